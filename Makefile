@@ -1,0 +1,75 @@
+# Each target sets up what it needs (environments, locked dependencies); `make` alone lists the targets.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+UV := .cache/uv/bin/uv
+MAIN := .venv/.stamp
+TRITON := .venv-triton/.stamp
+# nvidia-pytriton's wheels need glibc 2.35; every other wheel needs less.
+COMPILE = $(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.11 \
+	--python-platform x86_64-manylinux_2_35 --only-binary :all: --custom-compile-command 'make lock'
+CHECKED := ml_code dags stack
+
+.PHONY: help demo up test test-unit lint format docs lock clean env
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: env  ## the main job end to end: train, deploy twice, roll back a broken model (under 6 minutes)
+	@.venv/bin/python -m stack demo
+
+up: env  ## start the stack and leave it running; prints URLs and logins; Ctrl-C stops all of it
+	@.venv/bin/python -m stack up
+
+test: env  ## unit and integration tests on the real servers, with coverage
+	.venv/bin/pytest tests --cov
+
+test-unit: $(MAIN)  ## unit tests only: no server is started
+	.venv/bin/pytest tests/unit
+
+lint: $(MAIN)  ## ruff and mypy --strict
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy $(CHECKED)
+
+format: $(MAIN)  ## format and mend what ruff can
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+docs: $(MAIN)  ## write the generated parts of the documents
+	.venv/bin/python docs/generate.py
+
+lock: $(UV)  ## resolve requirements/*.in again into requirements/*.txt
+	$(COMPILE) requirements/uv.in -o requirements/uv.txt
+	$(COMPILE) requirements/triton.in -o requirements/triton.txt
+	$(COMPILE) pyproject.toml --all-extras requirements/main.in -o requirements/main.txt
+
+clean:  ## remove the environments, caches and the stack's state
+	rm -rf .venv .venv-triton .stack .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+
+env: $(MAIN) $(TRITON)
+
+$(MAIN): requirements/main.txt pyproject.toml | $(UV)
+	$(UV) venv --quiet --allow-existing --python .cache/uv/bin/python .venv
+	$(UV) pip sync --quiet --python .venv --require-hashes --no-build requirements/main.txt
+	$(UV) pip install --quiet --python .venv --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(TRITON): requirements/triton.txt | $(UV)
+	$(UV) venv --quiet --allow-existing --python .cache/uv/bin/python .venv-triton
+	$(UV) pip sync --quiet --python .venv-triton --require-hashes --no-build requirements/triton.txt
+	@touch $@
+
+$(UV): requirements/uv.txt
+	@python=; for candidate in python3.11 python3; do \
+	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then \
+	    python=$$candidate; break; fi; done; \
+	if [ -z "$$python" ]; then \
+	  echo 'Python 3.11 is needed: install it so that python3.11 is on PATH (with its venv module).' >&2; \
+	  exit 1; fi; \
+	"$$python" -m venv --clear .cache/uv
+	.cache/uv/bin/python -m pip install --quiet --require-hashes --only-binary :all: -r requirements/uv.txt
+	@touch $@
