@@ -1,0 +1,1 @@
+"""Training and deployment of models that NVIDIA Triton serves."""

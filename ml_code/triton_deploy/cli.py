@@ -1,0 +1,319 @@
+"""The command line: ``triton-deploy``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import signal
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from .deployer import Deployer
+from .errors import DeployError
+from .intake import DeployRequest, RevertRequest
+from .records import Deployment, State
+from .repository import ModelFolder, models_in
+from .settings import Settings
+
+EXIT_DISAGREES = 7
+EXIT_ROLLED_BACK = 8
+EXIT_UNFINISHED = 9
+
+EXIT_CODES = """exit codes:
+  0  done; nothing to do; status: Triton serves what is live; deployment committed
+  1  unexpected error, a defect
+  2  wrong usage
+  3  bad name or setting, model, alias or deployment unknown, access denied: correct it
+  4  the model is refused or fails its checks: repair the model
+  5  MLflow, S3, Triton or the disk failed: try again when it is back
+  6  another deploy of the model is under way, or came first
+  7  status: a Triton does not serve what is live; reconcile: something is left for a person
+  8  status: the deployment was rolled back
+  9  status: the deployment has not ended
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: arguments; the process's own by default.
+
+    Returns:
+        The exit code; see EXIT_CODES.
+    """
+    options = _parser().parse_args(argv)
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.WARNING if options.quiet else logging.INFO,
+        format="%(asctime)s %(levelname)-7s %(message)s",
+    )
+    logging.getLogger("botocore").setLevel(logging.WARNING)
+    # A rollback has to run when the process is asked to end: make SIGTERM an exception, as Ctrl-C is.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        code: int = options.run(options, Settings.from_env())
+        return code
+    except DeployError as error:
+        if options.json:
+            print(json.dumps({"error": error.kind, "message": error.message, "hint": error.hint}))
+        print(f"{error.message}\n  What to do: {error.hint}{_still_true(options)}", file=sys.stderr)
+        return error.exit_code
+
+
+def _still_true(options: argparse.Namespace) -> str:
+    """Say what serves after an error, as far as it can be said."""
+    if getattr(options, "model", None):
+        with contextlib.suppress(DeployError):
+            return f"\n  Still true: {Deployer(Settings.from_env()).what_serves(options.model)}"
+    return ""
+
+
+def _deploy(options: argparse.Namespace, settings: Settings) -> int:
+    request = DeployRequest(
+        model=options.model,
+        alias=options.alias,
+        deploy_id=options.deploy_id or f"cli-{uuid.uuid4().hex[:12]}",
+        reason=options.reason,
+        allow_schema_change=options.allow_schema_change,
+        force=options.force,
+    )
+    with _progress() as report:
+        deployer = Deployer(settings, report=report)
+        record = deployer.deploy(request)
+    done = "was live already" if record.state is State.UNCHANGED else "is live"
+    _print(
+        options, record, f"Version {record.version} of {record.model} {done} (deployment {record.deploy_id})."
+    )
+    return 0
+
+
+def _revert(options: argparse.Namespace, settings: Settings) -> int:
+    deployer = Deployer(settings)
+    record = deployer.revert(
+        RevertRequest(
+            model=options.model,
+            deploy_id=options.deploy_id or f"revert-{uuid.uuid4().hex[:12]}",
+            version=options.to,
+            reason=options.reason,
+        )
+    )
+    _print(options, record, f"Now {deployer.what_serves(options.model)}")
+    return 0
+
+
+def _reconcile(options: argparse.Namespace, settings: Settings) -> int:
+    from .reconcile import Reconciler
+
+    reconciler = Reconciler(settings)
+    models = options.models or models_in(settings.repository_root)
+    results = [reconciler.run(model, deep=options.deep, dry_run=options.dry_run) for model in models]
+    if options.json:
+        print(json.dumps([asdict(result) for result in results], indent=2))
+    for result in () if options.json else results:
+        print(f"{result.model}: " + (f"version {result.live} is live" if result.live else "nothing is live"))
+        for line in result.done:
+            print(f"  {'to do' if options.dry_run else 'done'}: {line}")
+        for line in result.problems:
+            print(f"  problem: {line}")
+        if result.under_way:
+            print(f"  left alone: {result.under_way} is under way")
+    return EXIT_DISAGREES if any(result.problems for result in results) else 0
+
+
+def _rollback(options: argparse.Namespace, settings: Settings) -> int:
+    deployer = Deployer(settings)
+    record = deployer.rollback(options.model, options.deploy_id)
+    if record is None:
+        text = f"Deployment {options.deploy_id} had not begun; nothing was changed."
+    elif record.state is State.ROLLED_BACK:
+        kept = f", kept as {record.quarantine}" if record.quarantine else ""
+        text = f"Deployment {record.deploy_id} is rolled back{kept}."
+    else:
+        text = f"Deployment {record.deploy_id} is {record.state}: it is not undone by a rollback."
+    _print(options, record, f"{text} Now {deployer.what_serves(options.model)}")
+    return 0
+
+
+def _status(options: argparse.Namespace, settings: Settings) -> int:
+    from .status import model_status
+
+    if options.deploy_id:
+        return _deployment_status(options, settings)
+    models = [options.model] if options.model else models_in(settings.repository_root)
+    states = [model_status(settings, model) for model in models]
+    if options.json:
+        print(json.dumps([state.to_dict() for state in states], indent=2))
+    for state in () if options.json else states:
+        live = state.live
+        print(
+            f"{state.model}: "
+            + (
+                f"version {live.active_version}, generation {live.generation}, since {live.updated_at_utc}"
+                if live
+                else "nothing live"
+            )
+        )
+        for url, version in state.serving.items():
+            print(
+                f"  Triton {url}: "
+                + (
+                    f"serves version {version}"
+                    if isinstance(version, int)
+                    else version or "does not serve it"
+                )
+            )
+        if state.unfinished:
+            print(
+                f"  under way: {state.unfinished.deploy_id}, version {state.unfinished.version}, {state.unfinished.state}"
+            )
+        for name, failure in state.quarantined.items():
+            print(f"  quarantined: {name}: {failure.get('step')}: {failure.get('error')}")
+    if not models and not options.json:
+        print("Nothing was deployed to this repository yet.")
+    return 0 if all(state.agrees for state in states) else EXIT_DISAGREES
+
+
+def _deployment_status(options: argparse.Namespace, settings: Settings) -> int:
+    if not options.model:
+        _parser().error("--deploy-id needs the model's name")
+    record = ModelFolder.at(settings.repository_root, options.model).journal.get(options.deploy_id)
+    text = f"Deployment {record.deploy_id} of {record.model} version {record.version}: {record.state}."
+    if record.failure:
+        text += f" {record.failure.step} failed: {record.failure.error}"
+    _print(options, record, text)
+    if record.state is State.ROLLED_BACK:
+        return EXIT_ROLLED_BACK
+    return 0 if record.finished else EXIT_UNFINISHED
+
+
+def _history(options: argparse.Namespace, settings: Settings) -> int:
+    folder = ModelFolder.at(settings.repository_root, options.model)
+    releases = list(folder.releases.history())[: options.limit]
+    if options.json:
+        print(json.dumps([asdict(release) for release in releases], indent=2))
+        return 0
+    for release in releases:
+        print(
+            f"{release.generation:>6}  version {release.active_version:<5} {release.updated_at_utc}  alias {release.alias}  "
+            f"by {release.actor}  run {release.run_id or '-'}  deployment {release.deploy_id}  {release.reason}".rstrip()
+        )
+    if not releases:
+        print(f"{options.model} was never released.")
+    return 0
+
+
+def _print(options: argparse.Namespace, record: Deployment | None, text: str) -> None:
+    print(
+        json.dumps(asdict(record), indent=2) if options.json and record else "null" if options.json else text
+    )
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Show the transfer on a terminal; elsewhere the log lines of the steps have to do."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    with Progress(
+        "transfer",
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task("transfer", visible=False, start=False)
+
+        def report(done: int, total: int) -> None:
+            bar.start_task(task)
+            bar.update(task, completed=done, total=total, visible=done < total)
+
+        yield report
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="triton-deploy",
+        description="Make what an MLflow alias names what Triton serves, or change nothing.",
+        epilog=EXIT_CODES + "\nSettings come from the environment; see the README.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print the result as JSON")
+    common.add_argument("--quiet", action="store_true", help="log warnings and errors only")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common]
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    deploy = command("deploy", _deploy, "deploy the version that an alias names; roll back if anything fails")
+    deploy.add_argument("model", metavar="MODEL", help="model name, in MLflow and in Triton")
+    deploy.add_argument("--alias", default="A", help="MLflow alias to deploy (default: %(default)s)")
+    deploy.add_argument("--deploy-id", help="id of this deployment (default: a new one)")
+    deploy.add_argument(
+        "--allow-schema-change",
+        action="store_true",
+        help="accept inputs and outputs that break clients of the live version",
+    )
+    deploy.add_argument("--force", action="store_true", help="accept an artifact that failed before")
+
+    deploy.add_argument("--reason", default="", help="why, for the history")
+
+    revert = command("revert", _revert, "make a version live again that was live before")
+    revert.add_argument("model", metavar="MODEL")
+    revert.add_argument(
+        "--to",
+        type=int,
+        metavar="VERSION",
+        help="version to go back to (default: the one before the live one)",
+    )
+    revert.add_argument("--reason", default="", help="why, for the history")
+    revert.add_argument("--deploy-id", help="id of this deployment (default: a new one)")
+
+    reconcile = command(
+        "reconcile", _reconcile, "make Triton and the derived files agree with what was committed"
+    )
+    reconcile.add_argument("models", metavar="MODEL", nargs="*", help="models (default: all)")
+    reconcile.add_argument(
+        "--deep", action="store_true", help="read every byte of the loaded versions and compare"
+    )
+    reconcile.add_argument("--dry-run", action="store_true", help="say what would be done, change nothing")
+
+    rollback = command(
+        "rollback",
+        _rollback,
+        "undo a deployment that is not committed, or finish one that is past its decision",
+    )
+    rollback.add_argument("model", metavar="MODEL")
+    rollback.add_argument("--deploy-id", required=True, help="the deployment")
+
+    status = command(
+        "status", _status, "show what is live, what each Triton serves, what is under way and in quarantine"
+    )
+    status.add_argument("model", metavar="MODEL", nargs="?", help="one model (default: all)")
+    status.add_argument(
+        "--deploy-id", help="show one deployment of the model; the exit code says how it ended"
+    )
+
+    history = command("history", _history, "show the releases of a model, newest first")
+    history.add_argument("model", metavar="MODEL")
+    history.add_argument("--limit", type=int, default=20, help="how many releases (default: %(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

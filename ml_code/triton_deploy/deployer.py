@@ -1,0 +1,346 @@
+"""The six steps and the way back, in the order in which they happen.
+
+Each step reads the deployment's record, does its part, and records the fact; so a step may run on any worker, may be
+repeated, and continues where the record says. Nothing passes between steps but the model's name and the deploy id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+
+from .artifacts import ArtifactStore, store_for
+from .errors import DeployError, IllegalTransition, Superseded
+from .intake import DeployRequest, RevertRequest, deploy_record, revert_record
+from .materialize import Materializer, refuse_quarantined, source_fingerprint
+from .names import check_alias, check_deploy_id, check_model
+from .records import STEP_AFTER, Deployment, Pinned, Release, State
+from .registry import MlflowRegistry, RegisteredVersion, Registry, no_onnx, wait_for_alias
+from .repository import ModelFolder
+from .repository.versions import MODEL_FILE
+from .serving import Serving
+from .settings import Settings
+from .settlement import Settlement
+from .step import Step
+from .triton import Triton, tritons_of
+
+log = logging.getLogger(__name__)
+
+StepCall = Callable[[str, str], Deployment]
+"""A step: takes the model's name and the deploy id."""
+
+
+class Deployer:
+    """Takes what an alias names to what Triton serves, or leaves everything as it was.
+
+    Args:
+        settings: see settings.py.
+        registry: the model registry; MLflow by default.
+        stores: gives the artifact store of a location; by default as its scheme says.
+        tritons: the servers; by default those of the settings.
+        clock: gives the time, aware.
+        report: told bytes done and bytes in all during a transfer.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        registry: Registry | None = None,
+        stores: Callable[[str], ArtifactStore] | None = None,
+        tritons: Sequence[Triton] | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        report: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._stores = stores or (lambda uri: store_for(uri, settings))
+        self._tritons = tritons
+        self._clock = clock
+        self._report = report
+
+    def deploy(self, request: DeployRequest) -> Deployment:
+        """Run all steps; when one fails, roll back and raise what it raised (a failed snapshot leaves nothing).
+
+        Returns:
+            The deployment: COMMITTED, or UNCHANGED when the version was live already.
+        """
+        self.snapshot(request)
+        steps = (self.materialize, self.load, self.ready, self.smoke, self.commit)
+        return self._through(steps, request.model, request.deploy_id)
+
+    def revert(self, request: RevertRequest) -> Deployment:
+        """Make a version live again that was live before: a new release, checked like any other, without MLflow.
+
+        A version that is still warm is not loaded again. Its files are those of its release; what its inputs and outputs
+        are is not compared with the live version's, because a revert is for when that one is bad.
+
+        Returns:
+            The deployment: COMMITTED, or UNCHANGED when the version is live.
+
+        Raises:
+            NotFound: there is no earlier release, or the version was never live, or its files are gone.
+            LeaseHeld: a deploy of the model is under way.
+            DeployError: as for the steps of a deploy; what was live stays live.
+        """
+        settlement = self._settlement(request.model)
+        known = settlement.folder.journal.find(check_deploy_id(request.deploy_id))
+        if known is None:
+            settlement.settle_abandoned(request.deploy_id)
+            known = self._begin(
+                settlement,
+                request.deploy_id,
+                lambda live: revert_record(request, live, settlement.folder, self._clock()),
+            )
+        steps = (self.load, self.ready, self.smoke, self.commit)
+        return self._through(steps, request.model, _still_wanted(known).deploy_id)
+
+    def snapshot(self, request: DeployRequest) -> Deployment:
+        """Settle what an earlier deploy left, resolve the alias once, take the lease, and record all of it.
+
+        Raises:
+            InvalidInput: a name that can't be.
+            LeaseHeld: another deploy of the model is under way.
+            AliasNotFound: the alias was not set in time.
+            Quarantined: this artifact failed before.
+            Superseded: a deployment of this id was rolled back.
+            DeployError: MLflow or the artifact store refuse or do not answer.
+        """
+        check_deploy_id(request.deploy_id)
+        check_alias(request.alias)
+        settlement = self._settlement(request.model)
+        folder = settlement.folder
+        known = folder.journal.find(request.deploy_id)
+        if known is not None:
+            return _still_wanted(known)
+        settlement.settle_abandoned(request.deploy_id)
+        registry = self._registry or MlflowRegistry(self._settings)
+        found = wait_for_alias(registry, request.model, request.alias, self._settings, log.info)
+        pinned = self._pin(request, found)
+        if not request.force:
+            refuse_quarantined(folder.versions, fingerprint=pinned.fingerprint)
+        record = self._begin(
+            settlement, request.deploy_id, lambda live: self._first_record(settlement, request, pinned, live)
+        )
+        log.info(
+            "alias %s of %s is version %s, run %s",
+            pinned.alias,
+            request.model,
+            pinned.version,
+            pinned.run_id or "unknown",
+        )
+        return record
+
+    def materialize(self, model: str, deploy_id: str) -> Deployment:
+        """Bring the artifact into the repository, checked and durable, under its version's name.
+
+        Raises:
+            DeployError: see materialize.Materializer.run.
+        """
+        with self._step("materialize", State.MATERIALIZED, model, deploy_id) as step:
+            if step.due:
+                renewed = time.monotonic()
+
+                def report(done: int, total: int) -> None:
+                    nonlocal renewed
+                    if time.monotonic() - renewed > self._settings.lease_s / 3:
+                        step.keep_lease()
+                        renewed = time.monotonic()
+                    self._report(done, total)
+
+                def store() -> ArtifactStore:
+                    return self._stores(step.record.pinned.artifact_uri)
+
+                def released() -> bool:
+                    step.keep_lease()
+                    return step.folder.releases.releases_version(step.record.version)
+
+                manifest = Materializer(self._settings, step.folder.versions, store).run(
+                    step.record, released, report
+                )
+                step.reached(digest=manifest.digest)
+        return step.record
+
+    def load(self, model: str, deploy_id: str) -> Deployment:
+        """Load the candidate into every Triton, beside the live version.
+
+        Raises:
+            ArtifactRejected: Triton can't load it.
+            Unavailable: a Triton did not load it in time, or does not answer.
+        """
+        with self._step("load", State.LOADED, model, deploy_id) as step:
+            if step.due:
+                manifest = step.folder.versions.need(step.record.version)
+                step.serving.load_candidate(manifest, fresh=manifest.deploy_id == deploy_id)
+                step.reached()
+        return step.record
+
+    def ready(self, model: str, deploy_id: str) -> Deployment:
+        """Wait until every Triton has exactly this version ready.
+
+        Raises:
+            NotFound: one has not, in time.
+            Unavailable: one does not answer.
+        """
+        with self._step("ready", State.READY, model, deploy_id) as step:
+            if step.due:
+                step.serving.wait_ready(step.record.version)
+                step.reached()
+        return step.record
+
+    def smoke(self, model: str, deploy_id: str) -> Deployment:
+        """Compare the candidate's answers with the expected ones, on every Triton.
+
+        Raises:
+            VerificationFailed: wrong, non-finite or late answers.
+            DeployError: see serving.Serving.smoke.
+        """
+        with self._step("smoke", State.VERIFIED, model, deploy_id) as step:
+            if step.due:
+                measured = step.serving.smoke(step.record.version)
+                step.reached(smoke=measured)
+                log.info("version %s answers as expected: %s", step.record.version, measured)
+        return step.record
+
+    def commit(self, model: str, deploy_id: str) -> Deployment:
+        """Flip the switch, check through the public name, then write the release: from then on it is live.
+
+        The intent is recorded before clients can reach the candidate, the decision when it answered them rightly. A
+        commit that fails in between is undone at once; after the decision it is finished, by whoever comes next.
+
+        Raises:
+            Superseded: somebody else committed, or rolled this deployment back.
+            DeployError: the flip or the check failed; the switch points at the live version again.
+        """
+        with self._step("commit", State.COMMITTED, model, deploy_id) as step:
+            if not step.due:
+                return step.record
+            if step.record.state is not State.COMMITTING:
+                step.refuse_outdated()
+                if step.record.state is State.VERIFIED:
+                    step.reached(State.SWITCHING)
+                try:
+                    step.serving.switch_to(step.folder.versions.need(step.record.version))
+                    step.keep_lease()
+                    step.reached(State.COMMITTING)
+                except BaseException:
+                    step.settlement.undo_flip()
+                    raise
+            step.record = step.settlement.finish(step.record)
+        return step.record
+
+    def rollback(self, model: str, deploy_id: str) -> Deployment | None:
+        """Undo a deployment that is not committed, or finish one that is past its decision: see Settlement.rollback."""
+        return self._settlement(model).rollback(deploy_id)
+
+    def what_serves(self, model: str) -> str:
+        """Return a sentence on what is live, for messages."""
+        return self._settlement(model).what_serves()
+
+    # What the steps are made of
+
+    def _settlement(self, model: str) -> Settlement:
+        folder = ModelFolder.at(self._settings.repository_root, check_model(model))
+        return Settlement(folder, lambda: self._serving(folder), self._settings, self._clock)
+
+    def _serving(self, folder: ModelFolder) -> Serving:
+        if self._tritons is None:
+            self._tritons = tritons_of(self._settings)
+        return Serving(folder.model, folder.versions, self._tritons, self._settings)
+
+    def _through(self, steps: Sequence[StepCall], model: str, deploy_id: str) -> Deployment:
+        try:
+            for step in steps:
+                record = step(model, deploy_id)
+            return record
+        except BaseException:
+            try:
+                self.rollback(model, deploy_id)
+            except DeployError as error:
+                log.error(
+                    "the rollback did not complete: %s Repeat it then: triton-deploy rollback %s --deploy-id %s",
+                    error,
+                    model,
+                    deploy_id,
+                )
+            raise
+
+    def _begin(
+        self, settlement: Settlement, deploy_id: str, make: Callable[[Release | None], Deployment]
+    ) -> Deployment:
+        """Take the lease and record what is to be done on top of what is live; on failure leave nothing."""
+        settlement.take_lease(deploy_id)
+        try:
+            record = settlement.folder.journal.append(make(settlement.folder.releases.latest()), None)
+        except BaseException:
+            settlement.folder.lease.release(deploy_id)
+            raise
+        if record.finished:
+            settlement.folder.lease.release(deploy_id)
+            log.info("version %s is live already: nothing to do", record.version)
+        return record
+
+    def _first_record(
+        self, settlement: Settlement, request: DeployRequest, pinned: Pinned, live: Release | None
+    ) -> Deployment:
+        unchanged = live is not None and self._is_live(settlement, live, pinned)
+        return deploy_record(request, pinned, live, unchanged, self._clock())
+
+    @contextlib.contextmanager
+    def _step(self, name: str, goal: State, model: str, deploy_id: str) -> Iterator[Step]:
+        """Run one step: read the record, renew the lease, record why it failed if it does."""
+        settlement = self._settlement(model)
+        step = Step(settlement, _still_wanted(settlement.folder.journal.get(deploy_id)), goal)
+        if not step.due:
+            yield step
+            return
+        if STEP_AFTER[step.record.state] != name:
+            raise IllegalTransition(
+                f"Deployment {deploy_id} is {step.record.state}: {STEP_AFTER[step.record.state]} is due, not {name}.",
+                hint="Run the steps in order.",
+            )
+        step.keep_lease()
+        started = time.perf_counter()
+        try:
+            yield step
+        except BaseException as error:
+            step.failed(name, error)
+            raise
+        took_s = time.perf_counter() - started
+        log.info("%s of %s version %s took %.2f s", name, model, step.record.version, took_s)
+
+    def _pin(self, request: DeployRequest, found: RegisteredVersion) -> Pinned:
+        for uri in found.artifact_uris:
+            files = self._stores(uri).list_files(uri)
+            if any(file.path == MODEL_FILE for file in files):
+                return Pinned(
+                    version=found.version,
+                    run_id=found.run_id,
+                    alias=request.alias,
+                    artifact_uri=uri,
+                    fingerprint=source_fingerprint(uri, files),
+                    expected_digest=found.expected_digest,
+                )
+        raise no_onnx(request.model, found.version, found.artifact_uris)
+
+    def _is_live(self, settlement: Settlement, live: Release, pinned: Pinned) -> bool:
+        if live.active_version != pinned.version:
+            return False
+        manifest = settlement.folder.versions.manifest(live.active_version)
+        if manifest is None or manifest.fingerprint != pinned.fingerprint:
+            # Not the files that were released: materialize finds out, and refuses.
+            return False
+        return settlement.serving().serves(live.active_version)
+
+
+def _still_wanted(record: Deployment) -> Deployment:
+    if record.state in (State.ROLLING_BACK, State.ROLLED_BACK):
+        why = f": {record.failure.step}: {record.failure.error}" if record.failure else "."
+        raise Superseded(
+            f"Deployment {record.deploy_id} of {record.model} was rolled back{why}",
+            hint="A deployment that was rolled back is not taken up again: trigger a new run.",
+        )
+    return record

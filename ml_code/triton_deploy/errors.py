@@ -1,0 +1,119 @@
+"""Every error that the library raises on purpose.
+
+The class says who has to act, the text says what happened and what to do. Adapters turn what their client library raises
+into one of these, so no ``requests``, ``botocore`` or gRPC exception reaches a caller.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class DeployError(Exception):
+    """Something that stops a deploy, with advice.
+
+    Args:
+        message: what happened, in a sentence.
+        hint: what the reader can do about it.
+    """
+
+    kind: ClassVar[str] = "error"
+    """Machine-readable name, kept in records and ``--json`` output."""
+    exit_code: ClassVar[int] = 1
+    """Process exit code of the command line."""
+    retryable: ClassVar[bool] = False
+    """Whether the same call may succeed later with nothing changed by a person."""
+    blames_artifact: ClassVar[bool] = False
+    """Whether the model itself is at fault; such an artifact is refused until it is forced."""
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}"
+
+
+class InvalidInput(DeployError):
+    """An argument that can't be meant: a bad name, an unknown option, a malformed URL. The caller acts."""
+
+    kind, exit_code = "invalid_input", 3
+
+
+class Misconfigured(DeployError):
+    """A setting is missing or can't be right. The operator acts."""
+
+    kind, exit_code = "misconfigured", 3
+
+
+class NotFound(DeployError):
+    """The model, version, deployment or file that was named does not exist. The caller acts."""
+
+    kind, exit_code = "not_found", 3
+
+
+class AliasNotFound(NotFound):
+    """The model exists and the alias is not set (yet): the only error that a deploy waits for."""
+
+    kind = "alias_not_found"
+
+
+class AccessDenied(DeployError):
+    """Credentials are missing, wrong, or not allowed to do this. The operator acts."""
+
+    kind, exit_code = "access_denied", 3
+
+
+class ArtifactRejected(DeployError):
+    """The artifact can't become a served version: not ONNX, unsafe, too large, incompatible. The model's owner acts."""
+
+    kind, exit_code, blames_artifact = "artifact_rejected", 4, True
+
+
+class Quarantined(DeployError):
+    """The artifact failed before and is refused. The model's owner acts, or forces it."""
+
+    kind, exit_code = "quarantined", 4
+
+
+class SchemaChanged(DeployError):
+    """Inputs or outputs differ from the live version in a way that breaks clients. The model's owner acts, or allows it."""
+
+    kind, exit_code = "schema_changed", 4
+
+
+class VerificationFailed(DeployError):
+    """The candidate is loaded and gives wrong, non-finite or late answers. The model's owner acts."""
+
+    kind, exit_code, blames_artifact = "verification_failed", 4, True
+
+
+class Unavailable(DeployError):
+    """MLflow, S3 or Triton did not answer, or not in time. Try again; the operator acts if it lasts."""
+
+    kind, exit_code, retryable = "unavailable", 5, True
+
+
+class StorageFailed(DeployError):
+    """The model repository's file system is full, read-only or not writable by this user. The operator acts."""
+
+    kind, exit_code = "storage", 5
+
+
+class LeaseHeld(DeployError):
+    """Another deploy of this model is under way. Try again when it has ended."""
+
+    kind, exit_code, retryable = "lease_held", 6, True
+
+
+class Superseded(DeployError):
+    """Somebody else moved this deployment, or committed a release since its snapshot. Start a new deploy."""
+
+    kind, exit_code = "superseded", 6
+
+
+class IllegalTransition(DeployError):
+    """A step was called out of order. The programmer acts."""
+
+    kind, exit_code = "illegal_transition", 1

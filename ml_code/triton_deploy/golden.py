@@ -1,0 +1,278 @@
+"""Smoke cases: inputs with the answers that a correct candidate gives.
+
+Best is what training logged (``triton/golden.json``). Without it, MLflow's input example, or inputs generated from the
+schema, are run through a local ONNX Runtime session once, and its answers are what Triton's are compared with.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ArtifactRejected, VerificationFailed
+from .schema import Schema, Tensor
+
+Array = NDArray[Any]
+
+NUMPY_TYPES: Mapping[str, type] = {
+    "FP64": np.float64,
+    "FP32": np.float32,
+    "FP16": np.float16,
+    "INT8": np.int8,
+    "INT16": np.int16,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "UINT8": np.uint8,
+    "UINT16": np.uint16,
+    "UINT32": np.uint32,
+    "UINT64": np.uint64,
+    "BOOL": np.bool_,
+    "BYTES": np.object_,
+}
+
+
+@dataclass(frozen=True)
+class SmokeCase:
+    """Inputs and the answers to expect.
+
+    Attributes:
+        source: ``golden``, ``input_example`` or ``generated``.
+        inputs: arrays by input name, batch dimension included.
+        outputs: expected arrays by output name.
+        rtol: relative tolerance, or None for the setting's.
+        atol: absolute tolerance, or None for the setting's.
+    """
+
+    source: str
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+    rtol: float | None = None
+    atol: float | None = None
+
+    def to_json(self) -> str:
+        """Return the case as KServe v2 JSON with its source and tolerance."""
+        tolerance = {
+            key: value for key, value in (("rtol", self.rtol), ("atol", self.atol)) if value is not None
+        }
+        return json.dumps(
+            {
+                "source": self.source,
+                "inputs": _encode(self.inputs),
+                "outputs": _encode(self.outputs),
+                "tolerance": tolerance,
+            }
+        )
+
+
+def parse_case(text: str, schema: Schema, source: str = "golden") -> SmokeCase:
+    """Read a smoke case.
+
+    Args:
+        text: KServe v2 JSON: ``inputs`` and ``outputs`` as lists of name, datatype, shape and data; an optional
+            ``tolerance`` of ``rtol`` and ``atol``.
+        schema: the model's inputs and outputs, which the case must fit.
+        source: what to call it unless the text says.
+
+    Raises:
+        ArtifactRejected: it is not such a JSON, or does not fit the model.
+    """
+    try:
+        data = json.loads(text)
+        inputs = {entry["name"]: _decode(entry) for entry in data["inputs"]}
+        outputs = {entry["name"]: _decode(entry) for entry in data["outputs"]}
+        tolerance = {
+            key: float(value) for key, value in data.get("tolerance", {}).items() if key in ("rtol", "atol")
+        }
+        source = str(data.get("source", source))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ArtifactRejected(
+            f"The golden file is not KServe v2 JSON with inputs and outputs: {type(error).__name__} {error}.",
+            hint="Log triton/golden.json again.",
+        ) from error
+    problems = [
+        f"input {tensor.name} is missing"
+        for tensor in schema.inputs
+        if not tensor.optional and tensor.name not in inputs
+    ]
+    problems += [
+        f"input {name} is not one of the model's"
+        for name in inputs
+        if name not in {t.name for t in schema.inputs}
+    ]
+    problems += [
+        f"output {name} is not one of the model's"
+        for name in outputs
+        if name not in {t.name for t in schema.outputs}
+    ]
+    if problems or not outputs:
+        raise ArtifactRejected(
+            f"The golden file does not fit the model: {'; '.join(problems) or 'it has no outputs'}.",
+            hint="Log triton/golden.json with this model's tensor names.",
+        )
+    return SmokeCase(source, inputs, outputs, **tolerance)
+
+
+def derive_case(model_file: Path, schema: Schema, serving_example: str | None) -> SmokeCase:
+    """Make a smoke case for a model that was logged without one.
+
+    Args:
+        model_file: the ``model.onnx``, external data beside it.
+        schema: its inputs and outputs.
+        serving_example: MLflow's ``serving_input_example.json``, if there is one.
+
+    Raises:
+        ArtifactRejected: ONNX Runtime can't load or run the model.
+    """
+    source, inputs = "generated", None
+    if serving_example is not None:
+        source, inputs = "input_example", _from_serving_example(serving_example, schema)
+    if inputs is None:
+        source, inputs = (
+            "generated",
+            {tensor.name: _generate(tensor) for tensor in schema.inputs if not tensor.optional},
+        )
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(str(model_file), providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        answers = session.run(names, dict(inputs))
+    except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception.
+        raise ArtifactRejected(
+            f"ONNX Runtime can't run the model on its {source.replace('_', ' ')} inputs: {error}",
+            hint="Log golden inputs and outputs with the model, or repair it.",
+        ) from error
+    return SmokeCase(source, inputs, dict(zip(names, answers, strict=True)))
+
+
+def largest_error(case: SmokeCase, answers: Mapping[str, Array], *, rtol: float, atol: float) -> float:
+    """Compare answers with a case's expected ones.
+
+    Args:
+        case: the case; its own tolerances win.
+        answers: arrays by output name, as Triton gave them.
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+
+    Returns:
+        The largest absolute error over all numeric outputs.
+
+    Raises:
+        VerificationFailed: an output is missing, has another shape, is not finite, or is too far off.
+    """
+    rtol = rtol if case.rtol is None else case.rtol
+    atol = atol if case.atol is None else case.atol
+    largest = 0.0
+    for name, expected in case.outputs.items():
+        if name not in answers:
+            raise _wrong(f"output {name} is missing")
+        answer = answers[name]
+        # With Triton's batching a scalar per row comes as [N, 1].
+        if answer.shape != expected.shape and _trimmed(answer.shape) != _trimmed(expected.shape):
+            raise _wrong(f"output {name} has shape {list(answer.shape)}, expected {list(expected.shape)}")
+        answer = answer.reshape(expected.shape)
+        if expected.dtype == np.object_:
+            if [_as_bytes(value) for value in answer.flat] != [_as_bytes(value) for value in expected.flat]:
+                raise _wrong(f"output {name} has other strings than expected")
+            continue
+        if not np.all(np.isfinite(answer.astype(np.float64))):
+            raise _wrong(f"output {name} has values that are not finite")
+        error = np.abs(answer.astype(np.float64) - expected.astype(np.float64))
+        largest = max(largest, float(error.max(initial=0.0)))
+        # Written so that an expected value that is not finite fails too.
+        if not np.all(error <= atol + rtol * np.abs(expected.astype(np.float64))):
+            raise _wrong(
+                f"output {name} is off by up to {error.max():.3g}, more than rtol {rtol:g} and atol {atol:g} allow"
+            )
+    return largest
+
+
+def _wrong(what: str) -> VerificationFailed:
+    return VerificationFailed(
+        f"The candidate answers wrongly: {what}.",
+        hint="Compare the model with what was trained; the quarantined directory holds it.",
+    )
+
+
+def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    while shape and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
+def _as_bytes(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+def _decode(entry: Mapping[str, Any]) -> Array:
+    dtype = NUMPY_TYPES[entry["datatype"]]
+    data = entry["data"]
+    if dtype is np.object_:
+        flat = np.array(
+            [_as_bytes(value) for value in np.array(data, dtype=np.object_).flat], dtype=np.object_
+        )
+    else:
+        flat = np.array(data, dtype=dtype)
+    return flat.reshape([int(size) for size in entry["shape"]])
+
+
+def _encode(arrays: Mapping[str, Array]) -> list[dict[str, Any]]:
+    names = {np.dtype(dtype): name for name, dtype in NUMPY_TYPES.items()}
+    return [
+        {
+            "name": name,
+            "datatype": names[array.dtype],
+            "shape": list(array.shape),
+            "data": [
+                v.decode(errors="replace") if isinstance(v, bytes) else v for v in array.ravel().tolist()
+            ],
+        }
+        for name, array in arrays.items()
+    ]
+
+
+def _from_serving_example(text: str, schema: Schema) -> dict[str, Array] | None:
+    """Read MLflow's scoring-protocol example; None when it does not fit the model's tensors."""
+    try:
+        data = json.loads(text)
+        if "dataframe_split" in data:
+            table = data["dataframe_split"]
+            columns = dict(zip(table["columns"], zip(*table["data"], strict=True), strict=True))
+            given: Any = (
+                table["data"]
+                if len(schema.inputs) == 1
+                else {k: [[v] for v in values] for k, values in columns.items()}
+            )
+        else:
+            given = data.get("inputs", data.get("instances"))
+        values = given if isinstance(given, dict) else {schema.inputs[0].name: given}
+        tensors = {tensor.name: tensor for tensor in schema.inputs}
+        arrays: dict[str, Array] = {
+            name: np.array(value, dtype=NUMPY_TYPES[tensors[name].datatype]) for name, value in values.items()
+        }
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+        return None
+    fits = all(len(arrays[t.name].shape) == len(t.shape) for t in schema.inputs if t.name in arrays)
+    complete = all(t.name in arrays or t.optional for t in schema.inputs)
+    return arrays if fits and complete else None
+
+
+def _generate(tensor: Tensor) -> Array:
+    if tensor.datatype not in NUMPY_TYPES:
+        raise ArtifactRejected(
+            f"No smoke input can be made for {tensor}.", hint="Log golden inputs and outputs with the model."
+        )
+    shape = [1 if size < 0 else size for size in tensor.shape]
+    dtype = NUMPY_TYPES[tensor.datatype]
+    if dtype is np.object_:
+        return np.full(shape, "", dtype=np.object_)
+    if np.issubdtype(dtype, np.floating):
+        return np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    # Whole numbers are often indices: 0 is the one that every table has.
+    return np.zeros(shape, dtype=dtype)

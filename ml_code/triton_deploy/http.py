@@ -1,0 +1,143 @@
+"""One HTTP session for MLflow and S3: deadlines, a few retries of what may be repeated, errors in our own words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Self
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
+
+from .errors import Unavailable
+
+
+class SilentServer(Unavailable):
+    """The server kept silent for the whole time limit; asking again at once would only add the limits up."""
+
+
+class _Retry(Retry):
+    """Repeats what failed quickly, not what ran into its time limit."""
+
+    def increment(
+        self,
+        method: str | None = None,
+        url: str | None = None,
+        response: Any = None,
+        error: Exception | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Self:
+        retry = self.new(total=0) if error is not None and _is_timeout(error) else self
+        return super(_Retry, retry).increment(method, url, response, error, *args, **kwargs)
+
+
+def new_session(*, pool_size: int) -> requests.Session:
+    """Return a session that repeats a GET twice when the connection broke or the server was overloaded.
+
+    Args:
+        pool_size: connections kept for parallel reads.
+    """
+    session = requests.Session()
+    # A server that is down must be reported within seconds: MLflow's own client tries for minutes.
+    retry = _Retry(
+        total=2,
+        backoff_factor=0.2,
+        status_forcelist=(429, 502, 503, 504),
+        allowed_methods=("GET",),
+        raise_on_status=False,
+    )
+    adapter = HTTPAdapter(max_retries=retry, pool_maxsize=pool_size)
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    return session
+
+
+def get(
+    session: requests.Session,
+    url: str,
+    *,
+    timeout_s: float,
+    server: str,
+    hint: str,
+    params: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
+    auth: tuple[str, str] | None = None,
+    stream: bool = False,
+) -> requests.Response:
+    """GET a URL and return the response, whatever its status.
+
+    Args:
+        session: see ``new_session``.
+        url: the address.
+        timeout_s: longest wait for a connection, and for each answer on it, seconds.
+        server: what to call the server in a message, with its address.
+        hint: what to do when it can't be reached.
+        params: query parameters.
+        headers: request headers.
+        auth: user and password.
+        stream: leave the body unread.
+
+    Raises:
+        SilentServer: no answer in time.
+        Unavailable: no connection, or it broke.
+    """
+    try:
+        return session.get(
+            url,
+            params=params,
+            headers=headers,
+            auth=auth or _NoAuth(),
+            timeout=timeout_s,
+            stream=stream,
+            allow_redirects=True,
+        )
+    except requests.RequestException as error:
+        raise unreachable(error, server, hint) from error
+
+
+def explanation(response: requests.Response) -> str:
+    """Return what a refusal says, in a line: the ``message`` of MLflow's JSON, an HTML title, or how the text begins."""
+    try:
+        text = str(response.json()["message"])
+    except (ValueError, KeyError, TypeError):
+        title = re.search(r"<title>(.*?)</title>", response.text, re.DOTALL | re.IGNORECASE)
+        text = title[1] if title else response.text
+    return " ".join(text.split())[:300].rstrip(".")
+
+
+def unreachable(error: Exception, server: str, hint: str) -> Unavailable:
+    """Return the error for an exception of the HTTP libraries."""
+    cause = _root(error)
+    if _is_timeout(cause):
+        return SilentServer(f"{server} did not answer in time.", hint=hint)
+    if isinstance(cause, urllib3.exceptions.ProtocolError):
+        return Unavailable(f"{server} broke the connection off: {cause.args[-1]}.", hint=hint)
+    # urllib3 puts the connection object before what happened.
+    reason = re.sub(r"^\w+\(host=.*?\): ", "", str(cause)).rstrip(".")
+    return Unavailable(f"{server} can't be reached: {reason}.", hint=hint)
+
+
+def _is_timeout(error: Exception) -> bool:
+    # To urllib3 a connection that is refused at once is a timeout as well.
+    return isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError)) and not isinstance(
+        error, urllib3.exceptions.NewConnectionError
+    )
+
+
+def _root(error: Exception) -> Exception:
+    """Unwrap ``requests`` around urllib3 around what happened."""
+    first = error.args[0] if error.args else None
+    inner = getattr(first, "reason", None)
+    if isinstance(inner, Exception):
+        return _root(inner)
+    return _root(first) if isinstance(first, Exception) else error
+
+
+class _NoAuth(requests.auth.AuthBase):
+    """Keeps ``requests`` from adding credentials of a ``.netrc`` to a presigned URL."""
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        return request

@@ -1,0 +1,139 @@
+"""From what somebody asks for to the first record of a deployment."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+from dataclasses import dataclass
+from datetime import datetime
+
+from .errors import NotFound
+from .records import Deployment, Pinned, Release, State, utc_text
+from .repository import ModelFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeployRequest:
+    """What somebody asks for.
+
+    Attributes:
+        model: model name, in MLflow and in Triton.
+        alias: MLflow alias to deploy.
+        deploy_id: id that ties the steps together (see ``names.deploy_id_for``).
+        actor: who asks, for the history.
+        reason: why, for the history.
+        allow_schema_change: accept inputs and outputs that break clients of the live version.
+        force: accept an artifact that is in quarantine.
+    """
+
+    model: str
+    alias: str
+    deploy_id: str
+    actor: str = ""
+    reason: str = ""
+    allow_schema_change: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RevertRequest:
+    """What somebody asks for who wants an earlier version back.
+
+    Attributes:
+        model: model name.
+        deploy_id: id of the deployment that the revert is.
+        version: version to go back to, one that was live; by default the one that the live version replaced.
+        actor: who asks, for the history.
+        reason: why, for the history.
+    """
+
+    model: str
+    deploy_id: str
+    version: int | None = None
+    actor: str = ""
+    reason: str = ""
+
+
+def deploy_record(
+    request: DeployRequest, pinned: Pinned, live: Release | None, unchanged: bool, now: datetime
+) -> Deployment:
+    """Return the first record of a deploy.
+
+    Args:
+        request: what was asked for.
+        pinned: what its alias means.
+        live: what is live, or None.
+        unchanged: whether that is what was asked for already.
+        now: aware time.
+    """
+    state = State.UNCHANGED if unchanged else State.PINNED
+    return Deployment(
+        deploy_id=request.deploy_id,
+        model=request.model,
+        state=state,
+        pinned=pinned,
+        base_generation=live.generation if live else 0,
+        base_version=live.active_version if live else None,
+        actor=request.actor or _whoever(),
+        reason=request.reason,
+        allow_schema_change=request.allow_schema_change,
+        force=request.force,
+        digest=live.digest if unchanged and live else "",
+        times_utc={state: utc_text(now)},
+    )
+
+
+def revert_record(
+    request: RevertRequest, live: Release | None, folder: ModelFolder, now: datetime
+) -> Deployment:
+    """Return the first record of a revert: its version's files are here, so it begins where a deploy has them.
+
+    Args:
+        request: what was asked for.
+        live: what is live, or None.
+        folder: the model's place in the repository.
+        now: aware time.
+
+    Raises:
+        NotFound: there is nothing to go back to: no release, no earlier one, a version that was never live, or its files are gone.
+    """
+    model = request.model
+    if live is None:
+        raise NotFound(f"No version of {model} is live.", hint="Deploy one: triton-deploy deploy.")
+    version = request.version or live.previous_version
+    if version is None:
+        raise NotFound(
+            f"Version {live.active_version} of {model} replaced none.",
+            hint="Name a version of 'triton-deploy history' with --to.",
+        )
+    last = next((release for release in folder.releases.history() if release.active_version == version), None)
+    if last is None:
+        raise NotFound(
+            f"Version {version} of {model} was never live.",
+            hint="Deploy it by its alias; 'triton-deploy history' lists what was live.",
+        )
+    manifest = folder.versions.need(version)
+    state = State.UNCHANGED if version == live.active_version else State.MATERIALIZED
+    return Deployment(
+        deploy_id=request.deploy_id,
+        model=model,
+        state=state,
+        pinned=Pinned(
+            version=version,
+            run_id=manifest.run_id,
+            alias=last.alias,
+            artifact_uri=manifest.artifact_uri,
+            fingerprint=manifest.fingerprint,
+            expected_digest=manifest.digest,
+        ),
+        base_generation=live.generation,
+        base_version=live.active_version,
+        actor=request.actor or _whoever(),
+        reason=request.reason or f"revert of version {live.active_version}",
+        digest=manifest.digest,
+        times_utc={state: utc_text(now)},
+    )
+
+
+def _whoever() -> str:
+    return f"{getpass.getuser()}@{socket.gethostname()}"

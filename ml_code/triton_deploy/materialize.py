@@ -1,0 +1,260 @@
+"""From the artifact store to a version directory: stream, check, install with one rename.
+
+Nothing appears under the version's name before every byte of it is on disk and was looked at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from . import golden, model_config, onnx_model
+from .artifacts import ArtifactStore, RemoteFile
+from .errors import ArtifactRejected, NotFound, Quarantined, SchemaChanged, StorageFailed
+from .records import Deployment
+from .repository import FileEntry, Manifest
+from .repository.durable import storage_errors
+from .repository.versions import MODEL_FILE, SMOKE_CASE, Versions
+from .schema import Schema, breaking_changes
+from .settings import Settings
+from .transfer import Transfer
+
+GOLDEN = "triton/golden.json"
+OPTIONS = "triton/config.json"
+SERVING_EXAMPLE = "serving_input_example.json"
+
+log = logging.getLogger(__name__)
+
+Report = Callable[[int, int], None]
+"""Told bytes done and bytes in all."""
+
+
+def source_fingerprint(uri: str, files: Iterable[RemoteFile]) -> str:
+    """Return the identity of an artifact before its bytes are read: sha256 over its location and listing."""
+    listing = [uri, sorted((file.path, file.size_bytes) for file in files)]
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+
+def tree_digest(files: Iterable[FileEntry]) -> str:
+    """Return the digest of a set of files: sha256 over a line ``<sha256>  <size>  <path>`` for each, sorted by path."""
+    lines = sorted(f"{file.sha256}  {file.size_bytes}  {file.path}\n" for file in files)
+    lines.sort(key=lambda line: line.split("  ", 2)[2])
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+class Materializer:
+    """Brings one deployment's artifact into the repository.
+
+    Args:
+        settings: limits and transfer parameters.
+        versions: the model's version directories.
+        store: where the artifact is.
+    """
+
+    def __init__(self, settings: Settings, versions: Versions, store: Callable[[], ArtifactStore]) -> None:
+        self._settings = settings
+        self._versions = versions
+        self._store = store
+
+    def run(self, record: Deployment, released: Callable[[], bool], report: Report) -> Manifest:
+        """Install the pinned version, or find that it is installed.
+
+        Args:
+            record: a pinned deployment.
+            released: whether the version was live before; its directory is trusted then. Raises Superseded when the
+                deployment has lost its lease: whose directory it is can't be said then.
+            report: told about the progress of the transfer.
+
+        Returns:
+            The manifest of the version's directory.
+
+        Raises:
+            ArtifactRejected: the artifact is junk, unsafe, too large or not what training recorded.
+            SchemaChanged: it would break clients of the live version.
+            Quarantined: its digest failed before.
+            AccessDenied, NotFound, Unavailable: it can't be read.
+            StorageFailed: it can't be written, or would fill the disk.
+        """
+        installed = self._versions.manifest(record.version)
+        if installed is not None and installed.deploy_id != record.deploy_id and not released():
+            # Left by a process that went on after its deployment was rolled back.
+            self._versions.set_aside(installed)
+            installed = None
+        if installed is not None:
+            self._same_content(record, installed)
+            self._check_schema(record, Schema.from_dict(installed.schema))
+            log.info("version %s is in the repository already; nothing is copied", record.version)
+            return installed
+        try:
+            return self._bring(record, report)
+        except StorageFailed:
+            # On a full disk, what was brought takes the room that the rollback needs for its records.
+            with contextlib.suppress(StorageFailed):
+                self._versions.discard_stage(record.deploy_id)
+            raise
+
+    def _bring(self, record: Deployment, report: Report) -> Manifest:
+        staging = self._versions.stage(record.deploy_id)
+        files = tuple(self._fetch(record, staging, report))
+        digest = tree_digest(files)
+        if record.pinned.expected_digest and digest != record.pinned.expected_digest:
+            raise ArtifactRejected(
+                f"The artifact's digest is {digest}, training recorded {record.pinned.expected_digest}.",
+                hint="The stored files were changed or damaged after training; log the model again.",
+            )
+        if not record.force:
+            refuse_quarantined(self._versions, digest=digest)
+        schema = onnx_model.inspect(
+            staging / MODEL_FILE,
+            max_opset=self._settings.max_opset,
+            max_ir_version=self._settings.max_ir_version,
+        )
+        self._check_schema(record, schema)
+        options = model_config.check_options(_read_json(staging / OPTIONS), schema)
+        self._write_smoke_case(staging, schema)
+        manifest = Manifest(
+            version=record.version,
+            digest=digest,
+            fingerprint=record.pinned.fingerprint,
+            artifact_uri=record.pinned.artifact_uri,
+            run_id=record.pinned.run_id,
+            deploy_id=record.deploy_id,
+            files=files,
+            schema=schema.to_dict(),
+            options=options,
+        )
+        self._versions.install(record.deploy_id, manifest)
+        return manifest
+
+    def _fetch(self, record: Deployment, staging: Path, report: Report) -> Iterable[FileEntry]:
+        """Transfer what a version consists of: the model, the external data it names, and the ``triton`` folder."""
+        store = self._store()
+        uri = record.pinned.artifact_uri
+        listed = {file.path: file for file in store.list_files(uri)}
+        if source_fingerprint(uri, listed.values()) != record.pinned.fingerprint:
+            # Nothing is known against what is there now, so it must not go into quarantine.
+            raise NotFound(
+                f"The files at {uri} changed since the snapshot.",
+                hint="Deploy again when the upload is complete.",
+            )
+        self._check_room(listed.values())
+        total = sum(file.size_bytes for file in listed.values())
+        done = 0
+
+        def progress(count: int) -> None:
+            nonlocal done
+            done += count
+            report(min(done, total), total)
+
+        transfer = Transfer(self._settings)
+        twin = self._versions.with_digest(record.pinned.expected_digest)
+
+        def fetch(path: str) -> FileEntry:
+            target = staging / path
+            with storage_errors(f"writing {target}"):
+                target.parent.mkdir(parents=True, exist_ok=True)
+            size = listed[path].size_bytes
+            known = next((entry for entry in twin.files if entry.path == path), None) if twin else None
+            if twin and known and known.size_bytes == size:
+                with storage_errors(f"linking {target}"):
+                    os.link(self._versions.path(twin.version) / path, target)
+                return known
+            return FileEntry(
+                path=path,
+                size_bytes=size,
+                sha256=transfer.fetch(store.source(uri, path), target, size, progress),
+            )
+
+        yield fetch(MODEL_FILE)
+        for path in onnx_model.external_files(staging / MODEL_FILE):
+            if path not in listed:
+                raise ArtifactRejected(
+                    f"model.onnx keeps weights in {path}, which is not among the logged files.",
+                    hint="Log the external data files beside model.onnx.",
+                )
+            yield fetch(path)
+        for path in (GOLDEN, OPTIONS):
+            if path in listed:
+                yield fetch(path)
+        if GOLDEN not in listed and SERVING_EXAMPLE in listed:
+            fetch(SERVING_EXAMPLE)
+
+    def _check_room(self, files: Iterable[RemoteFile]) -> None:
+        size = sum(file.size_bytes for file in files)
+        if size > self._settings.max_artifact_bytes:
+            raise ArtifactRejected(
+                f"The artifact has {size} bytes, more than the {self._settings.max_artifact_bytes} that are allowed.",
+                hint="Make the model smaller, or raise TRITON_DEPLOY_MAX_ARTIFACT_BYTES.",
+            )
+        free = self._versions.free_bytes()
+        if free < size + self._settings.min_free_bytes:
+            raise StorageFailed(
+                f"The model repository has {free} bytes free; the artifact needs {size} and {self._settings.min_free_bytes} must remain (TRITON_DEPLOY_MIN_FREE_BYTES).",
+                hint="Free space on the model repository's file system, then deploy again.",
+            )
+
+    def _same_content(self, record: Deployment, installed: Manifest) -> None:
+        pinned = record.pinned
+        same = installed.fingerprint == pinned.fingerprint or (
+            pinned.expected_digest and installed.digest == pinned.expected_digest
+        )
+        if not same:
+            raise ArtifactRejected(
+                f"Version {record.version} is in the repository with other content than MLflow has now.",
+                hint="A version never changes: register the new files as a new version.",
+            )
+
+    def _check_schema(self, record: Deployment, schema: Schema) -> None:
+        live = self._versions.manifest(record.base_version) if record.base_version is not None else None
+        changes = breaking_changes(Schema.from_dict(live.schema), schema) if live else []
+        if changes and not record.allow_schema_change:
+            raise SchemaChanged(
+                f"Clients of version {record.base_version} would break: {'; '.join(changes)}.",
+                hint="Change the clients first, then deploy with allow_schema_change; or keep the model's inputs and outputs.",
+            )
+
+    def _write_smoke_case(self, staging: Path, schema: Schema) -> None:
+        given = _read_text(staging / GOLDEN)
+        if given is not None:
+            case = golden.parse_case(given, schema)
+        else:
+            case = golden.derive_case(staging / MODEL_FILE, schema, _read_text(staging / SERVING_EXAMPLE))
+            log.info("the model was logged without golden inputs; smoke test from: %s", case.source)
+        with storage_errors(f"writing {staging / SMOKE_CASE}"):
+            (staging / SMOKE_CASE).write_text(case.to_json(), encoding="utf-8")
+
+
+def refuse_quarantined(versions: Versions, *, digest: str = "", fingerprint: str = "") -> None:
+    """Raise Quarantined when an artifact of this digest or fingerprint failed before by its own fault."""
+    for path, failure in versions.quarantined():
+        same = (digest and failure.get("digest") == digest) or (
+            fingerprint and failure.get("fingerprint") == fingerprint
+        )
+        if same and failure.get("blames_artifact"):
+            raise Quarantined(
+                f"This artifact failed before, at {failure.get('step')}: {failure.get('error')} It is in quarantine at {path}.",
+                hint="Register a repaired version; to try the same files again, deploy with force.",
+            )
+
+
+def _read_text(path: Path) -> str | None:
+    """Return what a staged file holds, or None when the artifact has none."""
+    with storage_errors(f"reading {path}"):
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+
+
+def _read_json(path: Path) -> Any:
+    text = _read_text(path)
+    try:
+        return {} if text is None else json.loads(text)
+    except ValueError as error:
+        raise ArtifactRejected(
+            f"{OPTIONS} of the model version is not JSON: {error}.",
+            hint="Correct it and log the model again.",
+        ) from error

@@ -1,0 +1,184 @@
+"""Triton configurations, generated from a model's schema: one for the engine that holds the weights, one for the switch.
+
+A configuration is a dict in the JSON form of Triton's ``ModelConfig`` message; ``to_pbtxt`` gives the text that goes on disk.
+Source of the field names and rules: ``model_config.proto`` of triton-inference-server/common and the model configuration
+page of Triton's user guide.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import ArtifactRejected
+from .names import engine_name
+from .schema import Schema, Tensor
+
+OPTION_KEYS = (
+    "max_batch_size",
+    "dynamic_batching",
+    "instance_group",
+    "model_warmup",
+    "optimization",
+    "parameters",
+)
+"""What ``triton/config.json`` of a model version may set; everything else is generated."""
+
+PARAMETER_KEYS = ("intra_op_thread_count", "inter_op_thread_count", "execution_mode")
+"""Backend parameters that may be set; others can name files or libraries on the server."""
+
+
+def check_options(options: object, schema: Schema) -> dict[str, Any]:
+    """Return the user's options if a configuration may carry them.
+
+    Args:
+        options: decoded ``triton/config.json``.
+        schema: the model's inputs and outputs.
+
+    Raises:
+        ArtifactRejected: a key that is not allowed, a value that Triton's message can't hold, batching without a batch dimension.
+    """
+    hint = f"In triton/config.json of the model version, set only {', '.join(OPTION_KEYS)}, as Triton's model configuration defines them."
+    if not isinstance(options, dict):
+        raise ArtifactRejected("triton/config.json is not a JSON object.", hint=hint)
+    unknown = sorted(set(options) - set(OPTION_KEYS))
+    if unknown:
+        raise ArtifactRejected(
+            f"triton/config.json sets {', '.join(unknown)}, which a model version may not set.", hint=hint
+        )
+    parameters = options.get("parameters", {})
+    refused = (
+        sorted(set(parameters) - set(PARAMETER_KEYS)) if isinstance(parameters, dict) else ["parameters"]
+    )
+    if refused:
+        raise ArtifactRejected(
+            f"triton/config.json sets the backend parameter {', '.join(refused)}, which a model version may not set.",
+            hint=f"Allowed are {', '.join(PARAMETER_KEYS)}.",
+        )
+    if "input_data_file" in json.dumps(options.get("model_warmup", [])):
+        raise ArtifactRejected(
+            "triton/config.json warms up from a file.", hint="Use zero_data or random_data."
+        )
+    batch = options.get("max_batch_size", 0)
+    if not isinstance(batch, int) or isinstance(batch, bool) or batch < 0:
+        raise ArtifactRejected(f"max_batch_size is {batch!r}, not a whole number of 0 or more.", hint=hint)
+    if batch and not schema.batchable:
+        raise ArtifactRejected(
+            f"max_batch_size is {batch}, but not every input and output has a dynamic first dimension.",
+            hint="Export the model with a dynamic batch dimension, or leave max_batch_size out.",
+        )
+    if options.get("dynamic_batching") is not None and not batch:
+        raise ArtifactRejected(
+            "dynamic_batching is set without max_batch_size.",
+            hint="Set max_batch_size to the largest batch, in rows.",
+        )
+    to_pbtxt(engine_config("check", 1, schema, options))
+    return options
+
+
+def engine_config(model: str, version: int, schema: Schema, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of the model that holds one version's weights.
+
+    ``max_batch_size`` is 0 unless it is set: requests of any batch size go through as they are, unstacked.
+
+    Args:
+        model: public model name.
+        version: model version.
+        schema: inputs and outputs, batch dimension included.
+        options: what check_options let through.
+    """
+    batched = bool(options.get("max_batch_size"))
+    return {
+        "name": engine_name(model, version),
+        "backend": "onnxruntime",
+        "max_batch_size": 0,
+        "version_policy": {"specific": {"versions": [version]}},
+        **_tensors(schema, batched, reshaped=True),
+        "instance_group": [{"count": 1, "kind": "KIND_AUTO"}],
+        **options,
+    }
+
+
+def switch_config(model: str, version: int, schema: Schema, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of the public model: an ensemble of one step, which points at one version's engine.
+
+    Its own version has the same number, so responses and metrics of the public model name the version.
+
+    Args:
+        model: public model name.
+        version: the version it points at.
+        schema: that version's inputs and outputs.
+        options: that version's options.
+    """
+    step = {
+        "model_name": engine_name(model, version),
+        "model_version": version,
+        "input_map": {tensor.name: tensor.name for tensor in schema.inputs},
+        "output_map": {tensor.name: tensor.name for tensor in schema.outputs},
+    }
+    return {
+        "name": model,
+        "platform": "ensemble",
+        "max_batch_size": options.get("max_batch_size", 0),
+        "version_policy": {"specific": {"versions": [version]}},
+        **_tensors(schema, bool(options.get("max_batch_size")), reshaped=False),
+        "ensemble_scheduling": {"step": [step]},
+    }
+
+
+def to_pbtxt(config: Mapping[str, Any]) -> str:
+    """Return a configuration as the text of a ``config.pbtxt``.
+
+    Raises:
+        ArtifactRejected: Triton's message has no such field, or not with such a value.
+    """
+    from google.protobuf import json_format, text_format
+    from tritonclient.grpc import model_config_pb2
+
+    try:
+        message = json_format.ParseDict(_wire(config), model_config_pb2.ModelConfig())
+    except json_format.ParseError as error:
+        raise ArtifactRejected(
+            f"Triton's model configuration can't hold this: {error}.",
+            hint="Correct triton/config.json of the model version.",
+        ) from error
+    return text_format.MessageToString(message)
+
+
+def to_json(config: Mapping[str, Any]) -> str:
+    """Return a configuration as the JSON that a load request carries as an override."""
+    return json.dumps(_wire(config))
+
+
+def _wire(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Write backend parameters in the message's own form, ``{"key": {"string_value": "…"}}``."""
+    wire = dict(config)
+    if "parameters" in wire:
+        wire["parameters"] = {
+            key: value if isinstance(value, dict) else {"string_value": str(value)}
+            for key, value in wire["parameters"].items()
+        }
+    return wire
+
+
+def _tensors(schema: Schema, batched: bool, *, reshaped: bool) -> dict[str, Any]:
+    return {
+        "input": [_tensor(tensor, batched, reshaped) for tensor in schema.inputs],
+        "output": [_tensor(tensor, batched, reshaped) for tensor in schema.outputs],
+    }
+
+
+def _tensor(tensor: Tensor, batched: bool, reshaped: bool) -> dict[str, Any]:
+    dims = list(tensor.shape[1:] if batched else tensor.shape)
+    entry: dict[str, Any] = {
+        "name": tensor.name,
+        "data_type": "TYPE_STRING" if tensor.datatype == "BYTES" else f"TYPE_{tensor.datatype}",
+        "dims": dims or [1],
+    }
+    if not dims and reshaped:
+        # Triton has no empty dims: a scalar is one element to clients, reshaped to rank 0 on its way to the backend.
+        entry["reshape"] = {"shape": []}
+    if tensor.optional:
+        entry["optional"] = True
+    return entry

@@ -1,0 +1,163 @@
+"""What an ONNX file is, looked at before Triton sees it.
+
+Two looks: at the file alone, for the names of its external data files (they decide what is transferred), and at the whole,
+with ONNX's own checker. Weights stay on disk in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from .errors import ArtifactRejected, StorageFailed
+from .schema import Schema, Tensor
+
+if TYPE_CHECKING:
+    import onnx
+
+DATATYPES = {
+    "FLOAT": "FP32",
+    "DOUBLE": "FP64",
+    "FLOAT16": "FP16",
+    "BFLOAT16": "BF16",
+    "INT8": "INT8",
+    "INT16": "INT16",
+    "INT32": "INT32",
+    "INT64": "INT64",
+    "UINT8": "UINT8",
+    "UINT16": "UINT16",
+    "UINT32": "UINT32",
+    "UINT64": "UINT64",
+    "BOOL": "BOOL",
+    "STRING": "BYTES",
+}
+"""ONNX element types that Triton has a type for, by KServe v2 name."""
+
+
+def external_files(model_file: Path) -> tuple[str, ...]:
+    """Return the external data files that an ONNX file names, relative to it, without opening them.
+
+    Raises:
+        ArtifactRejected: the file is not ONNX, or names a file outside its own directory.
+    """
+    names = set()
+    for tensor, info in _external(_parse(model_file)):
+        path = PurePosixPath(info.location)
+        if (
+            not info.location
+            or path.is_absolute()
+            or ".." in path.parts
+            or "\\" in info.location
+            or "\0" in info.location
+        ):
+            raise ArtifactRejected(
+                f"{model_file.name} keeps weights of {tensor!r} in {info.location!r}, outside the model's own directory.",
+                hint="Export the model again with its external data beside model.onnx.",
+            )
+        names.add(path.as_posix())
+    return tuple(sorted(names))
+
+
+def _external(model: onnx.ModelProto) -> Iterator[tuple[str, Any]]:
+    """Yield the name of each tensor whose data is in another file, with ONNX's description of where."""
+    from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
+
+    for tensor in _get_all_tensors(model):
+        if uses_external_data(tensor):
+            yield tensor.name, ExternalDataInfo(tensor)
+
+
+def inspect(model_file: Path, *, max_opset: int, max_ir_version: int) -> Schema:
+    """Check an ONNX model, external data included, and return its inputs and outputs.
+
+    Args:
+        model_file: the ``model.onnx`` in its directory.
+        max_opset: highest opset of the default domain that the runtime takes.
+        max_ir_version: highest IR version that the runtime takes.
+
+    Raises:
+        ArtifactRejected: the model is junk, truncated, unsafe, too new, or has tensors that Triton can't serve.
+    """
+    import onnx
+
+    model = _parse(model_file)
+    opsets = {opset.domain: opset.version for opset in model.opset_import}
+    opset = opsets.get("", opsets.get("ai.onnx", 0))
+    if opset > max_opset or model.ir_version > max_ir_version:
+        raise ArtifactRejected(
+            f"The model uses ONNX opset {opset} and IR version {model.ir_version}; Triton's runtime is set to take "
+            f"at most opset {max_opset} and IR version {max_ir_version}.",
+            hint="Export it with a lower opset, or raise TRITON_DEPLOY_MAX_OPSET and TRITON_DEPLOY_MAX_IR_VERSION if your Triton takes it.",
+        )
+    for tensor, info in _external(model):
+        # The checker does not look at sizes.
+        path, needed = model_file.parent / info.location, (info.offset or 0) + (info.length or 0)
+        if path.is_file() and path.stat().st_size < needed:
+            raise ArtifactRejected(
+                f"{info.location} has {path.stat().st_size} bytes, the weights of {tensor!r} end at {needed}: it was cut off.",
+                hint="Log the model again, with the whole file.",
+            )
+    try:
+        onnx.checker.check_model(str(model_file))
+    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+        raise ArtifactRejected(
+            f"ONNX's checker refuses the model: {error}",
+            hint="Export the model again and check it with onnx.checker.",
+        ) from error
+    constants = {initializer.name for initializer in model.graph.initializer}
+    return Schema(
+        tuple(_tensor(value) for value in model.graph.input if value.name not in constants),
+        tuple(_tensor(value) for value in model.graph.output),
+    )
+
+
+def _parse(model_file: Path) -> onnx.ModelProto:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if model_file.is_symlink() or not model_file.is_file():
+        raise ArtifactRejected(
+            f"{model_file.name} is not a plain file.", hint="Log the model again, without links."
+        )
+    try:
+        model = onnx.load_model(str(model_file), load_external_data=False)
+    except OSError as error:
+        raise StorageFailed(
+            f"{model_file} can't be read: {error}.", hint="Check the model repository's file system."
+        ) from error
+    except (DecodeError, ValueError, RuntimeError) as error:
+        raise ArtifactRejected(
+            f"{model_file.name} is not an ONNX model, or only a part of one ({model_file.stat().st_size} bytes): {error}.",
+            hint="Log the model again; if the upload was cut off, the registry holds the broken file.",
+        ) from error
+    if not model.graph.node or not model.graph.output:
+        raise ArtifactRejected(
+            f"{model_file.name} holds no graph ({model_file.stat().st_size} bytes).",
+            hint="Export the model again; the file is empty or truncated.",
+        )
+    return model
+
+
+def _tensor(value: onnx.ValueInfoProto) -> Tensor:
+    import onnx
+
+    kind = value.type
+    optional = kind.HasField("optional_type")
+    if optional:
+        kind = kind.optional_type.elem_type
+    element = (
+        onnx.TensorProto.DataType.Name(kind.tensor_type.elem_type)
+        if kind.HasField("tensor_type")
+        else "not a tensor"
+    )
+    if element not in DATATYPES or not kind.tensor_type.HasField("shape"):
+        problem = f"has type {element}" if element not in DATATYPES else "has no shape"
+        raise ArtifactRejected(
+            f"Triton can't serve the tensor {value.name!r}: it {problem}.",
+            hint="Export plain tensors with a known rank; for scikit-learn classifiers, convert with zipmap off.",
+        )
+    shape = tuple(
+        dim.dim_value if dim.WhichOneof("value") == "dim_value" else -1 for dim in kind.tensor_type.shape.dim
+    )
+    return Tensor(value.name, DATATYPES[element], shape, optional)

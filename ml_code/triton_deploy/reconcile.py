@@ -1,0 +1,229 @@
+"""Make Triton and the derived files agree with what was committed, from any state.
+
+Looks first, touches nothing that is right: on a healthy system it costs a few file reads and one call to each Triton. What it
+does is what a restarted Triton, a load that finished late, a worker that died or a person's own load call make necessary.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+
+from .errors import DeployError, LeaseHeld
+from .names import engine_name
+from .records import Release
+from .repository import Manifest, ModelFolder
+from .serving import Serving
+from .settings import Settings
+from .settlement import Settlement
+from .triton import Triton, tritons_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Repair:
+    """Something that is not as it should be, and how it is put right."""
+
+    what: str
+    act: Callable[[], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconciled:
+    """What was found and done for one model.
+
+    Attributes:
+        model: its name.
+        live: the version that is live, or None.
+        done: what was put right; with ``dry_run``, what is to be done.
+        problems: what could not be, and needs a person.
+        under_way: the deployment because of which nothing was looked at, or empty.
+    """
+
+    model: str
+    live: int | None
+    done: tuple[str, ...]
+    problems: tuple[str, ...]
+    under_way: str = ""
+
+
+class Reconciler:
+    """Reconciles models of one repository.
+
+    Args:
+        settings: see settings.py.
+        tritons: the servers; by default those of the settings.
+        clock: gives the time, aware.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        tritons: Sequence[Triton] | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._settings = settings
+        self._tritons = tritons_of(settings) if tritons is None else tritons
+        self._clock = clock
+
+    def run(self, model: str, *, deep: bool = False, dry_run: bool = False) -> Reconciled:
+        """Put right what is not as it was committed.
+
+        Args:
+            model: its name.
+            deep: read every byte of the load versions and compare with their manifests.
+            dry_run: say what would be done, and change nothing.
+
+        Returns:
+            What was done, and what remains. A deploy that is under way is left alone.
+
+        Raises:
+            InvalidInput, Misconfigured, StorageFailed: the repository can't be looked at.
+        """
+        folder = ModelFolder.at(self._settings.repository_root, model)
+        serving = Serving(model, folder.versions, self._tritons, self._settings)
+        settlement = Settlement(folder, lambda: serving, self._settings, self._clock)
+        me = f"reconcile-{uuid.uuid4().hex[:8]}"
+        done: list[str] = []
+        problems: list[str] = []
+        holder, in_force = folder.lease.last(self._clock())
+        record = folder.journal.find(holder) if holder else None
+        if in_force and (record is None or not record.finished):
+            return self._report(folder, [], [], under_way=str(holder))
+        if holder is not None:
+            done.append(f"settle the abandoned deployment {holder}")
+            if not dry_run:
+                try:
+                    settlement.settle_abandoned(me)
+                except DeployError as error:
+                    return self._report(folder, [], [f"deployment {holder} can't be settled yet: {error}"])
+        repairs = list(self._repairs(folder, serving, problems))
+        if repairs and not dry_run:
+            try:
+                settlement.take_lease(me)
+            except LeaseHeld:
+                return self._report(folder, [], [], under_way="a deployment that has just begun")
+            try:
+                # Looked at again: what was found may have been a deploy that has ended meanwhile.
+                problems.clear()
+                repairs = list(self._apply(self._repairs(folder, serving, problems), problems))
+            finally:
+                folder.lease.release(me)
+        problems += self._damaged(folder, folder.releases.latest(), deep)
+        return self._report(folder, done + [repair.what for repair in repairs], problems)
+
+    def _report(
+        self, folder: ModelFolder, done: Sequence[str], problems: Sequence[str], under_way: str = ""
+    ) -> Reconciled:
+        live = folder.releases.latest()
+        for line in done:
+            log.info("%s: %s", folder.model, line)
+        for line in problems:
+            log.error("%s: %s", folder.model, line)
+        return Reconciled(
+            model=folder.model,
+            live=live.active_version if live else None,
+            done=tuple(done),
+            problems=tuple(problems),
+            under_way=under_way,
+        )
+
+    def _apply(self, repairs: Iterator[Repair], problems: list[str]) -> Iterator[Repair]:
+        for repair in repairs:
+            try:
+                repair.act()
+            except DeployError as error:
+                problems.append(f"{repair.what}: {error}")
+            else:
+                yield repair
+
+    def _repairs(self, folder: ModelFolder, serving: Serving, problems: list[str]) -> Iterator[Repair]:
+        """Yield what is wrong, in the order in which it has to be put right: files first, then every Triton."""
+        live = folder.releases.latest()
+        manifest = folder.versions.manifest(live.active_version) if live else None
+        if live is not None:
+            if manifest is None:
+                # Reported as damage. Triton may still serve it from memory: nothing is touched.
+                return
+            yield from self._derived_files(folder, serving, live, manifest)
+        for version in self._stray_engines(folder, live):
+            yield Repair(
+                f"remove the engine of version {version}", partial(folder.versions.remove_engine, version)
+            )
+        for deploy_id in folder.versions.stages():
+            yield Repair(
+                f"remove what deployment {deploy_id} had staged",
+                partial(folder.versions.discard_stage, deploy_id),
+            )
+        for path in folder.versions.temporaries():
+            yield Repair(
+                f"remove the unfinished file {path.name}", partial(folder.versions.remove_temporary, path)
+            )
+        for triton in self._tritons:
+            try:
+                loaded = triton.loaded()
+            except DeployError as error:
+                problems.append(str(error))
+                continue
+            yield from self._on_triton(folder, live, manifest, triton, loaded)
+
+    def _derived_files(
+        self, folder: ModelFolder, serving: Serving, live: Release, manifest: Manifest
+    ) -> Iterator[Repair]:
+        if folder.releases.projected() != live:
+            yield Repair("rewrite current.json", partial(folder.releases.project, live))
+        if not serving.switch_is_written(manifest):
+            yield Repair("rewrite the switch's config.pbtxt", partial(serving.write_switch, manifest))
+        for version in live.loaded_versions:
+            kept = folder.versions.manifest(version)
+            if kept is not None and version not in folder.versions.engines():
+                yield Repair(f"rebuild the engine of version {version}", partial(serving.write_engine, kept))
+
+    def _on_triton(
+        self,
+        folder: ModelFolder,
+        live: Release | None,
+        manifest: Manifest | None,
+        triton: Triton,
+        loaded: dict[str, tuple[int, ...]],
+    ) -> Iterator[Repair]:
+        timeout_s = self._settings.load_timeout_s
+        wanted = {
+            engine_name(folder.model, version): version for version in (live.loaded_versions if live else ())
+        }
+        for engine, version in wanted.items():
+            if version not in loaded.get(engine, ()) and folder.versions.manifest(version) is not None:
+                yield Repair(
+                    f"load version {version} into {triton.url}", partial(triton.load, engine, timeout_s)
+                )
+        expected = (live.active_version,) if live else ()
+        if loaded.get(folder.model, ()) != expected:
+            what = (
+                f"make {triton.url} serve version {live.active_version}"
+                if live
+                else f"take {folder.model} out of {triton.url}"
+            )
+            alone = Serving(folder.model, folder.versions, [triton], self._settings)
+            yield Repair(what, partial(alone.restore, manifest))
+        prefix = engine_name(folder.model, 0).removesuffix("0")
+        for name in loaded:
+            if name.startswith(prefix) and name not in wanted:
+                yield Repair(
+                    f"unload {name} from {triton.url}",
+                    partial(triton.unload, name, self._settings.switch_timeout_s),
+                )
+
+    def _stray_engines(self, folder: ModelFolder, live: Release | None) -> list[int]:
+        wanted = live.loaded_versions if live else ()
+        return [version for version in folder.versions.engines() if version not in wanted]
+
+    def _damaged(self, folder: ModelFolder, live: Release | None, deep: bool) -> Iterator[str]:
+        for version in live.loaded_versions if live else ():
+            for what in folder.versions.damage(version, deep):
+                yield f"version {version}: {what}. Restore it from a backup, or deploy another version."

@@ -1,0 +1,293 @@
+"""What a deploy remembers: deployments, releases, and the only legal ways from one state to the next.
+
+Pure rules: standard library only, no I/O, time is an argument. All times are UTC in ISO 8601.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Self
+
+from .errors import IllegalTransition
+
+
+class State(StrEnum):
+    """A fact about a deployment that outlives a crash."""
+
+    PINNED = "pinned"
+    """The alias was resolved once; nothing was touched."""
+    MATERIALIZED = "materialized"
+    """The version's directory is complete, verified and durable."""
+    LOADED = "loaded"
+    """Triton has the candidate beside the live version."""
+    READY = "ready"
+    """Every Triton says that exactly this version is ready."""
+    VERIFIED = "verified"
+    """The candidate's answers are right."""
+    SWITCHING = "switching"
+    """Intent: clients may reach the candidate. A crash here is undone."""
+    COMMITTING = "committing"
+    """Decision: the candidate answered through the public name. From here only forward."""
+    COMMITTED = "committed"
+    """The release is written and current.json says so."""
+    ROLLING_BACK = "rolling_back"
+    """Decision: this deployment will never commit."""
+    ROLLED_BACK = "rolled_back"
+    """Everything is as it was; what failed is in quarantine."""
+    UNCHANGED = "unchanged"
+    """The version was live already; nothing was done."""
+
+
+TRANSITIONS: Mapping[State, frozenset[State]] = {
+    State.PINNED: frozenset({State.MATERIALIZED, State.ROLLING_BACK}),
+    State.MATERIALIZED: frozenset({State.LOADED, State.ROLLING_BACK}),
+    State.LOADED: frozenset({State.READY, State.ROLLING_BACK}),
+    State.READY: frozenset({State.VERIFIED, State.ROLLING_BACK}),
+    State.VERIFIED: frozenset({State.SWITCHING, State.ROLLING_BACK}),
+    State.SWITCHING: frozenset({State.COMMITTING, State.ROLLING_BACK}),
+    # Back from COMMITTING only when another release took the generation: see Settlement.finish.
+    State.COMMITTING: frozenset({State.COMMITTED, State.ROLLING_BACK}),
+    State.ROLLING_BACK: frozenset({State.ROLLED_BACK}),
+    State.COMMITTED: frozenset(),
+    State.ROLLED_BACK: frozenset(),
+    State.UNCHANGED: frozenset(),
+}
+"""The one transition table: every edge that exists, checked in ``advance`` alone."""
+
+STEP_AFTER: Mapping[State, str] = {
+    State.PINNED: "materialize",
+    State.MATERIALIZED: "load",
+    State.LOADED: "ready",
+    State.READY: "smoke",
+    State.VERIFIED: "commit",
+    State.SWITCHING: "commit",
+    State.COMMITTING: "commit",
+}
+"""The step that was due or running when a deployment was last seen in a state."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pinned:
+    """What an alias meant at the moment of the snapshot.
+
+    Attributes:
+        version: MLflow's model version, the version that Triton will report.
+        run_id: MLflow run that made it; empty when it was registered without one.
+        alias: the alias that was resolved.
+        artifact_uri: directory that holds ``model.onnx``, as the artifact store addresses it.
+        fingerprint: sha256 over the location and the listing (paths, sizes in bytes): identity before any byte is read.
+        expected_digest: the digest that training recorded on the version, or empty.
+    """
+
+    version: int
+    run_id: str
+    alias: str
+    artifact_uri: str
+    fingerprint: str
+    expected_digest: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why a step did not end well.
+
+    Attributes:
+        step: name of the step.
+        kind: ``DeployError.kind``, ``crashed`` when a process ended without a word, or ``unexpected``.
+        error: what the user was told.
+        at_utc: when.
+        blames_artifact: whether the model itself is at fault.
+    """
+
+    step: str
+    kind: str
+    error: str
+    at_utc: str
+    blames_artifact: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """One deploy from snapshot to its end; ``advance`` is the only way to change its state.
+
+    Attributes:
+        deploy_id: id that ties the steps together.
+        model: public model name.
+        state: the last fact.
+        pinned: what is being deployed.
+        base_generation: generation that was live at the snapshot; 0 before the first release.
+        base_version: version that was live at the snapshot, or None.
+        actor: who asked, for the history.
+        reason: why, for the history.
+        allow_schema_change: breaking changes of inputs and outputs are accepted.
+        force: a quarantined digest is accepted.
+        digest: digest of the artifact, once materialized.
+        smoke: what the smoke test measured (see smoke.py).
+        failure: the last failure, if any.
+        quarantine: name of the quarantined directory, if something was put aside.
+        times_utc: when each state was reached.
+    """
+
+    deploy_id: str
+    model: str
+    state: State
+    pinned: Pinned
+    base_generation: int
+    base_version: int | None
+    actor: str
+    reason: str = ""
+    allow_schema_change: bool = False
+    force: bool = False
+    digest: str = ""
+    smoke: Mapping[str, Any] = field(default_factory=dict)
+    failure: Failure | None = None
+    quarantine: str = ""
+    times_utc: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def version(self) -> int:
+        """Version being deployed."""
+        return self.pinned.version
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing remains to be done."""
+        return not TRANSITIONS[self.state]
+
+    @property
+    def generation(self) -> int:
+        """Generation that this deployment commits, if it commits."""
+        return self.base_generation + 1
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read a record back; raises ValueError when ``text`` is not one."""
+        data = _object(text, cls)
+        data["state"] = State(data["state"])
+        data["pinned"] = Pinned(**data["pinned"])
+        data["failure"] = Failure(**data["failure"]) if data.get("failure") else None
+        return cls(**data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """One commit: what is live since ``updated_at_utc``, until the next generation exists.
+
+    ``current.json`` is the JSON of the last one, so its fields are a public interface.
+
+    Attributes:
+        model: public model name.
+        generation: 1 for the first release, one more for each.
+        active_version: the version that clients get.
+        run_id: MLflow run that made it.
+        alias: alias that was deployed.
+        digest: digest of its files.
+        previous_version: version that was live before, or None.
+        warm_versions: versions kept loaded beside it, newest first.
+        deploy_id: deployment that committed it.
+        actor: who asked for it.
+        updated_at_utc: when.
+        reason: why, if somebody said.
+    """
+
+    model: str
+    generation: int
+    active_version: int
+    run_id: str
+    alias: str
+    digest: str
+    previous_version: int | None
+    warm_versions: tuple[int, ...]
+    deploy_id: str
+    actor: str
+    updated_at_utc: str
+    reason: str = ""
+
+    @property
+    def loaded_versions(self) -> tuple[int, ...]:
+        """Versions that Triton has to hold, the live one first."""
+        return (self.active_version, *self.warm_versions)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read a release or current.json back; raises ValueError when ``text`` is not one."""
+        data = _object(text, cls)
+        data["warm_versions"] = tuple(data["warm_versions"])
+        return cls(**data)
+
+
+def advance(record: Deployment, to: State, now: datetime, **facts: Any) -> Deployment:
+    """Return ``record`` in state ``to`` with the facts that came with it.
+
+    Args:
+        record: the deployment as last read.
+        to: the state that is now true.
+        now: aware time.
+        facts: other attributes that change with the state.
+
+    Raises:
+        IllegalTransition: no such edge in TRANSITIONS.
+    """
+    if to not in TRANSITIONS[record.state]:
+        raise IllegalTransition(
+            f"Deployment {record.deploy_id} is {record.state} and can't become {to}.",
+            hint="Run the steps in order; a finished deployment is not taken up again: start a new one.",
+        )
+    return replace(record, state=to, times_utc={**record.times_utc, to: utc_text(now)}, **facts)
+
+
+def next_release(record: Deployment, previous: Release | None, now: datetime, keep_warm: int) -> Release:
+    """Return the release that commits ``record`` on top of ``previous``.
+
+    Args:
+        record: a verified deployment.
+        previous: the release that is live, or None before the first.
+        now: aware time of the commit.
+        keep_warm: how many earlier versions stay loaded for a fast revert.
+    """
+    earlier = previous.loaded_versions if previous else ()
+    warm = [version for version in earlier if version != record.version][:keep_warm]
+    replaced = previous.active_version if previous else None
+    if previous and replaced == record.version:
+        # A live version that Triton had lost was deployed again: what it replaced is what it replaced then.
+        replaced = previous.previous_version
+    return Release(
+        model=record.model,
+        generation=record.generation,
+        active_version=record.version,
+        run_id=record.pinned.run_id,
+        alias=record.pinned.alias,
+        digest=record.digest,
+        previous_version=replaced,
+        warm_versions=tuple(warm),
+        deploy_id=record.deploy_id,
+        actor=record.actor,
+        updated_at_utc=utc_text(now),
+        reason=record.reason,
+    )
+
+
+def to_json(record: Deployment | Release | Failure) -> str:
+    """Return a record as the text that its file holds."""
+    return json.dumps(asdict(record), indent=2) + "\n"
+
+
+def utc_text(moment: datetime) -> str:
+    """Return an aware time as UTC in ISO 8601 with milliseconds."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _object(text: str, cls: type[Any]) -> dict[str, Any]:
+    """Decode a JSON object and keep the fields that ``cls`` knows: a newer writer may have added some."""
+    data = json.loads(text)
+    if not isinstance(data, dict):
+        raise ValueError(f"a JSON object was expected, not {type(data).__name__}")
+    required = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
+    missing = sorted(required - data.keys())
+    if missing:
+        raise ValueError(f"fields are missing: {', '.join(missing)}")
+    return {f.name: data[f.name] for f in fields(cls) if f.name in data}

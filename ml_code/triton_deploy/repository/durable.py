@@ -1,0 +1,143 @@
+"""Writes that survive a power cut: every function returns only when what it did is on disk.
+
+The order is the classic one: write a temporary file, fsync it, rename or link it into place, fsync the directory. Without
+the first fsync a crash can leave an empty file under the final name; without the second it can lose the name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import DeployError, StorageFailed
+
+FILE_MODE = 0o644
+"""Triton may run as another user: what it has to read must not be private."""
+
+
+@contextlib.contextmanager
+def storage_errors(doing: str) -> Iterator[None]:
+    """Turn an OSError of the block into StorageFailed.
+
+    Args:
+        doing: what was being done, as it reads after "while": ``writing /models/…``.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise storage_failed(error, doing) from error
+
+
+def storage_failed(error: OSError, doing: str) -> DeployError:
+    """Return the StorageFailed that tells a user of ``error`` what to do."""
+    hints = {
+        errno.ENOSPC: "Free space on the model repository's file system, then deploy again.",
+        errno.EDQUOT: "Raise the quota of the model repository, then deploy again.",
+        errno.EROFS: "Mount the model repository read-write for the deployer.",
+        errno.EACCES: "Let the deployer's user write the model repository (same group on every worker).",
+        errno.EPERM: "Let the deployer's user write the model repository (same group on every worker).",
+    }
+    return StorageFailed(
+        f"The model repository failed while {doing}: {error.strerror or error}.",
+        hint=hints.get(error.errno or 0, "Check the model repository's file system and mount."),
+    )
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_directory(path: Path) -> None:
+    """Create a directory and its missing parents, durably; an existing one is fine."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o755)
+    fsync_directory(path.parent)
+
+
+def write_temporary(path: Path, text: str) -> Path:
+    """Write ``text`` to a new, synced file beside ``path`` and return where."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fchmod(file.fileno(), FILE_MODE)
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Put ``text`` under ``path``: a reader sees the old content or the new, never a part."""
+    temporary = write_temporary(path, text)
+    try:
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_directory(path.parent)
+
+
+def keep_file(path: Path, text: str) -> None:
+    """Make ``path`` hold ``text``; a file that does already is not touched, so its times stay."""
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        replace_file(path, text)
+
+
+def create_file(path: Path, text: str) -> bool:
+    """Put ``text`` under ``path`` unless something is there: one winner among any number of writers.
+
+    Uses ``link(2)``, which is atomic on local file systems and on NFS.
+
+    Returns:
+        True when this call created the file, False when it existed.
+    """
+    temporary = write_temporary(path, text)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError:
+        # NFS may report a failure for a link that was made (the answer was lost, the retry found it): the link
+        # count of our own file tells. See link(2), NOTES, and open(2) on O_EXCL.
+        if temporary.stat().st_nlink != 2:
+            raise
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_directory(path.parent)
+    return True
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename within one file system, durably on both ends."""
+    source.rename(target)
+    fsync_directory(target.parent)
+    if source.parent != target.parent:
+        fsync_directory(source.parent)
+
+
+def fsync_tree(root: Path) -> None:
+    """Sync every file and directory below ``root``, and ``root`` itself."""
+    for folder, _, names in os.walk(root):
+        for name in names:
+            fd = os.open(os.path.join(folder, name), os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        fsync_directory(Path(folder))

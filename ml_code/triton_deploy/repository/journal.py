@@ -1,0 +1,94 @@
+"""The journal of a deployment: one small file for each fact, never rewritten.
+
+A fact is added with put-if-absent under the next number, so a worker that was stopped and wakes up can't overwrite what a
+rollback decided meanwhile: its own next fact finds the number taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import NotFound, StorageFailed, Superseded
+from ..names import check_deploy_id
+from ..records import Deployment, to_json
+from . import durable
+
+
+class Journal:
+    """All deployments of one model.
+
+    Args:
+        folder: directory with one sub-directory for each deployment.
+        model: name for messages.
+    """
+
+    def __init__(self, folder: Path, model: str) -> None:
+        self._folder = folder
+        self._model = model
+
+    def find(self, deploy_id: str) -> Deployment | None:
+        """Return the deployment as last recorded, or None when nothing was recorded of it."""
+        entries = self._entries(deploy_id)
+        return self._read(entries[-1]) if entries else None
+
+    def get(self, deploy_id: str) -> Deployment:
+        """Return the deployment as last recorded; raises NotFound when there is none."""
+        record = self.find(deploy_id)
+        if record is None:
+            raise NotFound(
+                f"There is no deployment {deploy_id} of {self._model}.",
+                hint="Run the snapshot step first, with the same deploy id.",
+            )
+        return record
+
+    def append(self, record: Deployment, after: Deployment | None) -> Deployment:
+        """Add a fact.
+
+        Args:
+            record: the deployment with the new fact.
+            after: what the caller believes to be the last one; None to begin.
+
+        Returns:
+            ``record``.
+
+        Raises:
+            Superseded: somebody else added a fact since.
+            StorageFailed: it can't be written.
+        """
+        entries = self._entries(record.deploy_id)
+        last = self._read(entries[-1]) if entries else None
+        slot = self._folder / check_deploy_id(record.deploy_id) / f"{len(entries) + 1:04d}.json"
+        with durable.storage_errors(f"recording that {record.deploy_id} is {record.state}"):
+            durable.make_directory(slot.parent)
+            if last != after or not durable.create_file(slot, to_json(record)):
+                raise self._superseded(record.deploy_id)
+        return record
+
+    def all(self) -> Iterator[Deployment]:
+        """Yield every deployment as last recorded, in the order of their names."""
+        if self._folder.is_dir():
+            for folder in sorted(self._folder.iterdir()):
+                record = self.find(folder.name)
+                if record is not None:
+                    yield record
+
+    def _entries(self, deploy_id: str) -> list[Path]:
+        folder = self._folder / check_deploy_id(deploy_id)
+        return sorted(folder.glob("[0-9]*.json")) if folder.is_dir() else []
+
+    def _read(self, path: Path) -> Deployment:
+        try:
+            return Deployment.from_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise StorageFailed(
+                f"The deployment record {path} can't be read: {error}.",
+                hint="Restore it from a backup, or move its folder away after you have checked what serves with 'triton-deploy status'.",
+            ) from error
+
+    def _superseded(self, deploy_id: str) -> Superseded:
+        record = self.get(deploy_id)
+        return Superseded(
+            f"Deployment {deploy_id} of {self._model} was moved to {record.state} by somebody else.",
+            hint="Nothing is lost; look at 'triton-deploy status' and start a new deploy if you still want it.",
+        )

@@ -1,0 +1,124 @@
+"""The lease: one deploy of a model at a time.
+
+A lease is a numbered file, created with put-if-absent: the highest number is the one in force, so of two deployers that
+want a free lease exactly one wins, and the other can tell. An expired one is not free before its deployment was settled.
+It saves wasted work and keeps two candidates apart; the guard of a release is the generation's own file (see releases.py). Expiry compares wall clocks of the hosts involved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from ..errors import LeaseHeld, Superseded
+from ..records import utc_text
+from . import durable
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Held:
+    deploy_id: str
+    holder: str
+    expires_at_utc: str
+
+
+class Lease:
+    """The lease of one model.
+
+    Args:
+        folder: where its files are.
+        model: name for messages.
+    """
+
+    def __init__(self, folder: Path, model: str) -> None:
+        self._folder = folder
+        self._model = model
+
+    def acquire(self, deploy_id: str, now: datetime, duration_s: float) -> None:
+        """Take the lease for a deployment, or renew it if the deployment has it.
+
+        Args:
+            deploy_id: the deployment.
+            now: aware time.
+            duration_s: how long it lasts without a renewal, seconds.
+
+        Raises:
+            LeaseHeld: another deployment has it. One that expired is given back by whoever settles that deployment,
+                so nobody takes over from a deployment that was not settled.
+            StorageFailed: it can't be written.
+        """
+        with durable.storage_errors(f"taking the lease of {self._model}"):
+            durable.make_directory(self._folder)
+            number, held = self._latest()
+            mine = _Held(
+                deploy_id=deploy_id,
+                holder=f"{socket.gethostname()}:{os.getpid()}",
+                expires_at_utc=utc_text(now + timedelta(seconds=duration_s)),
+            )
+            text = json.dumps(asdict(mine))
+            if held and held.deploy_id == deploy_id:
+                durable.replace_file(self._path(number), text)
+                return
+            if held or not durable.create_file(self._path(number + 1), text):
+                raise self.refusal()
+            for old in self._numbers()[:-2]:
+                self._path(old).unlink(missing_ok=True)
+
+    def renew(self, deploy_id: str, now: datetime, duration_s: float) -> None:
+        """Prolong the lease that a deployment holds; this is the fence in front of every effect.
+
+        Raises:
+            Superseded: the lease is no longer this deployment's.
+        """
+        _, held = self._latest()
+        if held is None or held.deploy_id != deploy_id:
+            raise Superseded(
+                f"Deployment {deploy_id} lost its lease of {self._model}"
+                + (f" to {held.deploy_id}." if held else "."),
+                hint="It was silent for too long or was rolled back; start a new deploy.",
+            )
+        self.acquire(deploy_id, now, duration_s)
+
+    def release(self, deploy_id: str) -> None:
+        """Give the lease back; one that is not this deployment's stays as it is."""
+        number, held = self._latest()
+        if held and held.deploy_id == deploy_id:
+            with durable.storage_errors(f"giving back the lease of {self._model}"):
+                durable.replace_file(self._path(number), "{}")
+
+    def last(self, now: datetime) -> tuple[str | None, bool]:
+        """Return the deployment that took the lease last and never gave it back, and whether it is still in force."""
+        _, held = self._latest()
+        return (held.deploy_id, datetime.fromisoformat(held.expires_at_utc) > now) if held else (None, False)
+
+    def refusal(self) -> LeaseHeld:
+        """Return the error for somebody who wants the lease while another deployment has it."""
+        _, held = self._latest()
+        who = f"Deployment {held.deploy_id} ({held.holder})" if held else "Another deployment"
+        return LeaseHeld(
+            f"{who} is deploying {self._model}"
+            + (f"; its lease ends at {held.expires_at_utc}." if held else "."),
+            hint="Try again when it has ended; if its process is gone, wait for that time or roll it back: "
+            f"triton-deploy rollback {self._model} --deploy-id {held.deploy_id if held else '…'}.",
+        )
+
+    def _latest(self) -> tuple[int, _Held | None]:
+        while numbers := self._numbers():
+            # A file that is gone made room for later ones.
+            with contextlib.suppress(FileNotFoundError):
+                data = json.loads(self._path(numbers[-1]).read_text(encoding="utf-8"))
+                return numbers[-1], _Held(**data) if data else None
+        return 0, None
+
+    def _numbers(self) -> list[int]:
+        if not self._folder.is_dir():
+            return []
+        return sorted(int(path.stem) for path in self._folder.glob("*.json") if path.stem.isdigit())
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number:06d}.json"

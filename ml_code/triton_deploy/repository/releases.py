@@ -1,0 +1,97 @@
+"""Releases: one file a commit, and current.json, the projection of the last one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import StorageFailed, Superseded
+from ..records import Release, to_json
+from . import durable
+
+
+class Releases:
+    """The history of one model.
+
+    Args:
+        folder: the model's directory, which holds ``current.json`` and ``releases/``.
+        model: name for messages.
+    """
+
+    def __init__(self, folder: Path, model: str) -> None:
+        self._folder = folder / "releases"
+        self._current = folder / "current.json"
+        self._model = model
+
+    def latest(self) -> Release | None:
+        """Return the release that is live, or None before the first; the files decide, not current.json."""
+        generations = self._generations()
+        return self._read(generations[-1]) if generations else None
+
+    def history(self) -> Iterator[Release]:
+        """Yield every release, newest first."""
+        for generation in reversed(self._generations()):
+            yield self._read(generation)
+
+    def of_deployment(self, deploy_id: str, from_generation: int) -> Release | None:
+        """Return the release that a deployment committed, looking at ``from_generation`` and later, or None."""
+        for generation in self._generations():
+            if generation >= from_generation:
+                release = self._read(generation)
+                if release.deploy_id == deploy_id:
+                    return release
+        return None
+
+    def releases_version(self, version: int) -> bool:
+        """Whether a version was ever released: its directory may be reverted to and must stay."""
+        return any(release.active_version == version for release in self.history())
+
+    def publish(self, release: Release) -> None:
+        """Commit: create the generation's file. Publishing the same deployment's release again is a no-op.
+
+        Raises:
+            Superseded: another deployment committed this generation.
+            StorageFailed: it can't be written; nothing was committed.
+        """
+        path = self._path(release.generation)
+        with durable.storage_errors(f"writing release {release.generation} of {self._model}"):
+            durable.make_directory(path.parent)
+            created = durable.create_file(path, to_json(release))
+        if not created:
+            winner = self._read(release.generation)
+            if winner.deploy_id != release.deploy_id:
+                raise Superseded(
+                    f"Generation {release.generation} of {self._model} was committed by deployment {winner.deploy_id} "
+                    f"(version {winner.active_version}).",
+                    hint="Its version serves. Start a new deploy if you still want yours.",
+                )
+
+    def project(self, release: Release) -> None:
+        """Make current.json say ``release``; one that says so already is not touched."""
+        with durable.storage_errors(f"writing {self._current}"):
+            durable.keep_file(self._current, to_json(release))
+
+    def projected(self) -> Release | None:
+        """Return what current.json says, or None when it is missing or can't be read."""
+        try:
+            return Release.from_json(self._current.read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def _generations(self) -> list[int]:
+        if not self._folder.is_dir():
+            return []
+        return sorted(int(path.stem) for path in self._folder.glob("*.json") if path.stem.isdigit())
+
+    def _path(self, generation: int) -> Path:
+        return self._folder / f"{generation:06d}.json"
+
+    def _read(self, generation: int) -> Release:
+        path = self._path(generation)
+        try:
+            return Release.from_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise StorageFailed(
+                f"The release record {path} can't be read: {error}.",
+                hint="Restore it from a backup; current.json holds the last one.",
+            ) from error

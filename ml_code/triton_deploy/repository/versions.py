@@ -1,0 +1,311 @@
+"""Version directories: staged, installed with one rename, immutable afterwards, quarantined when they failed.
+
+What Triton makes of directory names decides the layout: it reads the leading digits of any entry beside the versions, so a
+quarantined ``13.failed_…`` is version 13 to it. It never looks, because the directory belongs to the switch, whose policy
+names one version, while the weights are loaded from the engine's directory, which holds nothing but a link.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from ..errors import NotFound, StorageFailed
+from ..names import engine_name
+from ..records import Deployment, Failure
+from . import durable
+
+MODEL_FILE = "model.onnx"
+MANIFEST = "manifest.json"
+FAILURE = "failure.json"
+SMOKE_CASE = "smoke.json"
+SWITCH_CONFIG = "config.pbtxt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """One file of a version: path relative to its directory, size in bytes, sha256 in hex."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a version directory holds and where it came from; written last, before the directory gets its name.
+
+    Attributes:
+        version: model version.
+        digest: sha256 over the files' names, sizes and sha256 (see materialize.tree_digest).
+        fingerprint: identity of the source before its bytes were read (records.Pinned).
+        artifact_uri: where the files came from.
+        run_id: MLflow run.
+        deploy_id: deployment that installed it, which alone may quarantine it.
+        files: the artifact's files.
+        schema: inputs and outputs as ``schema.Schema.to_dict`` gives them.
+        options: the user's Triton options that travelled with the version.
+    """
+
+    version: int
+    digest: str
+    fingerprint: str
+    artifact_uri: str
+    run_id: str
+    deploy_id: str
+    files: tuple[FileEntry, ...]
+    schema: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a manifest; raises StorageFailed when it is torn or not one."""
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            data["files"] = tuple(FileEntry(**entry) for entry in data["files"])
+            return cls(**data)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise StorageFailed(
+                f"The manifest {path} can't be read: {error}.",
+                hint="Move that version's directory away and deploy the version again.",
+            ) from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Versions:
+    """The version directories of one model and the engines that load them.
+
+    Args:
+        root: the model repository.
+        model: public model name.
+    """
+
+    def __init__(self, root: Path, model: str) -> None:
+        self._root = root
+        self._folder = root / model
+        self._model = model
+
+    def path(self, version: int) -> Path:
+        """Return where a version's files are."""
+        return self._folder / str(version)
+
+    def manifest(self, version: int) -> Manifest | None:
+        """Return a version's manifest, or None when the version is not here."""
+        path = self.path(version) / MANIFEST
+        return Manifest.read(path) if path.is_file() else None
+
+    def need(self, version: int) -> Manifest:
+        """Return a version's manifest; raises NotFound when the version is not here."""
+        manifest = self.manifest(version)
+        if manifest is None:
+            raise NotFound(
+                f"Version {version} of {self._model} is not in the model repository.",
+                hint="Deploy it again; if its directory was removed by hand, check who else writes the repository.",
+            )
+        return manifest
+
+    def with_digest(self, digest: str) -> Manifest | None:
+        """Return a version that has this digest, so that equal content is not copied again, or None."""
+        if digest:
+            for path in self._folder.glob(f"[0-9]*/{MANIFEST}"):
+                if path.parent.name.isdigit():
+                    manifest = Manifest.read(path)
+                    if manifest.digest == digest:
+                        return manifest
+        return None
+
+    # Staging and installing
+
+    def stage(self, deploy_id: str) -> Path:
+        """Return an empty staging directory of this deployment, on the file system of the versions."""
+        staging = self._staging(deploy_id)
+        with durable.storage_errors(f"preparing {staging}"):
+            if staging.exists():
+                shutil.rmtree(staging)
+            durable.make_directory(staging)
+        return staging
+
+    def discard_stage(self, deploy_id: str) -> None:
+        """Remove this deployment's staging directory, if there is one."""
+        with durable.storage_errors(f"removing {self._staging(deploy_id)}"):
+            if self._staging(deploy_id).exists():
+                shutil.rmtree(self._staging(deploy_id))
+
+    def install(self, deploy_id: str, manifest: Manifest) -> Path:
+        """Give the staged files their version's name, with one rename, after all of them are on disk.
+
+        Raises:
+            StorageFailed: they can't be synced or renamed; the version does not exist then.
+        """
+        staging, target = self._staging(deploy_id), self.path(manifest.version)
+        with durable.storage_errors(f"installing {target}"):
+            (staging / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
+            for path in staging.rglob("*"):
+                path.chmod(0o755 if path.is_dir() else durable.FILE_MODE)
+            durable.fsync_tree(staging)
+            durable.rename(staging, target)
+        return target
+
+    def set_aside(self, manifest: Manifest) -> None:
+        """Take away a version's directory that a deployment left which was rolled back before.
+
+        It is not removed, and gets the same name at every attempt: a process that wakes up here, when the directory of
+        another deployment is in its place, finds that name taken.
+        """
+        source = self.path(manifest.version)
+        with durable.storage_errors(f"moving {source} away"):
+            durable.rename(source, self._folder / f"{manifest.version}.failed_{manifest.deploy_id}")
+
+    def free_bytes(self) -> int:
+        """Return the space that is free for this user where versions are staged, bytes."""
+        with durable.storage_errors(f"measuring {self._root}"):
+            return shutil.disk_usage(self._folder if self._folder.is_dir() else self._root).free
+
+    def stages(self) -> list[str]:
+        """Return the deployments that have a staging directory."""
+        return sorted(path.name.removeprefix(".staging-") for path in self._folder.glob(".staging-*"))
+
+    def temporaries(self) -> list[Path]:
+        """Return files that a write which never ended left behind, in the places that are few."""
+        places = (self._folder, self._folder / "releases", self._folder / "leases")
+        return sorted(path for place in places for path in place.glob(".*.tmp"))
+
+    def remove_temporary(self, path: Path) -> None:
+        """Remove one of ``temporaries``."""
+        with durable.storage_errors(f"removing {path}"):
+            path.unlink(missing_ok=True)
+
+    def damage(self, version: int, deep: bool) -> Iterator[str]:
+        """Yield what is wrong with a version's files, as its manifest has them.
+
+        Args:
+            version: the version.
+            deep: read every byte; otherwise only sizes are compared.
+        """
+        manifest = self.manifest(version)
+        if manifest is None:
+            yield "its directory or manifest is gone"
+            return
+        for entry in manifest.files:
+            path = self.path(version) / entry.path
+            if not path.is_file() or path.stat().st_size != entry.size_bytes:
+                yield f"{entry.path} is missing or has another size"
+            elif deep and _sha256(path) != entry.sha256:
+                yield f"{entry.path} has other bytes than were deployed"
+
+    # Quarantine
+
+    def quarantine(self, record: Deployment, failure: Failure, at: datetime) -> Path | None:
+        """Put what this deployment brought aside, with the reason inside; done before, it is a no-op.
+
+        Args:
+            record: the deployment; only a directory that it installed itself, or its staging directory, is moved.
+            failure: the reason.
+            at: aware time that names the directory.
+
+        Returns:
+            The quarantined directory, or None when this deployment brought nothing worth keeping.
+        """
+        manifest, staging = self.manifest(record.version), self._staging(record.deploy_id)
+        mine = manifest is not None and manifest.deploy_id == record.deploy_id
+        content = {
+            **asdict(failure),
+            "model": self._model,
+            "version": record.version,
+            "deploy_id": record.deploy_id,
+            "digest": record.digest or (manifest.digest if mine and manifest else ""),
+            "fingerprint": record.pinned.fingerprint,
+            "artifact_uri": record.pinned.artifact_uri,
+            "smoke": dict(record.smoke),
+        }
+        text = json.dumps(content, indent=2) + "\n"
+        target = self._folder / f"{record.version}.failed_{at.astimezone(UTC):%Y%m%dT%H%M%S}"
+        while target.exists():
+            target = target.with_name(target.name + "_")
+        with durable.storage_errors(f"quarantining what {record.deploy_id} brought"):
+            if mine:
+                # Nothing is written before the rename: a process that wakes up here, when another deployment has
+                # installed the version, would write into that one's directory. Its rename finds the name taken.
+                durable.rename(self.path(record.version), target)
+            elif failure.blames_artifact and staging.is_dir():
+                durable.replace_file(staging / FAILURE, text)
+                durable.rename(staging, target)
+            else:
+                self.discard_stage(record.deploy_id)
+            kept = self._quarantined_by(record.deploy_id)
+            if kept is not None and not (kept / FAILURE).is_file():
+                durable.replace_file(kept / FAILURE, text)
+        return kept
+
+    def quarantined(self) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+        """Yield every quarantined directory with the content of its failure.json, oldest first."""
+        for path in sorted(self._folder.glob("*.failed_*")):
+            try:
+                yield path, json.loads((path / FAILURE).read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                # A directory that somebody named so by hand: it is in nobody's way.
+                continue
+
+    def _quarantined_by(self, deploy_id: str) -> Path | None:
+        for path in sorted(self._folder.glob("*.failed_*")):
+            # The manifest tells when a process died before it wrote why.
+            for name in (FAILURE, MANIFEST):
+                with contextlib.suppress(OSError, ValueError):
+                    if json.loads((path / name).read_text(encoding="utf-8")).get("deploy_id") == deploy_id:
+                        return path
+        return None
+
+    # Engines and the switch: derived, rebuildable
+
+    def write_engine(self, version: int, config: str) -> None:
+        """Create the Triton model that loads one version: its configuration and a link to the files."""
+        engine = self._engine(version)
+        with durable.storage_errors(f"writing {engine}"):
+            durable.make_directory(engine)
+            # A warm version's engine stays as it is: Triton takes a newer file for a change.
+            durable.keep_file(engine / SWITCH_CONFIG, config)
+            link = engine / str(version)
+            if not link.is_symlink():
+                link.symlink_to(Path("..") / self._model / str(version))
+                durable.fsync_directory(engine)
+
+    def remove_engine(self, version: int) -> None:
+        """Remove a version's engine directory; the files it links to stay."""
+        with durable.storage_errors(f"removing {self._engine(version)}"):
+            if self._engine(version).exists():
+                shutil.rmtree(self._engine(version))
+                durable.fsync_directory(self._root)
+
+    def engines(self) -> list[int]:
+        """Return the versions that have an engine directory, ascending."""
+        prefix = engine_name(self._model, 0).removesuffix("0")
+        found = (path.name.removeprefix(prefix) for path in self._root.glob(f"{prefix}*"))
+        return sorted(int(name) for name in found if name.isdigit())
+
+    def switch(self) -> str | None:
+        """Return the switch's configuration as it is on disk, or None."""
+        path = self._folder / SWITCH_CONFIG
+        return path.read_text(encoding="utf-8") if path.is_file() else None
+
+    def write_switch(self, config: str) -> None:
+        """Write the configuration that a restarted Triton finds; an equal one is not touched."""
+        path = self._folder / SWITCH_CONFIG
+        with durable.storage_errors(f"writing {path}"):
+            durable.keep_file(path, config)
+
+    def _engine(self, version: int) -> Path:
+        return self._root / engine_name(self._model, version)
+
+    def _staging(self, deploy_id: str) -> Path:
+        return self._folder / f".staging-{deploy_id}"

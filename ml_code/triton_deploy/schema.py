@@ -1,0 +1,93 @@
+"""Inputs and outputs of a model, and which changes of them break a client. Pure rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One input or output.
+
+    Attributes:
+        name: tensor name.
+        datatype: KServe v2 name, such as ``FP32``, ``INT64``, ``BYTES``.
+        shape: sizes, batch dimension included; -1 where any size goes.
+        optional: whether a client may leave it out (inputs only).
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    optional: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.datatype}{list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class Schema:
+    """All inputs and outputs of a model, in the model's order."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+    @property
+    def batchable(self) -> bool:
+        """Whether the first dimension of every tensor takes any size, so that requests can be stacked on it."""
+        return all(tensor.shape[:1] == (-1,) for tensor in (*self.inputs, *self.outputs))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the schema as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read back what ``to_dict`` gave."""
+
+        def tensors(side: str) -> tuple[Tensor, ...]:
+            return tuple(Tensor(**{**tensor, "shape": tuple(tensor["shape"])}) for tensor in data[side])
+
+        return cls(tensors("inputs"), tensors("outputs"))
+
+
+def breaking_changes(old: Schema, new: Schema) -> list[str]:
+    """Return, as sentences, every way in which a client of ``old`` would fail on ``new``; empty when there is none.
+
+    More outputs, new optional inputs and inputs that take more shapes than before break nobody.
+    """
+    changes = []
+    old_inputs, new_inputs = _by_name(old.inputs), _by_name(new.inputs)
+    old_outputs, new_outputs = _by_name(old.outputs), _by_name(new.outputs)
+    for name, was in old_inputs.items():
+        if name not in new_inputs:
+            changes.append(f"input {was} is gone")
+        elif not _takes_all_of(new_inputs[name], was):
+            changes.append(f"input {was} became {new_inputs[name]}")
+    changes += [
+        f"input {now} is new and not optional"
+        for name, now in new_inputs.items()
+        if name not in old_inputs and not now.optional
+    ]
+    for name, was in old_outputs.items():
+        if name not in new_outputs:
+            changes.append(f"output {was} is gone")
+        elif not _takes_all_of(was, new_outputs[name]):
+            changes.append(f"output {was} became {new_outputs[name]}")
+    return changes
+
+
+def _takes_all_of(wide: Tensor, narrow: Tensor) -> bool:
+    """Whether every value of ``narrow`` fits ``wide``."""
+    return (
+        wide.datatype == narrow.datatype
+        and len(wide.shape) == len(narrow.shape)
+        and all(w in (-1, n) for w, n in zip(wide.shape, narrow.shape, strict=True))
+        and not (narrow.optional and not wide.optional)
+    )
+
+
+def _by_name(tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    return {tensor.name: tensor for tensor in tensors}

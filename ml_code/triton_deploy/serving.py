@@ -1,0 +1,246 @@
+"""What a deploy does to the Tritons of a repository, all of them alike."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from . import golden, model_config
+from .errors import DeployError, NotFound, VerificationFailed
+from .names import engine_name
+from .repository import Manifest
+from .repository.durable import storage_errors
+from .repository.versions import SMOKE_CASE, Versions
+from .schema import Schema
+from .settings import Settings
+from .triton import Answer, Triton
+
+SMOKE_REQUESTS = 5
+READY_POLL_S = 0.1
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class Serving:
+    """One model on every Triton of the repository.
+
+    Args:
+        model: public model name.
+        versions: its version directories.
+        tritons: the servers.
+        settings: deadlines and tolerances.
+    """
+
+    def __init__(self, model: str, versions: Versions, tritons: Sequence[Triton], settings: Settings) -> None:
+        self._model = model
+        self._versions = versions
+        self._tritons = tritons
+        self._settings = settings
+
+    def load_candidate(self, manifest: Manifest, *, fresh: bool) -> None:
+        """Load one version's engine beside whatever serves.
+
+        Args:
+            manifest: the version.
+            fresh: its files are new, so an engine of that name that is still loaded holds something else.
+
+        Raises:
+            ArtifactRejected: Triton can't load it.
+            Unavailable: a Triton did not do it in time.
+        """
+        version = manifest.version
+        engine = engine_name(self._model, version)
+        self.write_engine(manifest)
+
+        def load(triton: Triton) -> None:
+            if not fresh and version in triton.ready_versions(engine):
+                return
+            # Also when it is not loaded: after a load that hung, an unload of an earlier deploy may wait inside Triton,
+            # and would take away what is loaded now. Triton does one after the other.
+            triton.unload(engine, self._settings.switch_timeout_s)
+            triton.load(engine, self._settings.load_timeout_s)
+
+        self._on_all(load)
+
+    def wait_ready(self, version: int) -> None:
+        """Wait until every Triton has exactly this version ready; raises NotFound when one has not in time.
+
+        A load that succeeded does not say so, and neither does the unversioned ready call: both are about any version.
+        """
+        deadline = time.monotonic() + self._settings.ready_timeout_s
+
+        def wait(triton: Triton) -> None:
+            while not self._is_ready(triton, version):
+                if time.monotonic() >= deadline:
+                    raise self._not_ready(triton, version)
+                time.sleep(READY_POLL_S)
+
+        self._on_all(wait)
+
+    def smoke(self, version: int) -> dict[str, Any]:
+        """Ask exactly this version, on every Triton, and compare with the expected answers.
+
+        Returns:
+            ``source`` of the inputs, ``requests`` sent to each Triton, ``latency_ms`` (the slowest Triton's median) and
+            ``max_abs_error``.
+
+        Raises:
+            VerificationFailed: wrong, non-finite or late answers.
+            ArtifactRejected: the model fails on the inputs.
+            NotFound, Unavailable: it is not there any more, or does not answer in time.
+        """
+        case = self._case(version)
+
+        def ask(triton: Triton) -> tuple[float, float]:
+            answers = [
+                triton.infer(
+                    engine_name(self._model, version), case.inputs, self._settings.infer_timeout_s, version
+                )
+                for _ in range(1 + SMOKE_REQUESTS)
+            ]
+            error = max(self._check(case, answer, version) for answer in answers)
+            # The first request warms up and is not timed.
+            return statistics.median(answer.latency_s for answer in answers[1:]), error
+
+        measured = self._on_all(ask)
+        latency_s = max(latency for latency, _ in measured)
+        if latency_s > self._settings.smoke_latency_limit_s:
+            raise VerificationFailed(
+                f"The candidate takes {latency_s:.3f} s a request, more than {self._settings.smoke_latency_limit_s:g} s.",
+                hint="Make the model faster, or raise TRITON_DEPLOY_SMOKE_LATENCY_LIMIT_S.",
+            )
+        return {
+            "source": case.source,
+            "requests": SMOKE_REQUESTS,
+            "latency_ms": round(latency_s * 1000, 3),
+            "max_abs_error": max(error for _, error in measured),
+        }
+
+    def switch_to(self, manifest: Manifest) -> None:
+        """Make the public name point at a loaded version, and see that it answers there.
+
+        The caller undoes a flip that failed on some Triton (``restore``).
+        """
+        version = manifest.version
+        # Right before the flip, on every Triton: a switch to a version that is not loaded takes the public model down.
+        self._on_all(lambda triton: self._require_ready(triton, version))
+        self._flip(manifest, self._tritons)
+        case = self._case(version)
+
+        def ask(triton: Triton) -> None:
+            self._check(case, triton.infer(self._model, case.inputs, self._settings.infer_timeout_s), version)
+
+        self._on_all(ask)
+
+    def restore(self, manifest: Manifest | None) -> None:
+        """Make the public name point where it should, on every Triton where it does not.
+
+        Args:
+            manifest: the live version, or None when there is none: the public name is taken down.
+        """
+
+        def restore(triton: Triton) -> None:
+            pointing = triton.ready_versions(self._model)
+            if manifest is None:
+                if pointing:
+                    triton.unload(self._model, self._settings.switch_timeout_s)
+                return
+            if pointing == (manifest.version,):
+                return
+            if not self._is_ready(triton, manifest.version):
+                triton.load(engine_name(self._model, manifest.version), self._settings.load_timeout_s)
+            self._flip(manifest, [triton])
+
+        self._on_all(restore)
+
+    def serves(self, version: int) -> bool:
+        """Whether every Triton answers the public name with this version."""
+        return all(self._on_all(lambda triton: triton.ready_versions(self._model) == (version,)))
+
+    def public_versions(self) -> dict[str, int | str | None]:
+        """Return what each Triton answers the public name with: a version, None, or why it can't be asked."""
+
+        def ask(triton: Triton) -> int | str | None:
+            try:
+                versions = triton.ready_versions(self._model)
+            except DeployError as error:
+                return error.message
+            return versions[-1] if versions else None
+
+        return {triton.url: answer for triton, answer in zip(self._tritons, self._on_all(ask), strict=True)}
+
+    def write_engine(self, manifest: Manifest) -> None:
+        """Write the engine of a version: what Triton loads its weights from."""
+        config = model_config.engine_config(self._model, manifest.version, *_schema_and_options(manifest))
+        self._versions.write_engine(manifest.version, model_config.to_pbtxt(config))
+
+    def write_switch(self, manifest: Manifest) -> None:
+        """Write the switch's configuration, so that a restarted Triton serves this version."""
+        self._versions.write_switch(model_config.to_pbtxt(self._switch(manifest)))
+
+    def switch_is_written(self, manifest: Manifest) -> bool:
+        """Whether a restarted Triton would serve this version."""
+        return self._versions.switch() == model_config.to_pbtxt(self._switch(manifest))
+
+    def retire(self, versions: Sequence[int]) -> None:
+        """Take versions out of Triton and remove their engines. Best effort: what fails is logged and stays loaded."""
+        for version in versions:
+            for triton in self._tritons:
+                try:
+                    triton.unload(engine_name(self._model, version), self._settings.switch_timeout_s)
+                except DeployError as error:
+                    log.warning("version %s stays loaded for now: %s", version, error)
+            self._versions.remove_engine(version)
+
+    def _flip(self, manifest: Manifest, tritons: Sequence[Triton]) -> None:
+        config = model_config.to_json(self._switch(manifest))
+        for triton in tritons:
+            triton.load(self._model, self._settings.switch_timeout_s, config)
+
+    def _switch(self, manifest: Manifest) -> dict[str, Any]:
+        return model_config.switch_config(self._model, manifest.version, *_schema_and_options(manifest))
+
+    def _case(self, version: int) -> golden.SmokeCase:
+        path = self._versions.path(version) / SMOKE_CASE
+        with storage_errors(f"reading {path}"):
+            text = path.read_text(encoding="utf-8")
+        return golden.parse_case(text, Schema.from_dict(self._versions.need(version).schema))
+
+    def _check(self, case: golden.SmokeCase, answer: Answer, version: int) -> float:
+        if answer.version != version:
+            raise VerificationFailed(
+                f"Version {answer.version} answered instead of {version}.",
+                hint="Check who else loads models into this Triton, then deploy again.",
+            )
+        return golden.largest_error(
+            case, answer.outputs, rtol=self._settings.smoke_rtol, atol=self._settings.smoke_atol
+        )
+
+    def _is_ready(self, triton: Triton, version: int) -> bool:
+        return version in triton.ready_versions(engine_name(self._model, version))
+
+    def _require_ready(self, triton: Triton, version: int) -> None:
+        if not self._is_ready(triton, version):
+            raise self._not_ready(triton, version)
+
+    def _not_ready(self, triton: Triton, version: int) -> NotFound:
+        return NotFound(
+            f"Triton at {triton.url} does not have version {version} of {self._model} ready.",
+            hint="It was restarted or somebody unloaded it; deploy again.",
+        )
+
+    def _on_all(self, action: Callable[[Triton], T]) -> list[T]:
+        """Do the same on every Triton at once; the first error is raised when all have ended."""
+        if len(self._tritons) == 1:
+            return [action(self._tritons[0])]
+        with ThreadPoolExecutor(max_workers=len(self._tritons)) as pool:
+            return list(pool.map(action, self._tritons))
+
+
+def _schema_and_options(manifest: Manifest) -> tuple[Schema, dict[str, Any]]:
+    return Schema.from_dict(manifest.schema), dict(manifest.options)

@@ -1,0 +1,212 @@
+"""Settings: read from the environment once, into a frozen object, with units in the names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from .errors import Misconfigured
+from .names import check_model
+
+
+def _setting(variable: str, default: Any, doc: str, *, secret: bool = False) -> Any:
+    return field(default=default, repr=not secret, metadata={"variable": variable, "doc": doc})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that a deploy can be told from outside; ``from_env`` is the usual way to make one.
+
+    The table in the README is generated from the metadata of these fields.
+    """
+
+    repository: Path | None = _setting(
+        "TRITON_DEPLOY_REPOSITORY",
+        None,
+        "Folder of the model repository that Triton serves, shared with it. Required.",
+    )
+    triton_grpc_urls: tuple[str, ...] = _setting(
+        "TRITON_DEPLOY_GRPC_URLS",
+        ("127.0.0.1:8001",),
+        "gRPC endpoints of every Triton on that repository, `host:port`, comma-separated.",
+    )
+    default_model: str = _setting(
+        "TRITON_DEPLOY_MODEL", "best_model", "Model that the DAG deploys when its form names no other."
+    )
+    mlflow_tracking_uri: str = _setting(
+        "MLFLOW_TRACKING_URI",
+        "",
+        "MLflow server, `http://…` or `https://…`. Required to deploy, not to roll back.",
+    )
+    mlflow_username: str = _setting("MLFLOW_TRACKING_USERNAME", "", "Basic authentication at MLflow.")
+    mlflow_password: str = _setting("MLFLOW_TRACKING_PASSWORD", "", "Its password.", secret=True)
+    mlflow_token: str = _setting(
+        "MLFLOW_TRACKING_TOKEN", "", "Bearer token at MLflow, instead of a user.", secret=True
+    )
+    mlflow_timeout_s: float = _setting(
+        "TRITON_DEPLOY_MLFLOW_TIMEOUT_S", 10.0, "Longest wait for one answer of MLflow, seconds."
+    )
+    alias_wait_s: float = _setting(
+        "TRITON_DEPLOY_ALIAS_WAIT_S",
+        300.0,
+        "How long to wait for an alias that is not set yet, seconds; 0 fails at once.",
+    )
+    alias_poll_s: float = _setting(
+        "TRITON_DEPLOY_ALIAS_POLL_S", 5.0, "Pause between two looks for the alias, seconds."
+    )
+    s3_endpoint_url: str = _setting(
+        "MLFLOW_S3_ENDPOINT_URL",
+        "",
+        "S3 endpoint for models stored at `s3://…`, with its scheme; empty means AWS.",
+    )
+    transfer_timeout_s: float = _setting(
+        "TRITON_DEPLOY_TRANSFER_TIMEOUT_S", 30.0, "Longest silence while an artifact is transferred, seconds."
+    )
+    probe_timeout_s: float = _setting(
+        "TRITON_DEPLOY_PROBE_TIMEOUT_S",
+        3.0,
+        "Longest wait for S3 behind a presigned URL before MLflow's proxy is used, seconds.",
+    )
+    transfer_streams: int = _setting(
+        "TRITON_DEPLOY_TRANSFER_STREAMS", 4, "Parallel ranged reads of one artifact."
+    )
+    transfer_range_bytes: int = _setting(
+        "TRITON_DEPLOY_TRANSFER_RANGE_BYTES", 16 << 20, "Size of one ranged read, bytes."
+    )
+    max_artifact_bytes: int = _setting(
+        "TRITON_DEPLOY_MAX_ARTIFACT_BYTES", 20 << 30, "Largest artifact that is accepted, bytes in all files."
+    )
+    min_free_bytes: int = _setting(
+        "TRITON_DEPLOY_MIN_FREE_BYTES", 64 << 20, "Free space that must remain beside the new version, bytes."
+    )
+    max_opset: int = _setting(
+        "TRITON_DEPLOY_MAX_OPSET", 26, "Highest ONNX opset (default domain) that Triton's ONNX Runtime takes."
+    )
+    max_ir_version: int = _setting(
+        "TRITON_DEPLOY_MAX_IR_VERSION", 13, "Highest ONNX IR version that Triton's ONNX Runtime takes."
+    )
+    load_timeout_s: float = _setting(
+        "TRITON_DEPLOY_LOAD_TIMEOUT_S", 300.0, "Deadline for Triton to load a candidate, seconds."
+    )
+    ready_timeout_s: float = _setting(
+        "TRITON_DEPLOY_READY_TIMEOUT_S",
+        30.0,
+        "Deadline for the candidate to be ready on every Triton, seconds.",
+    )
+    switch_timeout_s: float = _setting(
+        "TRITON_DEPLOY_SWITCH_TIMEOUT_S",
+        10.0,
+        "Deadline of every other call to Triton (flip, unload, index), seconds.",
+    )
+    infer_timeout_s: float = _setting(
+        "TRITON_DEPLOY_INFER_TIMEOUT_S", 30.0, "Deadline of one smoke inference, seconds."
+    )
+    smoke_latency_limit_s: float = _setting(
+        "TRITON_DEPLOY_SMOKE_LATENCY_LIMIT_S", 5.0, "Slowest median smoke latency that passes, seconds."
+    )
+    smoke_rtol: float = _setting(
+        "TRITON_DEPLOY_SMOKE_RTOL",
+        1e-3,
+        "Relative tolerance of the smoke test, unless the golden file has its own.",
+    )
+    smoke_atol: float = _setting(
+        "TRITON_DEPLOY_SMOKE_ATOL",
+        1e-5,
+        "Absolute tolerance of the smoke test, unless the golden file has its own.",
+    )
+    keep_warm: int = _setting(
+        "TRITON_DEPLOY_KEEP_WARM", 1, "Earlier versions kept loaded beside the live one."
+    )
+    lease_s: float = _setting(
+        "TRITON_DEPLOY_LEASE_S", 900.0, "How long a silent deploy keeps others away from its model, seconds."
+    )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Read the settings.
+
+        Args:
+            environ: variables to read; the process's own by default.
+
+        Raises:
+            Misconfigured: a value can't be parsed or can't be right; the text names the variable.
+        """
+        environ = os.environ if environ is None else environ
+        values = {}
+        for f in fields(cls):
+            text = environ.get(f.metadata["variable"], "").strip()
+            if text:
+                values[f.name] = _parse(f.metadata["variable"], text, f.default)
+        settings = cls(**values)
+        settings._check()
+        return settings
+
+    @property
+    def repository_root(self) -> Path:
+        """The model repository's folder; raises Misconfigured when it is not set or not a folder."""
+        if self.repository is None:
+            raise Misconfigured(
+                "TRITON_DEPLOY_REPOSITORY is not set.",
+                hint="Set it to the folder that Triton was started with (--model-repository).",
+            )
+        if not self.repository.is_dir():
+            raise Misconfigured(
+                f"The model repository {self.repository} is not a folder on this machine.",
+                hint="Set TRITON_DEPLOY_REPOSITORY to the folder that is shared with Triton, and mount it on every worker.",
+            )
+        return self.repository
+
+    @property
+    def tracking_url(self) -> str:
+        """MLflow's base URL without a trailing slash; raises Misconfigured when it is not set."""
+        if not self.mlflow_tracking_uri:
+            raise Misconfigured(
+                "MLFLOW_TRACKING_URI is not set.",
+                hint="Set it to the MLflow server, for example http://mlflow:5000.",
+            )
+        return self.mlflow_tracking_uri.rstrip("/")
+
+    def _check(self) -> None:
+        check_model(self.default_model)
+        for variable, url in (
+            ("MLFLOW_TRACKING_URI", self.mlflow_tracking_uri),
+            ("MLFLOW_S3_ENDPOINT_URL", self.s3_endpoint_url),
+        ):
+            if url and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
+                raise Misconfigured(
+                    f"{variable}={url!r} is not an http:// or https:// URL.",
+                    hint=f"Write it with its scheme, for example http://{url.split('://')[-1] or 'host:port'}.",
+                )
+        if not self.triton_grpc_urls:
+            raise Misconfigured(
+                "TRITON_DEPLOY_GRPC_URLS names no Triton.", hint="Set it to host:port of each one."
+            )
+        for url in self.triton_grpc_urls:
+            host, _, port = url.rpartition(":")
+            if "/" in url or not host or not port.isdigit():
+                raise Misconfigured(
+                    f"TRITON_DEPLOY_GRPC_URLS has {url!r}, which is not host:port.",
+                    hint="Use Triton's gRPC port (8001 by default), without a scheme.",
+                )
+
+
+def _parse(variable: str, text: str, default: Any) -> Any:
+    if isinstance(default, (int, float)):
+        try:
+            number = type(default)(text)
+        except ValueError:
+            number = None
+        if number is None or not 0 <= number < float("inf"):
+            kind = "a whole number" if isinstance(default, int) else "a number"
+            raise Misconfigured(
+                f"{variable}={text!r} is not {kind} of 0 or more.",
+                hint=f"Unset it for the default, {default}.",
+            )
+        return number
+    if isinstance(default, tuple):
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    return Path(text) if default is None else text

@@ -1,0 +1,65 @@
+"""What is live, what failed, what is under way: read from the repository and asked of Triton. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from .records import Deployment, Release
+from .repository import ModelFolder
+from .serving import Serving
+from .settings import Settings
+from .triton import tritons_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelStatus:
+    """One model's state.
+
+    Attributes:
+        model: its name.
+        live: the last release, or None.
+        serving: by Triton, the version that answers the public name, None, or why it can't be asked.
+        unfinished: a deployment that neither committed nor was rolled back, or None.
+        quarantined: name of each quarantined directory with its failure.json, oldest first.
+    """
+
+    model: str
+    live: Release | None
+    serving: Mapping[str, int | str | None]
+    unfinished: Deployment | None
+    quarantined: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every Triton serves what is live."""
+        expected = self.live.active_version if self.live else None
+        return all(version == expected for version in self.serving.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the state as plain JSON values."""
+        return {**asdict(self), "agrees": self.agrees}
+
+
+def model_status(settings: Settings, model: str) -> ModelStatus:
+    """Look at one model.
+
+    Args:
+        settings: where the repository and the Tritons are.
+        model: its name.
+
+    Raises:
+        InvalidInput, Misconfigured, StorageFailed: it can't be looked at. A Triton that is away is part of the answer.
+    """
+    folder = ModelFolder.at(settings.repository_root, model)
+    holder, _ = folder.lease.last(datetime.now(UTC))
+    last = folder.journal.find(holder) if holder else None
+    return ModelStatus(
+        model=model,
+        live=folder.releases.latest(),
+        serving=Serving(model, folder.versions, tritons_of(settings), settings).public_versions(),
+        unfinished=last if last and not last.finished else None,
+        quarantined={path.name: failure for path, failure in folder.versions.quarantined()},
+    )

@@ -1,0 +1,70 @@
+"""One step of a deployment at work."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import replace
+from typing import Any
+
+from .errors import DeployError, Superseded
+from .records import Deployment, State
+from .serving import Serving
+from .settlement import Settlement
+
+log = logging.getLogger(__name__)
+
+PROGRESS = tuple(State)[: tuple(State).index(State.ROLLING_BACK)]
+"""The states of a deploy that goes well, in order."""
+
+
+class Step:
+    """One step at work: its record as it grows, and the fence in front of its effects.
+
+    Args:
+        settlement: what may be done to the model's deployments.
+        record: the deployment as last read.
+        goal: the state that the step is to reach.
+    """
+
+    def __init__(self, settlement: Settlement, record: Deployment, goal: State) -> None:
+        self.settlement = settlement
+        self.folder = settlement.folder
+        self.record = record
+        self._goal = goal
+
+    @property
+    def due(self) -> bool:
+        """Whether the step has something to do: a retry after its success, or an unchanged version, has not."""
+        state = self.record.state
+        return state is not State.UNCHANGED and PROGRESS.index(state) < PROGRESS.index(self._goal)
+
+    @property
+    def serving(self) -> Serving:
+        """The model's Tritons."""
+        return self.settlement.serving()
+
+    def keep_lease(self) -> None:
+        """Renew the lease; raises Superseded when the deployment lost it."""
+        self.settlement.keep_lease(self.record.deploy_id)
+
+    def reached(self, state: State | None = None, **facts: Any) -> None:
+        """Record a state, by default the step's goal, with what came with it; same errors as Settlement.move."""
+        self.record = self.settlement.move(self.record, state or self._goal, failure=None, **facts)
+
+    def refuse_outdated(self) -> None:
+        """Raise Superseded when the release that the deployment builds on is no longer the last one."""
+        live = self.folder.releases.latest()
+        if live and live.generation != self.record.base_generation:
+            raise Superseded(
+                f"Version {live.active_version} of {self.folder.model} was committed since this deploy began.",
+                hint="It serves. Start a new deploy if you still want yours.",
+            )
+
+    def failed(self, name: str, error: BaseException) -> None:
+        """Tell the user of an error, and the record."""
+        log.error("%s failed: %s Still true: %s", name, error, self.settlement.what_serves())
+        # The step's own error is what the user has to see, also when a full disk takes no note of it.
+        with contextlib.suppress(DeployError):
+            noted = replace(self.record, failure=self.settlement.failure(name, error))
+            self.folder.journal.append(noted, self.record)
