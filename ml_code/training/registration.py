@@ -1,0 +1,231 @@
+"""Logs a trained model in MLflow, registers it and moves the alias, whatever trained it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import mlflow.onnx
+import numpy.typing as npt
+import onnx
+from mlflow.models import infer_signature
+
+from ml_code.training.classifier import Parity, TrainedModel
+from ml_code.training.request import (
+    ParityError,
+    RegistryError,
+    TrainingError,
+    TrainingRequest,
+    check_tracking_uri,
+)
+from ml_code.triton_deploy.materialize import GOLDEN, tree_digest
+from ml_code.triton_deploy.registry import DIGEST_TAG
+from ml_code.triton_deploy.repository import FileEntry
+from ml_code.triton_deploy.repository.versions import MODEL_FILE
+
+GOLDEN_TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
+
+# MLflow's own defaults retry an unreachable server for 246 s.
+_MLFLOW_HTTP_DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredVersion:
+    """A model version that the alias points at.
+
+    Args:
+        name: Registered model.
+        version: Its new version.
+        alias: The alias that now names it.
+        run_id: MLflow run with parameters and metrics.
+        model_id: MLflow logged model (``m-…``) that holds the artifacts.
+        onnx_sha256: SHA-256 of ``model.onnx``, in hex.
+        metrics: What was logged, parity included.
+    """
+
+    name: str
+    version: int
+    alias: str
+    run_id: str
+    model_id: str
+    onnx_sha256: str
+    metrics: Mapping[str, float]
+
+
+def publish(trained: TrainedModel, request: TrainingRequest, tracking_uri: str) -> RegisteredVersion:
+    """Logs a trained model in a run, registers it, and moves the alias to the new version.
+
+    The order is what a deployer relies on: all artifacts, ``triton/golden.json`` included, are
+    stored before a version exists, and the alias moves last.
+
+    Args:
+        trained: What :func:`train` returned.
+        request: Names, and the tolerance of the parity check.
+        tracking_uri: MLflow's tracking server, http or https.
+
+    Returns:
+        The version that the alias now names.
+
+    Raises:
+        ParityError: The export differs from the model by more than the tolerance. The run is
+            kept, as failed and with its metrics; no model is logged or registered.
+        RegistryError: MLflow or its artifact store failed. A version may have been created; the
+            alias names what it named before, unless only the answer to setting it was lost.
+    """
+    select_experiment(tracking_uri, request.experiment)
+    with _registry_errors(f"cannot register {request.model!r}"):
+        with mlflow.start_run() as run:
+            metrics = _log_measurements(trained, request)
+            if not trained.parity.holds(request.parity_tolerance):
+                raise _parity_error(trained.parity, request.parity_tolerance, run.info.run_id)
+            model_id, digest = _log_artifacts(trained)
+        version = mlflow.register_model(
+            f"models:/{model_id}", request.model, await_registration_for=60, tags={DIGEST_TAG: digest}
+        )
+        # Nothing that can fail comes after this.
+        mlflow.MlflowClient().set_registered_model_alias(request.model, request.alias, version.version)
+    return RegisteredVersion(
+        name=request.model,
+        version=int(version.version),
+        alias=request.alias,
+        run_id=run.info.run_id,
+        model_id=model_id,
+        onnx_sha256=trained.onnx_sha256,
+        metrics=metrics,
+    )
+
+
+def golden_document(
+    examples: Mapping[str, npt.NDArray[Any]], expected: Mapping[str, npt.NDArray[Any]]
+) -> dict[str, Any]:
+    """The golden inputs and outputs as KServe v2 JSON, data flat in row-major order.
+
+    Source: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol
+
+    Args:
+        examples: Inputs by name, float32 or int64.
+        expected: Outputs by name, float32 or int64.
+
+    Returns:
+        ``inputs`` and ``outputs`` as lists of tensors, and the ``tolerance`` to compare with.
+    """
+    return {
+        "inputs": [_tensor(name, array) for name, array in examples.items()],
+        "outputs": [_tensor(name, array) for name, array in expected.items()],
+        "tolerance": GOLDEN_TOLERANCE,
+    }
+
+
+def _tensor(name: str, array: npt.NDArray[Any]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "datatype": {"float32": "FP32", "int64": "INT64"}[array.dtype.name],
+        "shape": list(array.shape),
+        "data": array.ravel().tolist(),
+    }
+
+
+def select_experiment(tracking_uri: str, experiment: str) -> None:
+    """Makes MLflow's client use this server and experiment, creating the experiment if missing.
+
+    Bounds the client's retries, in this process's environment, unless the user has set them.
+
+    Args:
+        tracking_uri: MLflow's tracking server, http or https.
+        experiment: Name of the experiment.
+
+    Raises:
+        InvalidRequestError: The URI is empty or no http(s) address.
+        RegistryError: The server cannot be reached or refuses; after about 7 s if nothing
+            listens there, 50 s if it does not answer.
+    """
+    check_tracking_uri(tracking_uri)
+    # Read by MLflow at every request; what the user has set wins.
+    for name, value in _MLFLOW_HTTP_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    with _registry_errors(f"cannot use experiment {experiment!r} of MLflow at {tracking_uri}"):
+        mlflow.set_tracking_uri(tracking_uri)
+        mlflow.set_experiment(experiment)
+
+
+def _log_measurements(trained: TrainedModel, request: TrainingRequest) -> dict[str, float]:
+    metrics = {
+        **trained.metrics,
+        "parity_max_abs_error": trained.parity.max_abs_error,
+        "parity_label_agreement": trained.parity.label_agreement,
+        "parity_rows": float(trained.parity.rows),
+    }
+    mlflow.log_params({**trained.params, "parity_tolerance": request.parity_tolerance})
+    mlflow.log_metrics(metrics)
+    mlflow.set_tag("onnx_sha256", trained.onnx_sha256)
+    return metrics
+
+
+def _log_artifacts(trained: TrainedModel) -> tuple[str, str]:
+    """Stores model.onnx and triton/golden.json in one logged model; returns its id and their digest."""
+    logged = mlflow.onnx.log_model(
+        onnx.load_model_from_string(trained.onnx),
+        name="model",
+        # An input example alone gives an ONNX model no signature.
+        signature=infer_signature(dict(trained.examples), dict(trained.expected)),
+        input_example=dict(trained.examples),
+        # One self-contained file whose bytes are those that passed the parity check: external
+        # data pays from some 100 MB, and is needed from 2 GB.
+        save_as_external_data=False,
+        # Otherwise inferred by loading the model in another process: 5 s for the same two lines.
+        pip_requirements=mlflow.onnx.get_default_pip_requirements(),
+        onnx_execution_providers=["CPUExecutionProvider"],
+    )
+    # Not `extra_files`, which MLflow puts under extra_files/: the deployer looks beside model.onnx.
+    golden = json.dumps(golden_document(trained.examples, trained.expected)).encode()
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory, "golden.json").write_bytes(golden)
+        mlflow.MlflowClient().log_model_artifacts(logged.model_id, directory, "triton")
+    # What a deployer will find if nothing damages the files on the way.
+    digest = tree_digest([_entry(MODEL_FILE, trained.onnx), _entry(GOLDEN, golden)])
+    return logged.model_id, digest
+
+
+def _entry(path: str, content: bytes) -> FileEntry:
+    return FileEntry(path=path, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def _parity_error(parity: Parity, tolerance: float, run_id: str) -> ParityError:
+    return ParityError(
+        f"the ONNX export differs from the trained model: probabilities by up to"
+        f" {parity.max_abs_error:.3g} (tolerance {tolerance:.3g}), labels agree in"
+        f" {parity.label_agreement:.2%} of {parity.rows} rows",
+        f"Nothing was registered; see run {run_id}. Check the versions of skl2onnx and"
+        " onnxruntime, or raise the tolerance if the difference is acceptable.",
+    )
+
+
+@contextlib.contextmanager
+def _registry_errors(what: str) -> Iterator[None]:
+    """Turns what MLflow and the client of its artifact store raise into a RegistryError."""
+    try:
+        yield
+    except TrainingError:
+        raise
+    # MLflow lets through whatever its store's client raises (boto3, requests, urllib3, OSError):
+    # there is no narrower type.
+    except Exception as error:
+        raise RegistryError(
+            f"{what}: {type(error).__name__}: {error}",
+            "The alias moves last: unless setting it is what failed, it names what it named before."
+            " Check that the server answers at MLFLOW_TRACKING_URI and admits you; for an"
+            " experiment stored directly on S3 set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and"
+            " MLFLOW_S3_ENDPOINT_URL (with http:// or https://).",
+        ) from error
