@@ -1,0 +1,69 @@
+"""Make a version live again that was live before; in one task, because it is for when there is no time.
+
+What is live stays live when the revert fails. Needs no MLflow.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.sdk import DAG, Param, get_current_context, task
+from airflow.sdk.exceptions import AirflowFailException
+
+from ml_code.triton_deploy.errors import DeployError
+from ml_code.triton_deploy.names import MODEL_PATTERN, deploy_id_for
+from ml_code.triton_deploy.settings import Settings
+
+SETTINGS = Settings.from_env()
+
+with DAG(
+    dag_id="revert_triton",
+    description="Make a version live again that was live before.",
+    schedule=None,
+    catchup=False,
+    max_active_runs=1,
+    tags=["deploy", "triton"],
+    doc_md=__doc__,
+    params={
+        "model": Param(
+            SETTINGS.default_model, type="string", pattern=MODEL_PATTERN, description="Model in Triton."
+        ),
+        "version": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            description="Version to go back to; empty: the one before the live one.",
+        ),
+        "reason": Param(None, type=["null", "string"], maxLength=500, description="Why, for the history."),
+    },
+) as dag:
+
+    @task(
+        execution_timeout=timedelta(seconds=SETTINGS.load_timeout_s + 600),
+        retries=2,
+        retry_delay=timedelta(seconds=5),
+    )
+    def revert() -> None:
+        """Check the earlier version as a candidate and make it live."""
+        from ml_code.triton_deploy.deployer import Deployer
+        from ml_code.triton_deploy.intake import RevertRequest
+
+        context = get_current_context()
+        params = context["params"]
+        # The try is part of the id: a try that failed was rolled back, and is not taken up again.
+        attempt = f"{context['run_id']}-{context['ti'].try_number}"
+        request = RevertRequest(
+            model=params["model"],
+            deploy_id=deploy_id_for(attempt),
+            version=params["version"],
+            actor=f"airflow:{context['run_id']}",
+            reason=params["reason"] or "",
+        )
+        try:
+            Deployer(Settings.from_env()).revert(request)
+        except DeployError as error:
+            if error.retryable:
+                raise
+            raise AirflowFailException(str(error)) from error
+
+    revert()
