@@ -1,0 +1,121 @@
+"""`python -m stack up` and `python -m stack demo`."""
+
+import argparse
+import importlib
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from stack import Stack, StackError
+from stack.ports import configured_ports, setting
+from stack.servers import REPO
+
+_WATCH_S = 1.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m stack", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    up_parser = commands.add_parser("up", help="start the stack and leave it running")
+    up_parser.add_argument("--state-dir", type=Path, default=REPO / ".stack")
+    commands.add_parser("demo", help="the main job, end to end", add_help=False)
+    arguments, rest = parser.parse_known_args(argv)
+    # SIGINT too: a shell script starts its background jobs with that ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        if arguments.command == "demo":
+            demo = importlib.import_module("stack.demo")
+            return int(demo.main(rest))
+        if rest:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        return up(arguments.state_dir)
+    except StackError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def up(state_dir: Path) -> int:
+    """Run the stack in the foreground until Ctrl-C.
+
+    Returns:
+        0 after Ctrl-C.
+
+    Raises:
+        StackError: it does not start, or a process died and could not be started again.
+    """
+    stack = Stack(state_dir, ports=configured_ports(), report=print)
+    print("starting (the first time takes longest) ...", flush=True)
+    stack.start()
+    try:
+        env_file = write_env_file(state_dir, stack.environment)
+        print(summary(stack, env_file), flush=True)
+        watch(stack)
+    except KeyboardInterrupt:
+        print("\nstopping ...", flush=True)
+    finally:
+        stack.stop()
+    print("stopped")
+    return 0
+
+
+def write_env_file(state_dir: Path, environment: dict[str, str]) -> Path:
+    """Write a file for the shell's `source` that only its owner can read; returns its path."""
+    path = state_dir / "env"
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        for name, value in environment.items():
+            file.write(f"export {name}={shlex.quote(value)}\n")
+    return path
+
+
+def summary(stack: Stack, env_file: Path) -> str:
+    """Return what `up` prints when all is ready."""
+    username, password = stack.airflow_login
+    grpc, metrics = stack.url("triton-grpc"), f"{stack.url('triton-metrics')}/metrics"
+    key, secret = (stack.environment[f"AWS_{name}"] for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"))
+    return f"""
+  Airflow   {stack.url("airflow")}  (user {username}, password {password})
+  MLflow    {stack.url("mlflow")}
+  Triton    {stack.url("triton")}  (gRPC {grpc}, metrics {metrics})
+  S3        {stack.url("s3")}  (key {key}, secret {secret})
+  models    {stack.model_repository}
+  logs      {env_file.parent / "logs"}
+
+  In another shell:  source {shlex.quote(str(env_file))}
+  Other ports:       {setting("mlflow")}=5001 make up
+  Ctrl-C stops everything.
+"""
+
+
+def watch(stack: Stack) -> None:
+    """Report every process that is started again, until one cannot be.
+
+    Raises:
+        StackError: supervisord gave up on a process.
+    """
+    before = stack.states()
+    while True:
+        time.sleep(_WATCH_S)
+        now = stack.states()
+        for name, state in now.items():
+            if state.state == "FATAL":
+                raise StackError(f"{name} keeps dying: {stack.log_path(name)}")
+            if state.pid and state.pid != before[name].pid:
+                print(f"{name} died and was started again: {stack.log_path(name)}", flush=True)
+        before = now
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,313 @@
+"""The main job end to end, on real servers: two versions deployed, a broken one rolled back, clients none the wiser."""
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from stack import Stack, StackError
+from stack.airflow_api import AirflowApi
+from stack.servers import DEPLOY_DAG, REPO
+
+MODEL = "best_model"
+ALIAS = "A"
+RUN_TIMEOUT_S = 120
+PAUSE_S = 0.01
+"""Between two requests of the client that keeps calling."""
+
+
+def main(argv: Sequence[str] = ()) -> int:
+    """Run the demo; returns 0 when every step did what it should."""
+    if argv:
+        print("usage: python -m stack demo", file=sys.stderr)
+        return 2
+    state_dir = REPO / ".stack" / "demo"
+    step = Steps()
+    stack = Stack(_fresh(state_dir), report=lambda line: print(f"    {line}", flush=True))
+    try:
+        with step("start S3, MLflow, Triton and Airflow"):
+            stack.start()
+        os.environ.update(stack.environment)
+        Demo(stack, step).run()
+    except Exception as error:
+        what = str(error) if isinstance(error, StackError) else f"{type(error).__name__}: {error}"
+        print(f"\nFAILED at: {step.current}\n{what}\nlogs: {state_dir / 'logs'}", file=sys.stderr)
+        return 1
+    finally:
+        print("stopping everything ...", flush=True)
+        stack.stop()
+    print(f"done; what was written stays in {state_dir.relative_to(REPO)} until the next demo")
+    return 0
+
+
+class Steps:
+    """Announces each step, times it, and remembers which one is running."""
+
+    def __init__(self) -> None:
+        self.current = ""
+        self._number = 0
+
+    @contextlib.contextmanager
+    def __call__(self, what: str) -> Iterator[None]:
+        """Run the block as the step ``what``."""
+        self._number += 1
+        self.current = what
+        print(f"[{self._number}] {what} ...", flush=True)
+        started = time.monotonic()
+        yield
+        print(f"    {time.monotonic() - started:.1f} s", flush=True)
+
+
+@dataclass
+class Client:
+    """A client that keeps asking the public name, from when it is started until it is stopped."""
+
+    url: str
+    inputs: dict[str, Any]
+    answers: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+    slowest_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+
+    def start(self) -> None:
+        """Begin to ask."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop asking; returns when the last answer is in."""
+        self._stop.set()
+        self._thread.join(timeout=60)
+
+    def version_now(self) -> str:
+        """Ask once, and return the version that answered."""
+        from tritonclient.grpc import InferenceServerClient
+
+        with contextlib.closing(InferenceServerClient(self.url)) as triton:
+            return self._infer(triton)
+
+    def _ask(self) -> None:
+        from tritonclient.grpc import InferenceServerClient
+
+        with contextlib.closing(InferenceServerClient(self.url)) as triton:
+            while not self._stop.wait(PAUSE_S):
+                started = time.perf_counter()
+                try:
+                    self.answers[self._infer(triton)] += 1
+                except Exception as error:  # whatever it is, a client saw it
+                    self.failures.append(f"{type(error).__name__}: {error}")
+                self.slowest_s = max(self.slowest_s, time.perf_counter() - started)
+
+    def _infer(self, triton: Any) -> str:
+        from tritonclient.grpc import InferInput
+        from tritonclient.utils import np_to_triton_dtype
+
+        tensors = []
+        for name, array in self.inputs.items():
+            tensor = InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+            tensor.set_data_from_numpy(array)
+            tensors.append(tensor)
+        return str(triton.infer(MODEL, tensors, client_timeout=30).get_response().model_version)
+
+
+class Demo:
+    """The story: train, deploy, deploy again, fail, and show that nobody noticed."""
+
+    def __init__(self, stack: Stack, step: Steps) -> None:
+        self._stack = stack
+        self._step = step
+        self._airflow = AirflowApi(stack.url("airflow"), stack.airflow_login)
+        self._folder = stack.model_repository / MODEL
+        self._rows: list[tuple[str, ...]] = []
+
+    def run(self) -> None:
+        """Tell it; raises StackError at the first thing that is not as it should be."""
+        with self._step("train two versions of a classifier and register them in MLflow"):
+            trained = self._train()
+        client = Client(self._stack.url("triton-grpc"), trained.inputs)
+        with self._step(f"deploy alias {ALIAS}, which is version 1, through Airflow"):
+            self._deploy("success", live=1)
+            _expect(client.version_now() == "1", "clients do not get version 1")
+            print("    clients get version 1; one of them keeps asking from here on", flush=True)
+        client.start()
+        try:
+            with self._step(f"move alias {ALIAS} to version 2 and deploy it"):
+                trained.set_alias(2)
+                self._deploy("success", live=2)
+                _expect(client.version_now() == "2", "clients do not get version 2")
+                print("    clients get version 2", flush=True)
+            with self._step(
+                "register version 3, broken on purpose (its weights have the wrong sign), and deploy it"
+            ):
+                trained.register_broken()
+                self._deploy("failed", live=2)
+                self._show_quarantine()
+                _expect(client.version_now() == "2", "clients do not get version 2 any more")
+                print("    clients still get version 2", flush=True)
+        finally:
+            client.stop()
+        self._table(client)
+
+    def _train(self) -> "Trained":
+        log = self._stack.log_path("mlflow").with_name("training.log")
+        print(f"    importing scikit-learn and mlflow takes some seconds; log: {log}", flush=True)
+        return Trained(log)
+
+    def _deploy(self, expected: str, live: int) -> None:
+        """Run the deploy DAG and check how it ended, and what is live after it."""
+        run_id = self._airflow.trigger(DEPLOY_DAG, {"alias": ALIAS, "model": MODEL})
+        print(f"    run {run_id}", flush=True)
+        started = time.monotonic()
+        state = self._airflow.wait(
+            DEPLOY_DAG,
+            run_id,
+            timeout_s=RUN_TIMEOUT_S,
+            report=lambda task, end: print(f"      {task}: {end}", flush=True),
+        )
+        seconds = time.monotonic() - started
+        _expect(state == expected, f"the run ended {state}, expected {expected}")
+        current = json.loads((self._folder / "current.json").read_text())
+        _expect(
+            current["active_version"] == live,
+            f"current.json says version {current['active_version']}, expected {live}",
+        )
+        record = self._record(run_id)
+        self._rows.append(
+            (str(record.version), record.state, f"{seconds:.1f} s", _step_times(record.times_utc), str(live))
+        )
+
+    def _record(self, run_id: str) -> Any:
+        from ml_code.triton_deploy.names import deploy_id_for
+        from ml_code.triton_deploy.repository import ModelFolder
+
+        return ModelFolder.at(self._folder.parent, MODEL).journal.get(deploy_id_for(run_id))
+
+    def _show_quarantine(self) -> None:
+        kept = sorted(self._folder.glob("3.failed_*"))
+        _expect(len(kept) == 1, f"expected one quarantined directory of version 3, found {len(kept)}")
+        failure = json.loads((kept[0] / "failure.json").read_text())
+        _expect(failure["step"] == "smoke", f"it failed at {failure['step']}, expected smoke")
+        print(f"    quarantined: {kept[0].name}\n    {failure['step']}: {failure['error']}", flush=True)
+
+    def _table(self, client: Client) -> None:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title="What happened", title_justify="left")
+        for column in ("version", "deploy", "run in Airflow", "steps, seconds", "live after it"):
+            table.add_column(column)
+        for row in self._rows:
+            table.add_row(*row)
+        print()
+        Console(width=100).print(table)
+        served = ", ".join(f"version {version}: {count}" for version, count in sorted(client.answers.items()))
+        print(
+            f"client: {client.answers.total()} requests answered ({served}), {len(client.failures)} failed, "
+            f"slowest {client.slowest_s * 1000:.0f} ms",
+            flush=True,
+        )
+        committed = [row for row in self._rows if row[1] == "committed"]
+        _expect(len(committed) == 2, f"{len(committed)} deploys were committed, expected 2")
+        _expect(
+            not client.failures,
+            f"{len(client.failures)} client requests failed, the first: {client.failures[:1]}",
+        )
+        _expect("3" not in client.answers, "a client got the broken version")
+
+
+class Trained:
+    """Versions 1 and 2 in MLflow, and what version 3 is made of.
+
+    Args:
+        log: file for what MLflow and scikit-learn print.
+    """
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._uri = os.environ["MLFLOW_TRACKING_URI"]
+        from ml_code.training.request import TrainingRequest
+
+        self._request = TrainingRequest(model=MODEL, alias=ALIAS, dataset="breast_cancer")
+        with self._quiet():
+            from ml_code.training.classifier import train
+
+            self._register(train(self._request), ALIAS)
+            self._second = train(replace(self._request, regularization=0.01))
+            self._register(self._second, "candidate")
+        self.inputs = {name: array[:1] for name, array in self._second.examples.items()}
+
+    def set_alias(self, version: int) -> None:
+        """Move the alias."""
+        with self._quiet():
+            import mlflow
+
+            mlflow.MlflowClient(self._uri).set_registered_model_alias(MODEL, ALIAS, str(version))
+
+    def register_broken(self) -> None:
+        """Register version 2's model with its weights' sign turned, beside version 2's golden answers."""
+        import onnx
+
+        model = onnx.load_model_from_string(self._second.onnx)
+        for node in model.graph.node:
+            for attribute in node.attribute:
+                if attribute.name == "coefficients":
+                    attribute.floats[:] = [-weight for weight in attribute.floats]
+        with self._quiet():
+            self._register(replace(self._second, onnx=model.SerializeToString()), ALIAS)
+
+    def _register(self, trained: Any, alias: str) -> None:
+        from ml_code.training.registration import publish
+
+        registered = publish(trained, replace(self._request, alias=alias), self._uri)
+        accuracy = registered.metrics.get("test_accuracy", float("nan"))
+        # Not to the log: this is the progress that the user waits for.
+        print(
+            f"    version {registered.version}, alias {alias}, test accuracy {accuracy:.3f}",
+            file=sys.__stdout__,
+            flush=True,
+        )
+
+    @contextlib.contextmanager
+    def _quiet(self) -> Iterator[None]:
+        with self._log.open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            yield
+
+
+def _fresh(state_dir: Path) -> Path:
+    """Return the state directory without what an earlier demo left, so that version 1 is version 1."""
+    shutil.rmtree(state_dir, ignore_errors=True)
+    state_dir.mkdir(parents=True)
+    return state_dir
+
+
+def _step_times(times_utc: Mapping[str, str]) -> str:
+    """Return how long each step took, Airflow's share included, from the times at which its fact was recorded."""
+    names = {
+        "materialized": "materialize",
+        "loaded": "load",
+        "ready": "ready",
+        "verified": "smoke",
+        "committed": "commit",
+        "rolled_back": "rollback",
+    }
+    moments = [(names.get(state, ""), datetime.fromisoformat(text)) for state, text in times_utc.items()]
+    named = [moments[0], *((name, moment) for name, moment in moments[1:] if name)]
+    spans = pairwise(named)
+    return ", ".join(f"{name} {(end - begin).total_seconds():.1f}" for (_, begin), (name, end) in spans)
+
+
+def _expect(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise StackError(otherwise)

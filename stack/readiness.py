@@ -1,0 +1,102 @@
+"""Questions whether a server does its work. Each returns None, or what is missing."""
+
+from collections.abc import Callable, Collection
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+import boto3
+import requests
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from stack.errors import StackError
+
+Probe = Callable[[], str | None]
+
+_TIMEOUT_S = 5.0
+
+
+def answers(url: str) -> str | None:
+    """Ask whether a GET of `url` succeeds."""
+    try:
+        _request("GET", url)
+    except requests.RequestException as error:
+        return _text(error)
+    return None
+
+
+def bucket_is_there(endpoint: str, access_key: str, secret_key: str, bucket: str) -> str | None:
+    """Ask whether S3 serves `bucket` with these keys; create it when only that is missing."""
+    client = _s3_client(endpoint, access_key, secret_key)
+    try:
+        client.head_bucket(Bucket=bucket)
+    except ClientError as error:
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
+            return str(error)
+        client.create_bucket(Bucket=bucket)
+    except BotoCoreError as error:
+        return str(error)
+    return None
+
+
+def airflow_runs(url: str, login: tuple[str, str], dag_ids: Collection[str], since: datetime) -> str | None:
+    """Ask whether scheduler and dag-processor beat and `dag_ids` are parsed.
+
+    Raises:
+        StackError: a DAG file failed to import after `since`; the text has the traceback.
+    """
+    try:
+        health = _request("GET", f"{url}/api/v2/monitor/health")
+        for component in ("metadatabase", "scheduler", "dag_processor"):
+            if health[component]["status"] != "healthy":
+                return f"{component} is {health[component]['status'] or 'not heard of yet'}"
+        return _dags_are_parsed(url, login, dag_ids, since)
+    except requests.RequestException as error:
+        return _text(error)
+
+
+def _dags_are_parsed(
+    url: str, login: tuple[str, str], dag_ids: Collection[str], since: datetime
+) -> str | None:
+    username, password = login
+    token = _request("POST", f"{url}/auth/token", json={"username": username, "password": password})
+    headers = {"Authorization": f"Bearer {token['access_token']}"}
+    for error in _request("GET", f"{url}/api/v2/importErrors", headers=headers)["import_errors"]:
+        if datetime.fromisoformat(error["timestamp"]) > since:
+            raise StackError(f"Airflow cannot import {error['filename']}:\n{error['stack_trace']}")
+    dags = _request("GET", f"{url}/api/v2/dags", headers=headers)["dags"]
+    missing = set(dag_ids) - {dag["dag_id"] for dag in dags}
+    return f"not parsed yet: {', '.join(sorted(missing))}" if missing else None
+
+
+def _request(method: str, url: str, **options: Any) -> Any:
+    with requests.Session() as session:
+        # Neither a proxy nor a .netrc has a say about servers on this machine.
+        session.trust_env = False
+        response = session.request(method, url, timeout=_TIMEOUT_S, **options)
+        response.raise_for_status()
+        return response.json() if "json" in response.headers.get("Content-Type", "") else None
+
+
+def _text(error: requests.RequestException) -> str:
+    if isinstance(error, requests.ConnectionError):
+        return "refuses connections"
+    return str(error)
+
+
+@cache
+def _s3_client(endpoint: str, access_key: str, secret_key: str) -> Any:
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
+        region_name="us-east-1",
+        config=Config(
+            proxies={},
+            connect_timeout=_TIMEOUT_S,
+            read_timeout=_TIMEOUT_S,
+            retries={"total_max_attempts": 1},
+        ),
+    )

@@ -1,0 +1,220 @@
+"""The embedded stack as an object: start it, ask where things are, hurt it on purpose, stop it."""
+
+import os
+import signal
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from stack import services as known
+from stack.errors import StackError
+from stack.ports import check_free, free_ports
+from stack.startup import await_all, bring_up, until_ready
+from stack.supervision import ProcessState, Supervisor
+
+REPO = Path(__file__).resolve().parents[1]
+DEPLOY_DAG = "mlflow_to_triton_deploy"
+
+
+class Stack:
+    """Real servers on 127.0.0.1, supervised.
+
+    A process that dies later is started again. All of them end with the thread that called `start`,
+    whatever ends it, so call that from one that lives as long as the stack should.
+
+    Services are `s3`, `mlflow` (needs `s3`), `triton` and `airflow`. Processes have the name of
+    their service, except `airflow-api-server`, `airflow-scheduler` and `airflow-dag-processor`.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        services: Collection[str] = known.SERVICES,
+        *,
+        ports: Mapping[str, int] | None = None,
+        model_repository: Path | None = None,
+        dags: Path = REPO / "dags",
+        dag_ids: Collection[str] = (DEPLOY_DAG,),
+        # Every configuration that a deploy writes is complete; without this, each load starts a process that
+        # takes a second and more to find nothing to add.
+        triton_args: Sequence[str] = ("--disable-auto-complete-config",),
+        environment: Mapping[str, str] | None = None,
+        report: Callable[[str], None] = lambda line: None,
+        repo: Path = REPO,
+    ) -> None:
+        """Describe a stack; starts nothing.
+
+        Args:
+            state_dir: where the servers write: data, logs, secrets. A later stack finds it again.
+            services: what may be started; `start` starts all of them unless told otherwise.
+            ports: a port for each name in `stack.ports.DEFAULT_PORTS`; default: free ones.
+            model_repository: what Triton serves; default: `<state_dir>/model-repo`.
+            dags: the folder that Airflow parses.
+            dag_ids: DAGs that must be parsed before Airflow counts as ready.
+            triton_args: further arguments of `tritonserver`.
+            environment: further variables for every process, Airflow's tasks included.
+            report: called with a line when a service is ready.
+            repo: the checkout.
+
+        Raises:
+            StackError: a service is unknown or lacks another, or no port is free.
+        """
+        state_dir = state_dir.absolute()
+        self._site = known.Site(
+            repo=repo,
+            state_dir=state_dir,
+            model_repository=(model_repository or state_dir / "model-repo").absolute(),
+            dags=dags,
+            dag_ids=dag_ids,
+            ports=ports or free_ports(),
+            triton_args=triton_args,
+            extra=environment or {},
+        )
+        self._names = set(services)
+        if unknown := self._names - set(known.SERVICES):
+            raise StackError(f"unknown services: {', '.join(sorted(unknown))}")
+        if "mlflow" in self._names and "s3" not in self._names:
+            raise StackError("mlflow keeps its artifacts on s3: name both")
+        self._report = report
+        self._services: dict[str, known.Service] = {}
+        self._supervisor: Supervisor | None = None
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop."""
+        self.stop()
+
+    def start(self, services: Collection[str] | None = None, timeout_s: float = 180) -> None:
+        """Start `services` (default: all) together and return when each is ready.
+
+        May be called again for further services. A first call that fails leaves nothing running.
+
+        Raises:
+            StackError: a port is taken, a process ended, or a service was not ready in time. The
+                text names the process and its log, with the last lines.
+        """
+        names = [name for name in known.SERVICES if name in (services or self._names)]
+        first = self._supervisor is None
+        try:
+            supervisor = self._supervisor or self._start_supervisor()
+            check_free(self._site.ports, (p for n in names for p in self._services[n].ports))
+            steps = {name: bring_up(supervisor, self._services[name]) for name in names}
+            await_all(supervisor, self._services, steps, timeout_s, self._report)
+        except BaseException:
+            if first:
+                self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop everything and return when no process is left. Does nothing when nothing runs."""
+        if self._supervisor is not None:
+            self._supervisor.stop()
+            self._supervisor = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a deployer, trainer or client needs in its environment, and Airflow's settings."""
+        return known.client_environment(self._site, self._names)
+
+    @property
+    def airflow_login(self) -> tuple[str, str]:
+        """User name and password of Airflow's administrator."""
+        return self._site.airflow_login
+
+    @property
+    def model_repository(self) -> Path:
+        """What Triton serves."""
+        return self._site.model_repository
+
+    def url(self, name: str) -> str:
+        """Return where `s3`, `mlflow`, `airflow` or `triton[-grpc|-metrics]` listens.
+
+        `http://host:port`; for gRPC `host:port`, as its clients want it.
+        """
+        return self._site.url(name)
+
+    def log_path(self, name: str) -> Path:
+        """Return the log file of process `name`."""
+        return self._running.log_path(name)
+
+    def states(self) -> dict[str, ProcessState]:
+        """Return what supervisord says of every process, by name."""
+        return self._running.states()
+
+    def pid(self, name: str) -> int:
+        """Return the process id of `name`; 0 when it does not run."""
+        return self.states()[name].pid
+
+    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to process `name`, not to its children; if it dies, it is started again.
+
+        Raises:
+            ProcessLookupError: it does not run.
+        """
+        pid = self.pid(name)
+        if not pid:
+            raise ProcessLookupError(f"{name} does not run")
+        os.kill(pid, number)
+
+    def stop_process(self, name: str) -> None:
+        """Stop process `name` with its children, until `start_process`."""
+        self._running.stop_process(name)
+
+    def start_process(self, name: str, timeout_s: float | None = 60) -> None:
+        """Start process `name` and wait until its service is ready; `None`: do not wait.
+
+        Raises:
+            StackError: the service is not ready in time.
+        """
+        self._running.start_process(name)
+        if timeout_s is not None:
+            self.wait_ready(self._service_of(name), timeout_s)
+
+    def restart(self, name: str, timeout_s: float = 60) -> None:
+        """Stop and start process `name`, and wait until its service is ready.
+
+        Raises:
+            StackError: the service is not ready in time.
+        """
+        self.stop_process(name)
+        self.start_process(name, timeout_s)
+
+    def wait_ready(self, service: str, timeout_s: float = 60) -> None:
+        """Wait until `service` is ready, also across a restart by supervisord.
+
+        Raises:
+            StackError: it is not ready in time, or supervisord gave up on a process of it.
+        """
+        steps = {service: until_ready(self._running, self._services[service], restarts=True)}
+        await_all(self._running, self._services, steps, timeout_s)
+
+    @property
+    def _running(self) -> Supervisor:
+        if self._supervisor is None:
+            raise StackError("the stack does not run")
+        return self._supervisor
+
+    def _start_supervisor(self) -> Supervisor:
+        self._site.state_dir.mkdir(parents=True, mode=0o700, exist_ok=True)
+        self._services = known.build(self._site, self._names)
+        programs = [program for service in self._services.values() for program in service.all]
+        supervisor = Supervisor(self._site.state_dir, programs)
+        supervisor.start()
+        self._supervisor = supervisor
+        return supervisor
+
+    def _service_of(self, process: str) -> str:
+        for name, service in self._services.items():
+            if process in [program.name for program in service.programs]:
+                return name
+        raise StackError(f"no process {process!r}")

@@ -1,0 +1,327 @@
+"""What each server is: its processes, their environment, and how to see that it is ready."""
+
+import base64
+import json
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from stack.errors import StackError
+from stack.readiness import Probe, airflow_runs, answers, bucket_is_there
+from stack.supervision import Program
+
+SERVICES = ("s3", "mlflow", "triton", "airflow")
+
+BUCKET = "mlflow"
+_ACCESS_KEY = "stack"
+_REGION = "us-east-1"
+_LOCAL = "127.0.0.1"
+
+# What the caller's shell exports for another installation must not reach these servers.
+_FOREIGN = (
+    "AIRFLOW",
+    "MLFLOW_",
+    "AWS_",
+    "TRITON_",
+    "RCLONE_",
+    "STACK_",
+    "PYTHON",
+    "LD_LIBRARY_PATH",
+)
+
+
+@dataclass(frozen=True)
+class Service:
+    """A server.
+
+    Attributes:
+        programs: its processes, started together.
+        probe: None when it is ready, or what is missing.
+        ports: the names of the ports that it listens on.
+        first: a process that has to succeed before `programs` start.
+    """
+
+    programs: Sequence[Program]
+    probe: Probe
+    ports: Sequence[str]
+    first: Program | None = None
+
+    @property
+    def all(self) -> list[Program]:
+        """Every process, `first` included."""
+        return [*([self.first] if self.first else []), *self.programs]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where everything is.
+
+    Attributes:
+        repo: the checkout; has `dags/`, `.venv-triton/` and `stack/triton_backends/`.
+        state_dir: everything that the servers write, except the model repository.
+        model_repository: what Triton serves.
+        dags: the folder that Airflow parses.
+        dag_ids: the DAGs without which Airflow is not ready.
+        ports: the port of each name in `stack.ports.DEFAULT_PORTS`.
+        triton_args: further arguments of `tritonserver`.
+        extra: further environment variables of every process.
+    """
+
+    repo: Path
+    state_dir: Path
+    model_repository: Path
+    dags: Path
+    dag_ids: Collection[str]
+    ports: Mapping[str, int]
+    triton_args: Sequence[str] = ()
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    def url(self, name: str) -> str:
+        """Return the address of port `name`; without a scheme for gRPC, as its clients want it."""
+        address = f"{_LOCAL}:{self.ports[name]}"
+        return address if name == "triton-grpc" else f"http://{address}"
+
+    def secret(self, name: str) -> str:
+        """Return secret `name`: 32 random bytes, URL-safe base64, kept in the state directory."""
+        path = self.state_dir / "secrets" / name
+        if not path.exists():
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            path.write_text(base64.urlsafe_b64encode(secrets.token_bytes(32)).decode())
+        return path.read_text()
+
+    @property
+    def airflow_login(self) -> tuple[str, str]:
+        """User name and password of Airflow's administrator."""
+        return "admin", self.secret("airflow-password")[:16]
+
+
+def client_environment(site: Site, names: Collection[str]) -> dict[str, str]:
+    """Return the variables that a client of the services `names` needs besides its own."""
+    environment = {"NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), _LOCAL]))}
+    for name in SERVICES:
+        if name in names:
+            environment |= _ENVIRONMENTS[name](site)
+    return {**environment, **site.extra}
+
+
+def _s3_environment(site: Site) -> dict[str, str]:
+    return {
+        "MLFLOW_S3_ENDPOINT_URL": site.url("s3"),
+        "AWS_ACCESS_KEY_ID": _ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": site.secret("s3-secret-key"),
+        "AWS_DEFAULT_REGION": _REGION,
+        # rclone answers a ranged GET with the checksum of the whole object; botocore would object.
+        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+    }
+
+
+def _mlflow_environment(site: Site) -> dict[str, str]:
+    return {
+        "MLFLOW_TRACKING_URI": site.url("mlflow"),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+
+
+def _triton_environment(site: Site) -> dict[str, str]:
+    return {
+        "TRITON_DEPLOY_REPOSITORY": str(site.model_repository),
+        "TRITON_DEPLOY_GRPC_URLS": site.url("triton-grpc"),
+    }
+
+
+def _airflow_environment(site: Site) -> dict[str, str]:
+    home = site.state_dir / "airflow"
+    settings = {
+        "CORE__DAGS_FOLDER": str(site.dags),
+        "CORE__LOAD_EXAMPLES": "False",
+        "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "CORE__EXECUTOR": "LocalExecutor",
+        "CORE__PARALLELISM": "4",
+        "CORE__EXECUTION_API_SERVER_URL": f"{site.url('airflow')}/execution/",
+        "CORE__FERNET_KEY": site.secret("airflow-fernet-key"),
+        # The default asks DNS for the host's full name: seconds, and maybe no answer.
+        "CORE__HOSTNAME_CALLABLE": "socket.gethostname",
+        "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{site.airflow_login[0]}:admin",
+        "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
+        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
+        "API__BASE_URL": site.url("airflow"),
+        "API__SECRET_KEY": site.secret("airflow-api-key"),
+        "API_AUTH__JWT_SECRET": site.secret("airflow-jwt"),
+        "DAG_PROCESSOR__REFRESH_INTERVAL": "10",
+        "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "10",
+        "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+        # Nothing listens for that; the default port may be another installation's.
+        "LOGGING__WORKER_LOG_SERVER_PORT": str(site.ports["airflow"]),
+        "LOGGING__BASE_LOG_FOLDER": str(site.state_dir / "logs" / "airflow-tasks"),
+        "USAGE_DATA_COLLECTION__ENABLED": "False",
+    }
+    username, password = site.airflow_login
+    return {
+        "AIRFLOW_HOME": str(home),
+        **{f"AIRFLOW__{name}": value for name, value in settings.items()},
+        "STACK_AIRFLOW_URL": site.url("airflow"),
+        "STACK_AIRFLOW_USERNAME": username,
+        "STACK_AIRFLOW_PASSWORD": password,
+    }
+
+
+_ENVIRONMENTS: Mapping[str, Callable[[Site], dict[str, str]]] = {
+    "s3": _s3_environment,
+    "mlflow": _mlflow_environment,
+    "triton": _triton_environment,
+    "airflow": _airflow_environment,
+}
+
+
+def build(site: Site, names: Collection[str]) -> dict[str, Service]:
+    """Write the files that the servers need before they start, and return the services `names`.
+
+    Raises:
+        StackError: something that Triton needs is not installed.
+    """
+    env = {
+        **{key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)},
+        **client_environment(site, names),
+    }
+    return {name: _BUILDERS[name](site, env) for name in SERVICES if name in names}
+
+
+def _s3(site: Site, env: Mapping[str, str]) -> Service:
+    root = site.state_dir / "s3"
+    root.mkdir(exist_ok=True)
+    secret_key = site.secret("s3-secret-key")
+    rclone_env = {
+        **env,
+        # In the environment, where `ps` does not show it; the value is a CSV record.
+        "RCLONE_AUTH_KEY": f'"{_ACCESS_KEY},{secret_key}"',
+        "RCLONE_CONFIG": str(site.state_dir / "rclone.conf"),
+    }
+    rclone = str(Path(sys.executable).with_name("rclone"))
+    address = urlsplit(site.url("s3")).netloc
+    argv = [rclone, "serve", "s3", str(root), "--addr", address]
+    return Service(
+        programs=[Program("s3", argv, rclone_env)],
+        probe=lambda: bucket_is_there(site.url("s3"), _ACCESS_KEY, secret_key, BUCKET),
+        ports=["s3"],
+    )
+
+
+def _mlflow(site: Site, env: Mapping[str, str]) -> Service:
+    home = site.state_dir / "mlflow"
+    home.mkdir(exist_ok=True)
+    options = {
+        "--backend-store-uri": f"sqlite:///{home / 'mlflow.db'}",
+        "--artifacts-destination": f"s3://{BUCKET}/artifacts",
+        "--host": _LOCAL,
+        "--port": str(site.ports["mlflow"]),
+        "--workers": "1",
+    }
+    argv = [sys.executable, "-m", "mlflow", "server", "--serve-artifacts", *_flat(options)]
+    # Background jobs of the server: eight more processes that nothing here uses.
+    mlflow_env = {**env, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return Service(
+        programs=[Program("mlflow", argv, mlflow_env)],
+        probe=lambda: answers(f"{site.url('mlflow')}/health"),
+        ports=["mlflow"],
+    )
+
+
+def _triton(site: Site, env: Mapping[str, str]) -> Service:
+    venv = site.repo / ".venv-triton"
+    packages = venv / f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+    server = packages / "pytriton/tritonserver"
+    if not server.exists():
+        raise StackError(f"no Triton in {venv}: `make env` installs it")
+    site.model_repository.mkdir(parents=True, exist_ok=True)
+    options = {
+        "--model-repository": str(site.model_repository),
+        "--backend-directory": str(_assemble_backends(site, server)),
+        "--model-control-mode": "explicit",
+        "--load-model": "*",
+        "--exit-on-error": "false",
+        "--strict-readiness": "false",
+        "--exit-timeout-secs": "5",
+        "--http-address": _LOCAL,
+        "--http-port": str(site.ports["triton"]),
+        "--grpc-address": _LOCAL,
+        "--grpc-port": str(site.ports["triton-grpc"]),
+        "--metrics-address": _LOCAL,
+        "--metrics-port": str(site.ports["triton-metrics"]),
+    }
+    argv = [str(server / "bin/tritonserver"), *(f"{key}={value}" for key, value in options.items())]
+    triton_env = {
+        **env,
+        # Without the libraries the backend's process dies and a load hangs for ever.
+        "LD_LIBRARY_PATH": str(packages / "nvidia_pytriton.libs"),
+        "PATH": f"{venv / 'bin'}:{env['PATH']}",
+        # The onnxruntime wheel runs on the CPU: on a laptop with a GPU Triton would ask it for that.
+        "CUDA_VISIBLE_DEVICES": "",
+        # The backend's folder is the checkout's.
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    return Service(
+        # It stops the processes of its backends itself, after their requests.
+        programs=[Program("triton", [*argv, *site.triton_args], triton_env, stop_group=False)],
+        # Live comes before the models that it loads at the start, ready after them.
+        probe=lambda: answers(f"{site.url('triton')}/v2/health/ready"),
+        ports=["triton", "triton-grpc", "triton-metrics"],
+    )
+
+
+def _assemble_backends(site: Site, server: Path) -> Path:
+    backends = site.state_dir / "triton-backends"
+    shutil.rmtree(backends, ignore_errors=True)
+    python = backends / "python"
+    python.mkdir(parents=True)
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
+    for file in [*(server / "backends/python").iterdir(), stub]:
+        # Copies: Triton refuses a backend library that a link leads to from outside its directory.
+        shutil.copy2(file, python / file.name)
+    (backends / "onnxruntime").symlink_to(site.repo / "stack/triton_backends/onnxruntime")
+    return backends
+
+
+def _airflow(site: Site, env: Mapping[str, str]) -> Service:
+    home = site.state_dir / "airflow"
+    home.mkdir(exist_ok=True)
+    (home / "passwords.json").write_text(json.dumps(dict([site.airflow_login])))
+
+    def program(name: str, *args: str, one_shot: bool = False) -> Program:
+        argv = [sys.executable, "-m", "airflow", *args]
+        return Program(f"airflow-{name}", argv, env, one_shot=one_shot)
+
+    port = str(site.ports["airflow"])
+    api = ["api-server", "--host", _LOCAL, "--port", port, "--workers", "1"]
+    built = datetime.now(UTC)
+    return Service(
+        first=program("migrate", "db", "migrate", one_shot=True),
+        programs=[
+            program("api-server", *api),
+            # Its log server would listen on all interfaces; the API server reads the files itself.
+            program("scheduler", "scheduler", "--skip-serve-logs"),
+            program("dag-processor", "dag-processor"),
+        ],
+        probe=lambda: airflow_runs(site.url("airflow"), site.airflow_login, site.dag_ids, built),
+        ports=["airflow"],
+    )
+
+
+_BUILDERS: Mapping[str, Callable[[Site, Mapping[str, str]], Service]] = {
+    "s3": _s3,
+    "mlflow": _mlflow,
+    "triton": _triton,
+    "airflow": _airflow,
+}
+
+
+def _flat(options: Mapping[str, str]) -> list[str]:
+    return [part for option in options.items() for part in option]

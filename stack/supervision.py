@@ -1,0 +1,239 @@
+"""supervisord (supervisord.org) under our guard: configuration, start, stop, XML-RPC calls."""
+
+import fcntl
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+import xmlrpc.client
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from supervisor.xmlrpc import SupervisorTransport
+
+from stack import launch
+from stack.errors import StackError
+
+# sockaddr_un holds 107 bytes; supervisord first binds the path with its pid appended.
+_LONGEST_SOCKET_PATH = 96
+_GROUP = "stack"
+
+
+@dataclass(frozen=True)
+class Program:
+    """One process to supervise.
+
+    Attributes:
+        name: unique; names its log file, `<name>.log`.
+        argv: the command and its arguments.
+        env: its whole environment.
+        stop_group: whether SIGTERM goes to its process group, or to it alone.
+        stop_wait_s: seconds between SIGTERM and SIGKILL.
+        one_shot: it is meant to end; it is not started again.
+    """
+
+    name: str
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    stop_group: bool = True
+    stop_wait_s: int = 10
+    one_shot: bool = False
+
+
+@dataclass(frozen=True)
+class ProcessState:
+    """What supervisord says of a process.
+
+    Attributes:
+        state: STOPPED, STARTING, RUNNING, BACKOFF, STOPPING, EXITED or FATAL, as in
+            supervisord.org/subprocess.html.
+        pid: 0 when it does not run.
+        exit_status: of the last run; -1 when a signal ended it.
+    """
+
+    state: str
+    pid: int
+    exit_status: int
+
+
+class Supervisor:
+    """A supervisord of our own, whose files are below `state_dir`.
+
+    It, and all it runs, ends with the thread that called `start`, whatever ends that.
+    """
+
+    def __init__(self, state_dir: Path, programs: Sequence[Program]) -> None:
+        """Prepare; starts nothing."""
+        self._dir = state_dir
+        self._programs = programs
+        self._run_dir = state_dir / "run"
+        self._socket = self._run_dir / "supervisor.sock"
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    def log_path(self, name: str) -> Path:
+        """Return the log file of process `name`, or of `supervisord`."""
+        return self._dir / "logs" / f"{name}.log"
+
+    def start(self, timeout_s: float = 20) -> None:
+        """Start supervisord with no process running yet.
+
+        Raises:
+            StackError: the path of the state directory is too long for a socket, another stack
+                uses it, or supervisord does not come up.
+        """
+        if len(os.fsencode(self._socket)) > _LONGEST_SOCKET_PATH:
+            raise StackError(f"{self._dir}: this path is too long for a Unix socket; use a shorter one")
+        self._run_dir.mkdir(exist_ok=True)
+        lock = self._lock()
+        try:
+            spec = self._write_files()
+            with self.log_path("supervisord").open("ab") as log:
+                # A session of its own: Ctrl-C reaches only us, and we stop it in order.
+                self._guard = subprocess.Popen(
+                    launch.command("guard", spec),
+                    cwd=self._run_dir,
+                    env={**os.environ, launch.PARENT: str(os.getpid())},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    pass_fds=[lock],
+                )
+        finally:
+            os.close(lock)
+        self._await_socket(timeout_s)
+
+    def stop(self) -> None:
+        """Stop every process, all at once, then supervisord. Nothing when it is not running."""
+        if self._guard is not None:
+            self._guard.terminate()
+            self._guard.wait()
+            self._guard = None
+
+    def states(self) -> dict[str, ProcessState]:
+        """Return the state of every process, by name.
+
+        Raises:
+            StackError: supervisord does not answer.
+        """
+        return {
+            info["name"]: ProcessState(info["statename"], info["pid"], info["exitstatus"])
+            for info in self._call("getAllProcessInfo")
+        }
+
+    def start_process(self, name: str) -> None:
+        """Start `name` and return when it was spawned. No effect when it runs."""
+        self._call("startProcess", f"{_GROUP}:{name}", False, done=_ALREADY_STARTED)
+
+    def stop_process(self, name: str) -> None:
+        """Stop `name`, with its process group, and return when it has ended."""
+        self._call("stopProcess", f"{_GROUP}:{name}", True, done=_NOT_RUNNING)
+
+    def _call(self, method: str, *args: object, done: int | None = None) -> Any:
+        transport = SupervisorTransport(None, None, f"unix://{self._socket}")
+        server = xmlrpc.client.ServerProxy("http://localhost", transport=transport)
+        try:
+            return getattr(server.supervisor, method)(*args)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode == done:
+                return None
+            raise StackError(f"supervisord: {method}{args}: {fault.faultString}") from fault
+        except OSError as error:
+            log = self.log_path("supervisord")
+            raise StackError(f"supervisord does not answer ({error}); see {log}") from error
+        finally:
+            transport.close()
+
+    def _lock(self) -> int:
+        # The guard inherits it: a stack that is still being stopped counts as running.
+        lock = os.open(self._run_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise StackError(f"a stack is running (or stopping) in {self._dir}") from None
+        return lock
+
+    def _write_files(self) -> Path:
+        (self._dir / "logs").mkdir(exist_ok=True)
+        self._socket.unlink(missing_ok=True)
+        (self._run_dir / "supervisord.conf").write_text(render_config(self._programs))
+        for program in self._programs:
+            _write_spec(self._run_dir / f"{program.name}.json", program.argv, program.env)
+        argv = [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", "supervisord.conf"]
+        return _write_spec(self._run_dir / "supervisord.json", argv, os.environ)
+
+    def _await_socket(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                self.states()
+                return
+            except StackError:
+                assert self._guard is not None
+                if self._guard.poll() is not None or time.monotonic() > deadline:
+                    self.stop()
+                    raise
+            time.sleep(0.05)
+
+
+def render_config(programs: Sequence[Program]) -> str:
+    """Return supervisord's configuration: nothing starts by itself, what dies is started again.
+
+    What a program is (argv, environment) stays in JSON beside it, and paths are relative to the
+    folder it runs in: this format has its own rules of quoting and expansion.
+    """
+    # Without a user, supervisord warns every root that privileges were not dropped.
+    user = "user=root\n" if os.geteuid() == 0 else ""
+    head = f"""\
+[unix_http_server]
+file=supervisor.sock
+chmod=0700
+
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+
+[supervisord]
+nodaemon=true
+silent=true
+{user}logfile=../logs/supervisord.log
+pidfile=supervisord.pid
+
+[group:{_GROUP}]
+programs={",".join(program.name for program in programs)}
+"""
+    return head + "".join(_render_program(program) for program in programs)
+
+
+def _render_program(program: Program) -> str:
+    command = shlex.join(launch.command("run", Path(f"{program.name}.json"))).replace("%", "%%")
+    return f"""
+[program:{program.name}]
+command={command}
+autostart=false
+autorestart={"false" if program.one_shot else "true"}
+startsecs={0 if program.one_shot else 1}
+stopasgroup={str(program.stop_group).lower()}
+killasgroup=true
+stopwaitsecs={program.stop_wait_s}
+redirect_stderr=true
+stdout_logfile=../logs/{program.name}.log
+stdout_logfile_maxbytes=50MB
+stdout_logfile_backups=1
+"""
+
+
+def _write_spec(path: Path, argv: Sequence[str], env: Mapping[str, str]) -> Path:
+    # Secrets are in there, so nobody else may read it.
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump({"argv": list(argv), "env": dict(env)}, file, indent=1)
+    return path
+
+
+# supervisor.xmlrpc.Faults
+_ALREADY_STARTED = 60
+_NOT_RUNNING = 70
