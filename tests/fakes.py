@@ -1,0 +1,202 @@
+"""In-memory stand-ins for MLflow, S3 and Triton, held to the same contract tests as the real ones."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from google.protobuf import json_format, text_format
+from tritonclient.grpc import model_config_pb2
+
+from ml_code.triton_deploy.artifacts import RemoteFile, Source
+from ml_code.triton_deploy.errors import AliasNotFound, ArtifactRejected, NotFound, Unavailable
+from ml_code.triton_deploy.registry import RegisteredVersion
+from ml_code.triton_deploy.triton import Answer
+
+
+class FakeRegistry:
+    """Aliases in a dict; ``calls`` counts the look-ups."""
+
+    def __init__(self) -> None:
+        self.models: dict[str, dict[str, RegisteredVersion]] = {}
+        self.calls = 0
+
+    def resolve(self, model: str, alias: str) -> RegisteredVersion:
+        self.calls += 1
+        if model not in self.models:
+            raise NotFound(f"Registered Model with name={model} not found.", hint="Check the name.")
+        if alias not in self.models[model]:
+            raise AliasNotFound(f"Registered model alias {alias} not found.", hint="Set it.")
+        return self.models[model][alias]
+
+
+class FakeStore:
+    """Artifacts in a dict, handed out by a small HTTP server that answers ranges as S3 does."""
+
+    def __init__(self, url: str, objects: dict[str, bytes]) -> None:
+        self._url = url
+        self.objects = objects
+        self.reads: list[str] = []
+
+    def list_files(self, uri: str) -> list[RemoteFile]:
+        prefix = uri.rstrip("/") + "/"
+        return sorted(
+            (
+                RemoteFile(k.removeprefix(prefix), len(v))
+                for k, v in self.objects.items()
+                if k.startswith(prefix)
+            ),
+            key=lambda file: file.path,
+        )
+
+    def source(self, uri: str, path: str) -> Source:
+        self.reads.append(path)
+        return Source(
+            f"{self._url}/{uri.rstrip('/')}/{path}".replace("fake://", ""), "the fake store", ranged=True
+        )
+
+
+@contextmanager
+def fake_store() -> Iterator[FakeStore]:
+    objects: dict[str, bytes] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        # Head and body in one packet: in two, each answer waits 40 ms for the client's acknowledgement.
+        wbufsize = 1 << 16
+
+        def do_GET(self) -> None:
+            body = objects.get("fake://" + self.path.lstrip("/"))
+            if body is None:
+                self.send_response(404)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            start, end = 0, len(body) - 1
+            ranged = self.headers.get("Range")
+            if ranged:
+                first, _, last = ranged.removeprefix("bytes=").partition("-")
+                start, end = int(first), min(int(last or end), end)
+            self.send_response(206 if ranged else 200)
+            if ranged:
+                self.send_header("Content-Range", f"bytes {start}-{end}/{len(body)}")
+            self.send_header("Content-Length", str(end - start + 1))
+            self.end_headers()
+            self.wfile.write(body[start : end + 1])
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield FakeStore(f"http://127.0.0.1:{server.server_port}", objects)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class FakeTriton:
+    """One Triton in explicit mode on a real repository folder: loads config and model files as the server does.
+
+    ``fail`` maps an operation (``load``, ``unload``, ``ready_versions``, ``infer``), or one with a model name
+    (``load best_model.v2``), to the exception that it raises.
+    """
+
+    def __init__(self, repository: Path, url: str = "fake:1") -> None:
+        self.url = url
+        self._repository = repository
+        self._engines: dict[str, tuple[int, onnxruntime.InferenceSession]] = {}
+        self._switches: dict[str, tuple[int, str]] = {}
+        self.fail: dict[str, Exception] = {}
+        self.calls: list[str] = []
+
+    def load(self, model: str, timeout_s: float, config: str | None = None) -> None:
+        self._called("load", model)
+        message = model_config_pb2.ModelConfig()
+        folder = self._repository / model
+        if config is not None:
+            json_format.Parse(config, message)
+        elif (folder / "config.pbtxt").is_file():
+            text_format.Parse((folder / "config.pbtxt").read_text(), message)
+        else:
+            raise NotFound(f"failed to poll {model} from the model repository", hint="")
+        version = message.version_policy.specific.versions[0]
+        if message.platform == "ensemble":
+            step = message.ensemble_scheduling.step[0]
+            self._switches.pop(model, None)
+            if step.model_name not in self._engines:
+                # The real one loads what an ensemble points at; what can't be loaded takes the ensemble down.
+                self.load(step.model_name, timeout_s)
+            self._switches[model] = (version, step.model_name)
+            return
+        try:
+            path = folder / str(version) / "model.onnx"
+            self._engines[model] = (version, _session(path))
+        except Exception as error:
+            raise ArtifactRejected(f"load failed for model '{model}': {error}", hint="") from error
+
+    def unload(self, model: str, timeout_s: float) -> None:
+        self._called("unload", model)
+        self._engines.pop(model, None)
+        self._switches.pop(model, None)
+
+    def loaded(self) -> dict[str, tuple[int, ...]]:
+        self._called("loaded", "")
+        return {name: (entry[0],) for name, entry in [*self._engines.items(), *self._switches.items()]}
+
+    def ready_versions(self, model: str) -> tuple[int, ...]:
+        self._called("ready_versions", model)
+        loaded = self._switches.get(model) or self._engines.get(model)
+        return (loaded[0],) if loaded else ()
+
+    def infer(
+        self, model: str, inputs: Mapping[str, Any], timeout_s: float, version: int | None = None
+    ) -> Answer:
+        self._called("infer", model)
+        started = time.perf_counter()
+        has, engine = self._switches.get(model, (None, model))
+        if engine not in self._engines or version not in (None, has or self._engines[engine][0]):
+            raise NotFound(f"Request for unknown model: '{model}' version {version}", hint="")
+        loaded, session = self._engines[engine]
+        try:
+            names = [output.name for output in session.get_outputs()]
+            outputs = dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        except Exception as error:
+            raise ArtifactRejected(f"asking {model} failed: {error}", hint="") from error
+        return Answer(has or loaded, outputs, time.perf_counter() - started)
+
+    def restart(self, *models: str) -> None:
+        """Forget everything, then load what the server's command line names, from the files alone."""
+        self._engines.clear()
+        self._switches.clear()
+        for model in models:
+            self.load(model, 1)
+
+    def _called(self, operation: str, model: str) -> None:
+        self.calls.append(f"{operation} {model}")
+        error = self.fail.get(f"{operation} {model}") or self.fail.get(operation)
+        if error is not None:
+            raise error
+
+
+def _session(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    # No threads: starting and ending them takes longer than these models do.
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def unavailable() -> Unavailable:
+    return Unavailable("The fake does not answer.", hint="Wait.")
+
+
+def ones(columns: int = 2) -> dict[str, Any]:
+    return {"x": np.ones((1, columns), np.float32)}

@@ -1,0 +1,172 @@
+"""The model-based test (see two_deployers.py), and that it sees bugs that are planted into the library.
+
+STATE_MACHINE_EXAMPLES and STATE_MACHINE_SEED make it longer and different.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.stateful import (
+    run_state_machine_as_test,
+)
+
+from ml_code.triton_deploy.errors import DeployError
+from ml_code.triton_deploy.records import (
+    Deployment,
+    Failure,
+    Release,
+    State,
+    to_json,
+)
+from ml_code.triton_deploy.repository import durable
+from ml_code.triton_deploy.repository.journal import Journal
+from ml_code.triton_deploy.repository.releases import Releases
+from ml_code.triton_deploy.repository.versions import Versions
+from ml_code.triton_deploy.serving import Serving
+from ml_code.triton_deploy.settlement import Settlement
+from tests.fakes import fake_store
+from tests.faults.two_deployers import TwoDeployers
+
+EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "50"))
+SEED = int(os.environ.get("STATE_MACHINE_SEED", "1"))
+STEPS = 60
+"""Steps of one example."""
+
+
+def play(examples: int, chosen_seed: int, **options: Any) -> None:
+    seed(chosen_seed)(TwoDeployers)
+    TwoDeployers.steps, TwoDeployers.outcomes = 0, {}
+    with fake_store() as store:
+        TwoDeployers.store = store
+        run_state_machine_as_test(
+            TwoDeployers,
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=STEPS,
+                deadline=None,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+                **options,
+            ),
+        )
+
+
+@pytest.fixture(autouse=True)
+def no_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing here loses power: what fsync does is not looked at, only that a process may die at it."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+@pytest.mark.timeout(900)
+def test_two_deployers_and_every_accident() -> None:
+    try:
+        play(EXAMPLES, SEED)
+    finally:
+        print(f"STATE_MACHINE_SEED={SEED}: {TwoDeployers.steps} steps, {TwoDeployers.outcomes}")
+    assert EXAMPLES < 50 or TwoDeployers.steps >= 2_000
+
+
+# Each promise is looked at by something that sees when it is broken.
+
+
+def rollback_that_ignores_the_decision(patch: pytest.MonkeyPatch) -> None:
+    """What is past its decision is undone like anything else, though its release may be written."""
+    find = Journal.find
+
+    def undecided(self: Journal, deploy_id: str) -> Deployment | None:
+        record = find(self, deploy_id)
+        return (
+            replace(record, state=State.SWITCHING) if record and record.state is State.COMMITTING else record
+        )
+
+    rollback = Settlement.rollback
+
+    def ignorant(self: Settlement, deploy_id: str) -> Deployment | None:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(Journal, "find", undecided)
+            inner.setattr(Journal, "append", append_to_the_end)
+            return rollback(self, deploy_id)
+
+    patch.setattr(Settlement, "rollback", ignorant)
+
+
+def release_that_replaces(patch: pytest.MonkeyPatch) -> None:
+    """The last one to publish a generation wins."""
+
+    def publish(self: Releases, release: Release) -> None:
+        path = self._path(release.generation)
+        durable.make_directory(path.parent)
+        durable.replace_file(path, to_json(release))
+
+    patch.setattr(Releases, "publish", publish)
+
+
+def flip_before_the_smoke_test(patch: pytest.MonkeyPatch) -> None:
+    smoke = Serving.smoke
+
+    def flipped(self: Serving, version: int) -> dict[str, Any]:
+        self._flip(self._versions.need(version), self._tritons)
+        return smoke(self, version)
+
+    patch.setattr(Serving, "smoke", flipped)
+
+
+def append_to_the_end(self: Journal, record: Deployment, after: Deployment | None) -> Deployment:
+    slot = self._folder / record.deploy_id / f"{len(self._entries(record.deploy_id)) + 1:04d}.json"
+    durable.make_directory(slot.parent)
+    durable.create_file(slot, to_json(record))
+    return record
+
+
+def journal_that_takes_every_fact(patch: pytest.MonkeyPatch) -> None:
+    """A fact is added whatever was added since its deployment was read."""
+    patch.setattr(Journal, "append", append_to_the_end)
+
+
+def quarantine_of_what_others_brought(patch: pytest.MonkeyPatch) -> None:
+    """A rollback takes away its version's directory whoever installed it."""
+    quarantine = Versions.quarantine
+
+    def any_directory(self: Versions, record: Deployment, failure: Failure, at: datetime) -> Path | None:
+        manifest = self.manifest(record.version)
+        owner = replace(record, deploy_id=manifest.deploy_id) if manifest else record
+        return quarantine(self, owner, failure, at)
+
+    patch.setattr(Versions, "quarantine", any_directory)
+
+
+def restart_without_the_switch(patch: pytest.MonkeyPatch) -> None:
+    """A commit and a reconcile leave the switch's file as it was."""
+    patch.setattr(Serving, "switch_is_written", lambda self, manifest: True)
+    patch.setattr(Serving, "write_switch", lambda self, manifest: None)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "bug",
+    [
+        rollback_that_ignores_the_decision,
+        release_that_replaces,
+        flip_before_the_smoke_test,
+        journal_that_takes_every_fact,
+        quarantine_of_what_others_brought,
+        restart_without_the_switch,
+    ],
+)
+def test_a_planted_bug_is_seen(
+    bug: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bug(monkeypatch)
+    with pytest.raises((AssertionError, DeployError, OSError)) as seen:
+        play(200, 1, phases=[Phase.generate], report_multiple_bugs=False)
+    print(f"{bug.__name__}: seen after {TwoDeployers.steps} steps: {seen.traceback[-1].name}")

@@ -1,0 +1,81 @@
+"""Real servers for the tests: started when the first test asks for them, one stack for all tests."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from stack import Stack
+from stack.airflow_api import AirflowApi
+from stack.servers import DEPLOY_DAG
+
+RECONCILE_DAG = "reconcile_triton"
+
+
+@pytest.fixture(scope="session")
+def _described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    stack = Stack(tmp_path_factory.mktemp("stack"), dag_ids=[DEPLOY_DAG, RECONCILE_DAG])
+    yield stack
+    stack.stop()
+
+
+@pytest.fixture(scope="session")
+def mlflow_stack(_described: Stack) -> Stack:
+    """S3 and MLflow run."""
+    _described.start(["s3", "mlflow"])
+    return _described
+
+
+@pytest.fixture(scope="session")
+def stack(mlflow_stack: Stack) -> Stack:
+    """S3, MLflow and Triton run."""
+    mlflow_stack.start(["triton"])
+    return mlflow_stack
+
+
+@pytest.fixture(scope="session")
+def stack_with_airflow(stack: Stack) -> Stack:
+    """Everything runs; Airflow has parsed `dags/`."""
+    stack.start(["airflow"])
+    # It would put right, at a moment of its own, what tests break on purpose.
+    AirflowApi(stack.url("airflow"), stack.airflow_login).pause(RECONCILE_DAG)
+    return stack
+
+
+class TritonServer:
+    """A Triton of its own on one model repository."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.http_url = stack.url("triton").removeprefix("http://")
+        self.grpc_url = stack.url("triton-grpc")
+        self.metrics_url = f"{stack.url('triton-metrics')}/metrics"
+        self.log_path = stack.log_path("triton")
+
+    @property
+    def pid(self) -> int:
+        """0 when it is stopped."""
+        return self.stack.pid("triton")
+
+    def stop(self) -> None:
+        self.stack.stop_process("triton")
+
+    def restart(self) -> None:
+        """Returns when it is ready again; starts it when it was stopped."""
+        self.stack.restart("triton")
+
+
+@pytest.fixture
+def triton_server(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[..., TritonServer]]:
+    """`triton_server(repository, *extra_args)` starts a Triton; returns when its models are loaded."""
+    with ExitStack() as running:
+
+        def start(repository: Path, *extra_args: str) -> TritonServer:
+            state_dir = tmp_path_factory.mktemp("triton")
+            stack = Stack(state_dir, ["triton"], model_repository=repository, triton_args=extra_args)
+            return TritonServer(running.enter_context(stack))
+
+        yield start

@@ -1,0 +1,81 @@
+"""Small ONNX models for tests, made by hand so that what is wrong with each is plain."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+
+def times(
+    factor: float,
+    *,
+    columns: int = 2,
+    source: str = "x",
+    target: str = "y",
+    opset: int = 17,
+    ir_version: int = 9,
+) -> onnx.ModelProto:
+    """``y = x * factor`` on rows of ``columns`` numbers; NaN as the factor makes every answer NaN."""
+    graph = helper.make_graph(
+        [helper.make_node("Mul", [source, "factor"], [target])],
+        "times",
+        [helper.make_tensor_value_info(source, TensorProto.FLOAT, ["batch", columns])],
+        [helper.make_tensor_value_info(target, TensorProto.FLOAT, ["batch", columns])],
+        [numpy_helper.from_array(np.full(columns, factor, np.float32), "factor")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
+
+
+def external(location: str, factor: float = 3.0, rows: int = 1) -> tuple[bytes, bytes]:
+    """``times`` with its factor in a file ``location``: the model's bytes, and the bytes of that file."""
+    model = times(factor)
+    tensor = model.graph.initializer[0]
+    data = tensor.raw_data
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", "0"), ("length", str(len(data)))):
+        entry = tensor.external_data.add()
+        entry.key, entry.value = key, value
+    return model.SerializeToString(), data
+
+
+def unknown_operator() -> onnx.ModelProto:
+    """A model that ONNX's checker lets through and no runtime can load."""
+    model = times(2.0)
+    model.graph.node[0].op_type, model.graph.node[0].domain = "Nonsense", "nobody.knows"
+    model.opset_import.append(helper.make_opsetid("nobody.knows", 1))
+    return model
+
+
+def golden(factor: float, *, columns: int = 2, source: str = "x", target: str = "y", **extra: Any) -> bytes:
+    """The ``triton/golden.json`` of ``times``."""
+    row = [float(i + 1) for i in range(columns)]
+    tensor = {"datatype": "FP32", "shape": [1, columns]}
+    return json.dumps(
+        {
+            "inputs": [{"name": source, **tensor, "data": row}],
+            "outputs": [{"name": target, **tensor, "data": [v * factor for v in row]}],
+            **extra,
+        }
+    ).encode()
+
+
+def files(model: onnx.ModelProto | bytes, **named: bytes) -> dict[str, bytes]:
+    """An artifact directory: ``model.onnx`` and others by path, with ``__`` for ``/`` and ``_json`` for ``.json``."""
+    content = model if isinstance(model, bytes) else model.SerializeToString()
+    others = {name.replace("__", "/").replace("_json", ".json"): data for name, data in named.items()}
+    return {"model.onnx": content, **others}
+
+
+def write(folder: Path, artifact: dict[str, bytes]) -> Path:
+    """Write an artifact directory and return it."""
+    for name, data in artifact.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return folder

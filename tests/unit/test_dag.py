@@ -1,0 +1,260 @@
+"""The deploy DAG as a file: its shape, its form, what it imports, how it maps errors. Airflow itself does not run here."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from copy import copy
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from ml_code.triton_deploy import deployer
+from ml_code.triton_deploy.errors import DeployError, LeaseHeld, Unavailable
+from ml_code.triton_deploy.intake import DeployRequest
+from ml_code.triton_deploy.names import deploy_id_for
+
+REPO = Path(__file__).parents[2]
+DAG_MODULE = "dags.mlflow_to_triton_deploy"
+STEPS = {
+    "snapshot_current": "snapshot",
+    "materialize_repo": "materialize",
+    "triton_load": "load",
+    "triton_ready": "ready",
+    "triton_infer_smoke": "smoke",
+    "commit_current": "commit",
+}
+SLOW = ["mlflow", "boto3", "tritonclient", "onnx", "onnxruntime", "sklearn", "skl2onnx", "requests", "grpc"]
+
+
+def library_environment(home: Path) -> dict[str, str]:
+    """Airflow as a library: it sets up no logging and no database, and reads no airflow.cfg of this user."""
+    return {"_AIRFLOW__AS_LIBRARY": "1", "AIRFLOW_HOME": str(home)}
+
+
+@pytest.fixture(scope="module")
+def dag_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in library_environment(tmp_path_factory.mktemp("airflow")).items():
+            patch.setenv(name, value)
+        yield importlib.import_module(DAG_MODULE)
+
+
+@pytest.fixture
+def dag(dag_file: ModuleType) -> Any:
+    return dag_file.dag
+
+
+def test_parsing_imports_no_client_library(tmp_path: Path) -> None:
+    code = f"import json, sys, {DAG_MODULE}; print(json.dumps([m for m in {SLOW} if m in sys.modules]))"
+    environment = os.environ | library_environment(tmp_path)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=REPO, env=environment, check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+# Its shape
+
+
+def test_its_tasks_and_when_each_runs(dag: Any) -> None:
+    rules = {task.task_id: task.trigger_rule for task in dag.tasks}
+    assert rules == {
+        **dict.fromkeys(STEPS, "all_success"),
+        "rollback_minimal": "one_failed",
+        "deployed": "all_success",
+    }
+
+
+def test_one_chain_and_a_rollback_of_every_step(dag: Any) -> None:
+    *steps, last = [*STEPS, "deployed"]
+    for step, following in zip(steps, [*steps[1:], last], strict=True):
+        assert dag.get_task(step).downstream_task_ids == {following, "rollback_minimal"}
+    assert dag.get_task("rollback_minimal").upstream_task_ids == set(STEPS)
+
+
+def test_the_rollback_is_not_the_only_leaf(dag: Any) -> None:
+    assert {task.task_id for task in dag.tasks if not task.downstream_task_ids} == {
+        "rollback_minimal",
+        "deployed",
+    }
+
+
+def test_it_runs_on_demand_one_run_at_a_time(dag: Any) -> None:
+    assert dag.dag_id == "mlflow_to_triton_deploy"
+    assert dag.schedule is None
+    assert dag.max_active_runs == 1
+
+
+def test_tasks_time_out_and_the_run_does_not(dag: Any) -> None:
+    # Airflow skips the rollback of a run that times out.
+    assert dag.dagrun_timeout is None
+    for name in [*STEPS, "rollback_minimal"]:
+        assert dag.get_task(name).execution_timeout, name
+
+
+def test_the_rollback_is_tried_again(dag: Any) -> None:
+    assert dag.get_task("rollback_minimal").retries >= 3
+
+
+# Its form
+
+
+@pytest.mark.parametrize(
+    ("param", "value"),
+    [
+        ("alias", "has a space"),
+        ("alias", ""),
+        ("alias", "latest"),
+        ("alias", "v12"),
+        ("alias", "a/b"),
+        ("alias", None),
+        ("model", "../x"),
+        ("model", ""),
+        ("model", "best.model"),
+        ("model", 5),
+        ("allow_schema_change", "yes"),
+        ("force", 1),
+        ("deploy_id", "../x"),
+        ("deploy_id", ".hidden"),
+    ],
+)
+def test_the_form_refuses(dag: Any, param: str, value: object) -> None:
+    from airflow.sdk.exceptions import ParamValidationError
+
+    with pytest.raises(ParamValidationError):
+        copy(dag.params.get_param(param)).resolve(value)
+
+
+@pytest.mark.parametrize(
+    ("param", "value"),
+    [
+        ("alias", "A"),
+        ("alias", "champion-2"),
+        ("model", "fraud_v2"),
+        ("force", True),
+        ("deploy_id", ""),
+        ("deploy_id", None),
+        ("deploy_id", "ci-17.2"),
+    ],
+)
+def test_the_form_accepts(dag: Any, param: str, value: object) -> None:
+    assert copy(dag.params.get_param(param)).resolve(value) == value
+
+
+def test_the_defaults_of_the_form(dag: Any) -> None:
+    assert dag.params.dump() == {
+        "alias": "A",
+        "model": "best_model",
+        "allow_schema_change": False,
+        "force": False,
+        "deploy_id": None,
+    }
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (REPO / "dags").glob("*.py")))
+def test_the_form_can_be_sent_as_it_opens(name: str, dag_file: ModuleType) -> None:
+    """Airflow's page keeps its Trigger button grey while a field is empty that may not be null."""
+    params = importlib.import_module(f"dags.{name}").dag.params
+    empty = {key for key, value in params.dump().items() if value in (None, "")}
+    for key in empty:
+        assert "null" in params.get_param(key).schema["type"], key
+
+
+# What a task does
+
+
+class RecordingDeployer:
+    """Takes a Deployer's place: notes the calls, raises what a test wants."""
+
+    error: DeployError | None = None
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
+
+    def __call__(self, settings: object) -> RecordingDeployer:
+        return self
+
+    def __getattr__(self, step: str) -> Any:
+        def call(*args: Any) -> None:
+            self.calls.append((step, args))
+            if self.error:
+                raise self.error
+
+        return call
+
+
+PARAMS = {"model": "m", "alias": "B", "allow_schema_change": True, "force": False, "deploy_id": None}
+
+
+@pytest.fixture
+def recorded(dag_file: ModuleType, monkeypatch: pytest.MonkeyPatch) -> RecordingDeployer:
+    recording = RecordingDeployer()
+    monkeypatch.setattr(deployer, "Deployer", recording)
+    return recording
+
+
+def run(dag_file: ModuleType, monkeypatch: pytest.MonkeyPatch, task_id: str, **params: Any) -> None:
+    context = {"params": PARAMS | params, "run_id": "manual__2026-01-02T03:04:05+00:00"}
+    monkeypatch.setattr(dag_file, "get_current_context", lambda: context)
+    dag_file.dag.get_task(task_id).python_callable()
+
+
+def test_the_snapshot_asks_for_what_the_form_says(
+    dag_file: ModuleType, recorded: RecordingDeployer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(dag_file, monkeypatch, "snapshot_current")
+    run_id = "manual__2026-01-02T03:04:05+00:00"
+    request = DeployRequest(
+        model="m",
+        alias="B",
+        deploy_id=deploy_id_for(run_id),
+        actor=f"airflow:{run_id}",
+        allow_schema_change=True,
+        force=False,
+    )
+    assert recorded.calls == [("snapshot", (request,))]
+
+
+@pytest.mark.parametrize(("task_id", "step"), [*list(STEPS.items())[1:], ("rollback_minimal", "rollback")])
+def test_every_other_task_runs_its_step_on_the_record_alone(
+    dag_file: ModuleType,
+    recorded: RecordingDeployer,
+    monkeypatch: pytest.MonkeyPatch,
+    task_id: str,
+    step: str,
+) -> None:
+    run(dag_file, monkeypatch, task_id)
+    run(dag_file, monkeypatch, task_id, deploy_id="ci-17")
+    from_the_run = deploy_id_for("manual__2026-01-02T03:04:05+00:00")
+    assert recorded.calls == [(step, ("m", from_the_run)), (step, ("m", "ci-17"))]
+
+
+def kinds(error: type[DeployError] = DeployError) -> Iterator[type[DeployError]]:
+    for kind in error.__subclasses__():
+        yield kind
+        yield from kinds(kind)
+
+
+@pytest.mark.parametrize("kind", list(kinds()))
+def test_only_what_a_retry_can_mend_is_retried(
+    dag_file: ModuleType,
+    recorded: RecordingDeployer,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[DeployError],
+) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    recorded.error = kind("It broke.", hint="Mend it.")
+    # Airflow tries again after any exception but this one.
+    expected = kind if issubclass(kind, (Unavailable, LeaseHeld)) else AirflowFailException
+    with pytest.raises(expected, match=r"^It broke\. Mend it\.$"):
+        run(dag_file, monkeypatch, "triton_load")
+    # What a rollback leaves undone, nobody else does in this run.
+    with pytest.raises(kind):
+        run(dag_file, monkeypatch, "rollback_minimal")

@@ -1,0 +1,123 @@
+"""Smoke cases: where they come from and what passes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ml_code.triton_deploy.errors import ArtifactRejected, VerificationFailed
+from ml_code.triton_deploy.golden import SmokeCase, derive_case, largest_error, parse_case
+from ml_code.triton_deploy.schema import Schema, Tensor
+from tests.models import golden, times
+
+SCHEMA = Schema((Tensor("x", "FP32", (-1, 2)),), (Tensor("y", "FP32", (-1, 2)),))
+
+
+def case(values: list[float], **tolerance: float) -> SmokeCase:
+    return SmokeCase("golden", {}, {"y": np.array([values], np.float32)}, **tolerance)
+
+
+def answer(values: list[float]) -> dict[str, np.ndarray]:
+    return {"y": np.array([values], np.float32)}
+
+
+def test_a_case_reads_back() -> None:
+    one = parse_case(golden(2.0, tolerance={"rtol": 0.5}).decode(), SCHEMA)
+    again = parse_case(one.to_json(), SCHEMA)
+    assert again.source == "golden"
+    assert again.rtol == 0.5
+    np.testing.assert_array_equal(again.outputs["y"], [[2.0, 4.0]])
+
+
+def test_strings_read_back() -> None:
+    schema = Schema((Tensor("s", "BYTES", (-1,)),), (Tensor("t", "BYTES", (-1,)),))
+    words = np.array([b"a", "ä".encode()], np.object_)
+    again = parse_case(SmokeCase("golden", {"s": words}, {"t": words}).to_json(), schema)
+    assert largest_error(again, {"t": words}, rtol=0, atol=0) == 0
+    with pytest.raises(VerificationFailed, match="strings"):
+        largest_error(again, {"t": np.array([b"a", b"b"], np.object_)}, rtol=0, atol=0)
+
+
+def test_an_answer_within_the_tolerance_passes() -> None:
+    assert largest_error(case([1.0, 100.0]), answer([1.0, 100.05]), rtol=1e-3, atol=0) == pytest.approx(
+        0.05, rel=1e-3
+    )
+
+
+def test_the_cases_own_tolerance_wins() -> None:
+    with pytest.raises(VerificationFailed, match="off by up to"):
+        largest_error(case([1.0], rtol=0.0, atol=1e-6), answer([1.1]), rtol=1, atol=1)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_answers_that_are_not_finite_fail_even_when_they_were_expected(value: float) -> None:
+    with pytest.raises(VerificationFailed, match="not finite"):
+        largest_error(case([value]), answer([value]), rtol=1, atol=1)
+
+
+def test_an_expected_value_that_is_not_finite_fails() -> None:
+    with pytest.raises(VerificationFailed):
+        largest_error(case([float("nan")]), answer([1.0]), rtol=1, atol=1)
+
+
+def test_a_missing_output_fails() -> None:
+    with pytest.raises(VerificationFailed, match="y is missing"):
+        largest_error(case([1.0]), {}, rtol=1, atol=1)
+
+
+def test_another_shape_fails_except_for_a_scalar_per_row() -> None:
+    with pytest.raises(VerificationFailed, match="shape"):
+        largest_error(case([1.0, 2.0]), {"y": np.ones((2, 2), np.float32)}, rtol=9, atol=9)
+    labels = SmokeCase("golden", {}, {"y": np.array([1, 0])})
+    assert largest_error(labels, {"y": np.array([[1], [0]])}, rtol=0, atol=0) == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"inputs": [], "outputs": []}',
+        golden(1.0).decode().replace("FP32", "FP31"),
+        golden(1.0).decode().replace('"shape": [1, 2]', '"shape": [3, 3]'),
+        golden(1.0, target="z").decode(),
+    ],
+)
+def test_a_golden_file_that_does_not_fit_is_refused(text: str) -> None:
+    with pytest.raises(ArtifactRejected, match="golden file") as caught:
+        parse_case(text, SCHEMA)
+    assert "golden.json" in caught.value.hint
+
+
+@pytest.fixture
+def model_file(tmp_path: Path) -> Path:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(times(3.0).SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        {"inputs": [[1.0, 2.0]]},
+        {"inputs": {"x": [[1.0, 2.0]]}},
+        {"instances": [[1.0, 2.0]]},
+        {"dataframe_split": {"columns": ["a", "b"], "data": [[1.0, 2.0]]}},
+    ],
+)
+def test_mlflows_input_example_is_used(model_file: Path, example: dict[str, object]) -> None:
+    derived = derive_case(model_file, SCHEMA, json.dumps(example))
+    assert derived.source == "input_example"
+    np.testing.assert_array_equal(derived.outputs["y"], [[3.0, 6.0]])
+
+
+@pytest.mark.parametrize(
+    "example", [None, "junk", "{}", '{"inputs": [1.0]}', '{"inputs": {"z": [[1.0, 2.0]]}}']
+)
+def test_otherwise_inputs_are_generated(model_file: Path, example: str | None) -> None:
+    derived = derive_case(model_file, SCHEMA, example)
+    assert derived.source == "generated"
+    assert derived.inputs["x"].shape == (1, 2)
+    np.testing.assert_allclose(derived.outputs["y"], 3 * derived.inputs["x"])

@@ -1,0 +1,203 @@
+"""From any state back to what was committed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
+from ml_code.triton_deploy.records import State
+from tests.fakes import FakeTriton, unavailable
+from tests.models import times
+from tests.world import MODEL, World
+
+STEPS = ("materialize", "load", "ready", "smoke", "commit")
+
+
+def reconcile(world: World, **options: bool) -> Reconciled:
+    return Reconciler(world.settings, tritons=[world.triton], clock=lambda: world.now).run(MODEL, **options)
+
+
+def snapshot_of(root: Path) -> dict[str, tuple[int, int]]:
+    """Inode and time of change of every file: what a touch would alter."""
+    return {str(p): ((s := os.lstat(p)).st_ino, s.st_mtime_ns) for p in root.rglob("*")}
+
+
+@pytest.fixture
+def deployed(world: World) -> World:
+    """Version 2 is live, version 1 is warm."""
+    for version in (1, 2):
+        world.register_times(version)
+        world.deploy(f"d{version}")
+    return world
+
+
+def healthy(world: World) -> None:
+    """What has to be true after every reconcile."""
+    assert world.ask() == (2, 2.0)
+    assert world.engines == {"best_model.v1", "best_model.v2"}
+    assert world.triton.loaded() == {"best_model.v1": (1,), "best_model.v2": (2,), MODEL: (2,)}
+    assert json.loads(world.current or "")["active_version"] == 2
+    found = reconcile(world)
+    assert (found.done, found.problems) == ((), ())
+    world.triton.restart(MODEL)
+    assert world.ask() == (2, 2.0)
+
+
+def test_a_healthy_system_is_not_touched(deployed: World) -> None:
+    before, calls = snapshot_of(deployed.root), len(deployed.triton.calls)
+    found = reconcile(deployed, deep=True)
+    assert (found.live, found.done, found.problems) == (2, (), ())
+    assert snapshot_of(deployed.root) == before
+    assert deployed.triton.calls[calls:] == ["loaded "]
+
+
+DAMAGE: dict[str, Callable[[World], object]] = {
+    "Triton restarted empty": lambda w: w.triton.restart(),
+    "Triton restarted with the public model alone": lambda w: w.triton.restart(MODEL),
+    "somebody unloaded the public model": lambda w: w.triton.unload(MODEL, 1),
+    "somebody unloaded a warm version": lambda w: w.triton.unload("best_model.v1", 1),
+    "current.json is gone": lambda w: (w.root / MODEL / "current.json").unlink(),
+    "current.json is torn": lambda w: (w.root / MODEL / "current.json").write_text('{"mod'),
+    "current.json is of another release": lambda w: (w.root / MODEL / "current.json").write_text(
+        (w.root / MODEL / "releases/000001.json").read_text()
+    ),
+    "the switch's configuration is gone": lambda w: (w.root / MODEL / "config.pbtxt").unlink(),
+    "the switch's configuration was edited": lambda w: (w.root / MODEL / "config.pbtxt").write_text("x"),
+    "an engine is gone": lambda w: shutil.rmtree(w.root / "best_model.v1"),
+    "a staging directory was left": lambda w: (w.root / MODEL / ".staging-d9").mkdir(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_was_damaged_is_put_right(deployed: World, damage: str) -> None:
+    DAMAGE[damage](deployed)
+    found = reconcile(deployed)
+    assert found.done
+    assert found.problems == ()
+    healthy(deployed)
+
+
+def test_a_load_that_finished_late_is_taken_out(deployed: World) -> None:
+    deployed.register_times(3)
+    deployer = deployed.deployer()
+    deployer.snapshot(deployed.request("d3"))
+    deployer.materialize(MODEL, "d3")
+    deployer.load(MODEL, "d3")
+    zombie = deployed.triton._engines["best_model.v3"]
+    deployer.rollback(MODEL, "d3")
+    deployed.triton._engines["best_model.v3"] = zombie
+    assert reconcile(deployed).done == ("unload best_model.v3 from fake:1",)
+    healthy(deployed)
+
+
+@pytest.mark.parametrize("reached", range(len(STEPS)))
+def test_an_abandoned_deploy_is_undone(deployed: World, reached: int) -> None:
+    deployed.register_times(3)
+    deployer = deployed.deployer()
+    deployer.snapshot(deployed.request("d3"))
+    for step in STEPS[:reached]:
+        getattr(deployer, step)(MODEL, "d3")
+    found = reconcile(deployed)
+    assert (found.under_way, found.done) == ("d3", ())
+    deployed.later(10_000)
+    assert reconcile(deployed).done[0] == "settle the abandoned deployment d3"
+    assert deployed.folder.journal.get("d3").state is State.ROLLED_BACK
+    healthy(deployed)
+
+
+def test_an_abandoned_flip_is_undone(deployed: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between the flip and the decision: clients get a version that nobody committed."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*args: object, **kwargs: object) -> None:
+        raise Killed
+
+    deployed.register_times(3)
+    deployer = deployed.deployer()
+    deployer.snapshot(deployed.request("d3"))
+    for step in STEPS[:-1]:
+        getattr(deployer, step)(MODEL, "d3")
+    with monkeypatch.context() as patch:
+        patch.setattr("ml_code.triton_deploy.step.Step.keep_lease", lambda self: None)
+        patch.setattr("ml_code.triton_deploy.serving.Serving._check", killed)
+        patch.setattr("ml_code.triton_deploy.settlement.Settlement.undo_flip", lambda self: None)
+        with pytest.raises(Killed):
+            deployer.commit(MODEL, "d3")
+    assert deployed.ask() == (3, 3.0)
+    deployed.later(10_000)
+    reconcile(deployed)
+    healthy(deployed)
+
+
+def test_a_first_deploy_that_was_abandoned_leaves_no_model(world: World) -> None:
+    world.register_times(1)
+    deployer = world.deployer()
+    deployer.snapshot(world.request("d1"))
+    for step in STEPS[:3]:
+        getattr(deployer, step)(MODEL, "d1")
+    world.later(10_000)
+    reconcile(world)
+    assert world.triton.loaded() == {}
+    assert world.engines == set()
+    assert (reconcile(world).live, reconcile(world).done) == (None, ())
+
+
+def test_a_triton_that_is_away_is_reported_and_the_others_are_served(deployed: World) -> None:
+    away = FakeTriton(deployed.root, "fake:2")
+    for operation in ("loaded", "ready_versions", "load"):
+        away.fail[operation] = unavailable()
+    deployed.triton.restart()
+    found = Reconciler(deployed.settings, tritons=[away, deployed.triton], clock=lambda: deployed.now).run(
+        MODEL
+    )
+    assert len(found.problems) == 1
+    healthy(deployed)
+
+
+def test_a_repair_that_fails_is_reported(deployed: World) -> None:
+    deployed.triton.restart()
+    deployed.triton.fail["load best_model.v1"] = unavailable()
+    found = reconcile(deployed)
+    assert len(found.problems) == 1
+    assert "version 1" in found.problems[0]
+    assert deployed.ask() == (2, 2.0), "the live version does not wait for a warm one"
+
+
+def test_damaged_files_are_reported(deployed: World) -> None:
+    path = deployed.root / "best_model/2/model.onnx"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    assert "another size" in reconcile(deployed).problems[0]
+    path.write_bytes(times(9.0).SerializeToString()[: len(content)].ljust(len(content), b"x"))
+    assert reconcile(deployed).problems == ()
+    assert "other bytes" in reconcile(deployed, deep=True).problems[0]
+
+
+def test_a_live_version_whose_files_are_gone_goes_on_being_served(deployed: World) -> None:
+    shutil.rmtree(deployed.root / "best_model/2")
+    before = deployed.triton.loaded()
+    found = reconcile(deployed)
+    assert found.done == ()
+    assert "gone" in found.problems[0]
+    assert deployed.triton.loaded() == before
+    assert deployed.ask() == (2, 2.0)
+
+
+def test_a_dry_run_changes_nothing(deployed: World) -> None:
+    deployed.triton.restart()
+    (deployed.root / MODEL / "current.json").unlink()
+    before, calls = snapshot_of(deployed.root), len(deployed.triton.calls)
+    found = reconcile(deployed, dry_run=True)
+    assert len(found.done) == 4
+    assert snapshot_of(deployed.root) == before
+    assert set(deployed.triton.calls[calls:]) == {"loaded "}
+    reconcile(deployed)
+    healthy(deployed)

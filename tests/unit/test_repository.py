@@ -1,0 +1,257 @@
+"""The repository's files: durable writes, leases, journals, releases."""
+
+from __future__ import annotations
+
+import errno
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from ml_code.triton_deploy.errors import LeaseHeld, NotFound, StorageFailed, Superseded
+from ml_code.triton_deploy.records import State, advance
+from ml_code.triton_deploy.repository import ModelFolder, durable, models_in
+from tests.unit.test_records import LIVE, NOW, RECORD
+
+# Durable writes
+
+
+def test_of_many_writers_exactly_one_creates_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "one"
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda n: durable.create_file(path, str(n)), range(64)))
+    assert won.count(True) == 1
+    assert path.read_text() == str(won.index(True))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["one"]
+
+
+def test_a_link_whose_success_was_not_reported_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS may answer a link that was made with an error."""
+    real = os.link
+
+    def link(source: Path, target: Path) -> None:
+        real(source, target)
+        raise OSError(errno.EIO, "lost the answer")
+
+    monkeypatch.setattr(os, "link", link)
+    assert durable.create_file(tmp_path / "one", "x")
+
+
+def test_a_failing_link_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(OSError, match="full"):
+        durable.create_file(tmp_path / "one", "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_replaced_file_is_synced_before_its_rename_and_its_directory_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    real_fsync, real_replace = os.fsync, Path.replace
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: (calls.append("fsync " + os.readlink(f"/proc/self/fd/{fd}")), real_fsync(fd))
+    )
+    monkeypatch.setattr(Path, "replace", lambda self, to: (calls.append("rename"), real_replace(self, to))[1])
+    durable.replace_file(tmp_path / "current.json", "x")
+    assert calls[0].startswith(f"fsync {tmp_path}/.current.json.")
+    assert calls[1:] == ["rename", f"fsync {tmp_path}"]
+
+
+def test_a_failed_write_leaves_the_old_content_and_no_temporary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "current.json"
+    durable.replace_file(path, "old")
+    monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(errno.EIO, "disk")))
+    with pytest.raises(OSError, match="disk"):
+        durable.replace_file(path, "new")
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["current.json"]
+
+
+def test_what_is_written_can_be_read_by_others(tmp_path: Path) -> None:
+    old = os.umask(0o077)
+    try:
+        durable.replace_file(tmp_path / "x", "x")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "Free space"),
+        (errno.EACCES, "user write"),
+        (errno.EROFS, "read-write"),
+        (errno.EIO, "mount"),
+    ],
+)
+def test_an_error_of_the_file_system_says_what_to_do(number: int, advice: str) -> None:
+    with pytest.raises(StorageFailed, match="while saving it") as caught, durable.storage_errors("saving it"):
+        raise OSError(number, os.strerror(number))
+    assert advice in caught.value.hint
+
+
+# Lease
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> ModelFolder:
+    return ModelFolder.at(tmp_path, "m")
+
+
+def later(seconds: float) -> datetime:
+    return NOW + timedelta(seconds=seconds)
+
+
+def test_an_expired_lease_is_free_when_its_deployment_was_settled(folder: ModelFolder) -> None:
+    folder.lease.acquire("a", NOW, 60)
+    for seconds in (59, 61):
+        with pytest.raises(LeaseHeld, match="a"):
+            folder.lease.acquire("b", later(seconds), 60)
+    assert folder.lease.last(later(61)) == ("a", False)
+    folder.lease.release("a")
+    folder.lease.acquire("b", later(61), 60)
+    with pytest.raises(Superseded, match="lost its lease"):
+        folder.lease.renew("a", later(62), 60)
+    folder.lease.renew("b", later(62), 60)
+
+
+def test_a_renewed_lease_lasts_longer(folder: ModelFolder) -> None:
+    folder.lease.acquire("a", NOW, 60)
+    folder.lease.renew("a", later(50), 60)
+    with pytest.raises(LeaseHeld):
+        folder.lease.acquire("b", later(100), 60)
+
+
+def test_a_lease_that_was_given_back_is_free(folder: ModelFolder) -> None:
+    folder.lease.acquire("a", NOW, 60)
+    folder.lease.release("b")
+    assert folder.lease.last(NOW) == ("a", True)
+    folder.lease.release("a")
+    assert folder.lease.last(NOW) == (None, False)
+    folder.lease.acquire("b", NOW, 60)
+
+
+def test_of_many_that_want_a_free_lease_one_gets_it(folder: ModelFolder) -> None:
+    folder.lease.acquire("old", NOW, 1)
+    folder.lease.release("old")
+
+    def want(name: str) -> bool:
+        try:
+            folder.lease.acquire(name, later(10), 60)
+        except LeaseHeld:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(want, [f"d{n}" for n in range(20)])).count(True) == 1
+
+
+# Journal
+
+
+def test_facts_are_added_and_read_back(folder: ModelFolder) -> None:
+    folder.journal.append(RECORD, None)
+    second = advance(RECORD, State.MATERIALIZED, NOW, digest="x")
+    folder.journal.append(second, RECORD)
+    assert folder.journal.get("d1") == second
+    assert [record.deploy_id for record in folder.journal.all()] == ["d1"]
+
+
+def test_a_fact_on_top_of_an_outdated_one_is_refused(folder: ModelFolder) -> None:
+    folder.journal.append(RECORD, None)
+    rolling_back = advance(RECORD, State.ROLLING_BACK, NOW)
+    folder.journal.append(rolling_back, RECORD)
+    with pytest.raises(Superseded, match="rolling_back"):
+        folder.journal.append(advance(RECORD, State.MATERIALIZED, NOW), RECORD)
+    assert folder.journal.get("d1") == rolling_back
+
+
+def test_of_many_facts_at_once_one_is_taken(folder: ModelFolder) -> None:
+    folder.journal.append(RECORD, None)
+
+    def add(n: int) -> bool:
+        try:
+            folder.journal.append(advance(RECORD, State.MATERIALIZED, NOW, digest=str(n)), RECORD)
+        except Superseded:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(add, range(32)))
+    assert won.count(True) == 1
+    assert folder.journal.get("d1").digest == str(won.index(True))
+
+
+def test_an_unknown_deployment_is_not_found(folder: ModelFolder) -> None:
+    assert folder.journal.find("never") is None
+    with pytest.raises(NotFound, match="never"):
+        folder.journal.get("never")
+
+
+def test_a_record_that_cannot_be_read_is_named(folder: ModelFolder, tmp_path: Path) -> None:
+    folder.journal.append(RECORD, None)
+    path = tmp_path / "m/deployments/d1/0001.json"
+    path.write_text("{")
+    with pytest.raises(StorageFailed, match=r"0001\.json"):
+        folder.journal.find("d1")
+
+
+# Releases
+
+
+def test_a_generation_is_committed_once(folder: ModelFolder) -> None:
+    folder.releases.publish(LIVE)
+    folder.releases.publish(LIVE)
+    with pytest.raises(Superseded, match="d0"):
+        folder.releases.publish(replace(LIVE, deploy_id="other"))
+    assert folder.releases.latest() == LIVE
+    assert folder.releases.of_deployment("d0", 1) == LIVE
+    assert folder.releases.of_deployment("other", 1) is None
+
+
+def test_of_many_that_commit_a_generation_one_does(folder: ModelFolder) -> None:
+    def commit(n: int) -> bool:
+        try:
+            folder.releases.publish(replace(LIVE, deploy_id=f"d{n}"))
+        except Superseded:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(commit, range(20)))
+    assert won.count(True) == 1
+    latest = folder.releases.latest()
+    assert latest is not None
+    assert latest.deploy_id == f"d{won.index(True)}"
+
+
+def test_history_is_newest_first(folder: ModelFolder) -> None:
+    for generation in (1, 2, 10):
+        folder.releases.publish(replace(LIVE, generation=generation))
+    assert [release.generation for release in folder.releases.history()] == [10, 2, 1]
+
+
+def test_an_equal_projection_touches_no_file(folder: ModelFolder, tmp_path: Path) -> None:
+    folder.releases.publish(LIVE)
+    folder.releases.project(LIVE)
+    before = (tmp_path / "m/current.json").stat()
+    folder.releases.project(LIVE)
+    assert (tmp_path / "m/current.json").stat() == before
+
+
+def test_models_are_those_that_were_deployed_to(tmp_path: Path) -> None:
+    ModelFolder.at(tmp_path, "m").journal.append(RECORD, None)
+    (tmp_path / "m.v3").mkdir()
+    assert models_in(tmp_path) == ["m"]

@@ -1,0 +1,56 @@
+"""Which changes of inputs and outputs break a client."""
+
+import pytest
+
+from ml_code.triton_deploy.schema import Schema, Tensor, breaking_changes
+
+X, Y = Tensor("x", "FP32", (-1, 4)), Tensor("y", "FP32", (-1, 2))
+OLD = Schema((X,), (Y,))
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        OLD,
+        Schema((X,), (Y, Tensor("more", "FP32", (-1,)))),
+        Schema((X, Tensor("hint", "FP32", (-1,), optional=True)), (Y,)),
+        Schema((Tensor("x", "FP32", (-1, -1)),), (Y,)),
+        Schema((X,), (Tensor("y", "FP32", (8, 2)),)),
+    ],
+)
+def test_what_breaks_nobody(new: Schema) -> None:
+    assert breaking_changes(OLD, new) == []
+
+
+@pytest.mark.parametrize(
+    ("new", "change"),
+    [
+        (Schema((), (Y,)), "input x FP32[-1, 4] is gone"),
+        (Schema((X,), ()), "output y FP32[-1, 2] is gone"),
+        (Schema((Tensor("x", "FP64", (-1, 4)),), (Y,)), "input x FP32[-1, 4] became x FP64[-1, 4]"),
+        (Schema((Tensor("x", "FP32", (-1, 5)),), (Y,)), "input x FP32[-1, 4] became x FP32[-1, 5]"),
+        (Schema((Tensor("x", "FP32", (1, 4)),), (Y,)), "input x FP32[-1, 4] became x FP32[1, 4]"),
+        (Schema((Tensor("x", "FP32", (-1,)),), (Y,)), "input x FP32[-1, 4] became x FP32[-1]"),
+        (Schema((X, Tensor("z", "FP32", (-1,))), (Y,)), "input z FP32[-1] is new and not optional"),
+        (Schema((X,), (Tensor("y", "FP32", (-1, -1)),)), "output y FP32[-1, 2] became y FP32[-1, -1]"),
+        (Schema((X,), (Tensor("y", "INT64", (-1, 2)),)), "output y FP32[-1, 2] became y INT64[-1, 2]"),
+    ],
+)
+def test_what_breaks_a_client(new: Schema, change: str) -> None:
+    assert breaking_changes(OLD, new) == [change]
+
+
+def test_an_input_that_was_optional_must_stay_so() -> None:
+    old = Schema((Tensor("x", "FP32", (-1, 4), optional=True),), (Y,))
+    assert len(breaking_changes(old, OLD)) == 1
+    assert breaking_changes(OLD, old) == []
+
+
+def test_a_schema_reads_back() -> None:
+    assert Schema.from_dict(OLD.to_dict()) == OLD
+
+
+def test_batchable_needs_an_open_first_dimension_everywhere() -> None:
+    assert OLD.batchable
+    assert not Schema((X,), (Tensor("y", "FP32", (1, 2)),)).batchable
+    assert not Schema((Tensor("x", "FP32", ()),), (Y,)).batchable

@@ -1,0 +1,295 @@
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from supervisor.options import ServerOptions
+
+from stack import Stack, StackError, launch, readiness, services
+from stack.__main__ import write_env_file
+from stack.ports import DEFAULT_PORTS, check_free, configured_ports, free_ports
+from stack.services import Service
+from stack.startup import await_all, bring_up, until_ready
+from stack.supervision import ProcessState, Program, Supervisor, render_config
+
+# ports
+
+
+def test_ports_come_from_the_environment_or_the_default() -> None:
+    ports = configured_ports({"STACK_TRITON_GRPC_PORT": "9001", "STACK_MLFLOW_PORT": ""})
+
+    assert ports == {**DEFAULT_PORTS, "triton-grpc": 9001}
+
+
+@pytest.mark.parametrize("text", ["0", "65536", "-1", "80a", " 80", "٣", "8e3"])
+def test_a_port_that_is_no_port_is_refused_by_the_name_of_its_setting(text: str) -> None:
+    with pytest.raises(StackError, match="STACK_S3_PORT"):
+        configured_ports({"STACK_S3_PORT": text})
+
+
+def test_two_services_cannot_share_a_port() -> None:
+    with pytest.raises(StackError, match="STACK_MLFLOW_PORT and STACK_TRITON_PORT"):
+        configured_ports({"STACK_MLFLOW_PORT": "8000"})
+
+
+def test_free_ports_are_all_different() -> None:
+    ports = free_ports()
+
+    assert set(ports) == set(DEFAULT_PORTS)
+    assert len(set(ports.values())) == len(ports)
+    check_free(ports, ports)
+
+
+# what may be started
+
+
+def test_unknown_services_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(StackError, match="unknown services: minio"):
+        Stack(tmp_path, ["s3", "minio"])
+
+
+def test_mlflow_is_refused_without_s3(tmp_path: Path) -> None:
+    with pytest.raises(StackError, match="mlflow keeps its artifacts on s3"):
+        Stack(tmp_path, ["mlflow"])
+
+
+def test_a_client_gets_only_what_the_services_it_uses_need(tmp_path: Path) -> None:
+    environment = Stack(tmp_path, ["triton"], environment={"MINE": "1"}).environment
+
+    assert environment["MINE"] == "1"
+    assert environment["TRITON_DEPLOY_REPOSITORY"] == str(tmp_path / "model-repo")
+    assert not [name for name in environment if name.startswith(("AWS", "AIRFLOW", "MLFLOW"))]
+
+
+def test_secrets_outlive_the_stack_and_differ_between_stacks(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    secrets = [Stack(tmp_path / name).environment["AWS_SECRET_ACCESS_KEY"] for name in ("a", "a", "b")]
+
+    assert secrets[0] == secrets[1] != secrets[2]
+
+
+# files
+
+
+def test_supervisord_reads_the_configuration_as_it_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/a path/100 %s/python")
+    state_dir = tmp_path / "100 %(here)s ; of it"
+    (state_dir / "logs").mkdir(parents=True)
+    (state_dir / "run").mkdir()
+    monkeypatch.chdir(state_dir / "run")
+    programs = [Program("server", [], {}, stop_wait_s=7), Program("job", [], {}, one_shot=True)]
+    Path("supervisord.conf").write_text(render_config(programs))
+
+    options = ServerOptions()
+    options.realize(["-c", "supervisord.conf"])
+    (group,) = options.process_group_configs
+    job, server = sorted(group.process_configs, key=attrgetter("name"))
+
+    assert shlex.split(server.command) == launch.command("run", Path("server.json"))
+    assert server.stdout_logfile == "../logs/server.log"
+    assert (server.stopwaitsecs, server.stopasgroup, server.killasgroup) == (7, True, True)
+    assert not server.autostart
+    assert server.autorestart
+    assert not job.autorestart
+
+
+def test_the_environment_file_says_the_same_to_a_shell(tmp_path: Path) -> None:
+    environment = {"QUOTES": """it's "so" $HOME `id`""", "LINES": "a\nb", "EMPTY": ""}
+    path = write_env_file(tmp_path, environment)
+
+    read = subprocess.run(
+        ["bash", "-c", f'source \'{path}\'; printf \'%s|\' "$QUOTES" "$LINES" "$EMPTY"'],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert read.stdout == "".join(f"{value}|" for value in environment.values())
+    assert path.stat().st_mode & 0o077 == 0
+
+
+def test_a_state_directory_too_deep_for_a_socket_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StackError, match="too long for a Unix socket"):
+        Supervisor(tmp_path / ("x" * 100), []).start()
+
+
+# start-up
+
+
+class ScriptedSupervisor(Supervisor):
+    """Answers `states` from a list, the last one for ever."""
+
+    def __init__(self, log_dir: Path, *history: dict[str, ProcessState]) -> None:
+        super().__init__(log_dir, [])
+        self._history = list(history)
+        self.started: list[str] = []
+
+    def states(self) -> dict[str, ProcessState]:
+        return self._history.pop(0) if len(self._history) > 1 else self._history[0]
+
+    def start_process(self, name: str) -> None:
+        self.started.append(name)
+
+
+def running(pid: int = 1) -> dict[str, ProcessState]:
+    return {"p": ProcessState("RUNNING", pid, 0), "job": ProcessState("EXITED", 0, 0)}
+
+
+def service(*answers: str | None, first: bool = False) -> Service:
+    """Its probe gives the answers in turn, the last one for ever."""
+    left = list(answers)
+    return Service(
+        programs=[Program("p", [], {})],
+        probe=lambda: left.pop(0) if len(left) > 1 else left[0],
+        ports=[],
+        first=Program("job", [], {}, one_shot=True) if first else None,
+    )
+
+
+def finish(steps: Iterator[str], supervisor: Supervisor, it: Service, limit_s: float = 5) -> None:
+    await_all(supervisor, {"it": it}, {"it": steps}, limit_s)
+
+
+def test_a_service_is_awaited_until_its_probe_says_nothing_is_missing(tmp_path: Path) -> None:
+    supervisor, it = ScriptedSupervisor(tmp_path, running()), service("no answer", "warming", None)
+
+    assert list(bring_up(supervisor, it)) == ["no answer", "warming"]
+    assert supervisor.started == ["p"]
+
+
+def test_what_has_to_come_first_is_waited_for(tmp_path: Path) -> None:
+    busy = {**running(), "job": ProcessState("RUNNING", 7, 0)}
+    supervisor, it = ScriptedSupervisor(tmp_path, busy, running()), service(None, first=True)
+
+    steps = bring_up(supervisor, it)
+
+    assert next(steps) == "job has not finished"
+    assert supervisor.started == ["job"]
+    assert list(steps) == []
+    assert supervisor.started == ["job", "p"]
+
+
+def test_a_first_process_that_fails_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs/job.log").write_text("one\ntwo\n")
+    failed = {**running(), "job": ProcessState("EXITED", 0, 3)}
+    supervisor, it = ScriptedSupervisor(tmp_path, failed), service(None, first=True)
+
+    with pytest.raises(StackError, match=r"job failed with status 3\n--- .*job\.log\none\ntwo"):
+        finish(bring_up(supervisor, it), supervisor, it)
+    assert supervisor.started == ["job"]
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        pytest.param(ProcessState("EXITED", 0, 1), id="ended"),
+        pytest.param(ProcessState("BACKOFF", 0, 1), id="about to be started again"),
+        pytest.param(ProcessState("RUNNING", 2, 0), id="already started again"),
+    ],
+)
+def test_a_process_that_dies_at_the_start_is_an_error_at_once(tmp_path: Path, later: ProcessState) -> None:
+    supervisor = ScriptedSupervisor(tmp_path, running(1), {**running(), "p": later})
+    it = service("refuses connections")
+
+    with pytest.raises(StackError, match="p ended"):
+        finish(bring_up(supervisor, it), supervisor, it)
+
+
+def test_a_later_wait_survives_a_restart_but_not_giving_up(tmp_path: Path) -> None:
+    gone = {"p": ProcessState("BACKOFF", 0, 1)}
+    supervisor, it = ScriptedSupervisor(tmp_path, running(1), gone, running(2)), service("x", None)
+    finish(until_ready(supervisor, it, restarts=True), supervisor, it)
+
+    supervisor = ScriptedSupervisor(tmp_path, {"p": ProcessState("FATAL", 0, 1)})
+    with pytest.raises(StackError, match="p ended with status 1"):
+        finish(until_ready(supervisor, it, restarts=True), supervisor, it)
+
+
+def test_an_answer_from_a_process_that_does_not_run_does_not_count(tmp_path: Path) -> None:
+    gone = {"p": ProcessState("STOPPED", 0, 0)}
+    supervisor, it = ScriptedSupervisor(tmp_path, gone), service(None)
+
+    assert next(until_ready(supervisor, it, restarts=True)) == "p not running"
+
+
+def test_a_deadline_names_what_is_missing(tmp_path: Path) -> None:
+    supervisor, it = ScriptedSupervisor(tmp_path, running()), service("scheduler is unhealthy")
+
+    with pytest.raises(StackError, match=r"it is not ready after 0 s: scheduler is unhealthy\n---"):
+        finish(bring_up(supervisor, it), supervisor, it, limit_s=0)
+
+
+# Airflow
+
+
+def airflow(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Airflow's REST API, healthy and with the DAG `d`, but for `changes`."""
+    healthy = {"status": "healthy"}
+    answers = {
+        "health": {"metadatabase": healthy, "scheduler": healthy, "dag_processor": healthy},
+        "token": {"access_token": "t"},
+        "importErrors": {"import_errors": []},
+        "dags": {"dags": [{"dag_id": "d"}]},
+    } | changes
+    monkeypatch.setattr(readiness, "_request", lambda method, url, **options: answers[url.rpartition("/")[2]])
+
+
+def ask() -> str | None:
+    return readiness.airflow_runs("http://x", ("u", "p"), ["d"], datetime.now(UTC))
+
+
+def test_airflow_is_ready_when_all_beat_and_the_dag_is_parsed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    airflow(monkeypatch)
+    assert ask() is None
+
+
+def test_airflow_without_a_heartbeat_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    healthy = {"status": "healthy"}
+    health = {"metadatabase": healthy, "scheduler": {"status": None}, "dag_processor": healthy}
+    airflow(monkeypatch, health=health)
+    assert ask() == "scheduler is not heard of yet"
+
+
+def test_airflow_without_the_dag_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    airflow(monkeypatch, dags={"dags": [{"dag_id": "other"}]})
+    assert ask() == "not parsed yet: d"
+
+
+def test_a_dag_file_that_cannot_be_imported_is_an_error_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    error = {"filename": "d.py", "stack_trace": "NameError: x"}
+    now = datetime.now(UTC)
+    stale = {**error, "timestamp": (now - timedelta(hours=1)).isoformat()}
+    airflow(monkeypatch, importErrors={"import_errors": [stale]})
+    assert ask() is None
+
+    fresh = {**error, "timestamp": (now + timedelta(seconds=1)).isoformat()}
+    airflow(monkeypatch, importErrors={"import_errors": [fresh]})
+    with pytest.raises(StackError, match=r"cannot import d\.py:\nNameError: x"):
+        ask()
+
+
+def test_no_setting_of_the_callers_airflow_reaches_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor")
+    monkeypatch.setenv("AIRFLOW__CORE__REMOTE_LOGGING", "True")
+    site = Stack(tmp_path)._site
+    program = services.build(site, ["airflow"])["airflow"].programs[0]
+
+    assert program.env["AIRFLOW__CORE__EXECUTOR"] == "LocalExecutor"
+    assert "AIRFLOW__CORE__REMOTE_LOGGING" not in program.env
+    assert program.env["PATH"] == os.environ["PATH"]
