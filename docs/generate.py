@@ -1,0 +1,71 @@
+"""Writes the parts of the documents that follow from the code, between their markers: ``make docs``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+from ml_code.triton_deploy.cli import EXIT_CODES
+from ml_code.triton_deploy.records import TRANSITIONS
+from ml_code.triton_deploy.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def settings_table() -> str:
+    """Return every setting with its default, as a Markdown table."""
+    lines = ["| variable | default | meaning |", "|---|---|---|"]
+    for f in fields(Settings):
+        default = ",".join(f.default) if isinstance(f.default, tuple) else f.default
+        shown = "" if default in (None, "") else f"`{default}`"
+        lines.append(f"| `{f.metadata['variable']}` | {shown} | {f.metadata['doc']} |")
+    return "\n".join(lines)
+
+
+def exit_codes() -> str:
+    """Return the exit codes as a Markdown table."""
+    rows = re.findall(r"^  (\d)  (.+)$", EXIT_CODES, re.MULTILINE)
+    return "\n".join(
+        ["| code | meaning |", "|---|---|", *(f"| {code} | {meaning} |" for code, meaning in rows)]
+    )
+
+
+def state_drawing() -> str:
+    """Return the transition table as a Mermaid drawing."""
+    edges = [f"    {before} --> {after}" for before, ends in TRANSITIONS.items() for after in sorted(ends)]
+    last = [f"    {state} --> [*]" for state, ends in TRANSITIONS.items() if not ends]
+    return "\n".join(
+        [
+            "```mermaid",
+            "stateDiagram-v2",
+            "    [*] --> pinned",
+            "    [*] --> unchanged",
+            "    [*] --> materialized: revert",
+            *edges,
+            *last,
+            "```",
+        ]
+    )
+
+
+PARTS = {
+    "README.md": {"settings": settings_table, "exit codes": exit_codes},
+    "docs/repository.md": {"states": state_drawing},
+}
+
+
+def rendered(name: str) -> str:
+    """Return a document with its generated parts up to date."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for part, make in PARTS[name].items():
+        begin, end = f"<!-- {part}: make docs -->\n", f"<!-- end of {part} -->"
+        before, rest = text.split(begin)
+        _, after = rest.split(end)
+        text = f"{before}{begin}{make()}\n{end}{after}"
+    return text
+
+
+if __name__ == "__main__":
+    for name in PARTS:
+        (ROOT / name).write_text(rendered(name), encoding="utf-8")
