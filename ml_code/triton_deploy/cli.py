@@ -87,9 +87,8 @@ def _deploy(options: argparse.Namespace, settings: Settings) -> int:
         deployer = Deployer(settings, report=report)
         record = deployer.deploy(request)
     done = "was live already" if record.state is State.UNCHANGED else "is live"
-    _print(
-        options, record, f"Version {record.version} of {record.model} {done} (deployment {record.deploy_id})."
-    )
+    text = f"Version {record.version} of {record.model} {done} (deployment {record.deploy_id})."
+    _print(options, record, text + _passed_over(record))
     return 0
 
 
@@ -103,8 +102,14 @@ def _revert(options: argparse.Namespace, settings: Settings) -> int:
             reason=options.reason,
         )
     )
-    _print(options, record, f"Now {deployer.what_serves(options.model)}")
+    _print(options, record, f"Now {deployer.what_serves(options.model)}{_passed_over(record)}")
     return 0
+
+
+def _passed_over(record: Deployment) -> str:
+    """Say which Tritons do not serve the version yet, and what to do."""
+    lines = [f"\n  Not on {url} yet: {why}" for url, why in record.away.items()]
+    return "".join([*lines, "\n  'triton-deploy reconcile' brings it there."]) if lines else ""
 
 
 def _reconcile(options: argparse.Namespace, settings: Settings) -> int:

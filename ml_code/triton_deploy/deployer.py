@@ -223,9 +223,9 @@ class Deployer:
                 if step.record.state is State.VERIFIED:
                     step.reached(State.SWITCHING)
                 try:
-                    step.serving.switch_to(step.folder.versions.need(step.record.version))
+                    away = step.serving.switch_to(step.folder.versions.need(step.record.version))
                     step.keep_lease()
-                    step.reached(State.COMMITTING)
+                    step.reached(State.COMMITTING, away=dict(away))
                 except BaseException:
                     step.settlement.undo_flip()
                     raise

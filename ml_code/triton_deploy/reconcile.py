@@ -171,7 +171,7 @@ class Reconciler:
             except DeployError as error:
                 problems.append(str(error))
                 continue
-            yield from self._on_triton(folder, live, manifest, triton, loaded)
+            yield from self._on_triton(folder, serving, live, manifest, triton, loaded)
 
     def _derived_files(
         self, folder: ModelFolder, serving: Serving, live: Release, manifest: Manifest
@@ -188,6 +188,7 @@ class Reconciler:
     def _on_triton(
         self,
         folder: ModelFolder,
+        serving: Serving,
         live: Release | None,
         manifest: Manifest | None,
         triton: Triton,
@@ -209,8 +210,7 @@ class Reconciler:
                 if live
                 else f"take {folder.model} out of {triton.url}"
             )
-            alone = Serving(folder.model, folder.versions, [triton], self._settings)
-            yield Repair(what, partial(alone.restore, manifest))
+            yield Repair(what, partial(serving.restore_on, triton, manifest))
         prefix = engine_name(folder.model, 0).removesuffix("0")
         for name in loaded:
             if name.startswith(prefix) and name not in wanted:

@@ -126,7 +126,8 @@ class Deployment:
         allow_schema_change: breaking changes of inputs and outputs are accepted.
         force: a quarantined digest is accepted.
         digest: digest of the artifact, once materialized.
-        smoke: what the smoke test measured (see smoke.py).
+        smoke: what the smoke test measured (see serving.Serving.smoke).
+        away: why a Triton was passed over when the others were flipped, by its address.
         failure: the last failure, if any.
         quarantine: name of the quarantined directory, if something was put aside.
         times_utc: when each state was reached.
@@ -144,6 +145,7 @@ class Deployment:
     force: bool = False
     digest: str = ""
     smoke: Mapping[str, Any] = field(default_factory=dict)
+    away: Mapping[str, str] = field(default_factory=dict)
     failure: Failure | None = None
     quarantine: str = ""
     times_utc: Mapping[str, str] = field(default_factory=dict)

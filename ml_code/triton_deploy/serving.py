@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from . import golden, model_config
 from .errors import DeployError, NotFound, VerificationFailed
 from .names import engine_name
+from .replicas import Replicas
 from .repository import Manifest
 from .repository.durable import storage_errors
 from .repository.versions import SMOKE_CASE, Versions
@@ -22,7 +22,6 @@ from .triton import Answer, Triton
 SMOKE_REQUESTS = 5
 READY_POLL_S = 0.1
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -39,7 +38,7 @@ class Serving:
     def __init__(self, model: str, versions: Versions, tritons: Sequence[Triton], settings: Settings) -> None:
         self._model = model
         self._versions = versions
-        self._tritons = tritons
+        self._replicas = Replicas(tritons, settings.quorum)
         self._settings = settings
 
     def load_candidate(self, manifest: Manifest, *, fresh: bool) -> None:
@@ -65,7 +64,7 @@ class Serving:
             triton.unload(engine, self._settings.switch_timeout_s)
             triton.load(engine, self._settings.load_timeout_s)
 
-        self._on_all(load)
+        self._replicas.on_all(load)
 
     def wait_ready(self, version: int) -> None:
         """Wait until every Triton has exactly this version ready; raises NotFound when one has not in time.
@@ -80,14 +79,14 @@ class Serving:
                     raise self._not_ready(triton, version)
                 time.sleep(READY_POLL_S)
 
-        self._on_all(wait)
+        self._replicas.on_all(wait)
 
     def smoke(self, version: int) -> dict[str, Any]:
         """Ask exactly this version, on every Triton, and compare with the expected answers.
 
         Returns:
-            ``source`` of the inputs, ``requests`` sent to each Triton, ``latency_ms`` (the slowest Triton's median) and
-            ``max_abs_error``.
+            ``source`` of the inputs, ``requests`` sent to each Triton, ``latency_ms`` (the slowest Triton's median),
+            ``max_abs_error``, and the same two for each Triton below ``tritons``.
 
         Raises:
             VerificationFailed: wrong, non-finite or late answers.
@@ -107,8 +106,8 @@ class Serving:
             # The first request warms up and is not timed.
             return statistics.median(answer.latency_s for answer in answers[1:]), error
 
-        measured = self._on_all(ask)
-        latency_s = max(latency for latency, _ in measured)
+        measured = self._replicas.on_all(ask).answers
+        latency_s = max(latency for latency, _ in measured.values())
         if latency_s > self._settings.smoke_latency_limit_s:
             raise VerificationFailed(
                 f"The candidate takes {latency_s:.3f} s a request, more than {self._settings.smoke_latency_limit_s:g} s.",
@@ -117,25 +116,29 @@ class Serving:
         return {
             "source": case.source,
             "requests": SMOKE_REQUESTS,
-            "latency_ms": round(latency_s * 1000, 3),
-            "max_abs_error": max(error for _, error in measured),
+            **_figures(latency_s, max(error for _, error in measured.values())),
+            "tritons": {url: _figures(*of_one) for url, of_one in measured.items()},
         }
 
-    def switch_to(self, manifest: Manifest) -> None:
+    def switch_to(self, manifest: Manifest) -> Mapping[str, str]:
         """Make the public name point at a loaded version, and see that it answers there.
 
         The caller undoes a flip that failed on some Triton (``restore``).
+
+        Returns:
+            Why a Triton was passed over, by its address.
         """
         version = manifest.version
-        # Right before the flip, on every Triton: a switch to a version that is not loaded takes the public model down.
-        self._on_all(lambda triton: self._require_ready(triton, version))
-        self._flip(manifest, self._tritons)
         case = self._case(version)
 
         def ask(triton: Triton) -> None:
             self._check(case, triton.infer(self._model, case.inputs, self._settings.infer_timeout_s), version)
 
-        self._on_all(ask)
+        # Right before the flip, on every Triton: a switch to a version that is not loaded takes the public model down.
+        ready = self._replicas.on_all(lambda triton: self._require_ready(triton, version))
+        flipped = self._replicas.on_all(lambda triton: self._flip(manifest, triton), among=ready.answers)
+        asked = self._replicas.on_all(ask, among=flipped.answers)
+        return {**ready.away, **flipped.away, **asked.away}
 
     def restore(self, manifest: Manifest | None) -> None:
         """Make the public name point where it should, on every Triton where it does not.
@@ -143,24 +146,25 @@ class Serving:
         Args:
             manifest: the live version, or None when there is none: the public name is taken down.
         """
+        self._replicas.on_all(lambda triton: self.restore_on(triton, manifest))
 
-        def restore(triton: Triton) -> None:
-            pointing = triton.ready_versions(self._model)
-            if manifest is None:
-                if pointing:
-                    triton.unload(self._model, self._settings.switch_timeout_s)
-                return
-            if pointing == (manifest.version,):
-                return
-            if not self._is_ready(triton, manifest.version):
-                triton.load(engine_name(self._model, manifest.version), self._settings.load_timeout_s)
-            self._flip(manifest, [triton])
-
-        self._on_all(restore)
+    def restore_on(self, triton: Triton, manifest: Manifest | None) -> None:
+        """Make the public name point where it should on one Triton; see ``restore``."""
+        pointing = triton.ready_versions(self._model)
+        if manifest is None:
+            if pointing:
+                triton.unload(self._model, self._settings.switch_timeout_s)
+            return
+        if pointing == (manifest.version,):
+            return
+        if not self._is_ready(triton, manifest.version):
+            triton.load(engine_name(self._model, manifest.version), self._settings.load_timeout_s)
+        self._flip(manifest, triton)
 
     def serves(self, version: int) -> bool:
         """Whether every Triton answers the public name with this version."""
-        return all(self._on_all(lambda triton: triton.ready_versions(self._model) == (version,)))
+        asked = self._replicas.on_all(lambda triton: triton.ready_versions(self._model))
+        return all(versions == (version,) for versions in asked.answers.values())
 
     def public_versions(self) -> dict[str, int | str | None]:
         """Return what each Triton answers the public name with: a version, None, or why it can't be asked."""
@@ -172,7 +176,7 @@ class Serving:
                 return error.message
             return versions[-1] if versions else None
 
-        return {triton.url: answer for triton, answer in zip(self._tritons, self._on_all(ask), strict=True)}
+        return dict(self._replicas.on_all(ask).answers)
 
     def write_engine(self, manifest: Manifest) -> None:
         """Write the engine of a version: what Triton loads its weights from."""
@@ -190,17 +194,21 @@ class Serving:
     def retire(self, versions: Sequence[int]) -> None:
         """Take versions out of Triton and remove their engines. Best effort: what fails is logged and stays loaded."""
         for version in versions:
-            for triton in self._tritons:
+            for triton in self._replicas.all:
                 try:
-                    triton.unload(engine_name(self._model, version), self._settings.switch_timeout_s)
+                    if triton.ready_versions(self._model) == (version,):
+                        log.warning(
+                            "Triton at %s still serves version %s: it stays loaded there", triton.url, version
+                        )
+                    else:
+                        triton.unload(engine_name(self._model, version), self._settings.switch_timeout_s)
                 except DeployError as error:
                     log.warning("version %s stays loaded for now: %s", version, error)
             self._versions.remove_engine(version)
 
-    def _flip(self, manifest: Manifest, tritons: Sequence[Triton]) -> None:
+    def _flip(self, manifest: Manifest, triton: Triton) -> None:
         config = model_config.to_json(self._switch(manifest))
-        for triton in tritons:
-            triton.load(self._model, self._settings.switch_timeout_s, config)
+        triton.load(self._model, self._settings.switch_timeout_s, config)
 
     def _switch(self, manifest: Manifest) -> dict[str, Any]:
         return model_config.switch_config(self._model, manifest.version, *_schema_and_options(manifest))
@@ -234,12 +242,9 @@ class Serving:
             hint="It was restarted or somebody unloaded it; deploy again.",
         )
 
-    def _on_all(self, action: Callable[[Triton], T]) -> list[T]:
-        """Do the same on every Triton at once; the first error is raised when all have ended."""
-        if len(self._tritons) == 1:
-            return [action(self._tritons[0])]
-        with ThreadPoolExecutor(max_workers=len(self._tritons)) as pool:
-            return list(pool.map(action, self._tritons))
+
+def _figures(latency_s: float, error: float) -> dict[str, float]:
+    return {"latency_ms": round(latency_s * 1000, 3), "max_abs_error": error}
 
 
 def _schema_and_options(manifest: Manifest) -> tuple[Schema, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -11,6 +12,9 @@ from urllib.parse import urlsplit
 
 from .errors import Misconfigured
 from .names import check_model
+
+DNS_PREFIX = "dns:///"
+"""Begins an endpoint that stands for every address of a name, as in gRPC's own naming."""
 
 
 def _setting(variable: str, default: Any, doc: str, *, secret: bool = False) -> Any:
@@ -32,7 +36,12 @@ class Settings:
     triton_grpc_urls: tuple[str, ...] = _setting(
         "TRITON_DEPLOY_GRPC_URLS",
         ("127.0.0.1:8001",),
-        "gRPC endpoints of every Triton on that repository, `host:port`, comma-separated.",
+        "gRPC endpoints of every Triton on that repository, comma-separated: `host:port`, or `dns:///name:port` for every address that the name has.",
+    )
+    quorum: str = _setting(
+        "TRITON_DEPLOY_QUORUM",
+        "all",
+        "How many of them have to take part in a deploy: `all`, `majority` or a number. The others are brought along by `reconcile`.",
     )
     default_model: str = _setting(
         "TRITON_DEPLOY_MODEL", "best_model", "Model that the DAG deploys when its form names no other."
@@ -185,12 +194,17 @@ class Settings:
             raise Misconfigured(
                 "TRITON_DEPLOY_GRPC_URLS names no Triton.", hint="Set it to host:port of each one."
             )
+        if self.quorum not in ("all", "majority") and not re.fullmatch("[1-9][0-9]*", self.quorum):
+            raise Misconfigured(
+                f"TRITON_DEPLOY_QUORUM={self.quorum!r} is neither 'all', 'majority' nor a number of 1 or more.",
+                hint="Unset it for the default, all.",
+            )
         for url in self.triton_grpc_urls:
-            host, _, port = url.rpartition(":")
-            if "/" in url or not host or not port.isdigit():
+            host, _, port = url.removeprefix(DNS_PREFIX).rpartition(":")
+            if "/" in host or not host or not port.isdigit():
                 raise Misconfigured(
                     f"TRITON_DEPLOY_GRPC_URLS has {url!r}, which is not host:port.",
-                    hint="Use Triton's gRPC port (8001 by default), without a scheme.",
+                    hint=f"Use Triton's gRPC port (8001 by default), without a scheme, or {DNS_PREFIX}name:port.",
                 )
 
 

@@ -159,6 +159,8 @@ class Settlement:
         serving.retire([v for v in self.folder.versions.engines() if v not in live.loaded_versions])
         self.folder.lease.release(record.deploy_id)
         log.info("%s", self.what_serves())
+        for why in record.away.values():
+            log.warning("a Triton was passed over, 'triton-deploy reconcile' brings it along: %s", why)
         return record
 
     def undo_flip(self) -> None:

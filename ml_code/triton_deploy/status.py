@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from .errors import Unavailable
 from .records import Deployment, Release
 from .repository import ModelFolder
 from .serving import Serving
@@ -59,7 +60,15 @@ def model_status(settings: Settings, model: str) -> ModelStatus:
     return ModelStatus(
         model=model,
         live=folder.releases.latest(),
-        serving=Serving(model, folder.versions, tritons_of(settings), settings).public_versions(),
+        serving=_serving(settings, folder),
         unfinished=last if last and not last.finished else None,
         quarantined={path.name: failure for path, failure in folder.versions.quarantined()},
     )
+
+
+def _serving(settings: Settings, folder: ModelFolder) -> dict[str, int | str | None]:
+    try:
+        tritons = tritons_of(settings)
+    except Unavailable as error:
+        return {", ".join(settings.triton_grpc_urls): error.message}
+    return Serving(folder.model, folder.versions, tritons, settings).public_versions()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import ArtifactRejected, DeployError, Misconfigured, NotFound, Unavailable
-from .settings import Settings
+from .settings import DNS_PREFIX, Settings
 
 if TYPE_CHECKING:
     from .golden import Array
@@ -211,8 +212,30 @@ class GrpcTriton:
 
 
 def tritons_of(settings: Settings) -> list[Triton]:
-    """Return the servers that the settings name."""
-    return [GrpcTriton(url, settings.switch_timeout_s) for url in settings.triton_grpc_urls]
+    """Return the servers that the settings name, those behind a DNS name as it resolves now.
+
+    Raises:
+        Unavailable: a name has no address.
+    """
+    urls = [address for url in settings.triton_grpc_urls for address in _addresses(url)]
+    return [GrpcTriton(url, settings.switch_timeout_s) for url in dict.fromkeys(urls)]
+
+
+def _addresses(url: str) -> list[str]:
+    if not url.startswith(DNS_PREFIX):
+        return [url]
+    name, _, port = url.removeprefix(DNS_PREFIX).rpartition(":")
+    try:
+        found = socket.getaddrinfo(name, int(port), type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise Unavailable(
+            f"The name {name} in TRITON_DEPLOY_GRPC_URLS has no address: {error.strerror or error}.",
+            hint="Check that the Tritons run and that the name is that of a headless service.",
+        ) from error
+    by_family = {family: sorted({str(at[0]) for f, *_, at in found if f is family}) for family, *_ in found}
+    # Where a server has an address of both families, it is still one server.
+    hosts = by_family.get(socket.AF_INET) or [f"[{host}]" for host in by_family[socket.AF_INET6]]
+    return [f"{host}:{port}" for host in hosts]
 
 
 def _limit(doing: str) -> str:

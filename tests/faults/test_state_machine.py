@@ -115,7 +115,7 @@ def flip_before_the_smoke_test(patch: pytest.MonkeyPatch) -> None:
     smoke = Serving.smoke
 
     def flipped(self: Serving, version: int) -> dict[str, Any]:
-        self._flip(self._versions.need(version), self._tritons)
+        self._replicas.on_all(lambda triton: self._flip(self._versions.need(version), triton))
         return smoke(self, version)
 
     patch.setattr(Serving, "smoke", flipped)

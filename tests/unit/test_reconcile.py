@@ -43,6 +43,7 @@ def healthy(world: World) -> None:
     assert world.engines == {"best_model.v1", "best_model.v2"}
     assert world.triton.loaded() == {"best_model.v1": (1,), "best_model.v2": (2,), MODEL: (2,)}
     assert json.loads(world.current or "")["active_version"] == 2
+    assert not list(world.root.glob("*/.*.tmp"))
     found = reconcile(world)
     assert (found.done, found.problems) == ((), ())
     world.triton.restart(MODEL)
@@ -70,6 +71,9 @@ DAMAGE: dict[str, Callable[[World], object]] = {
     "the switch's configuration is gone": lambda w: (w.root / MODEL / "config.pbtxt").unlink(),
     "the switch's configuration was edited": lambda w: (w.root / MODEL / "config.pbtxt").write_text("x"),
     "an engine is gone": lambda w: shutil.rmtree(w.root / "best_model.v1"),
+    "a write beside an engine never ended": lambda w: (
+        w.root / "best_model.v2/.config.pbtxt.1a2b3c4d.tmp"
+    ).write_text("na"),
     "a staging directory was left": lambda w: (w.root / MODEL / ".staging-d9").mkdir(),
 }
 

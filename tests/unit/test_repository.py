@@ -134,6 +134,13 @@ def test_a_renewed_lease_lasts_longer(folder: ModelFolder) -> None:
         folder.lease.acquire("b", later(100), 60)
 
 
+def test_a_lease_of_a_clock_that_was_ahead_does_not_last_longer_than_a_lease(folder: ModelFolder) -> None:
+    folder.lease.acquire("a", later(365 * 86_400), 60)
+    assert folder.lease.last(NOW) == ("a", False)
+    folder.lease.acquire("a", later(30), 60)
+    assert folder.lease.last(NOW) == ("a", True), "clocks that are apart by less than the skew agree"
+
+
 def test_a_lease_that_was_given_back_is_free(folder: ModelFolder) -> None:
     folder.lease.acquire("a", NOW, 60)
     folder.lease.release("b")

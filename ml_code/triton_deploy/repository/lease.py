@@ -2,7 +2,10 @@
 
 A lease is a numbered file, created with put-if-absent: the highest number is the one in force, so of two deployers that
 want a free lease exactly one wins, and the other can tell. An expired one is not free before its deployment was settled.
-It saves wasted work and keeps two candidates apart; the guard of a release is the generation's own file (see releases.py). Expiry compares wall clocks of the hosts involved.
+It saves wasted work and keeps two candidates apart; the guard of a release is the generation's own file (see releases.py).
+
+Expiry compares wall clocks of the hosts involved. One that jumps can end a lease early, which the fences in front of every
+effect make harmless, or late: an expiry that lies further ahead than the lease was long is not believed.
 """
 
 from __future__ import annotations
@@ -19,12 +22,20 @@ from ..errors import LeaseHeld, Superseded
 from ..records import utc_text
 from . import durable
 
+CLOCK_SKEW_S = 60.0
+"""How far the clocks of two hosts may be apart without a lease being taken for one of a clock that was wrong, seconds."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Held:
     deploy_id: str
     holder: str
     expires_at_utc: str
+    duration_s: float
+
+    def in_force(self, now: datetime) -> bool:
+        left_s = (datetime.fromisoformat(self.expires_at_utc) - now).total_seconds()
+        return 0 < left_s <= self.duration_s + CLOCK_SKEW_S
 
 
 class Lease:
@@ -59,6 +70,7 @@ class Lease:
                 deploy_id=deploy_id,
                 holder=f"{socket.gethostname()}:{os.getpid()}",
                 expires_at_utc=utc_text(now + timedelta(seconds=duration_s)),
+                duration_s=duration_s,
             )
             text = json.dumps(asdict(mine))
             if held and held.deploy_id == deploy_id:
@@ -94,7 +106,7 @@ class Lease:
     def last(self, now: datetime) -> tuple[str | None, bool]:
         """Return the deployment that took the lease last and never gave it back, and whether it is still in force."""
         _, held = self._latest()
-        return (held.deploy_id, datetime.fromisoformat(held.expires_at_utc) > now) if held else (None, False)
+        return (held.deploy_id, held.in_force(now)) if held else (None, False)
 
     def refusal(self) -> LeaseHeld:
         """Return the error for somebody who wants the lease while another deployment has it."""

@@ -178,7 +178,8 @@ class Versions:
 
     def temporaries(self) -> list[Path]:
         """Return files that a write which never ended left behind, in the places that are few."""
-        places = (self._folder, self._folder / "releases", self._folder / "leases")
+        engines = (self._engine(version) for version in self.engines())
+        places = (self._folder, self._folder / "releases", self._folder / "leases", *engines)
         return sorted(path for place in places for path in place.glob(".*.tmp"))
 
     def remove_temporary(self, path: Path) -> None:
