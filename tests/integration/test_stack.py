@@ -253,9 +253,11 @@ def test_stop_leaves_no_process(tmp_path: Path) -> None:
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 DAEMON = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', sys.argv[1]], start_new_session=True); time.sleep(600)"
 PARENT = """
-import json, os, sys, time
+import json, os, signal, sys, time
 from pathlib import Path
 from stack.supervision import Program, Supervisor
+# Whoever runs the tests with nohup ignores it, and this process would, too.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 programs = [Program(name, argv, dict(os.environ), stop_wait_s=1) for name, argv in json.loads(sys.argv[2])]
 supervisor = Supervisor(Path(sys.argv[1]), programs)
 supervisor.start()
