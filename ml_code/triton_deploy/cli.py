@@ -16,6 +16,7 @@ from typing import Any
 from .deployer import Deployer
 from .errors import DeployError
 from .intake import DeployRequest, RevertRequest
+from .plan import Plan
 from .records import Deployment, State
 from .repository import ModelFolder, models_in
 from .settings import Settings
@@ -32,7 +33,7 @@ EXIT_CODES = """exit codes:
   4  the model is refused or fails its checks: repair the model
   5  MLflow, S3, Triton or the disk failed: try again when it is back
   6  another deploy of the model is under way, or came first
-  7  status: a Triton does not serve what is live; reconcile: something is left for a person
+  7  status: a Triton does not serve what is live; reconcile, gc: something is left for a person
   8  status: the deployment was rolled back
   9  status: the deployment has not ended
 """
@@ -60,18 +61,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = options.run(options, Settings.from_env())
         return code
     except DeployError as error:
+        serves = list(_still_true(options))
         if options.json:
-            print(json.dumps({"error": error.kind, "message": error.message, "hint": error.hint}))
-        print(f"{error.message}\n  What to do: {error.hint}{_still_true(options)}", file=sys.stderr)
+            said = {"error": error.kind, "message": error.message, "hint": error.hint, "serves": serves}
+            print(json.dumps(said))
+        lines = [error.message, f"  What to do: {error.hint}", *(f"  Still true: {line}" for line in serves)]
+        print("\n".join(lines), file=sys.stderr)
         return error.exit_code
 
 
-def _still_true(options: argparse.Namespace) -> str:
+def _still_true(options: argparse.Namespace) -> Iterator[str]:
     """Say what serves after an error, as far as it can be said."""
-    if getattr(options, "model", None):
+    model = getattr(options, "model", None)
+    for name in [model] if model else getattr(options, "models", []):
         with contextlib.suppress(DeployError):
-            return f"\n  Still true: {Deployer(Settings.from_env()).what_serves(options.model)}"
-    return ""
+            yield Deployer(Settings.from_env()).what_serves(name)
 
 
 def _deploy(options: argparse.Namespace, settings: Settings) -> int:
@@ -83,26 +87,30 @@ def _deploy(options: argparse.Namespace, settings: Settings) -> int:
         allow_schema_change=options.allow_schema_change,
         force=options.force,
     )
+    if options.dry_run:
+        return _show(options, Deployer(settings).plan_deploy(request))
     with _progress() as report:
         deployer = Deployer(settings, report=report)
         record = deployer.deploy(request)
     done = "was live already" if record.state is State.UNCHANGED else "is live"
     text = f"Version {record.version} of {record.model} {done} (deployment {record.deploy_id})."
-    _print(options, record, text + _passed_over(record))
+    _print(options, record, text + _passed_over(record), deployer.what_serves(record.model))
     return 0
 
 
 def _revert(options: argparse.Namespace, settings: Settings) -> int:
     deployer = Deployer(settings)
-    record = deployer.revert(
-        RevertRequest(
-            model=options.model,
-            deploy_id=options.deploy_id or f"revert-{uuid.uuid4().hex[:12]}",
-            version=options.to,
-            reason=options.reason,
-        )
+    request = RevertRequest(
+        model=options.model,
+        deploy_id=options.deploy_id or f"revert-{uuid.uuid4().hex[:12]}",
+        version=options.to,
+        reason=options.reason,
     )
-    _print(options, record, f"Now {deployer.what_serves(options.model)}{_passed_over(record)}")
+    if options.dry_run:
+        return _show(options, deployer.plan_revert(request))
+    record = deployer.revert(request)
+    serves = deployer.what_serves(options.model)
+    _print(options, record, f"Now {serves}{_passed_over(record)}", serves)
     return 0
 
 
@@ -131,8 +139,37 @@ def _reconcile(options: argparse.Namespace, settings: Settings) -> int:
     return EXIT_DISAGREES if any(result.problems for result in results) else 0
 
 
+def _gc(options: argparse.Namespace, settings: Settings) -> int:
+    from .collect import Collector
+
+    collector = Collector(settings)
+    models = options.models or models_in(settings.repository_root)
+    results = [collector.run(model, dry_run=options.dry_run) for model in models]
+    if options.json:
+        print(
+            json.dumps([asdict(result) | {"freed_bytes": result.freed_bytes} for result in results], indent=2)
+        )
+    for result in () if options.json else results:
+        print(f"{result.model}: " + (f"version {result.live} is live" if result.live else "nothing is live"))
+        done = "to remove" if options.dry_run else "removed"
+        for removed in result.removed:
+            print(f"  {done}: {removed.kind} {removed.name} ({removed.size_bytes} bytes): {removed.why}")
+        for kept in result.kept:
+            print(f"  kept: {kept.kind} {kept.name}: {kept.why}")
+        for name in result.still_open:
+            print(f"  still open somewhere, tried again at the next gc: {name}")
+        for line in result.problems:
+            print(f"  problem: {line}")
+        if result.under_way:
+            print(f"  left alone: {result.under_way} is under way")
+        print(f"  {'would free' if options.dry_run else 'freed'}: {result.freed_bytes} bytes")
+    return EXIT_DISAGREES if any(result.problems for result in results) else 0
+
+
 def _rollback(options: argparse.Namespace, settings: Settings) -> int:
     deployer = Deployer(settings)
+    if options.dry_run:
+        return _show(options, deployer.plan_rollback(options.model, options.deploy_id))
     record = deployer.rollback(options.model, options.deploy_id)
     if record is None:
         text = f"Deployment {options.deploy_id} had not begun; nothing was changed."
@@ -141,7 +178,8 @@ def _rollback(options: argparse.Namespace, settings: Settings) -> int:
         text = f"Deployment {record.deploy_id} is rolled back{kept}."
     else:
         text = f"Deployment {record.deploy_id} is {record.state}: it is not undone by a rollback."
-    _print(options, record, f"{text} Now {deployer.what_serves(options.model)}")
+    serves = deployer.what_serves(options.model)
+    _print(options, record, f"{text} Now {serves}", serves)
     return 0
 
 
@@ -191,7 +229,7 @@ def _deployment_status(options: argparse.Namespace, settings: Settings) -> int:
     text = f"Deployment {record.deploy_id} of {record.model} version {record.version}: {record.state}."
     if record.failure:
         text += f" {record.failure.step} failed: {record.failure.error}"
-    _print(options, record, text)
+    _print(options, record, text, Deployer(settings).what_serves(options.model))
     if record.state is State.ROLLED_BACK:
         return EXIT_ROLLED_BACK
     return 0 if record.finished else EXIT_UNFINISHED
@@ -213,10 +251,36 @@ def _history(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _print(options: argparse.Namespace, record: Deployment | None, text: str) -> None:
+def _print(options: argparse.Namespace, record: Deployment | None, text: str, serves: str) -> None:
+    """Print how a deployment stands, and with ``--json`` what serves now."""
     print(
-        json.dumps(asdict(record), indent=2) if options.json and record else "null" if options.json else text
+        json.dumps((asdict(record) if record else {}) | {"serves": serves}, indent=2)
+        if options.json
+        else text
     )
+
+
+def _show(options: argparse.Namespace, plan: Plan) -> int:
+    """Print what a command would do; return the exit code that it would have."""
+    if options.json:
+        print(json.dumps(plan.to_dict(), indent=2))
+        return plan.exit_code
+    for line in plan.does:
+        print(f"would {line}" if not line.startswith("nothing") else f"would do {line}")
+    for name, value in plan.facts.items():
+        print(f"  {name}: {', '.join(map(_fact, value)) if isinstance(value, list) else _fact(value)}")
+    for error in plan.obstacles:
+        print(f"would be refused: {error.message}\n  What to do: {error.hint}")
+    print(f"Nothing was changed: {plan.serves}")
+    return plan.exit_code
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{value['path']} ({value['size_bytes']} bytes)"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else str(value)
 
 
 @contextlib.contextmanager
@@ -265,6 +329,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
+    def dry_run(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--dry-run", action="store_true", help="say what would be done, change nothing")
+
     deploy = command("deploy", _deploy, "deploy the version that an alias names; roll back if anything fails")
     deploy.add_argument("model", metavar="MODEL", help="model name, in MLflow and in Triton")
     deploy.add_argument("--alias", default="A", help="MLflow alias to deploy (default: %(default)s)")
@@ -277,6 +344,7 @@ def _parser() -> argparse.ArgumentParser:
     deploy.add_argument("--force", action="store_true", help="accept an artifact that failed before")
 
     deploy.add_argument("--reason", default="", help="why, for the history")
+    dry_run(deploy)
 
     revert = command("revert", _revert, "make a version live again that was live before")
     revert.add_argument("model", metavar="MODEL")
@@ -288,6 +356,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     revert.add_argument("--reason", default="", help="why, for the history")
     revert.add_argument("--deploy-id", help="id of this deployment (default: a new one)")
+    dry_run(revert)
 
     reconcile = command(
         "reconcile", _reconcile, "make Triton and the derived files agree with what was committed"
@@ -296,7 +365,13 @@ def _parser() -> argparse.ArgumentParser:
     reconcile.add_argument(
         "--deep", action="store_true", help="read every byte of the loaded versions and compare"
     )
-    reconcile.add_argument("--dry-run", action="store_true", help="say what would be done, change nothing")
+    dry_run(reconcile)
+
+    gc = command(
+        "gc", _gc, "remove what the retention lets go: old versions, quarantined directories, records"
+    )
+    gc.add_argument("models", metavar="MODEL", nargs="*", help="models (default: all)")
+    dry_run(gc)
 
     rollback = command(
         "rollback",
@@ -305,6 +380,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     rollback.add_argument("model", metavar="MODEL")
     rollback.add_argument("--deploy-id", required=True, help="the deployment")
+    dry_run(rollback)
 
     status = command(
         "status", _status, "show what is live, what each Triton serves, what is under way and in quarantine"

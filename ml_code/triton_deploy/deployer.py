@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from .artifacts import ArtifactStore, store_for
-from .errors import DeployError, IllegalTransition, Superseded
-from .intake import DeployRequest, RevertRequest, deploy_record, revert_record
-from .materialize import Materializer, refuse_quarantined, source_fingerprint
+from .errors import DeployError, IllegalTransition
+from .intake import DeployRequest, RevertRequest, deploy_record, pinned_version, revert_record, still_wanted
+from .materialize import Materializer, refuse_quarantined
 from .names import check_alias, check_deploy_id, check_model
+from .plan import Plan, plan_deploy, plan_revert, plan_rollback
 from .records import STEP_AFTER, Deployment, Pinned, Release, State
-from .registry import MlflowRegistry, RegisteredVersion, Registry, no_onnx, wait_for_alias
+from .registry import MlflowRegistry, Registry, wait_for_alias
 from .repository import ModelFolder
-from .repository.versions import MODEL_FILE
 from .serving import Serving
 from .settings import Settings
 from .settlement import Settlement
@@ -96,7 +96,7 @@ class Deployer:
                 lambda live: revert_record(request, live, settlement.folder, self._clock()),
             )
         steps = (self.load, self.ready, self.smoke, self.commit)
-        return self._through(steps, request.model, _still_wanted(known).deploy_id)
+        return self._through(steps, request.model, still_wanted(known).deploy_id)
 
     def snapshot(self, request: DeployRequest) -> Deployment:
         """Settle what an earlier deploy left, resolve the alias once, take the lease, and record all of it.
@@ -115,11 +115,10 @@ class Deployer:
         folder = settlement.folder
         known = folder.journal.find(request.deploy_id)
         if known is not None:
-            return _still_wanted(known)
+            return still_wanted(known)
         settlement.settle_abandoned(request.deploy_id)
-        registry = self._registry or MlflowRegistry(self._settings)
-        found = wait_for_alias(registry, request.model, request.alias, self._settings, log.info)
-        pinned = self._pin(request, found)
+        found = wait_for_alias(self._the_registry(), request.model, request.alias, self._settings, log.info)
+        pinned = pinned_version(request, found, self._stores)
         if not request.force:
             refuse_quarantined(folder.versions, fingerprint=pinned.fingerprint)
         record = self._begin(
@@ -236,11 +235,36 @@ class Deployer:
         """Undo a deployment that is not committed, or finish one that is past its decision: see Settlement.rollback."""
         return self._settlement(model).rollback(deploy_id)
 
+    def plan_deploy(self, request: DeployRequest) -> Plan:
+        """Return what a deploy would do, and change nothing: see plan.plan_deploy."""
+        check_deploy_id(request.deploy_id)
+        check_alias(request.alias)
+        return plan_deploy(
+            request,
+            self._settlement(request.model),
+            self._settings,
+            self._the_registry,
+            self._stores,
+            log.info,
+        )
+
+    def plan_revert(self, request: RevertRequest) -> Plan:
+        """Return what a revert would do, and change nothing: see plan.plan_revert."""
+        check_deploy_id(request.deploy_id)
+        return plan_revert(request, self._settlement(request.model))
+
+    def plan_rollback(self, model: str, deploy_id: str) -> Plan:
+        """Return what a rollback would do, and change nothing: see plan.plan_rollback."""
+        return plan_rollback(check_deploy_id(deploy_id), self._settlement(model))
+
     def what_serves(self, model: str) -> str:
         """Return a sentence on what is live, for messages."""
         return self._settlement(model).what_serves()
 
     # What the steps are made of
+
+    def _the_registry(self) -> Registry:
+        return self._registry or MlflowRegistry(self._settings)
 
     def _settlement(self, model: str) -> Settlement:
         folder = ModelFolder.at(self._settings.repository_root, check_model(model))
@@ -286,14 +310,14 @@ class Deployer:
     def _first_record(
         self, settlement: Settlement, request: DeployRequest, pinned: Pinned, live: Release | None
     ) -> Deployment:
-        unchanged = live is not None and self._is_live(settlement, live, pinned)
+        unchanged = live is not None and settlement.is_live(live, pinned)
         return deploy_record(request, pinned, live, unchanged, self._clock())
 
     @contextlib.contextmanager
     def _step(self, name: str, goal: State, model: str, deploy_id: str) -> Iterator[Step]:
         """Run one step: read the record, renew the lease, record why it failed if it does."""
         settlement = self._settlement(model)
-        step = Step(settlement, _still_wanted(settlement.folder.journal.get(deploy_id)), goal)
+        step = Step(settlement, still_wanted(settlement.folder.journal.get(deploy_id)), goal)
         if not step.due:
             yield step
             return
@@ -311,36 +335,3 @@ class Deployer:
             raise
         took_s = time.perf_counter() - started
         log.info("%s of %s version %s took %.2f s", name, model, step.record.version, took_s)
-
-    def _pin(self, request: DeployRequest, found: RegisteredVersion) -> Pinned:
-        for uri in found.artifact_uris:
-            files = self._stores(uri).list_files(uri)
-            if any(file.path == MODEL_FILE for file in files):
-                return Pinned(
-                    version=found.version,
-                    run_id=found.run_id,
-                    alias=request.alias,
-                    artifact_uri=uri,
-                    fingerprint=source_fingerprint(uri, files),
-                    expected_digest=found.expected_digest,
-                )
-        raise no_onnx(request.model, found.version, found.artifact_uris)
-
-    def _is_live(self, settlement: Settlement, live: Release, pinned: Pinned) -> bool:
-        if live.active_version != pinned.version:
-            return False
-        manifest = settlement.folder.versions.manifest(live.active_version)
-        if manifest is None or manifest.fingerprint != pinned.fingerprint:
-            # Not the files that were released: materialize finds out, and refuses.
-            return False
-        return settlement.serving().serves(live.active_version)
-
-
-def _still_wanted(record: Deployment) -> Deployment:
-    if record.state in (State.ROLLING_BACK, State.ROLLED_BACK):
-        why = f": {record.failure.step}: {record.failure.error}" if record.failure else "."
-        raise Superseded(
-            f"Deployment {record.deploy_id} of {record.model} was rolled back{why}",
-            hint="A deployment that was rolled back is not taken up again: trigger a new run.",
-        )
-    return record

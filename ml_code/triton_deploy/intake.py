@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import getpass
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from .errors import NotFound
+from .artifacts import ArtifactStore
+from .errors import NotFound, Superseded
+from .materialize import source_fingerprint
 from .records import Deployment, Pinned, Release, State, utc_text
+from .registry import RegisteredVersion, no_onnx
 from .repository import ModelFolder
+from .repository.versions import MODEL_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +57,34 @@ class RevertRequest:
     version: int | None = None
     actor: str = ""
     reason: str = ""
+
+
+def pinned_version(
+    request: DeployRequest, found: RegisteredVersion, stores: Callable[[str], ArtifactStore]
+) -> Pinned:
+    """Return what an alias means, once it is known where the version's ``model.onnx`` is.
+
+    Args:
+        request: what was asked for.
+        found: the version that the alias names.
+        stores: gives the artifact store of a location.
+
+    Raises:
+        ArtifactRejected: it has no ``model.onnx`` in any place.
+        DeployError: the artifact store refuses or does not answer.
+    """
+    for uri in found.artifact_uris:
+        files = stores(uri).list_files(uri)
+        if any(file.path == MODEL_FILE for file in files):
+            return Pinned(
+                version=found.version,
+                run_id=found.run_id,
+                alias=request.alias,
+                artifact_uri=uri,
+                fingerprint=source_fingerprint(uri, files),
+                expected_digest=found.expected_digest,
+            )
+    raise no_onnx(request.model, found.version, found.artifact_uris)
 
 
 def deploy_record(
@@ -112,7 +145,13 @@ def revert_record(
             f"Version {version} of {model} was never live.",
             hint="Deploy it by its alias; 'triton-deploy history' lists what was live.",
         )
-    manifest = folder.versions.need(version)
+    manifest = folder.versions.manifest(version)
+    if manifest is None:
+        raise NotFound(
+            f"Version {version} of {model} was live (release {last.generation}), but its files were removed: the retention "
+            "keeps those of the last TRITON_DEPLOY_KEEP_RELEASES releases.",
+            hint=f"Deploy it again: point an alias at version {version} in MLflow, then triton-deploy deploy {model} --alias ….",
+        )
     state = State.UNCHANGED if version == live.active_version else State.MATERIALIZED
     return Deployment(
         deploy_id=request.deploy_id,
@@ -133,6 +172,17 @@ def revert_record(
         digest=manifest.digest,
         times_utc={state: utc_text(now)},
     )
+
+
+def still_wanted(record: Deployment) -> Deployment:
+    """Return a deployment that may go on; raises Superseded when it was rolled back."""
+    if record.state in (State.ROLLING_BACK, State.ROLLED_BACK):
+        why = f": {record.failure.step}: {record.failure.error}" if record.failure else "."
+        raise Superseded(
+            f"Deployment {record.deploy_id} of {record.model} was rolled back{why}",
+            hint="A deployment that was rolled back is not taken up again: trigger a new run.",
+        )
+    return record
 
 
 def _whoever() -> str:

@@ -99,6 +99,34 @@ class Materializer:
                 self._versions.discard_stage(record.deploy_id)
             raise
 
+    def is_to_be_copied(self, record: Deployment, released: bool) -> bool:
+        """Whether ``run`` would bring the files, or find them installed; looks only.
+
+        Args:
+            record: a pinned deployment.
+            released: whether the version was live before.
+        """
+        installed = self._versions.manifest(record.version)
+        return installed is None or (installed.deploy_id != record.deploy_id and not released)
+
+    def check_before(self, record: Deployment, copied: bool, files: Iterable[RemoteFile]) -> None:
+        """Raise what ``run`` would, as far as it can be known before a byte is read; looks only.
+
+        Args:
+            record: a pinned deployment.
+            copied: whether its files are to be copied.
+            files: the files that it consists of.
+
+        Raises:
+            ArtifactRejected, SchemaChanged, StorageFailed: as for ``run``.
+        """
+        if copied:
+            self._check_room(files)
+        else:
+            installed = self._versions.need(record.version)
+            self._same_content(record, installed)
+            self._check_schema(record, Schema.from_dict(installed.schema))
+
     def _bring(self, record: Deployment, report: Report) -> Manifest:
         staging = self._versions.stage(record.deploy_id)
         files = tuple(self._fetch(record, staging, report))

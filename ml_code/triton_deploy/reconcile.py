@@ -103,6 +103,7 @@ class Reconciler:
                     settlement.settle_abandoned(me)
                 except DeployError as error:
                     return self._report(folder, [], [f"deployment {holder} can't be settled yet: {error}"])
+        done += self._trash(folder, dry_run, problems)
         repairs = list(self._repairs(folder, serving, problems))
         if repairs and not dry_run:
             try:
@@ -145,6 +146,9 @@ class Reconciler:
 
     def _repairs(self, folder: ModelFolder, serving: Serving, problems: list[str]) -> Iterator[Repair]:
         """Yield what is wrong, in the order in which it has to be put right: files first, then every Triton."""
+        for path in folder.removals.undecided():
+            # First of all: it may be what is live, taken by a gc that was stopped, lost its lease and died.
+            yield Repair(f"put {path.name} back", partial(folder.removals.settle, path))
         live = folder.releases.latest()
         manifest = folder.versions.manifest(live.active_version) if live else None
         if live is not None:
@@ -222,6 +226,18 @@ class Reconciler:
     def _stray_engines(self, folder: ModelFolder, live: Release | None) -> list[int]:
         wanted = live.loaded_versions if live else ()
         return [version for version in folder.versions.engines() if version not in wanted]
+
+    def _trash(self, folder: ModelFolder, dry_run: bool, problems: list[str]) -> list[str]:
+        """Remove what a gc decided to and did not come to; needs no lease, and what is open on NFS can wait."""
+        found = [path.name for path in folder.removals.trash()]
+        if found and not dry_run:
+            try:
+                remaining = folder.removals.empty()
+            except DeployError as error:
+                problems.append(str(error))
+                return []
+            found = [name for name in found if name not in remaining]
+        return [f"remove {name}" for name in found]
 
     def _damaged(self, folder: ModelFolder, live: Release | None, deep: bool) -> Iterator[str]:
         for version in live.loaded_versions if live else ():

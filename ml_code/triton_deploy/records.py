@@ -161,6 +161,11 @@ class Deployment:
         return not TRANSITIONS[self.state]
 
     @property
+    def last_time(self) -> datetime:
+        """When it reached the last of its states."""
+        return max(datetime.fromisoformat(text) for text in self.times_utc.values())
+
+    @property
     def generation(self) -> int:
         """Generation that this deployment commits, if it commits."""
         return self.base_generation + 1

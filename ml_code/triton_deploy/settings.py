@@ -134,6 +134,22 @@ class Settings:
         "TRITON_DEPLOY_LEASE_S", 900.0, "How long a silent deploy keeps others away from its model, seconds."
     )
 
+    keep_releases: int = _setting(
+        "TRITON_DEPLOY_KEEP_RELEASES",
+        10,
+        "The versions of so many last releases stay, to be reverted to; `triton-deploy gc` removes older ones.",
+    )
+    keep_quarantined: int = _setting(
+        "TRITON_DEPLOY_KEEP_QUARANTINED",
+        10,
+        "So many quarantined directories stay, the newest; one younger than a day stays in any case.",
+    )
+    quarantine_days: float = _setting(
+        "TRITON_DEPLOY_QUARANTINE_DAYS",
+        30.0,
+        "For so long stay what failed and the records of ended deployments, days; a day at least.",
+    )
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
         """Read the settings.

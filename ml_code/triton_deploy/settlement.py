@@ -10,7 +10,7 @@ from typing import Any
 
 from .errors import DeployError, Superseded
 from .names import check_deploy_id
-from .records import STEP_AFTER, Deployment, Failure, Release, State, advance, next_release, utc_text
+from .records import STEP_AFTER, Deployment, Failure, Pinned, Release, State, advance, next_release, utc_text
 from .repository import Manifest, ModelFolder
 from .serving import Serving
 from .settings import Settings
@@ -65,6 +65,32 @@ class Settlement:
             )
         return Failure(step=step, kind="unexpected", error=f"{type(error).__name__}: {error}", at_utc=at_utc)
 
+    def require_lease(self, deploy_id: str) -> None:
+        """Raise Superseded unless a deployment has the lease now; looks only."""
+        holder, _ = self.folder.lease.last(self.clock())
+        if holder != deploy_id:
+            raise Superseded(
+                f"{deploy_id} lost its lease of {self.folder.model}" + (f" to {holder}." if holder else "."),
+                hint="It was silent for too long. Nothing is lost; run it again.",
+            )
+
+    def abandoned(self, deploy_id: str) -> str | None:
+        """Return the deployment that has the lease and went silent, for somebody who wants it; looks only.
+
+        Args:
+            deploy_id: who wants it.
+
+        Raises:
+            LeaseHeld: it is under way.
+        """
+        holder, in_force = self.folder.lease.last(self.clock())
+        if holder is None or holder == deploy_id:
+            return None
+        record = self.folder.journal.find(holder)
+        if in_force and (record is None or not record.finished):
+            raise self.folder.lease.refusal()
+        return holder
+
     def settle_abandoned(self, deploy_id: str) -> str | None:
         """Finish or undo the deploy that has the lease and went silent, for somebody who wants the lease.
 
@@ -78,12 +104,10 @@ class Settlement:
             LeaseHeld: it is under way.
             DeployError: see rollback.
         """
-        holder, in_force = self.folder.lease.last(self.clock())
-        if holder is None or holder == deploy_id:
+        holder = self.abandoned(deploy_id)
+        if holder is None:
             return None
         record = self.folder.journal.find(holder)
-        if in_force and (record is None or not record.finished):
-            raise self.folder.lease.refusal()
         if record is not None and not record.finished:
             log.warning("deployment %s was abandoned at %s: settling it first", holder, record.state)
         self.rollback(holder)
@@ -162,6 +186,16 @@ class Settlement:
         for why in record.away.values():
             log.warning("a Triton was passed over, 'triton-deploy reconcile' brings it along: %s", why)
         return record
+
+    def is_live(self, live: Release, pinned: Pinned) -> bool:
+        """Whether every Triton serves exactly what an alias means."""
+        if live.active_version != pinned.version:
+            return False
+        manifest = self.folder.versions.manifest(live.active_version)
+        if manifest is None or manifest.fingerprint != pinned.fingerprint:
+            # Not the files that were released: materialize finds out, and refuses.
+            return False
+        return self.serving().serves(live.active_version)
 
     def undo_flip(self) -> None:
         """Put the switch back at once; the rollback does it again, and waits for a Triton that does not answer."""

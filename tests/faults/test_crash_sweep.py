@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from ml_code.triton_deploy.collect import Collector
 from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.errors import VerificationFailed
 from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.records import State, advance
@@ -61,6 +63,24 @@ def prepared_for_reconcile(world: World) -> None:
     world.later(10_000)
 
 
+def collector(world: World) -> Collector:
+    """Keeps as little as can be asked for."""
+    settings = replace(world.settings, keep_releases=0, keep_quarantined=0, quarantine_days=0.0)
+    return Collector(settings, tritons=[world.triton], clock=lambda: world.now)
+
+
+def gc(world: World, deployer: Deployer) -> None:
+    collector(world).run(MODEL)
+
+
+def prepared_for_gc(world: World) -> None:
+    """Version 1, what failed, its record and that of the first deploy may go."""
+    broken_version(world)
+    with pytest.raises(VerificationFailed):
+        world.deploy("failed")
+    world.later(200_000)
+
+
 def nothing(world: World) -> None:
     pass
 
@@ -76,6 +96,7 @@ OPERATIONS: dict[str, tuple[Callable[[World], None], Callable[[World, Deployer],
     "revert": (nothing, revert, {3, 1}),
     "rollback": (prepared_for_rollback, rollback, {3}),
     "reconcile": (prepared_for_reconcile, reconcile, {3}),
+    "gc": (prepared_for_gc, gc, {3}),
 }
 
 
@@ -90,6 +111,10 @@ def whole(world: World, allowed: set[int], releases_before: list[str]) -> None:
     assert history[: len(releases_before)] == releases_before
     assert len(history) == live.generation
     assert world.engines == {f"best_model.v{version}" for version in live.loaded_versions}
+    for version in {*live.loaded_versions, live.previous_version or live.active_version}:
+        assert [*world.folder.versions.damage(version, deep=True)] == [], (
+            "what serves and what it replaced stay"
+        )
     assert not [name for name in world.names if name.startswith(".")], "nothing is left in staging"
     if live.active_version != 4:
         assert "4" not in world.names, "what was not committed does not lie among the versions"
@@ -131,8 +156,18 @@ def attempt(world: World, name: str, at: int) -> bool:
         pass
     world.later(10_000)
     reconcile(world, world.deployer())
+    if operate is gc:
+        collected(world)
     whole(world, allowed, before)
     return killer.struck
+
+
+def collected(world: World) -> None:
+    """A gc that was killed is done by the next one."""
+    gc(world, world.deployer())
+    assert {name for name in world.names if name[0].isdigit()} == {"2", "3"}
+    assert [record.deploy_id for record in world.folder.journal.all()] == ["d2", "d3"]
+    assert collector(world).run(MODEL).removed == ()
 
 
 @pytest.fixture(autouse=True)

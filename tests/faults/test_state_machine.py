@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from ml_code.triton_deploy import retention
 from ml_code.triton_deploy.errors import DeployError
 from ml_code.triton_deploy.records import (
     Deployment,
@@ -30,7 +31,9 @@ from ml_code.triton_deploy.records import (
 from ml_code.triton_deploy.repository import durable
 from ml_code.triton_deploy.repository.journal import Journal
 from ml_code.triton_deploy.repository.releases import Releases
+from ml_code.triton_deploy.repository.removals import Removals
 from ml_code.triton_deploy.repository.versions import Versions
+from ml_code.triton_deploy.retention import Inventory, Policy
 from ml_code.triton_deploy.serving import Serving
 from ml_code.triton_deploy.settlement import Settlement
 from tests.fakes import fake_store
@@ -151,6 +154,30 @@ def restart_without_the_switch(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Serving, "write_switch", lambda self, manifest: None)
 
 
+def gc_that_does_not_look_back(patch: pytest.MonkeyPatch) -> None:
+    """It takes a directory away and does not see whether it had the lease then."""
+    patch.setattr(Settlement, "require_lease", lambda self, deploy_id: None)
+
+
+def gc_that_removes_in_place(patch: pytest.MonkeyPatch) -> None:
+    def remove(self: Removals, source: Path, still_allowed: Callable[[], object]) -> None:
+        still_allowed()
+        durable.remove_tree(source)
+
+    patch.setattr(Removals, "remove", remove)
+
+
+def gc_that_keeps_nothing_for_a_revert(patch: pytest.MonkeyPatch) -> None:
+    """It keeps what serves, and not what the live version replaced or what the last releases are of."""
+    needs = retention._needs
+
+    def of_what_serves(version: int, inventory: Inventory, policy: Policy) -> Iterator[str]:
+        live = [replace(release, previous_version=None) for release in inventory.releases[:1]]
+        return needs(version, replace(inventory, releases=tuple(live)), replace(policy, releases=0))
+
+    patch.setattr(retention, "_needs", of_what_serves)
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "bug",
@@ -161,6 +188,9 @@ def restart_without_the_switch(patch: pytest.MonkeyPatch) -> None:
         journal_that_takes_every_fact,
         quarantine_of_what_others_brought,
         restart_without_the_switch,
+        gc_that_does_not_look_back,
+        gc_that_removes_in_place,
+        gc_that_keeps_nothing_for_a_revert,
     ],
 )
 def test_a_planted_bug_is_seen(

@@ -13,7 +13,7 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +26,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from ml_code.triton_deploy.collect import Collected, Collector
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import DeployError, IllegalTransition
 from ml_code.triton_deploy.intake import RevertRequest
@@ -44,9 +45,11 @@ from tests.models import files, golden, times, unknown_operator
 from tests.world import MODEL, SETTINGS, World
 
 BEYOND_LEASES_S = 10_000.0
+KEEP_RELEASES = 2
 
 ACTORS = st.sampled_from(["anna", "bert"])
-DELAYS_S = st.sampled_from([0.0, 5.0, 300.0, 1_000.0, BEYOND_LEASES_S])
+A_DAY_S = 86_400.0
+DELAYS_S = st.sampled_from([0.0, 5.0, 300.0, 1_000.0, BEYOND_LEASES_S, 2 * A_DAY_S])
 VERSIONS = st.integers(1, 12)
 
 FIRST_STATES = {State.PINNED, State.MATERIALIZED, State.UNCHANGED}
@@ -99,6 +102,7 @@ MEANWHILE = (
     "revert",
     "rollback",
     "reconcile",
+    "gc",
     "Triton restarts empty",
     "Triton restarts",
     "Triton refuses",
@@ -171,7 +175,14 @@ class TwoDeployers(RuleBasedStateMachine):
         root = Path(tempfile.mkdtemp(prefix="repository-"))
         self.world = World(
             root,
-            replace(SETTINGS, repository=root, ready_timeout_s=0.0),
+            replace(
+                SETTINGS,
+                repository=root,
+                ready_timeout_s=0.0,
+                keep_releases=KEEP_RELEASES,
+                keep_quarantined=1,
+                quarantine_days=0.0,
+            ),
             FakeRegistry(),
             self.store,
             ClientsTriton(root, self._client_saw),
@@ -191,7 +202,13 @@ class TwoDeployers(RuleBasedStateMachine):
         self.journal: dict[str, tuple[int, int, int]] = {}
         self.released: dict[str, tuple[int, int, int]] = {}
         self.versions: dict[int, dict[str, tuple[int, int, int]]] = {}
-        """Files of the versions that were released: these never change."""
+        """Files of the versions that were released: these never change, and go as a whole if at all."""
+        self.seen = 0
+        """Releases when all promises were looked at last."""
+        self.collecting = False
+        """A gc was at work since all promises were looked at."""
+        self.last: dict[str, Deployment] = {}
+        """Deployments as last recorded."""
         self.disturbed = False
         """Something happened for which a client's error is no wonder."""
         self.violations: list[str] = []
@@ -305,6 +322,10 @@ class TwoDeployers(RuleBasedStateMachine):
     def it_is_reconciled(self, deep: bool, dry_run: bool, fate: Fate) -> None:
         self._attempt("", lambda _: self._reconcile(deep=deep, dry_run=dry_run), fate)
 
+    @rule(dry_run=st.booleans(), fate=fates(45))
+    def the_past_is_collected(self, dry_run: bool, fate: Fate) -> None:
+        self._attempt("", lambda _: self._gc(dry_run=dry_run), fate)
+
     @rule()
     @precondition(lambda self: self.disturbed)
     def all_settles(self) -> None:
@@ -316,6 +337,7 @@ class TwoDeployers(RuleBasedStateMachine):
     def all_promises_hold(self) -> None:
         type(self).steps += 1
         self._all_promises_hold()
+        self.collecting = False
 
     def _all_promises_hold(self) -> None:
         self.nobody_saw_anything_wrong()
@@ -337,8 +359,9 @@ class TwoDeployers(RuleBasedStateMachine):
         self.released = files
         for version in {release.active_version for release in releases}:
             assert self.kinds[version].startswith("good")
-            found = identities(self.model / str(version))
-            assert found == self.versions.setdefault(version, found), "a released version was changed"
+            self._is_whole_or_was_not_needed(version, releases)
+        assert needed(releases) <= self.versions.keys(), "a version that is needed is gone"
+        self.seen = len(releases)
 
     def every_release_is_of_one_deployment_that_said_so(self) -> None:
         released = [release.deploy_id for release in self._releases()]
@@ -360,12 +383,32 @@ class TwoDeployers(RuleBasedStateMachine):
 
     def journals_are_append_only_dense_and_legal(self) -> None:
         now = identities(self.model / "deployments")
+        for folder in folders(self.journal) - folders(now):
+            gone = self.last.pop(folder.name)
+            assert self.collecting
+            assert gone.finished, "a gc removed what was under way"
+            assert (self.world.now - gone.last_time).total_seconds() > A_DAY_S
+            self.journal = {name: it for name, it in self.journal.items() if Path(name).parent != folder}
         assert now | self.journal == now, "an entry was changed or removed"
-        for folder in {str(Path(name).parent) for name in now.keys() - self.journal.keys()}:
-            check_journal(Path(folder), self.verified)
+        for folder in folders(now.keys() - self.journal.keys()):
+            last = check_journal(folder, self.verified)
+            assert last is not None
+            self.last[folder.name] = last
         self.journal = now
 
     # How
+
+    def _is_whole_or_was_not_needed(self, version: int, releases: list[Release]) -> None:
+        found = identities(self.model / str(version))
+        known = self.versions.pop(version, found)
+        if found != known:
+            assert self.collecting, "a released version was changed"
+            assert any(
+                version not in needed(releases[:count]) for count in range(self.seen, len(releases) + 1)
+            ), "a gc removed a version that is needed"
+            assert not found or not [*self.world.folder.versions.damage(version, deep=False)], "it is torn"
+        if found:
+            self.versions[version] = found
 
     def _register(self, kind: str) -> None:
         version = len(self.kinds) + 1
@@ -391,6 +434,12 @@ class TwoDeployers(RuleBasedStateMachine):
 
     def _reconcile(self, **options: bool) -> Reconciled:
         return Reconciler(self.world.settings, tritons=[self.triton], clock=lambda: self.world.now).run(
+            MODEL, **options
+        )
+
+    def _gc(self, **options: bool) -> Collected:
+        self.collecting = True
+        return Collector(self.world.settings, tritons=[self.triton], clock=lambda: self.world.now).run(
             MODEL, **options
         )
 
@@ -462,6 +511,8 @@ class TwoDeployers(RuleBasedStateMachine):
                 self._attempt(who, lambda deployer: deployer.rollback(MODEL, self.ids[who]), WELL)
             case "reconcile":
                 self._attempt("", lambda _: self._reconcile(), WELL)
+            case "gc":
+                self._attempt("", lambda _: self._gc(), WELL)
             case "Triton restarts empty":
                 self._restart("nothing")
             case "Triton restarts":
@@ -478,6 +529,9 @@ class TwoDeployers(RuleBasedStateMachine):
         self._all_is_well()
         assert self._reconcile().done == ()
         self.disturbed = False
+        kept = self._gc()
+        assert (kept.problems, kept.under_way, kept.still_open) == ((), "", ())
+        assert self._gc().kept == kept.kept, "what one gc keeps, the next one keeps"
         self._restart("everything")
         self._all_is_well()
         self.disturbed = False
@@ -543,7 +597,19 @@ def other_than(actor: str) -> str:
     return "bert" if actor == "anna" else "anna"
 
 
-def check_journal(folder: Path, verified: set[int]) -> None:
+def needed(releases: list[Release]) -> set[int]:
+    """Versions that have to stay: what serves, what a revert goes to, the last releases."""
+    versions = {release.active_version for release in releases[-KEEP_RELEASES:]}
+    for live in releases[-1:]:
+        versions |= {*live.loaded_versions} | ({live.previous_version} if live.previous_version else set())
+    return versions
+
+
+def folders(files: Iterable[str]) -> set[Path]:
+    return {Path(name).parent for name in files}
+
+
+def check_journal(folder: Path, verified: set[int]) -> Deployment | None:
     """Every entry is whole, the numbers are dense, and each step is an edge of the table; adds what was verified."""
     paths = sorted(folder.glob("[0-9]*.json"))
     assert [path.name for path in paths] == [f"{number:04d}.json" for number in range(1, len(paths) + 1)]
@@ -554,3 +620,4 @@ def check_journal(folder: Path, verified: set[int]) -> None:
         ), f"from {before} to {after}"
     assert not entries or entries[0].state in FIRST_STATES
     verified |= {entry.version for entry in entries if State.VERIFIED in entry.times_utc}
+    return entries[-1] if entries else None

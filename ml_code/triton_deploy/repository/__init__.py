@@ -10,6 +10,7 @@ from ..names import check_model
 from .journal import Journal
 from .lease import Lease
 from .releases import Releases
+from .removals import Removals
 from .versions import FileEntry, Manifest, Versions
 
 __all__ = ["FileEntry", "Manifest", "ModelFolder", "models_in"]
@@ -17,13 +18,14 @@ __all__ = ["FileEntry", "Manifest", "ModelFolder", "models_in"]
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """One model's place in the repository: its releases, deployments, lease and versions."""
+    """One model's place in the repository: its releases, deployments, lease and versions, and what is on its way out."""
 
     model: str
     releases: Releases
     journal: Journal
     lease: Lease
     versions: Versions
+    removals: Removals
 
     @classmethod
     def at(cls, root: Path, model: str) -> Self:
@@ -39,6 +41,7 @@ class ModelFolder:
             Journal(folder / "deployments", model),
             Lease(folder / "leases", model),
             Versions(root, model),
+            Removals(folder),
         )
 
 

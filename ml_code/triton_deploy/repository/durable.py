@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from ..errors import DeployError, StorageFailed
 
 FILE_MODE = 0o644
 """Triton may run as another user: what it has to read must not be private."""
+
+OPEN_ELSEWHERE = (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY)
+"""What removing a directory and its ``.nfs…`` files fails with on NFS while a process has one of its files open."""
 
 
 @contextlib.contextmanager
@@ -129,6 +133,28 @@ def rename(source: Path, target: Path) -> None:
     fsync_directory(target.parent)
     if source.parent != target.parent:
         fsync_directory(source.parent)
+
+
+def remove_tree(path: Path) -> bool:
+    """Remove a directory that nobody needs any more, also while others remove it.
+
+    Returns:
+        False when something is left that a process has open: NFS keeps its files as ``.nfs…`` until they are closed.
+
+    Raises:
+        OSError: it can't be removed for another reason; what could be removed is.
+    """
+    refused: list[OSError] = []
+
+    def refuse(function: object, name: str, raised: tuple[object, BaseException, object]) -> None:
+        error = raised[1]
+        if isinstance(error, OSError) and error.errno not in (errno.ENOENT, *OPEN_ELSEWHERE):
+            refused.append(error)
+
+    shutil.rmtree(path, onerror=refuse)
+    if refused:
+        raise refused[0]
+    return not path.exists()
 
 
 def fsync_tree(root: Path) -> None:

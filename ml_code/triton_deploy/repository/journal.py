@@ -58,12 +58,16 @@ class Journal:
         """
         entries = self._entries(record.deploy_id)
         last = self._read(entries[-1]) if entries else None
-        slot = self._folder / check_deploy_id(record.deploy_id) / f"{len(entries) + 1:04d}.json"
+        slot = self.path(record.deploy_id) / f"{len(entries) + 1:04d}.json"
         with durable.storage_errors(f"recording that {record.deploy_id} is {record.state}"):
             durable.make_directory(slot.parent)
             if last != after or not durable.create_file(slot, to_json(record)):
                 raise self._superseded(record.deploy_id)
         return record
+
+    def path(self, deploy_id: str) -> Path:
+        """Return where the facts of a deployment are."""
+        return self._folder / check_deploy_id(deploy_id)
 
     def all(self) -> Iterator[Deployment]:
         """Yield every deployment as last recorded, in the order of their names."""
@@ -74,7 +78,7 @@ class Journal:
                     yield record
 
     def _entries(self, deploy_id: str) -> list[Path]:
-        folder = self._folder / check_deploy_id(deploy_id)
+        folder = self.path(deploy_id)
         return sorted(folder.glob("[0-9]*.json")) if folder.is_dir() else []
 
     def _read(self, path: Path) -> Deployment:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -27,6 +28,8 @@ MANIFEST = "manifest.json"
 FAILURE = "failure.json"
 SMOKE_CASE = "smoke.json"
 SWITCH_CONFIG = "config.pbtxt"
+QUARANTINED = "[0-9]*.failed_*"
+"""Pattern of the names of quarantined directories; not of one that is being removed, which begins with a dot."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +254,7 @@ class Versions:
 
     def quarantined(self) -> Iterator[tuple[Path, Mapping[str, Any]]]:
         """Yield every quarantined directory with the content of its failure.json, oldest first."""
-        for path in sorted(self._folder.glob("*.failed_*")):
+        for path in sorted(self._folder.glob(QUARANTINED)):
             try:
                 yield path, json.loads((path / FAILURE).read_text(encoding="utf-8"))
             except (OSError, ValueError):
@@ -259,13 +262,49 @@ class Versions:
                 continue
 
     def _quarantined_by(self, deploy_id: str) -> Path | None:
-        for path in sorted(self._folder.glob("*.failed_*")):
-            # The manifest tells when a process died before it wrote why.
-            for name in (FAILURE, MANIFEST):
-                with contextlib.suppress(OSError, ValueError):
-                    if json.loads((path / name).read_text(encoding="utf-8")).get("deploy_id") == deploy_id:
-                        return path
+        for name, brought_by in self.put_aside().items():
+            if brought_by == deploy_id:
+                return self._folder / name
         return None
+
+    # What is there, for the retention
+
+    def installed(self) -> dict[int, str]:
+        """Return every version directory with the deployment that installed it; empty when no manifest says which."""
+        names = (path.name for path in self._folder.glob("[1-9]*") if path.is_dir())
+        versions = sorted(int(name) for name in names if re.fullmatch("[0-9]+", name))
+        return {version: self._brought_by(self.path(version)) for version in versions}
+
+    def put_aside(self) -> dict[str, str]:
+        """Return the name of every quarantined directory with the deployment that brought it, or empty."""
+        return {path.name: self._brought_by(path) for path in sorted(self._folder.glob(QUARANTINED))}
+
+    def failed_at(self, name: str) -> datetime | None:
+        """Return when what is in a quarantined directory failed; None when it does not say."""
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            failure = json.loads((self._folder / name / FAILURE).read_text(encoding="utf-8"))
+            at = datetime.fromisoformat(failure["at_utc"])
+            return at if at.tzinfo else at.replace(tzinfo=UTC)
+        return None
+
+    def changed_at(self, name: str) -> datetime:
+        """Return when something was last put into a version or a quarantined directory, as the file system has it."""
+        path = self.entry(name)
+        with durable.storage_errors(f"looking at {path}"):
+            return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+
+    def entry(self, name: str) -> Path:
+        """Return where a version or a quarantined directory is."""
+        return self._folder / name
+
+    def _brought_by(self, path: Path) -> str:
+        # The manifest tells when a process died before it wrote why it put the directory aside.
+        for name in (FAILURE, MANIFEST):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                deploy_id = json.loads((path / name).read_text(encoding="utf-8")).get("deploy_id")
+                if isinstance(deploy_id, str):
+                    return deploy_id
+        return ""
 
     # Engines and the switch: derived, rebuildable
 

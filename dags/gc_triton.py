@@ -1,0 +1,49 @@
+"""Remove what the retention lets go: versions that no release of the last ones needs, old quarantines and records.
+
+What is live, warm or may be reverted to stays, and so does what a deploy under way needs; docs/repository.md has the rule.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from airflow.sdk import DAG, Param, get_current_context, task
+from airflow.sdk.exceptions import AirflowFailException
+
+from ml_code.triton_deploy.settings import Settings
+
+with DAG(
+    dag_id="gc_triton",
+    description="Remove what the retention lets go.",
+    schedule=timedelta(days=1),
+    # Without a start nothing is scheduled; without catch-up it does not matter which.
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    tags=["triton"],
+    doc_md=__doc__,
+    params={
+        "dry_run": Param(False, type="boolean", description="Log what would be removed, and change nothing.")
+    },
+) as dag:
+
+    @task(execution_timeout=timedelta(hours=1), retries=0)
+    def gc() -> list[dict[str, str]]:
+        """Collect every model of the repository; the next run tries again what failed."""
+        from ml_code.triton_deploy.collect import Collector
+        from ml_code.triton_deploy.repository import models_in
+
+        settings = Settings.from_env()
+        collector = Collector(settings)
+        dry_run = get_current_context()["params"]["dry_run"]
+        results = [collector.run(model, dry_run=dry_run) for model in models_in(settings.repository_root)]
+        problems = [f"{result.model}: {problem}" for result in results for problem in result.problems]
+        if problems:
+            raise AirflowFailException("; ".join(problems))
+        return [
+            {"model": result.model, "kind": removed.kind.value, "name": removed.name, "why": removed.why}
+            for result in results
+            for removed in result.removed
+        ]
+
+    gc()

@@ -1,0 +1,241 @@
+"""Remove what the retention lets go: versions that nobody reverts to any more, old quarantines and records.
+
+Looks first, and takes the model's lease only to move away what goes; a deploy that is under way is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from .errors import DeployError, LeaseHeld, StorageFailed
+from .repository import ModelFolder
+from .retention import Found, Inventory, Kind, Policy, Verdict, judge
+from .serving import Serving
+from .settings import Settings
+from .settlement import Settlement
+from .triton import Triton, tritons_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removed:
+    """Something that went, or goes with ``dry_run``.
+
+    Attributes:
+        kind: what it was.
+        name: version, directory name or deploy id.
+        size_bytes: what that frees: the bytes that no other version shares.
+        why: the reason.
+    """
+
+    kind: Kind
+    name: str
+    size_bytes: int
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """What was found and done for one model.
+
+    Attributes:
+        model: its name.
+        live: the version that is live, or None.
+        removed: what went; with ``dry_run``, what is to go.
+        kept: what stays, with the reason.
+        still_open: what went but for files that some process has open (on NFS); it is tried again at the next time.
+        problems: what could not be done.
+        under_way: the deployment because of which nothing was looked at, or empty.
+    """
+
+    model: str
+    live: int | None
+    removed: tuple[Removed, ...] = ()
+    kept: tuple[Verdict, ...] = ()
+    still_open: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    under_way: str = ""
+
+    @property
+    def freed_bytes(self) -> int:
+        """Bytes that what was removed took."""
+        return sum(removed.size_bytes for removed in self.removed)
+
+
+class Collector:
+    """Applies the retention to models of one repository.
+
+    Args:
+        settings: see settings.py.
+        tritons: the servers, asked only when an abandoned deployment has to be settled; by default those of the settings.
+        clock: gives the time, aware.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        tritons: Sequence[Triton] | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._settings = settings
+        self._tritons = tritons
+        self._clock = clock
+
+    def run(self, model: str, *, dry_run: bool = False) -> Collected:
+        """Remove what the retention lets go.
+
+        Args:
+            model: its name.
+            dry_run: say what would be removed, and change nothing.
+
+        Returns:
+            What was removed, what stays and why, and what could not be done. A deploy that is under way is left alone.
+
+        Raises:
+            InvalidInput, Misconfigured: there is no such place.
+        """
+        folder = ModelFolder.at(self._settings.repository_root, model)
+        settlement = Settlement(folder, lambda: self._serving(folder), self._settings, self._clock)
+        me = f"gc-{uuid.uuid4().hex[:8]}"
+        verdicts: list[Verdict] = []
+        removed: list[Removed] = []
+        still_open: list[str] = []
+        problems: list[str] = []
+        under_way = ""
+        try:
+            settlement.abandoned(me)
+            verdicts = self._judge(folder)
+            if dry_run:
+                removed += [_measured(folder, verdict) for verdict in verdicts if verdict.goes]
+            else:
+                if folder.removals.undecided() or any(verdict.goes for verdict in verdicts):
+                    with self._lease(settlement, me):
+                        # Judged again: a deploy may have ended meanwhile.
+                        verdicts = self._judge(folder)
+                        self._take_away(settlement, me, verdicts, removed, problems)
+                # What was decided needs no lease: nobody looks for it.
+                still_open = folder.removals.empty()
+        except LeaseHeld:
+            under_way = folder.lease.last(self._clock())[0] or "a deployment that has just begun"
+        except DeployError as error:
+            problems.append(str(error))
+        return _reported(
+            Collected(
+                model=model,
+                live=_live(folder),
+                removed=tuple(removed),
+                kept=tuple(verdict for verdict in verdicts if not verdict.goes),
+                still_open=tuple(still_open),
+                problems=tuple(problems),
+                under_way=under_way,
+            ),
+            dry_run,
+        )
+
+    @contextlib.contextmanager
+    def _lease(self, settlement: Settlement, me: str) -> Iterator[None]:
+        settlement.take_lease(me)
+        try:
+            for path in settlement.folder.removals.undecided():
+                settlement.folder.removals.settle(path)
+            yield
+        finally:
+            settlement.folder.lease.release(me)
+
+    def _take_away(
+        self,
+        settlement: Settlement,
+        me: str,
+        verdicts: Sequence[Verdict],
+        removed: list[Removed],
+        problems: list[str],
+    ) -> None:
+        folder = settlement.folder
+        for verdict in verdicts:
+            if not verdict.goes:
+                continue
+            try:
+                found = _measured(folder, verdict)
+                folder.removals.remove(_path(folder, verdict), partial(settlement.require_lease, me))
+            except StorageFailed as error:
+                problems.append(f"{verdict.kind} {verdict.name}: {error}")
+            else:
+                removed.append(found)
+
+    def _judge(self, folder: ModelFolder) -> list[Verdict]:
+        settings = self._settings
+        policy = Policy(
+            releases=settings.keep_releases,
+            quarantined=settings.keep_quarantined,
+            days=settings.quarantine_days,
+        )
+        now = self._clock()
+        return judge(_inventory(folder, now), policy, now)
+
+    def _serving(self, folder: ModelFolder) -> Serving:
+        tritons = tritons_of(self._settings) if self._tritons is None else self._tritons
+        return Serving(folder.model, folder.versions, tritons, self._settings)
+
+
+def _inventory(folder: ModelFolder, now: datetime) -> Inventory:
+    versions = folder.versions
+    deployments = tuple(folder.journal.all())
+    ended = {record.deploy_id: record.last_time for record in deployments}
+
+    def found(name: str, deploy_id: str) -> Found:
+        # Not before its deployment ended: a rollback may have come to it long after the failure.
+        known = [at for at in (versions.failed_at(name), ended.get(deploy_id)) if at is not None]
+        return Found(deploy_id=deploy_id, since=max(known) if known else versions.changed_at(name))
+
+    return Inventory(
+        releases=tuple(folder.releases.history()),
+        versions={
+            version: found(str(version), deploy_id) for version, deploy_id in versions.installed().items()
+        },
+        quarantined={name: found(name, deploy_id) for name, deploy_id in versions.put_aside().items()},
+        engines=frozenset(versions.engines()),
+        deployments=deployments,
+        holder=folder.lease.last(now)[0] or "",
+    )
+
+
+def _path(folder: ModelFolder, verdict: Verdict) -> Path:
+    if verdict.kind is Kind.DEPLOYMENT:
+        return folder.journal.path(verdict.name)
+    return folder.versions.entry(verdict.name)
+
+
+def _measured(folder: ModelFolder, verdict: Verdict) -> Removed:
+    return Removed(
+        kind=verdict.kind,
+        name=verdict.name,
+        size_bytes=folder.removals.size_bytes(_path(folder, verdict)),
+        why=verdict.why,
+    )
+
+
+def _live(folder: ModelFolder) -> int | None:
+    with contextlib.suppress(DeployError):
+        live = folder.releases.latest()
+        return live.active_version if live else None
+    return None
+
+
+def _reported(found: Collected, dry_run: bool) -> Collected:
+    if not dry_run:
+        for removed in found.removed:
+            log.info("%s: removed %s %s: %s", found.model, removed.kind, removed.name, removed.why)
+    for name in found.still_open:
+        log.warning("%s: files of %s are still open somewhere; the next gc tries again", found.model, name)
+    for problem in found.problems:
+        log.error("%s: %s", found.model, problem)
+    return found

@@ -1,0 +1,264 @@
+"""What a command would do, found out by looking alone: no lease is taken, no file written, nothing loaded.
+
+A plan says everything that can be known beforehand, also when the command would be refused: ``obstacles`` holds the errors that it
+would end with, the one that it would meet first in front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .artifacts import ArtifactStore
+from .errors import DeployError, LeaseHeld, VerificationFailed
+from .intake import DeployRequest, RevertRequest, deploy_record, pinned_version, revert_record, still_wanted
+from .materialize import Materializer, refuse_quarantined
+from .records import STEP_AFTER, Deployment, Pinned, State
+from .registry import Registry, wait_for_alias
+from .settings import Settings
+from .settlement import Settlement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a command would do to a model.
+
+    Attributes:
+        model: its name.
+        serves: a sentence on what is live now, and stays live.
+        does: what would be done, a sentence each, in order; with obstacles, what it would be without them.
+        obstacles: the errors that it would end with, the first in front.
+        facts: what is known about it, by name (JSON values).
+    """
+
+    model: str
+    serves: str
+    does: tuple[str, ...]
+    obstacles: tuple[DeployError, ...]
+    facts: dict[str, Any]
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code that the command would have, as far as can be known."""
+        return self.obstacles[0].exit_code if self.obstacles else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as plain JSON values."""
+        return {
+            "dry_run": True,
+            "model": self.model,
+            "serves": self.serves,
+            "does": list(self.does),
+            "obstacles": [
+                {"error": error.kind, "message": error.message, "hint": error.hint}
+                for error in self.obstacles
+            ],
+            **self.facts,
+        }
+
+
+@dataclass
+class _Draft:
+    """A plan in the making."""
+
+    settlement: Settlement
+    does: list[str] = field(default_factory=list)
+    obstacles: list[DeployError] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def obstacle(self) -> Iterator[None]:
+        """Note what the block is refused with, and go on."""
+        try:
+            yield
+        except DeployError as error:
+            self.obstacles.append(error)
+
+    def look_at_lease(self, deploy_id: str) -> None:
+        """Note a deployment that is under way, or one that would be settled first."""
+        self.facts["under_way"] = None
+        try:
+            abandoned = self.settlement.abandoned(deploy_id)
+        except LeaseHeld as error:
+            self.obstacles.append(error)
+            folder = self.settlement.folder
+            self.facts["under_way"] = folder.lease.last(self.settlement.clock())[0]
+            return
+        if abandoned:
+            self.does.append(f"settle the abandoned deployment {abandoned}")
+
+    def done(self) -> Plan:
+        return Plan(
+            model=self.settlement.folder.model,
+            serves=self.settlement.what_serves(),
+            does=tuple(self.does),
+            obstacles=tuple(self.obstacles),
+            facts=self.facts,
+        )
+
+
+def plan_deploy(
+    request: DeployRequest,
+    settlement: Settlement,
+    settings: Settings,
+    registry: Callable[[], Registry],
+    stores: Callable[[str], ArtifactStore],
+    report: Callable[[str], None],
+) -> Plan:
+    """Find out what a deploy would do: the alias is resolved, the files are listed, none is read.
+
+    Args:
+        request: what is asked for.
+        settlement: the model's deployments.
+        settings: limits, and how long to wait for the alias.
+        registry: gives the model registry.
+        stores: gives the artifact store of a location.
+        report: told when the alias is waited for.
+
+    Raises:
+        StorageFailed: the repository can't be looked at.
+    """
+    draft = _Draft(settlement)
+    known = settlement.folder.journal.find(request.deploy_id)
+    if known is not None:
+        _plan_of_known(draft, known)
+        return draft.done()
+    draft.look_at_lease(request.deploy_id)
+    with draft.obstacle():
+        found = wait_for_alias(registry(), request.model, request.alias, settings, report)
+        draft.facts |= {"version": found.version, "run_id": found.run_id}
+        _plan_of_pinned(draft, request, pinned_version(request, found, stores), settings, stores)
+    return draft.done()
+
+
+def plan_revert(request: RevertRequest, settlement: Settlement) -> Plan:
+    """Find out what a revert would do; every byte of the version's files is read and compared with its manifest.
+
+    Args:
+        request: what is asked for.
+        settlement: the model's deployments.
+
+    Raises:
+        StorageFailed: the repository can't be looked at.
+    """
+    draft = _Draft(settlement)
+    folder = settlement.folder
+    known = folder.journal.find(request.deploy_id)
+    if known is not None:
+        _plan_of_known(draft, known)
+        return draft.done()
+    draft.look_at_lease(request.deploy_id)
+    live = folder.releases.latest()
+    with draft.obstacle():
+        record = revert_record(request, live, folder, settlement.clock())
+        warm = live is not None and record.version in live.loaded_versions
+        damage = list(folder.versions.damage(record.version, deep=True))
+        draft.facts |= {
+            "version": record.version,
+            "run_id": record.pinned.run_id,
+            "warm": warm,
+            "damage": damage,
+        }
+        if record.state is State.UNCHANGED:
+            draft.does.append(f"nothing: version {record.version} is live already")
+            return draft.done()
+        how = "which is warm: it is not loaded again" if warm else "which has to be loaded first"
+        draft.does.append(f"make version {record.version} live as release {record.generation}, {how}")
+        if damage:
+            raise VerificationFailed(
+                f"The files of version {record.version} are damaged: {'; '.join(damage)}.",
+                hint="Restore them from a backup, or revert to another version of 'triton-deploy history'.",
+            )
+    return draft.done()
+
+
+def plan_rollback(deploy_id: str, settlement: Settlement) -> Plan:
+    """Find out what a rollback would do: undo the deployment, or finish it past its decision.
+
+    Args:
+        deploy_id: the deployment.
+        settlement: the model's deployments.
+
+    Raises:
+        StorageFailed: the repository can't be looked at.
+    """
+    draft = _Draft(settlement)
+    record = settlement.folder.journal.find(deploy_id)
+    draft.facts["state"] = record.state if record else None
+    if record is None:
+        draft.does.append(f"nothing: deployment {deploy_id} had not begun")
+        return draft.done()
+    draft.facts["version"] = record.version
+    if record.finished:
+        draft.does.append(f"nothing: deployment {deploy_id} is {record.state}")
+        return draft.done()
+    draft.look_at_lease(deploy_id)
+    if record.state is State.COMMITTING:
+        draft.does.append(
+            f"finish the commit of version {record.version}: deployment {deploy_id} is past its decision"
+        )
+        return draft.done()
+    draft.does.append(f"undo deployment {deploy_id} of version {record.version}, which is {record.state}")
+    if State.SWITCHING in record.times_utc:
+        draft.does.append("point the public name at what is live, on every Triton")
+    manifest = settlement.folder.versions.manifest(record.version)
+    if manifest is not None and manifest.deploy_id == deploy_id:
+        draft.does.append(f"put the files of version {record.version} into quarantine")
+    return draft.done()
+
+
+def _plan_of_known(draft: _Draft, known: Deployment) -> None:
+    """A deployment of this id was begun before."""
+    draft.facts |= {"version": known.version, "run_id": known.pinned.run_id, "state": known.state}
+    with draft.obstacle():
+        still_wanted(known)
+    if not draft.obstacles:
+        due = STEP_AFTER.get(known.state)
+        draft.does.append(
+            f"go on with deployment {known.deploy_id} at {due}"
+            if due
+            else f"nothing: deployment {known.deploy_id} is {known.state}"
+        )
+
+
+def _plan_of_pinned(
+    draft: _Draft,
+    request: DeployRequest,
+    pinned: Pinned,
+    settings: Settings,
+    stores: Callable[[str], ArtifactStore],
+) -> None:
+    folder = draft.settlement.folder
+    files = stores(pinned.artifact_uri).list_files(pinned.artifact_uri)
+    draft.facts |= {
+        "artifact_uri": pinned.artifact_uri,
+        "files": [asdict(file) for file in files],
+        "bytes": sum(file.size_bytes for file in files),
+        "free_bytes": folder.versions.free_bytes(),
+        "quarantined": False,
+    }
+    try:
+        refuse_quarantined(folder.versions, digest=pinned.expected_digest, fingerprint=pinned.fingerprint)
+    except DeployError as error:
+        draft.facts["quarantined"] = True
+        if not request.force:
+            draft.obstacles.append(error)
+    live = folder.releases.latest()
+    draft.facts["is_live"] = live is not None and draft.settlement.is_live(live, pinned)
+    if draft.facts["is_live"]:
+        draft.does.append(f"nothing: version {pinned.version} is live already")
+        return
+    record = deploy_record(request, pinned, live, False, draft.settlement.clock())
+    materializer = Materializer(settings, folder.versions, lambda: stores(pinned.artifact_uri))
+    copied = materializer.is_to_be_copied(record, folder.releases.releases_version(pinned.version))
+    what = (
+        f"copy {len(files)} files, {draft.facts['bytes']} bytes"
+        if copied
+        else "copy nothing: its files are here"
+    )
+    draft.does.append(f"{what}; load and check version {pinned.version} beside what serves")
+    draft.does.append(f"make it live as release {record.generation}")
+    with draft.obstacle():
+        materializer.check_before(record, copied, files)
