@@ -108,7 +108,6 @@ class Collector:
         me = f"gc-{uuid.uuid4().hex[:8]}"
         verdicts: list[Verdict] = []
         removed: list[Removed] = []
-        still_open: list[str] = []
         problems: list[str] = []
         under_way = ""
         try:
@@ -116,18 +115,16 @@ class Collector:
             verdicts = self._judge(folder)
             if dry_run:
                 removed += [_measured(folder, verdict) for verdict in verdicts if verdict.goes]
-            else:
-                if folder.removals.undecided() or any(verdict.goes for verdict in verdicts):
-                    with self._lease(settlement, me):
-                        # Judged again: a deploy may have ended meanwhile.
-                        verdicts = self._judge(folder)
-                        self._take_away(settlement, me, verdicts, removed, problems)
-                # What was decided needs no lease: nobody looks for it.
-                still_open = folder.removals.empty()
+            elif folder.removals.undecided() or any(verdict.goes for verdict in verdicts):
+                with self._lease(settlement, me):
+                    # Judged again: a deploy may have ended meanwhile.
+                    verdicts = self._judge(folder)
+                    self._take_away(settlement, me, verdicts, removed, problems)
         except LeaseHeld:
             under_way = folder.lease.last(self._clock())[0] or "a deployment that has just begun"
         except DeployError as error:
             problems.append(str(error))
+        still_open = [] if dry_run else _without_trash(folder, problems)
         return _reported(
             Collected(
                 model=model,
@@ -221,6 +218,15 @@ def _measured(folder: ModelFolder, verdict: Verdict) -> Removed:
         size_bytes=folder.removals.size_bytes(_path(folder, verdict)),
         why=verdict.why,
     )
+
+
+def _without_trash(folder: ModelFolder, problems: list[str]) -> list[str]:
+    """Remove the files of what was decided to go, which needs no lease: nobody looks for them."""
+    try:
+        return folder.removals.empty()
+    except DeployError as error:
+        problems.append(str(error))
+        return []
 
 
 def _live(folder: ModelFolder) -> int | None:

@@ -150,7 +150,7 @@ def _needs(version: int, inventory: Inventory, policy: Policy) -> Iterator[str]:
     for record in inventory.deployments:
         if not record.finished and version in (record.version, record.base_version):
             yield f"deployment {record.deploy_id} has not ended"
-    if version in inventory.engines:
+    if version in inventory.engines and not (live and version in live.loaded_versions):
         yield "its engine is still there, which a reconcile removes"
 
 
