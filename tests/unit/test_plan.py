@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ml_code.triton_deploy import cli
 from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.errors import DeployError, InvalidInput
+from ml_code.triton_deploy.errors import DeployError, InvalidInput, LeaseHeld
 from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.plan import Plan
 from ml_code.triton_deploy.records import State, advance
@@ -34,7 +31,7 @@ def deployed(world: World) -> World:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_touched(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def nothing_is_touched(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every plan of a test leaves the repository and every Triton as they were."""
 
     def watched(name: str) -> Any:
@@ -54,7 +51,6 @@ def nothing_is_touched(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
     for name in ("plan_deploy", "plan_revert", "plan_rollback"):
         monkeypatch.setattr(Deployer, name, watched(name))
-    yield
 
 
 def plan_deploy(world: World, deploy_id: str = "d4", **changes: Any) -> Plan:
@@ -80,7 +76,9 @@ def exit_code_of_deploy(world: World, deploy_id: str = "d4", **changes: Any) -> 
 
 def test_a_deploy_that_would_go_well(deployed: World) -> None:
     plan = plan_deploy(deployed)
-    size = sum(len(data) for path, data in deployed.store.objects.items() if path.startswith("fake://artifacts/4/"))
+    size = sum(
+        len(data) for path, data in deployed.store.objects.items() if path.startswith("fake://artifacts/4/")
+    )
     assert plan.obstacles == ()
     assert plan.facts["version"] == 4
     assert plan.facts["run_id"] == "run4"
@@ -263,7 +261,10 @@ def test_a_revert_to_what_is_live_would_do_nothing(deployed: World) -> None:
 
 
 def test_a_revert_that_would_be_refused(deployed: World) -> None:
-    assert (plan_revert(deployed, 9).exit_code, plan_revert(deployed, 9).obstacles[0].kind) == (3, "not_found")
+    assert (plan_revert(deployed, 9).exit_code, plan_revert(deployed, 9).obstacles[0].kind) == (
+        3,
+        "not_found",
+    )
     refused_by_another_deploy(deployed)
     assert plan_revert(deployed).exit_code == 6
 
@@ -299,6 +300,12 @@ def test_a_rollback_that_would_do_nothing_or_be_refused(deployed: World) -> None
     deployer = deployed.deployer()
     assert deployer.plan_rollback(MODEL, "never").does == ("nothing: deployment never had not begun",)
     assert deployer.plan_rollback(MODEL, "d3").does == ("nothing: deployment d3 is committed",)
+    deployer.snapshot(deployed.request("d4"))
+    deployed.folder.lease.release("d4")
+    refused_by_another_deploy(deployed)
+    assert deployer.plan_rollback(MODEL, "d4").exit_code == 6
+    with pytest.raises(LeaseHeld):
+        deployer.rollback(MODEL, "d4")
 
 
 # The command line
@@ -323,7 +330,7 @@ def command(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
     def run(*argv: str) -> tuple[int, str, str]:
         capsys.readouterr()
-        code = cli.main(["--quiet", *argv] if False else [*argv, "--quiet"])
+        code = cli.main([*argv, "--quiet"])
         said = capsys.readouterr()
         return code, said.out, said.err
 
@@ -378,14 +385,13 @@ def test_every_output_says_what_serves(deployed: World, command: Any, argv: list
 
 
 def test_gc_tells_what_goes_and_what_stays(deployed: World, command: Any) -> None:
-    world_settings = replace(deployed.settings, keep_releases=1)
-    deployed.settings = world_settings
+    deployed.settings = replace(deployed.settings, keep_releases=1)
     code, out, _ = command("gc", "--dry-run")
     assert code == 0
     assert out.startswith("best_model: version 3 is live\n  to remove: version 1 (")
     assert "kept: version 2: warm, replaced by the live version\n" in out
     (said,) = json.loads(command("gc", MODEL, "--json")[1])
-    assert (said["live"], [it["name"] for it in said["removed"]]) == (3, ["1"])
-    assert said["freed_bytes"] == said["removed"][0]["size_bytes"] > 0
-    assert not os.path.exists(Path(deployed.root) / MODEL / "1")
+    assert (said["live"], [it["name"] for it in said["removed"]]) == (3, ["1", "d1"])
+    assert said["freed_bytes"] == sum(it["size_bytes"] for it in said["removed"]) > 0
+    assert "1" not in deployed.names
     assert "freed: 0 bytes" in command("gc")[1]
