@@ -19,7 +19,12 @@ from ml_code.triton_deploy.settings import Settings
 
 SETTINGS = Settings.from_env()
 MARGIN_S = 600
-"""Time for what a step does besides waiting for its own deadline."""
+"""Time for what a step does besides waiting for its own deadlines."""
+
+
+def limit(*deadlines_s: float) -> timedelta:
+    """Return a task's time limit: the deadlines inside, which come first and say what is the matter, and a margin."""
+    return timedelta(seconds=sum(deadlines_s) + MARGIN_S)
 
 
 def run_step(name: str) -> None:
@@ -86,8 +91,8 @@ with DAG(
         ),
     },
 ) as dag:
-
-    @task(execution_timeout=timedelta(seconds=SETTINGS.alias_wait_s + MARGIN_S))
+    # It may have to load what serves again, when it settles what an abandoned deploy left.
+    @task(execution_timeout=limit(SETTINGS.alias_wait_s, SETTINGS.load_timeout_s))
     def snapshot_current() -> None:
         """Resolve the alias once and record what is to be deployed."""
         run_step("snapshot")
@@ -97,29 +102,31 @@ with DAG(
         """Stream the artifact into the model repository and check it."""
         run_step("materialize")
 
-    @task(execution_timeout=timedelta(seconds=SETTINGS.load_timeout_s + MARGIN_S))
+    @task(execution_timeout=limit(SETTINGS.load_timeout_s))
     def triton_load() -> None:
         """Load the candidate beside the live version."""
         run_step("load")
 
-    @task(execution_timeout=timedelta(seconds=MARGIN_S))
+    @task(execution_timeout=limit(SETTINGS.ready_timeout_s))
     def triton_ready() -> None:
         """Ask every Triton for exactly this version."""
         run_step("ready")
 
-    @task(execution_timeout=timedelta(seconds=MARGIN_S))
+    # A handful of inferences.
+    @task(execution_timeout=limit(10 * SETTINGS.infer_timeout_s))
     def triton_infer_smoke() -> None:
         """Compare the candidate's answers with the expected ones."""
         run_step("smoke")
 
-    @task(execution_timeout=timedelta(seconds=MARGIN_S))
+    # A flip that fails is undone at once; what serves may have to be loaded for that.
+    @task(execution_timeout=limit(SETTINGS.infer_timeout_s, SETTINGS.load_timeout_s))
     def commit_current() -> None:
         """Make the candidate live."""
         run_step("commit")
 
     @task(
         trigger_rule=TriggerRule.ONE_FAILED,
-        execution_timeout=timedelta(minutes=30),
+        execution_timeout=limit(SETTINGS.load_timeout_s),
         retries=5,
         retry_delay=timedelta(seconds=5),
     )

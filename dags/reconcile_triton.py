@@ -31,17 +31,14 @@ with DAG(
         )
     },
 ) as dag:
-
-    @task(execution_timeout=timedelta(seconds=SETTINGS.load_timeout_s + 600), retries=0)
+    # Each model has deadlines of its own; this is for all of them, one after the other. The next run waits for this one.
+    @task(execution_timeout=timedelta(seconds=4 * SETTINGS.load_timeout_s + 3600), retries=0)
     def reconcile() -> None:
         """Reconcile every model of the repository; the next run tries again what failed."""
         from ml_code.triton_deploy.reconcile import Reconciler
-        from ml_code.triton_deploy.repository import models_in
 
-        settings = Settings.from_env()
-        reconciler = Reconciler(settings)
         deep = get_current_context()["params"]["deep"]
-        results = [reconciler.run(model, deep=deep) for model in models_in(settings.repository_root)]
+        results = Reconciler(Settings.from_env()).run_all(deep=deep)
         problems = [f"{result.model}: {problem}" for result in results for problem in result.problems]
         if problems:
             raise AirflowFailException("; ".join(problems))

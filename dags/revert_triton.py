@@ -15,6 +15,8 @@ from ml_code.triton_deploy.names import MODEL_PATTERN, deploy_id_for
 from ml_code.triton_deploy.settings import Settings
 
 SETTINGS = Settings.from_env()
+MARGIN_S = 600
+"""Time for what a revert does besides loading."""
 
 with DAG(
     dag_id="revert_triton",
@@ -39,7 +41,14 @@ with DAG(
 ) as dag:
 
     @task(
-        execution_timeout=timedelta(seconds=SETTINGS.load_timeout_s + 600),
+        # All steps in one; it may load three times: to settle what an abandoned deploy left, what it reverts to, and, if
+        # that fails, what serves.
+        execution_timeout=timedelta(
+            seconds=3 * SETTINGS.load_timeout_s
+            + SETTINGS.ready_timeout_s
+            + 10 * SETTINGS.infer_timeout_s
+            + MARGIN_S
+        ),
         retries=2,
         retry_delay=timedelta(seconds=5),
     )
@@ -50,17 +59,20 @@ with DAG(
 
         context = get_current_context()
         params = context["params"]
-        # The try is part of the id: a try that failed was rolled back, and is not taken up again.
-        attempt = f"{context['run_id']}-{context['ti'].try_number}"
+        # The try is part of the id: one that was rolled back is not taken up again.
+        *earlier, mine = (
+            deploy_id_for(f"{context['run_id']}-{attempt}")
+            for attempt in range(1, context["ti"].try_number + 1)
+        )
         request = RevertRequest(
             model=params["model"],
-            deploy_id=deploy_id_for(attempt),
+            deploy_id=mine,
             version=params["version"],
             actor=f"airflow:{context['run_id']}",
             reason=params["reason"] or "",
         )
         try:
-            Deployer(Settings.from_env()).revert(request)
+            Deployer(Settings.from_env()).revert(request, earlier)
         except DeployError as error:
             if error.retryable:
                 raise

@@ -16,6 +16,7 @@ from typing import Any
 from .deployer import Deployer
 from .errors import DeployError
 from .intake import DeployRequest, RevertRequest
+from .names import check_model
 from .plan import Plan
 from .records import Deployment, State
 from .repository import ModelFolder, models_in
@@ -123,13 +124,13 @@ def _passed_over(record: Deployment) -> str:
 def _reconcile(options: argparse.Namespace, settings: Settings) -> int:
     from .reconcile import Reconciler
 
-    reconciler = Reconciler(settings)
-    models = options.models or models_in(settings.repository_root)
-    results = [reconciler.run(model, deep=options.deep, dry_run=options.dry_run) for model in models]
+    models = [check_model(name) for name in options.models]
+    results = Reconciler(settings).run_all(models, deep=options.deep, dry_run=options.dry_run)
     if options.json:
         print(json.dumps([asdict(result) for result in results], indent=2))
     for result in () if options.json else results:
-        print(f"{result.model}: " + (f"version {result.live} is live" if result.live else "nothing is live"))
+        none = "no version is known to be live" if result.problems else "nothing is live"
+        print(f"{result.model}: " + (f"version {result.live} is live" if result.live else none))
         for line in result.done:
             print(f"  {'to do' if options.dry_run else 'done'}: {line}")
         for line in result.problems:

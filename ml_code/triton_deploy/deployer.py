@@ -72,11 +72,17 @@ class Deployer:
         steps = (self.materialize, self.load, self.ready, self.smoke, self.commit)
         return self._through(steps, request.model, request.deploy_id)
 
-    def revert(self, request: RevertRequest) -> Deployment:
+    def revert(self, request: RevertRequest, earlier_tries: Sequence[str] = ()) -> Deployment:
         """Make a version live again that was live before: a new release, checked like any other, without MLflow.
 
         A version that is still warm is not loaded again. Its files are those of its release; what its inputs and outputs
         are is not compared with the live version's, because a revert is for when that one is bad.
+
+        Args:
+            request: what somebody asks for.
+            earlier_tries: deploy ids of earlier tries of the same revert, which may have been killed. One that committed
+                has done what is asked for: to go back once more would bring the bad version back. One that did not end is
+                undone first, so that its lease keeps nobody waiting.
 
         Returns:
             The deployment: COMMITTED, or UNCHANGED when the version is live.
@@ -87,6 +93,11 @@ class Deployer:
             DeployError: as for the steps of a deploy; what was live stays live.
         """
         settlement = self._settlement(request.model)
+        for earlier in earlier_tries:
+            ended = settlement.rollback(earlier)
+            if ended is not None and ended.state is not State.ROLLED_BACK:
+                log.info("an earlier try, %s, is %s: nothing is left to do", earlier, ended.state)
+                return ended
         known = settlement.folder.journal.find(check_deploy_id(request.deploy_id))
         if known is None:
             settlement.settle_abandoned(request.deploy_id)

@@ -16,7 +16,7 @@ from functools import partial
 from .errors import DeployError, LeaseHeld
 from .names import engine_name
 from .records import Release
-from .repository import Manifest, ModelFolder
+from .repository import Manifest, ModelFolder, models_in
 from .serving import Serving
 from .settings import Settings
 from .settlement import Settlement
@@ -39,7 +39,7 @@ class Reconciled:
 
     Attributes:
         model: its name.
-        live: the version that is live, or None.
+        live: the version that is live; None when there is none, or when it can't be said.
         done: what was put right; with ``dry_run``, what is to be done.
         problems: what could not be, and needs a person.
         under_way: the deployment because of which nothing was looked at, or empty.
@@ -71,6 +71,25 @@ class Reconciler:
         self._settings = settings
         self._tritons = tritons_of(settings) if tritons is None else tritons
         self._clock = clock
+
+    def run_all(
+        self, models: Sequence[str] = (), *, deep: bool = False, dry_run: bool = False
+    ) -> list[Reconciled]:
+        """Reconcile one model after the other; what stops one is a problem of that one, and keeps no other waiting.
+
+        Args:
+            models: their names; by default all of the repository.
+            deep: see run.
+            dry_run: see run.
+
+        Returns:
+            What run returns, for each. Also a defect met at one model is reported so, and its traceback logged.
+
+        Raises:
+            Misconfigured: there is no repository.
+        """
+        names = models or models_in(self._settings.repository_root)
+        return [self._run_or_tell(name, deep=deep, dry_run=dry_run) for name in names]
 
     def run(self, model: str, *, deep: bool = False, dry_run: bool = False) -> Reconciled:
         """Put right what is not as it was committed.
@@ -118,6 +137,14 @@ class Reconciler:
                 folder.lease.release(me)
         problems += self._damaged(folder, folder.releases.latest(), deep)
         return self._report(folder, done + [repair.what for repair in repairs], problems)
+
+    def _run_or_tell(self, model: str, *, deep: bool, dry_run: bool) -> Reconciled:
+        try:
+            return self.run(model, deep=deep, dry_run=dry_run)
+        except Exception as error:
+            log.exception("%s: it was not reconciled", model)
+            told = str(error) if isinstance(error, DeployError) else f"{type(error).__name__}: {error}"
+            return Reconciled(model=model, live=None, done=(), problems=(f"not reconciled: {told}",))
 
     def _report(
         self, folder: ModelFolder, done: Sequence[str], problems: Sequence[str], under_way: str = ""

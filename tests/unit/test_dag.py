@@ -9,8 +9,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from copy import copy
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,9 +20,12 @@ from ml_code.triton_deploy import deployer
 from ml_code.triton_deploy.errors import DeployError, LeaseHeld, Unavailable
 from ml_code.triton_deploy.intake import DeployRequest
 from ml_code.triton_deploy.names import deploy_id_for
+from ml_code.triton_deploy.serving import SMOKE_REQUESTS
 
 REPO = Path(__file__).parents[2]
 DAG_MODULE = "dags.mlflow_to_triton_deploy"
+DAG_FILES = sorted(path.stem for path in (REPO / "dags").glob("*.py"))
+MARGIN_S = 60
 STEPS = {
     "snapshot_current": "snapshot",
     "materialize_repo": "materialize",
@@ -51,12 +55,55 @@ def dag(dag_file: ModuleType) -> Any:
     return dag_file.dag
 
 
-def test_parsing_imports_no_client_library(tmp_path: Path) -> None:
-    code = f"import json, sys, {DAG_MODULE}; print(json.dumps([m for m in {SLOW} if m in sys.modules]))"
-    environment = os.environ | library_environment(tmp_path)
+@dataclass(frozen=True)
+class Parsed:
+    """What a process has after it imported every DAG file: modules, and the time limit of each task, seconds."""
+
+    modules: list[str]
+    limits_s: dict[str, float]
+
+
+LONG = {"LOAD": 5000.0, "ALIAS_WAIT": 6000.0, "READY": 7000.0, "INFER": 8000.0}
+"""Deadlines that somebody with large models and slow machines has set, seconds."""
+
+
+@pytest.fixture(scope="module")
+def parsed(tmp_path_factory: pytest.TempPathFactory) -> Parsed:
+    code = f"""
+import importlib, json, sys
+dags = [importlib.import_module(name).dag for name in {[f"dags.{name}" for name in DAG_FILES]}]
+limits = {{task.task_id: task.execution_timeout for dag in dags for task in dag.tasks if task.execution_timeout}}
+print(json.dumps([list(sys.modules), {{task: limit.total_seconds() for task, limit in limits.items()}}]))
+"""
+    deadlines = {
+        f"TRITON_DEPLOY_{name}{'' if name == 'ALIAS_WAIT' else '_TIMEOUT'}_S": str(value)
+        for name, value in LONG.items()
+    }
+    environment = os.environ | library_environment(tmp_path_factory.mktemp("airflow")) | deadlines
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=REPO, env=environment, check=True, capture_output=True, text=True)
-    assert json.loads(done.stdout.splitlines()[-1]) == []
+    return Parsed(*json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_parsing_imports_no_client_library(parsed: Parsed) -> None:
+    assert [name for name in SLOW if name in parsed.modules] == []
+
+
+def test_deadlines_come_before_the_time_limits_of_the_tasks_that_wait_for_them(parsed: Parsed) -> None:
+    """A task that Airflow ends says nothing of what it waited for."""
+    shortest = {
+        # It may settle an abandoned deploy first, which may load what serves again.
+        "snapshot_current": LONG["ALIAS_WAIT"] + LONG["LOAD"],
+        "triton_load": LONG["LOAD"],
+        "triton_ready": LONG["READY"],
+        "triton_infer_smoke": (1 + SMOKE_REQUESTS) * LONG["INFER"],
+        # Its flip may fail, and the way back needs a load.
+        "commit_current": LONG["INFER"] + LONG["LOAD"],
+        "rollback_minimal": LONG["LOAD"],
+        "revert": 3 * LONG["LOAD"] + LONG["READY"] + (2 + SMOKE_REQUESTS) * LONG["INFER"],
+        "reconcile": 2 * LONG["LOAD"],
+    }
+    assert {task: limit for task, limit in shortest.items() if parsed.limits_s[task] < limit + MARGIN_S} == {}
 
 
 # Its shape
@@ -157,7 +204,7 @@ def test_the_defaults_of_the_form(dag: Any) -> None:
     }
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (REPO / "dags").glob("*.py")))
+@pytest.mark.parametrize("name", DAG_FILES)
 def test_the_form_can_be_sent_as_it_opens(name: str, dag_file: ModuleType) -> None:
     """Airflow's page keeps its Trigger button grey while a field is empty that may not be null."""
     params = importlib.import_module(f"dags.{name}").dag.params
@@ -233,6 +280,24 @@ def test_every_other_task_runs_its_step_on_the_record_alone(
     run(dag_file, monkeypatch, task_id, deploy_id="ci-17")
     from_the_run = deploy_id_for("manual__2026-01-02T03:04:05+00:00")
     assert recorded.calls == [(step, ("m", from_the_run)), (step, ("m", "ci-17"))]
+
+
+def test_a_try_of_a_revert_names_the_tries_before_it(
+    recorded: RecordingDeployer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    revert_file = importlib.import_module("dags.revert_triton")
+    for number in (1, 3):
+        context = {
+            "params": {"model": "m", "version": None, "reason": None},
+            "run_id": "r",
+            "ti": SimpleNamespace(try_number=number),
+        }
+        monkeypatch.setattr(revert_file, "get_current_context", lambda context=context: context)
+        revert_file.dag.get_task("revert").python_callable()
+    (_, (first, nothing_before)), (_, (third, before)) = recorded.calls
+    assert nothing_before == []
+    assert before[0] == first.deploy_id
+    assert len({*before, third.deploy_id}) == 3
 
 
 def kinds(error: type[DeployError] = DeployError) -> Iterator[type[DeployError]]:

@@ -205,3 +205,50 @@ def test_a_dry_run_changes_nothing(deployed: World) -> None:
     assert set(deployed.triton.calls[calls:]) == {"loaded "}
     reconcile(deployed)
     healthy(deployed)
+
+
+# All models of a repository
+
+
+def reconcile_all(world: World, *models: str, **options: bool) -> dict[str, Reconciled]:
+    reconciler = Reconciler(world.settings, tritons=[world.triton], clock=lambda: world.now)
+    return {result.model: result for result in reconciler.run_all(models, **options)}
+
+
+def torn_release(world: World) -> None:
+    folder = world.root / "a_torn_one"
+    for name in ("deployments", "releases"):
+        (folder / name).mkdir(parents=True)
+    (folder / "releases/000001.json").write_text("{")
+
+
+def bad_name(world: World) -> None:
+    (world.root / "a bad name" / "deployments").mkdir(parents=True)
+
+
+def unreadable(world: World) -> None:
+    """Nothing that the library expects: a defect of its own, or a file system that does what none should."""
+    folder = world.root / "a_broken_one"
+    (folder / "deployments").mkdir(parents=True)
+    (folder / "leases" / "000001.json").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("break_one", [torn_release, bad_name, unreadable])
+def test_a_model_that_can_not_be_reconciled_keeps_no_other_waiting(
+    deployed: World, break_one: Callable[[World], None]
+) -> None:
+    break_one(deployed)
+    deployed.triton.restart()
+    found = reconcile_all(deployed)
+    (broken,) = found.keys() - {MODEL}
+    assert broken < MODEL, "it comes first"
+    assert found[broken].live is None
+    (problem,) = found[broken].problems
+    assert problem.startswith("not reconciled: ")
+    assert found[MODEL].problems == ()
+    assert deployed.ask() == (2, 2.0)
+
+
+def test_only_the_models_that_were_named_are_reconciled(deployed: World) -> None:
+    bad_name(deployed)
+    assert reconcile_all(deployed, MODEL).keys() == {MODEL}

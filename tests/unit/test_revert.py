@@ -6,7 +6,8 @@ import pytest
 
 from ml_code.triton_deploy.errors import DeployError, LeaseHeld, NotFound, Superseded, VerificationFailed
 from ml_code.triton_deploy.intake import RevertRequest
-from ml_code.triton_deploy.records import Deployment, State
+from ml_code.triton_deploy.records import STEP_AFTER, Deployment, State
+from ml_code.triton_deploy.settlement import Settlement
 from tests.fakes import unavailable
 from tests.models import files, golden, times
 from tests.world import MODEL, World
@@ -111,3 +112,49 @@ def test_a_revert_waits_for_nobody(deployed: World) -> None:
     deployed.deployer().snapshot(deployed.request("d4"))
     with pytest.raises(LeaseHeld, match="d4"):
         revert(deployed)
+
+
+# A revert that is tried again, as Airflow does when the process of its task was killed
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: no code of ours ends the revert."""
+
+
+@pytest.mark.parametrize("killed_in", ["load", "ready", "smoke", "commit"])
+def test_a_try_that_was_killed_keeps_the_next_one_neither_waiting_nor_from_the_right_version(
+    deployed: World, monkeypatch: pytest.MonkeyPatch, killed_in: str
+) -> None:
+    def kill(self: Settlement, record: Deployment, to: State, **facts: object) -> Deployment:
+        if STEP_AFTER[record.state] == killed_in:
+            raise Killed
+        return move(self, record, to, **facts)
+
+    move = Settlement.move
+    with monkeypatch.context() as patch:
+        patch.setattr(Settlement, "move", kill)
+        patch.setattr(Settlement, "rollback", lambda self, deploy_id: None)
+        with pytest.raises(Killed):
+            revert(deployed, deploy_id="r1")
+    record = deployed.deployer().revert(RevertRequest(model=MODEL, deploy_id="r2", actor="me"), ["r1"])
+    assert record.state is State.COMMITTED
+    assert deployed.ask() == (2, 2.0)
+    assert all(known.finished for known in deployed.folder.journal.all())
+
+
+def test_a_try_after_one_that_committed_does_not_go_back_to_the_bad_version(deployed: World) -> None:
+    committed = revert(deployed, deploy_id="r1")
+    before = deployed.current
+    again = deployed.deployer().revert(RevertRequest(model=MODEL, deploy_id="r2", actor="me"), ["r1"])
+    assert again == committed
+    assert deployed.ask() == (2, 2.0)
+    assert deployed.current == before
+
+
+def test_a_try_after_one_that_failed_begins_anew(deployed: World) -> None:
+    deployed.triton.fail["infer best_model"] = unavailable()
+    with pytest.raises(DeployError):
+        revert(deployed, deploy_id="r1")
+    deployed.triton.fail.clear()
+    deployed.deployer().revert(RevertRequest(model=MODEL, deploy_id="r3", actor="me"), ["r1", "r2"])
+    assert deployed.ask() == (2, 2.0)
