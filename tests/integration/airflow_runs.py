@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import httpx
+import psutil
 import requests
 
 from ml_code.triton_deploy.names import deploy_id_for
@@ -126,10 +127,12 @@ class AirflowServer:
 
     Args:
         stack: a stack that runs Airflow.
+        dag_id: the DAG whose runs it is about.
     """
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, dag_id: str = DEPLOY_DAG) -> None:
         self._url = stack.url("airflow")
+        self._dag = f"/api/v2/dags/{dag_id}"
         username, password = stack.airflow_login
         self._session = requests.Session()
         self._session.trust_env = False
@@ -138,9 +141,7 @@ class AirflowServer:
 
     def trigger(self, conf: Mapping[str, Any]) -> requests.Response:
         """Ask for a run; the answer is 200, or 400 with what is wrong with ``conf``."""
-        return self._ask(
-            "POST", f"/api/v2/dags/{DEPLOY_DAG}/dagRuns", json={"logical_date": None, "conf": conf}
-        )
+        return self._ask("POST", f"{self._dag}/dagRuns", json={"logical_date": None, "conf": conf})
 
     def deploy(self, **conf: Any) -> str:
         """Trigger a run and return its id."""
@@ -150,8 +151,9 @@ class AirflowServer:
 
     def run(self, run_id: str) -> Run:
         """Return a run as it is now."""
-        tasks = self._get(run_id, "/taskInstances")["task_instances"]
+        # The state first: when it says that the run has ended, the tasks have.
         state = self._get(run_id)["state"]
+        tasks = self._get(run_id, "/taskInstances")["task_instances"]
         return Run(run_id, state, {task["task_id"]: task["state"] for task in tasks})
 
     def times(self, run_id: str) -> tuple[str, str]:
@@ -173,12 +175,53 @@ class AirflowServer:
 
     def mark(self, run_id: str, task_id: str, state: str) -> None:
         """Set a task's state, as the buttons of the UI do."""
-        path = f"/api/v2/dags/{DEPLOY_DAG}/dagRuns/{run_id}/taskInstances/{task_id}"
-        answer = self._ask("PATCH", path, json={"new_state": state})
+        self._change(f"/dagRuns/{run_id}/taskInstances/{task_id}", new_state=state)
+
+    def mark_run(self, run_id: str, state: str) -> None:
+        """Set a run's state, as the buttons of the UI do."""
+        self._change(f"/dagRuns/{run_id}", state=state)
+
+    def clear(self, run_id: str, task_id: str | None = None, *, only_failed: bool = False) -> None:
+        """Clear a task with what follows it, or all of a run, as the buttons of the UI do."""
+        chosen = {"task_ids": [task_id]} if task_id else {}
+        body = {
+            "dag_run_id": run_id,
+            "dry_run": False,
+            "only_failed": only_failed,
+            "include_downstream": True,
+        }
+        answer = self._ask("POST", f"{self._dag}/clearTaskInstances", json=body | chosen)
+        assert answer.ok, answer.text
+
+    def pause(self, paused: bool = True) -> None:
+        """Pause the DAG, or go on with it."""
+        self._change("", is_paused=paused)
+
+    def process(self, run_id: str, task_id: str) -> psutil.Process:
+        """Wait until a task runs and return its process; the parent is Airflow's supervisor of the task."""
+
+        def running() -> psutil.Process | None:
+            task = self._get(run_id, f"/taskInstances/{task_id}")
+            with contextlib.suppress(psutil.NoSuchProcess):
+                return psutil.Process(task["pid"]) if task["state"] == "running" and task["pid"] else None
+            return None
+
+        return await_value(running, f"a process of {task_id}", limit_s=60)
+
+    def was_run(self, run_id: str, task_id: str) -> bool:
+        """Whether a process ever ran a task; a state alone may have been set by hand."""
+        return self._get(run_id, f"/taskInstances/{task_id}")["pid"] is not None
+
+    def tries(self, run_id: str, task_id: str) -> int:
+        """Return how often a task was begun."""
+        return int(self._get(run_id, f"/taskInstances/{task_id}")["try_number"])
+
+    def _change(self, path: str, **body: Any) -> None:
+        answer = self._ask("PATCH", f"{self._dag}{path}", json=body)
         assert answer.ok, answer.text
 
     def _get(self, run_id: str, rest: str = "") -> Any:
-        answer = self._ask("GET", f"/api/v2/dags/{DEPLOY_DAG}/dagRuns/{run_id}{rest}")
+        answer = self._ask("GET", f"{self._dag}/dagRuns/{run_id}{rest}")
         assert answer.ok, answer.text
         return answer.json()
 

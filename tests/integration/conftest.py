@@ -10,12 +10,26 @@ from stack import Stack
 from stack.airflow_api import AirflowApi
 from stack.servers import DEPLOY_DAG
 
+from .dag_copies import COPIES, dags_with_copies
+
 RECONCILE_DAG = "reconcile_triton"
+SOON_MISSED = {
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "1",
+    "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
+}
+"""Airflow notices after 20 s, not 300, that nobody looks after a task any more."""
 
 
 @pytest.fixture(scope="session")
 def _described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    stack = Stack(tmp_path_factory.mktemp("stack"), dag_ids=[DEPLOY_DAG, RECONCILE_DAG])
+    home = tmp_path_factory.mktemp("stack")
+    stack = Stack(
+        home,
+        dags=dags_with_copies(home / "dags"),
+        dag_ids=[DEPLOY_DAG, RECONCILE_DAG, *COPIES],
+        environment=SOON_MISSED,
+    )
     yield stack
     stack.stop()
 

@@ -82,6 +82,9 @@ class Model:
         assert published == self._version
         return published
 
+    def point_alias(self, alias: str, version: int) -> None:
+        self._publisher.set_alias(self.name, alias, version)
+
     def deploy(self) -> None:
         """Deploy without Airflow what alias A names: the state that a test begins with."""
         deploy_id = f"before-{self._version}"
@@ -519,7 +522,9 @@ def test_bad_params_are_refused_before_anything_runs(
     assert message in answer.json()["detail"]
 
 
-def test_a_failed_run_is_red_although_its_rollback_succeeded(live: Model, server: AirflowServer) -> None:
+def test_a_step_fails_and_the_run_is_red_although_the_rollback_succeeded(
+    live: Model, server: AirflowServer
+) -> None:
     before = live.current
     live.register(files(times(2), triton__golden_json=golden(7)))
     with live.client() as client:
@@ -571,19 +576,6 @@ def kill_the_load(model: Model, but: set[int]) -> int:
     process = await_value(loading, "a load")
     process.kill()
     return process.pid
-
-
-def test_a_task_that_was_killed_once_is_taken_up_again(live: Model, server: AirflowServer) -> None:
-    live.register()
-    with live.client() as client:
-        run_id = server.deploy(model=live.name, deploy_id="d2")
-        with hanging_load(live):
-            kill_the_load(live, set())
-        run = server.ended(run_id)
-        seen = client.seen()
-    assert (run.state, run.tasks) == ("success", ALL_WENT_WELL)
-    assert seen.failures == ()
-    assert seen.distinct == ((1, 1.0), (2, 2.0))
 
 
 def test_a_task_marked_failed_is_rolled_back_and_has_no_say_any_more(

@@ -7,6 +7,8 @@ from types import ModuleType
 
 import pytest
 
+from tests.documents import ways_out
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -38,3 +40,12 @@ def test_every_make_target_that_the_readme_names_exists() -> None:
     named = set(re.findall(r"`make ([a-z-]+)`", (ROOT / "README.md").read_text()))
     assert named
     assert named <= targets
+
+
+def test_every_way_out_of_airflow_that_is_documented_is_shown_by_a_test() -> None:
+    """And those tests hold their rows to what they see: see tests/integration/test_airflow_ways_out.py."""
+    sources = (path.read_text() for path in (ROOT / "tests/integration").glob("test_airflow_*.py"))
+    tests = [name for text in sources for name in re.findall(r"^def (test_\w+)", text, re.MULTILINE)]
+    assert len(ways_out()) > 10
+    missing = [way.what for way in ways_out() if not any(name.startswith(way.test_name) for name in tests)]
+    assert missing == []

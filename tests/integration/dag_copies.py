@@ -1,0 +1,43 @@
+"""Copies of the deploy DAG that differ in a setting: one that somebody might change, or one that makes a test quick."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from stack.servers import DEPLOY_DAG, REPO
+
+QUICK_RETRIES = "deploy_with_quick_retries"
+NO_RETRIES = "deploy_without_retries"
+RUN_TIMEOUT = "deploy_with_a_run_timeout"
+
+COPIES: Mapping[str, Mapping[str, str]] = {
+    QUICK_RETRIES: {'"retry_delay": timedelta(seconds=10)': '"retry_delay": timedelta(seconds=1)'},
+    NO_RETRIES: {
+        '"retries": 2': '"retries": 0',
+        "@task(execution_timeout=limit(SETTINGS.load_timeout_s))": "@task(execution_timeout=timedelta(seconds=15))",
+    },
+    RUN_TIMEOUT: {"max_active_runs=1,": "max_active_runs=1,\n    dagrun_timeout=timedelta(seconds=25),"},
+}
+"""What is changed in the text of each copy."""
+
+
+def dags_with_copies(folder: Path) -> Path:
+    """Make a folder for Airflow that has the project's DAGs, as links, and the copies, in one file."""
+    folder.mkdir()
+    for file in (REPO / "dags").glob("*.py"):
+        (folder / file.name).symlink_to(file)
+    # Only the first lines of a file may look into the future.
+    original = (
+        (REPO / "dags" / f"{DEPLOY_DAG}.py").read_text().replace("from __future__ import annotations\n", "")
+    )
+    copies = (_changed(original, {DEPLOY_DAG: name, **changes}) for name, changes in COPIES.items())
+    (folder / "copies.py").write_text("\n".join(copies))
+    return folder
+
+
+def _changed(text: str, changes: Mapping[str, str]) -> str:
+    for old, new in changes.items():
+        assert text.count(old) == 1, f"the deploy DAG has no longer one {old!r}"
+        text = text.replace(old, new)
+    return text
