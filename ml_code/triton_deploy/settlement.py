@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -136,22 +137,13 @@ class Settlement:
             self.folder.lease.release(deploy_id)
             return record
         self.take_lease(deploy_id)
-        if record.state is State.COMMITTING:
-            log.info("deployment %s was past its decision: finishing the commit", deploy_id)
-            return self.finish(record)
-        if record.state is not State.ROLLING_BACK:
-            crashed = Failure(
-                step=STEP_AFTER[record.state],
-                kind="crashed",
-                error="The step ended without saying why: its process was killed, timed out or marked failed, or nobody went on.",
-                at_utc=utc_text(self.clock()),
-            )
-            record = self.move(record, State.ROLLING_BACK, failure=record.failure or crashed)
-        record = self._undo(record)
-        self.folder.lease.release(deploy_id)
-        kept = f", kept as {record.quarantine}" if record.quarantine else ""
-        log.warning("deployment %s was rolled back%s; %s", deploy_id, kept, self.what_serves())
-        return record
+        try:
+            return self._end(record)
+        except DeployError:
+            # Who gives up keeps nobody waiting: the next one may try as soon as what failed is back.
+            with contextlib.suppress(DeployError):
+                self.folder.lease.renew(deploy_id, self.clock(), 0)
+            raise
 
     def finish(self, record: Deployment) -> Deployment:
         """Write the release and everything that follows from it, and record the commit; safe to repeat.
@@ -219,6 +211,24 @@ class Settlement:
     def _lease_s(self) -> float:
         # A load can't renew the lease while it waits for Triton.
         return self.settings.lease_s + self.settings.load_timeout_s
+
+    def _end(self, record: Deployment) -> Deployment:
+        if record.state is State.COMMITTING:
+            log.info("deployment %s was past its decision: finishing the commit", record.deploy_id)
+            return self.finish(record)
+        if record.state is not State.ROLLING_BACK:
+            crashed = Failure(
+                step=STEP_AFTER[record.state],
+                kind="crashed",
+                error="The step ended without saying why: its process was killed, timed out or marked failed, or nobody went on.",
+                at_utc=utc_text(self.clock()),
+            )
+            record = self.move(record, State.ROLLING_BACK, failure=record.failure or crashed)
+        record = self._undo(record)
+        self.folder.lease.release(record.deploy_id)
+        kept = f", kept as {record.quarantine}" if record.quarantine else ""
+        log.warning("deployment %s was rolled back%s; %s", record.deploy_id, kept, self.what_serves())
+        return record
 
     def _undo(self, record: Deployment) -> Deployment:
         live = self.folder.releases.latest()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ml_code.triton_deploy.errors import Unavailable
 from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
 from ml_code.triton_deploy.records import State
 from tests.fakes import FakeTriton, unavailable
@@ -252,3 +253,30 @@ def test_a_model_that_can_not_be_reconciled_keeps_no_other_waiting(
 def test_only_the_models_that_were_named_are_reconciled(deployed: World) -> None:
     bad_name(deployed)
     assert reconcile_all(deployed, MODEL).keys() == {MODEL}
+
+
+def test_a_settling_that_failed_is_tried_again_as_soon_as_triton_is_back(deployed: World) -> None:
+    """Who gives up keeps nobody waiting for a lease: not the next reconcile, and not the next deploy."""
+    deployed.register_times(3)
+    deployed.triton.fail.update({f"load {MODEL}": unavailable(), "loaded": unavailable()})
+    deployed.triton.fail["ready_versions best_model"] = unavailable()
+    with pytest.raises(Unavailable):
+        deployed.deploy("d3")
+    assert len(reconcile(deployed).problems) >= 1
+    deployed.triton.fail.clear()
+    assert "settle the abandoned deployment d3" in reconcile(deployed).done
+    assert deployed.folder.journal.get("d3").state is State.ROLLED_BACK
+    healthy(deployed)
+
+
+def test_a_deploy_whose_rollback_failed_is_settled_by_the_next_one(deployed: World) -> None:
+    deployed.register_times(3)
+    deployed.triton.fail.update({f"load {MODEL}": unavailable(), "ready_versions best_model": unavailable()})
+    with pytest.raises(Unavailable):
+        deployed.deploy("d3")
+    with pytest.raises(Unavailable, match="does not answer"):
+        deployed.deploy("d4")
+    deployed.triton.fail.clear()
+    assert deployed.deploy("d5").state is State.COMMITTED
+    assert deployed.folder.journal.get("d3").state is State.ROLLED_BACK
+    assert deployed.ask() == (3, 3.0)
