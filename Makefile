@@ -13,7 +13,7 @@ COMPILE = $(UV) pip compile --quiet --upgrade --generate-hashes --python-version
 	--python-platform x86_64-manylinux_2_35 --only-binary :all: --custom-compile-command 'make lock'
 CHECKED := ml_code dags stack
 
-.PHONY: help demo up test test-unit lint format docs lock clean env
+.PHONY: help demo up test test-unit soak lint format docs lock clean env
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test: env  ## unit and integration tests on the real servers, with coverage
 
 test-unit: $(MAIN)  ## unit tests only: no server is started
 	.venv/bin/pytest tests/unit
+
+soak: env  ## the long runs: crashes, restarts and swaps by the hundred; writes docs/reliability.json
+	.venv/bin/pytest tests -m soak
 
 lint: $(MAIN)  ## ruff and mypy --strict
 	.venv/bin/ruff check .
