@@ -153,14 +153,14 @@ class Site:
         self.folder = ModelFolder.at(repository, model)
         self._published = 0
         self.publisher = Publisher(stack.environment)
-        self._environment = {
+        self.environment = {
             **stack.environment,
             "TRITON_DEPLOY_REPOSITORY": str(repository),
             "TRITON_DEPLOY_GRPC_URLS": ",".join(server.grpc_url for server in servers),
             "TRITON_DEPLOY_ALIAS_WAIT_S": "0",
             "TRITON_DEPLOY_SWITCH_TIMEOUT_S": "5",
         }
-        self.settings = Settings.from_env(self._environment)
+        self.settings = Settings.from_env(self.environment)
 
     def publish(self, *, expected: float | None = None) -> int:
         """Register the next version, ``y = x * version``; return it. ``expected``: its golden outputs are this factor's."""
@@ -175,7 +175,7 @@ class Site:
     def deploy(self, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run ``triton-deploy deploy`` on what the alias names."""
         command = [sys.executable, "-m", "ml_code.triton_deploy.cli", "deploy", self.model, "--json"]
-        environment = {**os.environ, **self._environment, **variables}
+        environment = {**os.environ, **self.environment, **variables}
         return subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=120, check=False
         )
