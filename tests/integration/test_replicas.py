@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -93,7 +94,8 @@ class Replicas:
         left, step = [moment], ""
 
         def now(moment: str) -> None:
-            if moment in left:
+            # It comes but once, whoever tells of it first.
+            with contextlib.suppress(ValueError):
                 left.remove(moment)
                 self.kill(who)
 
