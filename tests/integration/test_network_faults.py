@@ -87,12 +87,15 @@ class Net:
     publisher: Publisher
     proxies: Mapping[str, TcpProxy]
     live: int = 0
+    published: int = 0
 
     def publish(self, *, direct: bool = False, padding_bytes: int = 0) -> int:
         """Register ``y = x * version``; return the version."""
-        model, weights = external("weights.bin", self.live + 1.0)
+        self.published += 1
+        factor = float(self.published)
+        model, weights = external("weights.bin", factor)
         artifact = {
-            **files(times(self.live + 1.0), triton__golden_json=golden(self.live + 1.0)),
+            **files(times(factor), triton__golden_json=golden(factor)),
             **({"model.onnx": model, "weights.bin": weights + bytes(padding_bytes)} if padding_bytes else {}),
         }
         return self.publisher.publish(self.model, artifact, direct=direct)
@@ -288,6 +291,15 @@ def test_a_network_that_breaks_once_is_tried_again(net: Net, server: str, step: 
     version, proxy = net.publish(direct=server == "s3"), net.proxies[server]
     breaks = net.sets(server, Fault(truncate_after=60, once=True))
     record = net.deployer(breaks_at(step, breaks)).deploy(net.request())
+    assert proxy.fault == NONE, "it broke"
+    assert record.state is State.COMMITTED
+    net.is_live(version)
+
+
+def test_a_transfer_that_breaks_once_goes_on(net: Net) -> None:
+    version, proxy = net.publish(direct=True, padding_bytes=150_000), net.proxies["s3"]
+    breaks = net.sets("s3", Fault(truncate_after=20_000, once=True))
+    record = net.deployer(breaks_at("materialize", breaks)).deploy(net.request())
     assert proxy.fault == NONE, "it broke"
     assert record.state is State.COMMITTED
     net.is_live(version)
