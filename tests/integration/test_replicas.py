@@ -19,46 +19,31 @@ from ml_code.triton_deploy.errors import DeployError
 from ml_code.triton_deploy.intake import DeployRequest
 from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.records import Deployment, State
-from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.triton import GrpcTriton
 from stack import Stack
 from tests.faults.figures import record, say
 from tests.integration.conftest import TritonServer
 from tests.integration.test_deploy_under_traffic import Site
+from tests.integration.watched import watched_deployer
 
 pytestmark = pytest.mark.integration
 
-MOMENTS = (
-    "snapshot",
-    "materialize",
-    "load",
-    "load: while it loads",
-    "ready",
-    "smoke",
-    "commit: before the flip",
-    "commit: between the flips",
-    "commit: after the decision",
-)
+MOMENTS = {
+    "snapshot": "snapshot",
+    "materialize": "materialize",
+    "load": "load",
+    "load, while it loads": "load: load engine",
+    "ready": "ready",
+    "smoke": "smoke",
+    "commit, before the flip": "commit",
+    "commit, between the flips": "commit: load public done",
+    "commit, after the decision": "commit: unload engine",
+}
+"""When a Triton is killed: see watched.Happens."""
+WHILE_IT_LOADS_S = 0.1
+"""How far into a load; a model takes Triton longer than that, and if it did not, it would be killed right after."""
 WHO = {"one": (1,), "both": (0, 1)}
 LATER_S = 10_000.0
 """Beyond every lease."""
-
-
-class Watched(GrpcTriton):
-    """Says what it is about to change in what Triton has loaded, and when it has loaded something."""
-
-    def __init__(self, url: str, settings: Settings, happens: Callable[[str, str], None]) -> None:
-        super().__init__(url, settings.switch_timeout_s)
-        self._happens = happens
-
-    def load(self, model: str, timeout_s: float, config: str | None = None) -> None:
-        self._happens("loads", model)
-        super().load(model, timeout_s, config)
-        self._happens("loaded", model)
-
-    def unload(self, model: str, timeout_s: float) -> None:
-        self._happens("unloads", model)
-        super().unload(model, timeout_s)
 
 
 @dataclass(frozen=True)
@@ -91,43 +76,19 @@ class Replicas:
 
     def deployer(self, moment: str, who: Sequence[int]) -> Deployer:
         """Return a deployer during whose work Tritons are killed, at a moment."""
-        left, step = [moment], ""
+        left = [MOMENTS[moment]]
 
-        def now(moment: str) -> None:
-            # It comes but once, whoever tells of it first.
+        def happens(now: str) -> None:
+            # Each Triton's calls are made in a thread of its own: the first one counts.
             with contextlib.suppress(ValueError):
-                left.remove(moment)
-                self.kill(who)
+                left.remove(now)
+                delay_s = WHILE_IT_LOADS_S if moment == "load, while it loads" else 0.0
+                killing = threading.Timer(delay_s, self.kill, (who,))
+                killing.start()
+                if not delay_s:
+                    killing.join()
 
-        def happens(what: str, model: str) -> None:
-            public = model == self.site.model
-            if step == "load" and what == "loads":
-                # A model takes Triton longer than that; if it did not, it would be killed right after.
-                threading.Timer(0.1, now, ("load: while it loads",)).start()
-            if step == "commit" and what == "loaded" and public:
-                now("commit: between the flips")
-            if step == "commit" and what == "unloads" and not public:
-                now("commit: after the decision")
-
-        settings = self.site.settings
-        deployer = Deployer(
-            settings, tritons=[Watched(url, settings, happens) for url in settings.triton_grpc_urls]
-        )
-
-        def watched(name: str) -> Callable[..., Any]:
-            run = getattr(deployer, name)
-
-            def running(*arguments: Any) -> Any:
-                nonlocal step
-                step = name
-                now(f"{name}: before the flip" if name == "commit" else name)
-                return run(*arguments)
-
-            return running
-
-        for name in ("snapshot", "materialize", "load", "ready", "smoke", "commit", "rollback"):
-            setattr(deployer, name, watched(name))
-        return deployer
+        return watched_deployer(self.site.settings, self.site.model, happens)
 
     def survive(self, moment: str, who: Sequence[int]) -> Outcome:
         """Deploy the next version while Tritons are killed; reconcile when they are back; check that all is well."""
@@ -217,9 +178,9 @@ def replicas(mlflow_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 EXPECTED = {
-    "commit: after the decision": State.COMMITTED,
-    "commit: between the flips": State.ROLLED_BACK,
-    "commit: before the flip": State.ROLLED_BACK,
+    "commit, after the decision": State.COMMITTED,
+    "commit, between the flips": State.ROLLED_BACK,
+    "commit, before the flip": State.ROLLED_BACK,
     "smoke": State.ROLLED_BACK,
 }
 """Where it can't depend on how fast a Triton comes back."""
@@ -232,7 +193,9 @@ def test_a_killed_triton_serves_what_is_live_again(replicas: Replicas, moment: s
     say_outcome(say, f"one killed at {moment}", [outcome])
 
 
-@pytest.mark.parametrize("moment", ["load", "commit: between the flips", "commit: after the decision"])
+@pytest.mark.parametrize(
+    "moment", ["load, while it loads", "commit, between the flips", "commit, after the decision"]
+)
 def test_both_killed_at_once_serve_what_is_live_again(replicas: Replicas, moment: str) -> None:
     outcome = replicas.survive(moment, WHO["both"])
     assert outcome.state is EXPECTED.get(moment, outcome.state)

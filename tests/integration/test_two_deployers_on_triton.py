@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -115,6 +116,9 @@ class TwoDeployersOnTriton(TwoDeployers):
     def _restart(self, what: str) -> None:
         self.disturbed = True
         type(self).restarts += 1
+        # Before that supervisord takes it for a start that failed, and gives up after a few.
+        while self.stack.states()["triton"].state != "RUNNING":
+            time.sleep(0.05)
         self.stack.kill("triton")
         self.stack.wait_ready("triton")
         self._until_reached()
