@@ -59,16 +59,14 @@ with DAG(
 
         context = get_current_context()
         params = context["params"]
-        # The try is part of the id: one that was rolled back is not taken up again.
-        *earlier, mine = (
-            deploy_id_for(f"{context['run_id']}-{attempt}")
-            for attempt in range(1, context["ti"].try_number + 1)
-        )
+        # The try is part of the id: one that was rolled back is not taken up again. It is 0 in 'airflow tasks test'.
+        run_id, this_try = context["run_id"], context["ti"].try_number
+        earlier = [deploy_id_for(f"{run_id}-{attempt}") for attempt in range(1, this_try)]
         request = RevertRequest(
             model=params["model"],
-            deploy_id=mine,
+            deploy_id=deploy_id_for(f"{run_id}-{this_try}"),
             version=params["version"],
-            actor=f"airflow:{context['run_id']}",
+            actor=f"airflow:{run_id}",
             reason=params["reason"] or "",
         )
         try:

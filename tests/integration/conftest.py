@@ -14,11 +14,11 @@ from .dag_copies import COPIES, dags_with_copies
 
 RECONCILE_DAG = "reconcile_triton"
 SOON_MISSED = {
-    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "1",
     "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
 }
-"""Airflow notices after 20 s, not 300, that nobody looks after a task any more."""
+"""Airflow notices after 30 s, not 300, that nobody looks after a task any more."""
 
 
 @pytest.fixture(scope="session")

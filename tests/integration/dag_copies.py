@@ -15,9 +15,9 @@ COPIES: Mapping[str, Mapping[str, str]] = {
     QUICK_RETRIES: {'"retry_delay": timedelta(seconds=10)': '"retry_delay": timedelta(seconds=1)'},
     NO_RETRIES: {
         '"retries": 2': '"retries": 0',
-        "@task(execution_timeout=limit(SETTINGS.load_timeout_s))": "@task(execution_timeout=timedelta(seconds=15))",
+        "@task(execution_timeout=limit(SETTINGS.load_timeout_s))": "@task(execution_timeout=timedelta(seconds=25))",
     },
-    RUN_TIMEOUT: {"max_active_runs=1,": "max_active_runs=1,\n    dagrun_timeout=timedelta(seconds=25),"},
+    RUN_TIMEOUT: {"max_active_runs=1,": "max_active_runs=1,\n    dagrun_timeout=timedelta(seconds=35),"},
 }
 """What is changed in the text of each copy."""
 

@@ -179,7 +179,11 @@ def test_the_process_of_a_task_is_killed_at_its_last_try(
         run_id = airflow.deploy(model=live.name, deploy_id="d2")
         with held_in(live, step):
             airflow.process(run_id, TASKS[step]).kill()
-        airflow.process(run_id, "rollback_minimal").kill()
+        # Which the rollback reads first.
+        record = max((live.path / "deployments/d2").glob("*.json"))
+        with blocked(record) as somebody_waits:
+            await_value(lambda: somebody_waits() or None, "the rollback", limit_s=40)
+            airflow.process(run_id, "rollback_minimal").kill()
         run = airflow.ended(run_id)
         assert run.tasks == failed_at(step)
         assert airflow.tries(run_id, "rollback_minimal") == 2
@@ -224,7 +228,7 @@ def test_a_task_exceeds_its_execution_timeout(live: Model, airflow_of: Servers, 
     with live.client() as client:
         run_id = airflow.deploy(model=live.name, deploy_id="d2")
         with hanging_load(live):
-            await_value(lambda: live.state("d2") is State.ROLLING_BACK or None, "the rollback", limit_s=40)
+            await_value(lambda: live.state("d2") is State.ROLLING_BACK or None, "the rollback", limit_s=60)
         run = airflow.ended(run_id)
         assert run.tasks == failed_at("load")
         (failure,) = live.quarantined.values()
@@ -242,7 +246,7 @@ def test_a_dagrun_timeout_that_somebody_added(live: Model, airflow_of: Servers, 
         with hanging_load(live):
             process = airflow.process(run_id, "triton_load")
             run = airflow.ended(run_id)
-            await_value(lambda: not process.is_running() or None, "the end of the task's process")
+        await_value(lambda: not process.is_running() or None, "the end of the task's process")
         assert run.tasks["rollback_minimal"] == "skipped"
         assert_as_documented(documented, live, airflow, run)
         assert_consistent(live, client, serving=1)
@@ -333,12 +337,13 @@ def test_the_dag_is_paused_in_mid_run(live: Model, airflow_of: Servers, document
     live.register()
     with live.client() as client:
         run_id = airflow.deploy(model=live.name, deploy_id="d2")
-        with hanging_load(live):
-            airflow.pause()
-        await_value(lambda: airflow.run(run_id).tasks["triton_load"] == "success" or None, "the load")
-        assert live.state("d2") is State.LOADED
-        assert_as_documented(documented, live, airflow, airflow.run(run_id))
-        airflow.pause(False)
+        with ExitStack() as paused:
+            with hanging_load(live):
+                airflow.pause()
+                paused.callback(airflow.pause, False)
+            await_value(lambda: airflow.run(run_id).tasks["triton_load"] == "success" or None, "the load")
+            assert live.state("d2") is State.LOADED
+            assert_as_documented(documented, live, airflow, airflow.run(run_id))
         run = airflow.ended(run_id)
         assert (run.state, run.tasks) == ("failed", failed_at("ready"))
         assert "was rolled back: ready: " in airflow.log(run_id, "triton_ready")
@@ -355,7 +360,7 @@ def test_the_scheduler_is_killed(live: Model, airflow_of: Servers, documented: W
         run_id = airflow.deploy(model=live.name, deploy_id="d2")
         with hanging_load(live):
             live.stack.kill("airflow-scheduler")
-        run = airflow.ended(run_id)
+        run = airflow.ended(run_id, limit_s=180)
         assert run.tasks == ALL_WENT_WELL
         assert_as_documented(documented, live, airflow, run)
         assert_consistent(live, client, serving=2)

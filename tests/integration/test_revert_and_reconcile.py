@@ -122,9 +122,11 @@ def test_the_revert_dag_fails_when_there_is_nothing_to_go_back_to(
     live: Model, airflow: AirflowCommand
 ) -> None:
     before = live.current
-    ended = airflow("dags", "test", "revert_triton", "-c", json.dumps({"model": live.name, "version": 9}))
+    params = json.dumps({"model": live.name, "version": 9})
+    ended = airflow("dags", "test", "revert_triton", "-c", params)
     assert ended.code == 1
     assert "never live" in ended.output
+    assert "never live" in airflow("tasks", "test", "revert_triton", "revert", "-t", params).output
     assert live.current == before
 
 
