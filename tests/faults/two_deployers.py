@@ -40,12 +40,12 @@ from ml_code.triton_deploy.records import (
     to_json,
 )
 from tests.fakes import FakeRegistry, FakeStore, FakeTriton, ones, unavailable
-from tests.faults.killing import Killed, Killer, Stopper
+from tests.faults.killing import Killed, Killer, Stopper, Watched
 from tests.models import files, golden, times, unknown_operator
 from tests.world import MODEL, SETTINGS, World
 
 BEYOND_LEASES_S = 10_000.0
-KEEP_RELEASES = 2
+KEEP_RELEASES = 3
 
 ACTORS = st.sampled_from(["anna", "bert"])
 A_DAY_S = 86_400.0
@@ -122,6 +122,16 @@ def accidents(first: int, last: int) -> st.SearchStrategy[Fate]:
 def fates(calls: int) -> st.SearchStrategy[Fate]:
     """Fates of an operation that makes about so many calls; half of them end well."""
     return st.booleans().flatmap(lambda well: st.just(WELL) if well else accidents(1, calls))
+
+
+STOPPED_BEFORE_A_REVERT = st.builds(
+    Fate,
+    end=st.just("stopped"),
+    at=st.integers(1, 25),
+    delay_s=st.just(BEYOND_LEASES_S),
+    meanwhile=st.just("revert far back"),
+)
+"""What a gc has chosen to remove is live when it goes on."""
 
 
 class ClientsTriton(FakeTriton):
@@ -326,6 +336,16 @@ class TwoDeployers(RuleBasedStateMachine):
     def the_past_is_collected(self, dry_run: bool, fate: Fate) -> None:
         self._attempt("", lambda _: self._gc(dry_run=dry_run), fate)
 
+    @rule(fate=STOPPED_BEFORE_A_REVERT | accidents(1, 40))
+    def a_gc_has_an_accident(self, fate: Fate) -> None:
+        """Where it takes something away, which comes after two looks at all that is there."""
+        self.world.later(BEYOND_LEASES_S)
+        self.triton.fail.clear()
+        look = Watched(self.triton)
+        with look.at_work():
+            self._gc(dry_run=True)
+        self._attempt("", lambda _: self._gc(), replace(fate, at=2 * look.count + fate.at))
+
     @rule()
     @precondition(lambda self: self.disturbed)
     def all_settles(self) -> None:
@@ -506,6 +526,10 @@ class TwoDeployers(RuleBasedStateMachine):
                 self._deploy(other, True, WELL)
             case "revert":
                 self._revert(other, None, WELL)
+            case "revert far back":
+                releases = self._releases()
+                old = self.versions.keys() - needed(releases)
+                self._revert(other, max(old, default=None), WELL)
             case "rollback":
                 who = actor or other
                 self._attempt(who, lambda deployer: deployer.rollback(MODEL, self.ids[who]), WELL)
