@@ -23,6 +23,8 @@ with DAG(
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
+    # A deploy whose rollback Airflow skipped waits for this one, and nobody should have to know that beforehand.
+    is_paused_upon_creation=False,
     tags=["triton"],
     doc_md=__doc__,
     params={

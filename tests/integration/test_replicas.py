@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -226,3 +227,23 @@ def test_figures_of_killed_tritons(replicas: Replicas, who: str) -> None:
     for moment in MOMENTS:
         outcomes = [replicas.survive(moment, WHO[who]) for _ in range(3)]
         say_outcome(record, f"{who} killed at {moment}", outcomes)
+
+
+def test_by_a_quorum_a_triton_that_is_away_is_passed_over_and_comes_back_with_what_is_live(
+    replicas: Replicas,
+) -> None:
+    site, away = replicas.site, replicas.servers[1]
+    away.stop()
+    try:
+        version = site.publish()
+        refused = site.deploy()
+        assert refused.returncode == 5, "by default both have to take part"
+        assert away.grpc_url in refused.stderr
+        deployed = site.deploy(TRITON_DEPLOY_QUORUM="1")
+        assert deployed.returncode == 0, deployed.stderr
+        assert list(json.loads(deployed.stdout)["away"]) == [away.grpc_url]
+    finally:
+        away.restart()
+    assert site.serves() == [version, version]
+    replicas.reconcile()
+    assert site.loaded(0) == site.loaded(1)
