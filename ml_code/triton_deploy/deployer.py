@@ -338,6 +338,7 @@ class Deployer:
                 hint="Run the steps in order.",
             )
         step.keep_lease()
+        settlement.folder.journal.sync(deploy_id)
         started = time.perf_counter()
         try:
             yield step

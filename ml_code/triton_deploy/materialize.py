@@ -87,6 +87,7 @@ class Materializer:
             self._versions.set_aside(installed)
             installed = None
         if installed is not None:
+            self._versions.sync_names()
             self._same_content(record, installed)
             self._check_schema(record, Schema.from_dict(installed.schema))
             log.info("version %s is in the repository already; nothing is copied", record.version)

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from .errors import ArtifactRejected, StorageFailed
+from .errors import ArtifactRejected
+from .repository.durable import storage_errors
 from .schema import Schema, Tensor
 
 if TYPE_CHECKING:
@@ -116,16 +117,15 @@ def _parse(model_file: Path) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError
 
-    if model_file.is_symlink() or not model_file.is_file():
+    with storage_errors(f"reading {model_file}"):
+        plain = model_file.is_file() and not model_file.is_symlink()
+    if not plain:
         raise ArtifactRejected(
             f"{model_file.name} is not a plain file.", hint="Log the model again, without links."
         )
     try:
-        model = onnx.load_model(str(model_file), load_external_data=False)
-    except OSError as error:
-        raise StorageFailed(
-            f"{model_file} can't be read: {error}.", hint="Check the model repository's file system."
-        ) from error
+        with storage_errors(f"reading {model_file}"):
+            model = onnx.load_model(str(model_file), load_external_data=False)
     except (DecodeError, ValueError, RuntimeError) as error:
         raise ArtifactRejected(
             f"{model_file.name} is not an ONNX model, or only a part of one ({model_file.stat().st_size} bytes): {error}.",

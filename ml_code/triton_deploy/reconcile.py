@@ -213,7 +213,7 @@ class Reconciler:
             yield Repair("rewrite the switch's config.pbtxt", partial(serving.write_switch, manifest))
         for version in live.loaded_versions:
             kept = folder.versions.manifest(version)
-            if kept is not None and version not in folder.versions.engines():
+            if kept is not None and not folder.versions.engine_is_whole(version):
                 yield Repair(f"rebuild the engine of version {version}", partial(serving.write_engine, kept))
 
     def _on_triton(

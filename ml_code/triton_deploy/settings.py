@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from .errors import Misconfigured
+from .errors import Misconfigured, StorageFailed
 from .names import check_model
 
 DNS_PREFIX = "dns:///"
@@ -172,13 +172,25 @@ class Settings:
 
     @property
     def repository_root(self) -> Path:
-        """The model repository's folder; raises Misconfigured when it is not set or not a folder."""
+        """The model repository's folder.
+
+        Raises:
+            Misconfigured: it is not set or not a folder.
+            StorageFailed: it can't be looked at.
+        """
         if self.repository is None:
             raise Misconfigured(
                 "TRITON_DEPLOY_REPOSITORY is not set.",
                 hint="Set it to the folder that Triton was started with (--model-repository).",
             )
-        if not self.repository.is_dir():
+        try:
+            found = self.repository.is_dir()
+        except OSError as error:
+            raise StorageFailed(
+                f"The model repository {self.repository} can't be looked at: {error.strerror}.",
+                hint="Check its file system and mount.",
+            ) from error
+        if not found:
             raise Misconfigured(
                 f"The model repository {self.repository} is not a folder on this machine.",
                 hint="Set TRITON_DEPLOY_REPOSITORY to the folder that is shared with Triton, and mount it on every worker.",

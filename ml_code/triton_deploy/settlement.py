@@ -128,6 +128,8 @@ class Settlement:
             StorageFailed: the repository can't be written; repeat it.
         """
         record = self.folder.journal.find(check_deploy_id(deploy_id))
+        if record is not None:
+            self.folder.journal.sync(deploy_id)
         if record is None or record.finished:
             log.info(
                 "deployment %s %s: nothing to roll back",

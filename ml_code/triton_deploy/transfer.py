@@ -19,7 +19,7 @@ import urllib3
 from . import http
 from .artifacts import Source
 from .errors import AccessDenied, DeployError, NotFound, Unavailable
-from .repository.durable import storage_errors, storage_failed
+from .repository.durable import storage_errors
 from .settings import Settings
 
 BLOCK_BYTES = 1 << 20
@@ -53,16 +53,15 @@ class Transfer:
             AccessDenied, NotFound: the server refuses.
             StorageFailed: it can't be written.
         """
+        # Closing is a part of it: NFS tells of a full disk there.
         with storage_errors(f"writing {target}"):
             fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-        try:
-            if source.ranged and size_bytes > 0:
-                return self._fetch_ranges(source, fd, size_bytes, progress)
-            return self._fetch_stream(source, fd, size_bytes, progress)
-        except OSError as error:
-            raise storage_failed(error, f"writing {target}") from error
-        finally:
-            os.close(fd)
+            try:
+                if source.ranged and size_bytes > 0:
+                    return self._fetch_ranges(source, fd, size_bytes, progress)
+                return self._fetch_stream(source, fd, size_bytes, progress)
+            finally:
+                os.close(fd)
 
     def _fetch_ranges(self, source: Source, fd: int, size: int, progress: Progress) -> str:
         step = max(self._settings.transfer_range_bytes, BLOCK_BYTES)
@@ -200,12 +199,19 @@ def _copy(
         count = response.raw.readinto(block[: end - offset])
         if not count:
             break
-        os.pwrite(fd, block[:count], offset)
+        _write(fd, block[:count], offset)
         if sha is not None:
             sha.update(block[:count])
         offset += count
         progress(count)
     return offset - start
+
+
+def _write(fd: int, data: memoryview, offset: int) -> None:
+    """Write all of ``data``: a call may write a part of it and report no error, as on a disk that is nearly full."""
+    while data:
+        written = os.pwrite(fd, data, offset)
+        data, offset = data[written:], offset + written
 
 
 def _hash_span(sha: hashlib._Hash, fd: int, start: int, end: int) -> None:

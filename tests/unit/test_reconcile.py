@@ -72,6 +72,7 @@ DAMAGE: dict[str, Callable[[World], object]] = {
     "the switch's configuration is gone": lambda w: (w.root / MODEL / "config.pbtxt").unlink(),
     "the switch's configuration was edited": lambda w: (w.root / MODEL / "config.pbtxt").write_text("x"),
     "an engine is gone": lambda w: shutil.rmtree(w.root / "best_model.v1"),
+    "an engine was not written to its end": lambda w: (w.root / "best_model.v1/1").unlink(),
     "a write beside an engine never ended": lambda w: (
         w.root / "best_model.v2/.config.pbtxt.1a2b3c4d.tmp"
     ).write_text("na"),

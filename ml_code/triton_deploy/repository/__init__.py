@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from ..names import check_model
+from .durable import storage_errors
 from .journal import Journal
 from .lease import Lease
 from .releases import Releases
@@ -47,4 +48,5 @@ class ModelFolder:
 
 def models_in(root: Path) -> list[str]:
     """Return the models of a repository that were ever deployed to, by name."""
-    return sorted(path.parent.name for path in root.glob("*/deployments") if path.is_dir())
+    with storage_errors(f"listing {root}"):
+        return sorted(path.parent.name for path in root.glob("*/deployments") if path.is_dir())

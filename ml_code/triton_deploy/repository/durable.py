@@ -1,7 +1,11 @@
-"""Writes that survive a power cut: every function returns only when what it did is on disk.
+"""Writes that survive a power cut: every function returns only when what it did, or found done, is on disk.
 
 The order is the classic one: write a temporary file, fsync it, rename or link it into place, fsync the directory. Without
 the first fsync a crash can leave an empty file under the final name; without the second it can lose the name.
+
+A process that is killed between the last two leaves a name that everybody sees and that a power cut can still take away. So
+whoever finds his work done syncs the directory before he builds on it. A file whose fsync failed is not synced again, because the second
+call may succeed although the data are gone: it is removed and written anew.
 """
 
 from __future__ import annotations
@@ -45,8 +49,9 @@ def storage_failed(error: OSError, doing: str) -> DeployError:
         errno.EACCES: "Let the deployer's user write the model repository (same group on every worker).",
         errno.EPERM: "Let the deployer's user write the model repository (same group on every worker).",
     }
+    place = f" ({error.filename})" if error.filename and str(error.filename) not in doing else ""
     return StorageFailed(
-        f"The model repository failed while {doing}: {error.strerror or error}.",
+        f"The model repository failed while {doing}: {error.strerror or error}{place}.",
         hint=hints.get(error.errno or 0, "Check the model repository's file system and mount."),
     )
 
@@ -63,6 +68,9 @@ def fsync_directory(path: Path) -> None:
 def make_directory(path: Path) -> None:
     """Create a directory and its missing parents, durably; an existing one is fine."""
     if path.is_dir():
+        # What is in it was put there by somebody for whom this function had returned.
+        if not any(path.iterdir()):
+            fsync_directory(path.parent)
         return
     make_directory(path.parent)
     with contextlib.suppress(FileExistsError):
@@ -101,6 +109,8 @@ def keep_file(path: Path, text: str) -> None:
     """Make ``path`` hold ``text``; a file that does already is not touched, so its times stay."""
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         replace_file(path, text)
+    else:
+        fsync_directory(path.parent)
 
 
 def create_file(path: Path, text: str) -> bool:
@@ -112,10 +122,11 @@ def create_file(path: Path, text: str) -> bool:
         True when this call created the file, False when it existed.
     """
     temporary = write_temporary(path, text)
+    created = True
     try:
         os.link(temporary, path)
     except FileExistsError:
-        return False
+        created = False
     except OSError:
         # NFS may report a failure for a link that was made (the answer was lost, the retry found it): the link
         # count of our own file tells. See link(2), NOTES, and open(2) on O_EXCL.
@@ -124,7 +135,7 @@ def create_file(path: Path, text: str) -> bool:
     finally:
         temporary.unlink(missing_ok=True)
     fsync_directory(path.parent)
-    return True
+    return created
 
 
 def rename(source: Path, target: Path) -> None:
@@ -159,7 +170,12 @@ def remove_tree(path: Path) -> bool:
 
 def fsync_tree(root: Path) -> None:
     """Sync every file and directory below ``root``, and ``root`` itself."""
-    for folder, _, names in os.walk(root):
+
+    def refuse(error: OSError) -> None:
+        # Without this, os.walk passes over a directory that can't be read, and it stays unsynced.
+        raise error
+
+    for folder, _, names in os.walk(root, onerror=refuse):
         for name in names:
             fd = os.open(os.path.join(folder, name), os.O_RDONLY)
             try:

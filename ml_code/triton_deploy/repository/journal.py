@@ -6,6 +6,7 @@ rollback decided meanwhile: its own next fact finds the number taken.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +43,15 @@ class Journal:
             )
         return record
 
+    def sync(self, deploy_id: str) -> None:
+        """Make what is recorded of a deployment durable, before something is done because of it.
+
+        The process that recorded it may have been killed before it could.
+        """
+        folder = self._folder / check_deploy_id(deploy_id)
+        with durable.storage_errors(f"syncing {folder}"):
+            durable.fsync_directory(folder)
+
     def append(self, record: Deployment, after: Deployment | None) -> Deployment:
         """Add a fact.
 
@@ -71,15 +81,17 @@ class Journal:
 
     def all(self) -> Iterator[Deployment]:
         """Yield every deployment as last recorded, in the order of their names."""
-        if self._folder.is_dir():
-            for folder in sorted(self._folder.iterdir()):
-                record = self.find(folder.name)
-                if record is not None:
-                    yield record
+        with durable.storage_errors(f"listing {self._folder}"):
+            names = sorted(os.listdir(self._folder)) if self._folder.is_dir() else []
+        for name in names:
+            record = self.find(name)
+            if record is not None:
+                yield record
 
     def _entries(self, deploy_id: str) -> list[Path]:
         folder = self.path(deploy_id)
-        return sorted(folder.glob("[0-9]*.json")) if folder.is_dir() else []
+        with durable.storage_errors(f"listing {folder}"):
+            return sorted(folder.glob("[0-9]*.json")) if folder.is_dir() else []
 
     def _read(self, path: Path) -> Deployment:
         try:

@@ -120,12 +120,13 @@ class Lease:
         )
 
     def _latest(self) -> tuple[int, _Held | None]:
-        while numbers := self._numbers():
-            # A file that is gone made room for later ones.
-            with contextlib.suppress(FileNotFoundError):
-                data = json.loads(self._path(numbers[-1]).read_text(encoding="utf-8"))
-                return numbers[-1], _Held(**data) if data else None
-        return 0, None
+        with durable.storage_errors(f"reading the lease of {self._model}"):
+            while numbers := self._numbers():
+                # A file that is gone made room for later ones.
+                with contextlib.suppress(FileNotFoundError):
+                    data = json.loads(self._path(numbers[-1]).read_text(encoding="utf-8"))
+                    return numbers[-1], _Held(**data) if data else None
+            return 0, None
 
     def _numbers(self) -> list[int]:
         if not self._folder.is_dir():

@@ -34,11 +34,16 @@ class Releases:
             yield self._read(generation)
 
     def of_deployment(self, deploy_id: str, from_generation: int) -> Release | None:
-        """Return the release that a deployment committed, looking at ``from_generation`` and later, or None."""
+        """Return the release that a deployment committed, looking at ``from_generation`` and later, or None.
+
+        It is durable then, also when the process that wrote it was killed before it could see to that.
+        """
         for generation in self._generations():
             if generation >= from_generation:
                 release = self._read(generation)
                 if release.deploy_id == deploy_id:
+                    with durable.storage_errors(f"syncing {self._folder}"):
+                        durable.fsync_directory(self._folder)
                     return release
         return None
 
@@ -79,9 +84,10 @@ class Releases:
             return None
 
     def _generations(self) -> list[int]:
-        if not self._folder.is_dir():
-            return []
-        return sorted(int(path.stem) for path in self._folder.glob("*.json") if path.stem.isdigit())
+        with durable.storage_errors(f"listing {self._folder}"):
+            if not self._folder.is_dir():
+                return []
+            return sorted(int(path.stem) for path in self._folder.glob("*.json") if path.stem.isdigit())
 
     def _path(self, generation: int) -> Path:
         return self._folder / f"{generation:06d}.json"

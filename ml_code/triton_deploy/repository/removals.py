@@ -115,4 +115,5 @@ class Removals:
         return leaving.with_name(leaving.name.replace(".leaving-", ".trash-", 1))
 
     def _with_prefix(self, prefix: str) -> list[Path]:
-        return sorted(path for path in self._folder.glob(f"{prefix}*") if LEAVING.fullmatch(path.name))
+        with durable.storage_errors(f"listing {self._folder}"):
+            return sorted(path for path in self._folder.glob(f"{prefix}*") if LEAVING.fullmatch(path.name))

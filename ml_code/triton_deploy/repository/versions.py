@@ -106,7 +106,8 @@ class Versions:
     def manifest(self, version: int) -> Manifest | None:
         """Return a version's manifest, or None when the version is not here."""
         path = self.path(version) / MANIFEST
-        return Manifest.read(path) if path.is_file() else None
+        with durable.storage_errors(f"reading {path}"):
+            return Manifest.read(path) if path.is_file() else None
 
     def need(self, version: int) -> Manifest:
         """Return a version's manifest; raises NotFound when the version is not here."""
@@ -121,7 +122,7 @@ class Versions:
     def with_digest(self, digest: str) -> Manifest | None:
         """Return a version that has this digest, so that equal content is not copied again, or None."""
         if digest:
-            for path in self._folder.glob(f"[0-9]*/{MANIFEST}"):
+            for path in self._found(f"[0-9]*/{MANIFEST}"):
                 if path.parent.name.isdigit():
                     manifest = Manifest.read(path)
                     if manifest.digest == digest:
@@ -160,6 +161,11 @@ class Versions:
             durable.rename(staging, target)
         return target
 
+    def sync_names(self) -> None:
+        """Make the names of the versions durable, before something relies on one that another process installed."""
+        with durable.storage_errors(f"syncing {self._folder}"):
+            durable.fsync_directory(self._folder)
+
     def set_aside(self, manifest: Manifest) -> None:
         """Take away a version's directory that a deployment left which was rolled back before.
 
@@ -177,13 +183,14 @@ class Versions:
 
     def stages(self) -> list[str]:
         """Return the deployments that have a staging directory."""
-        return sorted(path.name.removeprefix(".staging-") for path in self._folder.glob(".staging-*"))
+        return [path.name.removeprefix(".staging-") for path in self._found(".staging-*")]
 
     def temporaries(self) -> list[Path]:
         """Return files that a write which never ended left behind, in the places that are few."""
         engines = (self._engine(version) for version in self.engines())
         places = (self._folder, self._folder / "releases", self._folder / "leases", *engines)
-        return sorted(path for place in places for path in place.glob(".*.tmp"))
+        with durable.storage_errors(f"listing {self._folder}"):
+            return sorted(path for place in places for path in place.glob(".*.tmp"))
 
     def remove_temporary(self, path: Path) -> None:
         """Remove one of ``temporaries``."""
@@ -203,9 +210,12 @@ class Versions:
             return
         for entry in manifest.files:
             path = self.path(version) / entry.path
-            if not path.is_file() or path.stat().st_size != entry.size_bytes:
+            with durable.storage_errors(f"reading {path}"):
+                as_large = path.is_file() and path.stat().st_size == entry.size_bytes
+                same = as_large and (not deep or _sha256(path) == entry.sha256)
+            if not as_large:
                 yield f"{entry.path} is missing or has another size"
-            elif deep and _sha256(path) != entry.sha256:
+            elif not same:
                 yield f"{entry.path} has other bytes than were deployed"
 
     # Quarantine
@@ -235,9 +245,9 @@ class Versions:
         }
         text = json.dumps(content, indent=2) + "\n"
         target = self._folder / f"{record.version}.failed_{at.astimezone(UTC):%Y%m%dT%H%M%S}"
-        while target.exists():
-            target = target.with_name(target.name + "_")
         with durable.storage_errors(f"quarantining what {record.deploy_id} brought"):
+            while target.exists():
+                target = target.with_name(target.name + "_")
             if mine:
                 # Nothing is written before the rename: a process that wakes up here, when another deployment has
                 # installed the version, would write into that one's directory. Its rename finds the name taken.
@@ -248,18 +258,19 @@ class Versions:
             else:
                 self.discard_stage(record.deploy_id)
             kept = self._quarantined_by(record.deploy_id)
-            if kept is not None and not (kept / FAILURE).is_file():
-                durable.replace_file(kept / FAILURE, text)
+            if kept is not None:
+                durable.fsync_directory(self._folder)
+                if not (kept / FAILURE).is_file():
+                    durable.replace_file(kept / FAILURE, text)
         return kept
 
     def quarantined(self) -> Iterator[tuple[Path, Mapping[str, Any]]]:
         """Yield every quarantined directory with the content of its failure.json, oldest first."""
-        for path in sorted(self._folder.glob(QUARANTINED)):
-            try:
-                yield path, json.loads((path / FAILURE).read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                # A directory that somebody named so by hand: it is in nobody's way.
-                continue
+        for path in self._found(QUARANTINED):
+            content = self._said_by(path / FAILURE)
+            # Nothing in a directory that somebody named so by hand: it is in nobody's way.
+            if content is not None:
+                yield path, content
 
     def _quarantined_by(self, deploy_id: str) -> Path | None:
         for name, brought_by in self.put_aside().items():
@@ -271,19 +282,19 @@ class Versions:
 
     def installed(self) -> dict[int, str]:
         """Return every version directory with the deployment that installed it; empty when no manifest says which."""
-        names = (path.name for path in self._folder.glob("[1-9]*") if path.is_dir())
-        versions = sorted(int(name) for name in names if re.fullmatch("[0-9]+", name))
+        found = [path for path in self._found("[1-9]*") if re.fullmatch("[0-9]+", path.name)]
+        with durable.storage_errors(f"listing {self._folder}"):
+            versions = sorted(int(path.name) for path in found if path.is_dir())
         return {version: self._brought_by(self.path(version)) for version in versions}
 
     def put_aside(self) -> dict[str, str]:
         """Return the name of every quarantined directory with the deployment that brought it, or empty."""
-        return {path.name: self._brought_by(path) for path in sorted(self._folder.glob(QUARANTINED))}
+        return {path.name: self._brought_by(path) for path in self._found(QUARANTINED)}
 
     def failed_at(self, name: str) -> datetime | None:
         """Return when what is in a quarantined directory failed; None when it does not say."""
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            failure = json.loads((self._folder / name / FAILURE).read_text(encoding="utf-8"))
-            at = datetime.fromisoformat(failure["at_utc"])
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            at = datetime.fromisoformat((self._said_by(self._folder / name / FAILURE) or {})["at_utc"])
             return at if at.tzinfo else at.replace(tzinfo=UTC)
         return None
 
@@ -300,11 +311,24 @@ class Versions:
     def _brought_by(self, path: Path) -> str:
         # The manifest tells when a process died before it wrote why it put the directory aside.
         for name in (FAILURE, MANIFEST):
-            with contextlib.suppress(OSError, ValueError, AttributeError):
-                deploy_id = json.loads((path / name).read_text(encoding="utf-8")).get("deploy_id")
-                if isinstance(deploy_id, str):
-                    return deploy_id
+            deploy_id = (self._said_by(path / name) or {}).get("deploy_id")
+            if isinstance(deploy_id, str):
+                return deploy_id
         return ""
+
+    def _said_by(self, path: Path) -> dict[str, Any] | None:
+        """Return the JSON object in a file, or None when there is no such file or it holds something else."""
+        with durable.storage_errors(f"reading {path}"):
+            text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        with contextlib.suppress(ValueError):
+            content = json.loads(text)
+            return content if isinstance(content, dict) else None
+        return None
+
+    def _found(self, pattern: str) -> list[Path]:
+        """Return what is in the model's folder and matches, by name."""
+        with durable.storage_errors(f"listing {self._folder}"):
+            return sorted(self._folder.glob(pattern))
 
     # Engines and the switch: derived, rebuildable
 
@@ -318,7 +342,13 @@ class Versions:
             link = engine / str(version)
             if not link.is_symlink():
                 link.symlink_to(Path("..") / self._model / str(version))
-                durable.fsync_directory(engine)
+            durable.fsync_directory(engine)
+
+    def engine_is_whole(self, version: int) -> bool:
+        """Whether Triton finds all that it loads a version with: a process may have been killed while it wrote that."""
+        engine = self._engine(version)
+        with durable.storage_errors(f"reading {engine}"):
+            return (engine / SWITCH_CONFIG).is_file() and (engine / str(version)).is_symlink()
 
     def remove_engine(self, version: int) -> None:
         """Remove a version's engine directory; the files it links to stay."""
@@ -330,13 +360,15 @@ class Versions:
     def engines(self) -> list[int]:
         """Return the versions that have an engine directory, ascending."""
         prefix = engine_name(self._model, 0).removesuffix("0")
-        found = (path.name.removeprefix(prefix) for path in self._root.glob(f"{prefix}*"))
+        with durable.storage_errors(f"listing {self._root}"):
+            found = [path.name.removeprefix(prefix) for path in self._root.glob(f"{prefix}*")]
         return sorted(int(name) for name in found if name.isdigit())
 
     def switch(self) -> str | None:
         """Return the switch's configuration as it is on disk, or None."""
         path = self._folder / SWITCH_CONFIG
-        return path.read_text(encoding="utf-8") if path.is_file() else None
+        with durable.storage_errors(f"reading {path}"):
+            return path.read_text(encoding="utf-8") if path.is_file() else None
 
     def write_switch(self, config: str) -> None:
         """Write the configuration that a restarted Triton finds; an equal one is not touched."""
