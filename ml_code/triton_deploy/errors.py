@@ -95,6 +95,12 @@ class Unavailable(DeployError):
     kind, exit_code, retryable = "unavailable", 5, True
 
 
+class FlipUnanswered(Unavailable):
+    """Triton was told to move the switch and did not answer: it may have done it, or may do it later. Try again."""
+
+    kind = "flip_unanswered"
+
+
 class StorageFailed(DeployError):
     """The model repository's file system is full, read-only or not writable by this user. The operator acts."""
 

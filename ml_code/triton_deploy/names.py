@@ -51,6 +51,11 @@ def check_deploy_id(value: str) -> str:
     )
 
 
+def is_deploy_id(value: str) -> bool:
+    """Whether ``value`` may be a deployment's id."""
+    return re.fullmatch(DEPLOY_ID_PATTERN.removesuffix("$"), value) is not None
+
+
 def deploy_id_for(run_id: str) -> str:
     """Derive a deployment id from an orchestrator's run id.
 

@@ -24,6 +24,9 @@ from .triton import Triton, tritons_of
 
 log = logging.getLogger(__name__)
 
+LEASE_S = 60.0
+"""How long a reconcile that went silent keeps others away, besides the deadline of a load; seconds."""
+
 
 @dataclass(frozen=True)
 class Repair:
@@ -126,13 +129,14 @@ class Reconciler:
         repairs = list(self._repairs(folder, serving, problems))
         if repairs and not dry_run:
             try:
-                settlement.take_lease(me)
+                settlement.take_lease(me, self._lease_s)
             except LeaseHeld:
                 return self._report(folder, [], [], under_way="a deployment that has just begun")
             try:
                 # Looked at again: what was found may have been a deploy that has ended meanwhile.
                 problems.clear()
-                repairs = list(self._apply(self._repairs(folder, serving, problems), problems))
+                found = self._repairs(folder, serving, problems)
+                repairs = list(self._apply(found, problems, partial(self._keep_lease, folder, me)))
             finally:
                 folder.lease.release(me)
         problems += self._damaged(folder, folder.releases.latest(), deep)
@@ -162,9 +166,20 @@ class Reconciler:
             under_way=under_way,
         )
 
-    def _apply(self, repairs: Iterator[Repair], problems: list[str]) -> Iterator[Repair]:
+    @property
+    def _lease_s(self) -> float:
+        # Not as long as a deploy's: one that is killed here has left nothing that is worth keeping others away.
+        return self._settings.load_timeout_s + LEASE_S
+
+    def _keep_lease(self, folder: ModelFolder, me: str) -> None:
+        folder.lease.renew(me, self._clock(), self._lease_s)
+
+    def _apply(
+        self, repairs: Iterator[Repair], problems: list[str], keep_lease: Callable[[], object]
+    ) -> Iterator[Repair]:
         for repair in repairs:
             try:
+                keep_lease()
                 repair.act()
             except DeployError as error:
                 problems.append(f"{repair.what}: {error}")

@@ -9,7 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import golden, model_config
-from .errors import DeployError, NotFound, VerificationFailed
+from .errors import (
+    ArtifactRejected,
+    DeployError,
+    FlipUnanswered,
+    NotFound,
+    Unavailable,
+    VerificationFailed,
+)
 from .names import engine_name
 from .replicas import Replicas
 from .repository import Manifest
@@ -208,7 +215,16 @@ class Serving:
 
     def _flip(self, manifest: Manifest, triton: Triton) -> None:
         config = model_config.to_json(self._switch(manifest))
-        triton.load(self._model, self._settings.switch_timeout_s, config)
+        try:
+            triton.load(self._model, self._settings.switch_timeout_s, config)
+        except Unavailable as error:
+            raise FlipUnanswered(error.message, hint=error.hint) from error
+        except ArtifactRejected as error:
+            # It is our pointer that can't be loaded: the version behind it was, a moment ago.
+            raise Unavailable(
+                error.message,
+                hint="It was restarted or somebody unloaded the version in this moment; deploy again.",
+            ) from error
 
     def _switch(self, manifest: Manifest) -> dict[str, Any]:
         return model_config.switch_config(self._model, manifest.version, *_schema_and_options(manifest))

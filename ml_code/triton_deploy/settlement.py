@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from .errors import DeployError, Superseded
+from .errors import DeployError, FlipUnanswered, Superseded
 from .names import check_deploy_id
 from .records import STEP_AFTER, Deployment, Failure, Pinned, Release, State, advance, next_release, utc_text
 from .repository import Manifest, ModelFolder
@@ -17,6 +17,10 @@ from .serving import Serving
 from .settings import Settings
 
 log = logging.getLogger(__name__)
+
+FLIP_IN_DOUBT = (FlipUnanswered.kind, "crashed", "unexpected")
+"""Failures of a commit after which its flip may still be on its way to a Triton. One that arrives when its engine is gone takes the
+public name down; while the engine is loaded, clients get the version, which was verified, until the next reconcile."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +39,19 @@ class Settlement:
     settings: Settings
     clock: Callable[[], datetime]
 
-    def take_lease(self, deploy_id: str) -> None:
+    def take_lease(self, deploy_id: str, duration_s: float | None = None) -> None:
         """Take or renew the lease for a deployment; a silent one that has it is settled first.
+
+        Args:
+            deploy_id: who wants it.
+            duration_s: how long it lasts without a renewal, seconds; by default as long as a deploy's.
 
         Raises:
             LeaseHeld: another deployment has it.
             DeployError: the one that has it can't be settled: see rollback.
         """
         self.settle_abandoned(deploy_id)
-        self.folder.lease.acquire(deploy_id, self.clock(), self._lease_s)
+        self.folder.lease.acquire(deploy_id, self.clock(), duration_s or self._lease_s)
 
     def keep_lease(self, deploy_id: str) -> None:
         """Renew the lease that a deployment has; raises Superseded when it lost it."""
@@ -236,10 +244,13 @@ class Settlement:
         live = self.folder.releases.latest()
         if State.SWITCHING in record.times_utc:
             self.serving().restore(self.manifest_of(live))
+        assert record.failure is not None
         loaded = live.loaded_versions if live else ()
         if record.version in self.folder.versions.engines() and record.version not in loaded:
-            self.serving().retire([record.version])
-        assert record.failure is not None
+            if live and State.SWITCHING in record.times_utc and record.failure.kind in FLIP_IN_DOUBT:
+                log.info("version %s stays loaded until the next reconcile or deploy", record.version)
+            else:
+                self.serving().retire([record.version])
         at = datetime.fromisoformat(record.times_utc[State.ROLLING_BACK])
         kept = self.folder.versions.quarantine(record, record.failure, at)
         return self.move(record, State.ROLLED_BACK, quarantine=kept.name if kept else "")

@@ -13,6 +13,7 @@ import pytest
 from ml_code.triton_deploy.errors import Unavailable
 from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
 from ml_code.triton_deploy.records import State
+from ml_code.triton_deploy.repository.lease import Lease
 from tests.fakes import FakeTriton, unavailable
 from tests.models import times
 from tests.world import MODEL, World
@@ -281,3 +282,24 @@ def test_a_deploy_whose_rollback_failed_is_settled_by_the_next_one(deployed: Wor
     assert deployed.deploy("d5").state is State.COMMITTED
     assert deployed.folder.journal.get("d3").state is State.ROLLED_BACK
     assert deployed.ask() == (3, 3.0)
+
+
+def test_a_reconcile_that_is_killed_keeps_nobody_waiting_for_long(deployed: World) -> None:
+    """It has recorded nothing that would have to be settled."""
+    deployed.triton.restart()
+
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    deployed.triton.load = killed  # type: ignore[method-assign]
+    release, Lease.release = Lease.release, killed  # type: ignore[assignment]
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            reconcile(deployed)
+    finally:
+        Lease.release = release  # type: ignore[method-assign]
+        del deployed.triton.load
+    assert reconcile(deployed).under_way.startswith("reconcile-")
+    deployed.later(deployed.settings.load_timeout_s + 61)
+    assert reconcile(deployed).problems == ()
+    healthy(deployed)

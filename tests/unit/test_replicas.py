@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.errors import DeployError, Unavailable, VerificationFailed
+from ml_code.triton_deploy.errors import ArtifactRejected, DeployError, Unavailable, VerificationFailed
 from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
 from ml_code.triton_deploy.records import Deployment, State
@@ -152,6 +152,43 @@ def test_a_flip_that_fails_on_one_is_undone_on_the_others(fleet: Fleet, fails: s
     with pytest.raises(Unavailable, match="fake:2"):
         fleet.deploy("d2")
     assert fleet.served() == [1, 1, 1]
+
+
+def test_a_flip_that_arrives_after_it_was_given_up_takes_nobody_down(fleet: Fleet) -> None:
+    """A network may hold a request for minutes. What it points at is still loaded then, and reconcile undoes it."""
+    fleet.world.register_times(2)
+    late = fleet.tritons[0]
+    real, held = late.load, list[tuple[str, float, str | None]]()
+
+    def hold(model: str, timeout_s: float, config: str | None = None) -> None:
+        if model != MODEL or held:
+            return real(model, timeout_s, config)
+        held.append((model, timeout_s, config))
+        raise Unavailable("Triton at fake:1 did not answer in time.", hint="Wait.")
+
+    late.load = hold  # type: ignore[method-assign]
+    with pytest.raises(Unavailable, match="fake:1"):
+        fleet.deploy("d2")
+    assert fleet.served() == [1, 1, 1]
+    real(*held[0])
+    assert fleet.served() == [2, 1, 1], "it was verified on every Triton"
+    fleet.reconcile()
+    assert fleet.served() == [1, 1, 1]
+    assert [triton.ready_versions("best_model.v2") for triton in fleet.tritons] == [(), (), ()]
+    assert fleet.world.folder.versions.engines() == [1]
+    assert fleet.reconcile().done == ()
+
+
+def test_a_switch_that_can_not_be_loaded_is_not_held_against_the_model(fleet: Fleet) -> None:
+    fleet.world.register_times(2)
+    error = ArtifactRejected("Triton at fake:2 failed loading best_model: no best_model.v2.", hint="Repair.")
+    fleet.tritons[1].fail = {"load best_model": error}
+    with pytest.raises(Unavailable, match="no best_model"):
+        fleet.deploy("d2")
+    fleet.tritons[1].fail = {}
+    fleet.reconcile()
+    assert fleet.served() == [1, 1, 1]
+    assert fleet.deploy("d3").state is State.COMMITTED, "the same files are not refused"
 
 
 def test_one_that_is_lost_at_the_flip_is_passed_over_by_a_quorum(fleet: Fleet) -> None:

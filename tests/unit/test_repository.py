@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from ml_code.triton_deploy.errors import LeaseHeld, NotFound, StorageFailed, Superseded
-from ml_code.triton_deploy.records import State, advance
-from ml_code.triton_deploy.repository import ModelFolder, durable, models_in
+from ml_code.triton_deploy.records import Failure, State, advance
+from ml_code.triton_deploy.repository import Manifest, ModelFolder, durable, models_in
+from ml_code.triton_deploy.repository.versions import Versions
 from tests.unit.test_records import LIVE, NOW, RECORD
 
 # Durable writes
@@ -141,6 +142,43 @@ def test_a_lease_of_a_clock_that_was_ahead_does_not_last_longer_than_a_lease(fol
     assert folder.lease.last(NOW) == ("a", True), "clocks that are apart by less than the skew agree"
 
 
+def test_a_lease_that_was_prolonged_a_moment_ago_is_not_written_again(
+    folder: ModelFolder, tmp_path: Path
+) -> None:
+    folder.lease.acquire("a", NOW, 60)
+    (file,) = (tmp_path / "m/leases").glob("*.json")
+    before = file.stat()
+    folder.lease.renew("a", later(5), 60)
+    assert file.stat() == before
+    folder.lease.renew("a", later(7), 60)
+    assert file.stat() != before
+    assert folder.lease.last(later(66)) == ("a", True)
+
+
+def test_a_lease_that_is_to_end_now_ends(folder: ModelFolder) -> None:
+    folder.lease.acquire("a", NOW, 60)
+    folder.lease.renew("a", NOW, 0)
+    assert folder.lease.last(NOW) == ("a", False)
+
+
+def test_a_lease_that_is_lost_while_it_is_prolonged_is_lost(
+    folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.lease.acquire("a", NOW, 60)
+    write = durable.replace_file
+
+    def stopped(path: Path, text: str) -> None:
+        monkeypatch.setattr(durable, "replace_file", write)
+        folder.lease.release("a")
+        folder.lease.acquire("b", later(61), 60)
+        write(path, text)
+
+    monkeypatch.setattr(durable, "replace_file", stopped)
+    with pytest.raises(Superseded, match="to b"):
+        folder.lease.renew("a", later(61), 60)
+    assert folder.lease.last(later(61)) == ("b", True)
+
+
 def test_a_lease_that_was_given_back_is_free(folder: ModelFolder) -> None:
     folder.lease.acquire("a", NOW, 60)
     folder.lease.release("b")
@@ -213,6 +251,48 @@ def test_a_record_that_cannot_be_read_is_named(folder: ModelFolder, tmp_path: Pa
     path.write_text("{")
     with pytest.raises(StorageFailed, match=r"0001\.json"):
         folder.journal.find("d1")
+
+
+def test_what_is_not_a_deployments_is_in_nobodys_way(folder: ModelFolder, tmp_path: Path) -> None:
+    folder.journal.append(RECORD, None)
+    (tmp_path / "m/deployments/.DS_Store").write_text("")
+    (tmp_path / "m/deployments/a copy of d1").mkdir()
+    assert [record.deploy_id for record in folder.journal.all()] == ["d1"]
+
+
+# Versions
+
+
+def test_a_rollback_that_wakes_up_late_leaves_alone_what_another_deployment_brought(
+    folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was stopped after it had read whose the version is; another process did its work, and a new deploy came."""
+    failure = Failure(step="smoke", kind="verification_failed", error="Wrong.", at_utc="2026-01-02T03:04:05Z")
+
+    def install(deploy_id: str) -> Manifest:
+        manifest = Manifest(
+            version=RECORD.version,
+            digest="",
+            fingerprint="",
+            artifact_uri="",
+            run_id="",
+            deploy_id=deploy_id,
+            files=(),
+            schema={},
+        )
+        folder.versions.stage(deploy_id)
+        folder.versions.install(deploy_id, manifest)
+        return manifest
+
+    mine = install("d1")
+    kept = folder.versions.quarantine(RECORD, failure, NOW)
+    install("d2")
+    monkeypatch.setattr(Versions, "manifest", lambda self, version: mine)
+    with pytest.raises(StorageFailed):
+        folder.versions.quarantine(RECORD, failure, NOW)
+    monkeypatch.undo()
+    assert folder.versions.need(RECORD.version).deploy_id == "d2"
+    assert list(folder.versions.put_aside().items()) == [(kept.name if kept else "", "d1")]
 
 
 # Releases

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import NotFound, StorageFailed, Superseded
-from ..names import check_deploy_id
+from ..names import check_deploy_id, is_deploy_id
 from ..records import Deployment, to_json
 from . import durable
 
@@ -83,7 +83,8 @@ class Journal:
         """Yield every deployment as last recorded, in the order of their names."""
         with durable.storage_errors(f"listing {self._folder}"):
             names = sorted(os.listdir(self._folder)) if self._folder.is_dir() else []
-        for name in names:
+        # Others' files are in nobody's way.
+        for name in filter(is_deploy_id, names):
             record = self.find(name)
             if record is not None:
                 yield record

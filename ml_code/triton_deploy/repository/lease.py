@@ -25,6 +25,9 @@ from . import durable
 CLOCK_SKEW_S = 60.0
 """How far the clocks of two hosts may be apart without a lease being taken for one of a clock that was wrong, seconds."""
 
+FRESH = 0.9
+"""Share of its duration that a lease has to have left not to be written again."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Held:
@@ -33,9 +36,11 @@ class _Held:
     expires_at_utc: str
     duration_s: float
 
+    def left_s(self, now: datetime) -> float:
+        return (datetime.fromisoformat(self.expires_at_utc) - now).total_seconds()
+
     def in_force(self, now: datetime) -> bool:
-        left_s = (datetime.fromisoformat(self.expires_at_utc) - now).total_seconds()
-        return 0 < left_s <= self.duration_s + CLOCK_SKEW_S
+        return 0 < self.left_s(now) <= self.duration_s + CLOCK_SKEW_S
 
 
 class Lease:
@@ -61,6 +66,7 @@ class Lease:
         Raises:
             LeaseHeld: another deployment has it. One that expired is given back by whoever settles that deployment,
                 so nobody takes over from a deployment that was not settled.
+            Superseded: another deployment took it in this moment.
             StorageFailed: it can't be written.
         """
         with durable.storage_errors(f"taking the lease of {self._model}"):
@@ -75,6 +81,8 @@ class Lease:
             text = json.dumps(asdict(mine))
             if held and held.deploy_id == deploy_id:
                 durable.replace_file(self._path(number), text)
+                if self._numbers()[-1] != number:
+                    raise self._lost(deploy_id)
                 return
             if held or not durable.create_file(self._path(number + 1), text):
                 raise self.refusal()
@@ -84,17 +92,16 @@ class Lease:
     def renew(self, deploy_id: str, now: datetime, duration_s: float) -> None:
         """Prolong the lease that a deployment holds; this is the fence in front of every effect.
 
+        One that was prolonged a moment ago is only looked at: a write that is durable costs milliseconds.
+
         Raises:
             Superseded: the lease is no longer this deployment's.
         """
         _, held = self._latest()
         if held is None or held.deploy_id != deploy_id:
-            raise Superseded(
-                f"Deployment {deploy_id} lost its lease of {self._model}"
-                + (f" to {held.deploy_id}." if held else "."),
-                hint="It was silent for too long or was rolled back; start a new deploy.",
-            )
-        self.acquire(deploy_id, now, duration_s)
+            raise self._lost(deploy_id)
+        if held.duration_s != duration_s or not FRESH * duration_s < held.left_s(now) <= duration_s:
+            self.acquire(deploy_id, now, duration_s)
 
     def release(self, deploy_id: str) -> None:
         """Give the lease back; one that is not this deployment's stays as it is."""
@@ -117,6 +124,14 @@ class Lease:
             + (f"; its lease ends at {held.expires_at_utc}." if held else "."),
             hint="Try again when it has ended; if its process is gone, wait for that time or roll it back: "
             f"triton-deploy rollback {self._model} --deploy-id {held.deploy_id if held else '…'}.",
+        )
+
+    def _lost(self, deploy_id: str) -> Superseded:
+        _, held = self._latest()
+        return Superseded(
+            f"Deployment {deploy_id} lost its lease of {self._model}"
+            + (f" to {held.deploy_id}." if held else "."),
+            hint="It was silent for too long or was rolled back; start a new deploy.",
         )
 
     def _latest(self) -> tuple[int, _Held | None]:

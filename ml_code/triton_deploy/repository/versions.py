@@ -246,7 +246,9 @@ class Versions:
         text = json.dumps(content, indent=2) + "\n"
         target = self._folder / f"{record.version}.failed_{at.astimezone(UTC):%Y%m%dT%H%M%S}"
         with durable.storage_errors(f"quarantining what {record.deploy_id} brought"):
-            while target.exists():
+            # A name that this deployment has given is kept: what lies under the version's name by now is another's, and the rename
+            # of a process that wakes up here finds the name taken.
+            while target.exists() and self._brought_by(target) != record.deploy_id:
                 target = target.with_name(target.name + "_")
             if mine:
                 # Nothing is written before the rename: a process that wakes up here, when another deployment has
