@@ -6,8 +6,6 @@ up, as none can after a SIGKILL. A stopped one finds, when its n-th call goes th
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,20 +13,9 @@ from typing import Any
 import pytest
 
 from tests.fakes import FakeTriton
+from tests.faults.system_calls import Call, gated
 
-CALLS = (
-    "open",
-    "link",
-    "rename",
-    "replace",
-    "fsync",
-    "unlink",
-    "mkdir",
-    "rmdir",
-    "symlink",
-    "chmod",
-    "pwrite",
-)
+ON_TRITON = ("load", "unload", "infer")
 
 
 class Killed(BaseException):
@@ -36,7 +23,10 @@ class Killed(BaseException):
 
 
 class Watched:
-    """Counts the calls to the file system and to Triton that have effects; ``called`` comes before each."""
+    """Counts the calls to the file system and to Triton that have effects.
+
+    ``called`` comes before each, ``returned`` after one that did not fail.
+    """
 
     def __init__(self, triton: FakeTriton) -> None:
         self._triton = triton
@@ -47,13 +37,17 @@ class Watched:
     def called(self) -> None:
         self.count += 1
 
-    def _guard(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        def guarded(*args: Any, **kwargs: Any) -> Any:
-            if not self._elsewhere:
-                self.called()
-            return real(*args, **kwargs)
+    def returned(self) -> None:
+        pass
 
-        return guarded
+    def _gate(self, call: Call, make: Callable[[], Any]) -> Any:
+        # A file that is closed, or that is only looked at, is as it was.
+        if not call.changes or call.name == "close" or self._elsewhere:
+            return make()
+        self.called()
+        result = make()
+        self.returned()
+        return result
 
     def _guard_remote(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -62,19 +56,18 @@ class Watched:
             self.called()
             self._elsewhere = True
             try:
-                return real(*args, **kwargs)
+                result = real(*args, **kwargs)
             finally:
                 self._elsewhere = False
+            self.returned()
+            return result
 
         return guarded
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        with pytest.MonkeyPatch.context() as patch:
-            for name in CALLS:
-                patch.setattr(os, name, self._guard(getattr(os, name)))
-            patch.setattr(io, "open", self._guard(io.open))
-            for name in ("load", "unload", "infer"):
+        with pytest.MonkeyPatch.context() as patch, gated(self._gate):
+            for name in ON_TRITON:
                 patch.setattr(self._triton, name, self._guard_remote(getattr(self._triton, name)))
             yield
 
