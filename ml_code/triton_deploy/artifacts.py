@@ -16,10 +16,17 @@ from urllib.parse import quote, urlsplit
 import requests
 
 from . import http
-from .errors import AccessDenied, ArtifactRejected, DeployError, Misconfigured, NotFound, Unavailable
+from .errors import (
+    AccessDenied,
+    ArtifactRejected,
+    DeployError,
+    InvalidInput,
+    Misconfigured,
+    NotFound,
+    Unavailable,
+)
+from .locations import Place, ProxyPlace, S3Place, not_from_here, parse_place
 from .settings import Settings
-
-PROXY_SCHEME = "mlflow-artifacts"
 
 
 @dataclass(frozen=True)
@@ -64,16 +71,18 @@ class ArtifactStore(Protocol):
 
 
 def store_for(uri: str, settings: Settings) -> ArtifactStore:
-    """Return the store that holds ``uri``; raises Misconfigured for a place that this machine can't read from."""
-    scheme = urlsplit(uri).scheme
-    if scheme == "s3":
+    """Return the store that holds ``uri``.
+
+    Raises:
+        Misconfigured: a place that this machine can't read from.
+        ArtifactRejected: no place at all.
+    """
+    place = _place(uri)
+    if isinstance(place, S3Place):
         return S3Store(settings)
-    if scheme == PROXY_SCHEME:
+    if isinstance(place, ProxyPlace):
         return ProxiedStore(settings)
-    raise Misconfigured(
-        f"The artifacts are at {uri}, a place that only the machine that logged them can read.",
-        hint="Start MLflow with --serve-artifacts --artifacts-destination s3://…, or use an experiment whose artifact location is s3://….",
-    )
+    raise not_from_here(place)
 
 
 class ProxiedStore:
@@ -85,11 +94,11 @@ class ProxiedStore:
 
     def list_files(self, uri: str) -> list[RemoteFile]:
         """See ArtifactStore.list_files."""
-        return sorted(self._walk(_proxy_path(uri), PurePosixPath()), key=lambda file: file.path)
+        return sorted(self._walk(_proxied(uri).path, PurePosixPath()), key=lambda file: file.path)
 
     def source(self, uri: str, path: str) -> Source:
         """See ArtifactStore.source."""
-        full = quote(f"{_proxy_path(uri)}/{path}")
+        full = quote(_proxied(uri).child(path).path)
         presigned = self._get(f"presigned/{full}")
         if presigned.ok:
             url = str(presigned.json()["url"])
@@ -211,18 +220,51 @@ class S3Store:
 
     def list_files(self, uri: str) -> list[RemoteFile]:
         """See ArtifactStore.list_files."""
-        bucket, prefix = _bucket_and_key(uri)
-        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix + "/")
+        place = _in_s3(uri)
+        prefix = f"{place.key}/" if place.key else ""
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=place.bucket, Prefix=prefix)
         objects = self._call(lambda: [item for page in pages for item in page.get("Contents", [])], uri)
-        files = (RemoteFile(item["Key"].removeprefix(prefix + "/"), int(item["Size"])) for item in objects)
+        files = (RemoteFile(item["Key"].removeprefix(prefix), int(item["Size"])) for item in objects)
         return sorted(
             (file for file in files if file.path and not file.path.endswith("/")), key=lambda file: file.path
         )
 
+    def reach(self, uri: str) -> None:
+        """Read the first name in the bucket of ``uri``, which says whether its files can be read; same errors."""
+        bucket = _in_s3(uri).bucket
+        self._call(lambda: self._client.list_objects_v2(Bucket=bucket, MaxKeys=1), uri)
+
+    def make_bucket(self, bucket: str) -> bool:
+        """Create a bucket; returns False when it is there already. Same errors."""
+        from botocore import exceptions
+
+        def make() -> bool:
+            region = self._client.meta.region_name
+            # The oldest region of AWS has no name here, and other servers have but one.
+            named = region not in (None, "us-east-1", "aws-global")
+            where: Any = {"CreateBucketConfiguration": {"LocationConstraint": region}} if named else {}
+            try:
+                self._client.create_bucket(Bucket=bucket, **where)
+            except exceptions.ClientError as error:
+                if error.response.get("Error", {}).get("Code") != "BucketAlreadyOwnedByYou":
+                    raise
+                return False
+            return True
+
+        return bool(self._call(make, f"s3://{bucket}"))
+
+    def has_bucket(self, bucket: str) -> bool:
+        """Whether the bucket is there and can be read; same errors, but for a missing one."""
+        try:
+            self.reach(f"s3://{bucket}")
+        except NotFound:
+            return False
+        return True
+
     def source(self, uri: str, path: str) -> Source:
         """See ArtifactStore.source."""
-        bucket, prefix = _bucket_and_key(uri)
-        target = {"Bucket": bucket, "Key": f"{prefix}/{path}"}
+        file = _in_s3(uri).child(path)
+        target = {"Bucket": file.bucket, "Key": file.key}
         url = self._call(lambda: self._client.generate_presigned_url("get_object", Params=target), uri)
         return Source(str(url), self._server, ranged=True)
 
@@ -259,18 +301,26 @@ class S3Store:
             ) from error
 
 
-def _proxy_path(uri: str) -> str:
-    path = urlsplit(uri).path.strip("/")
-    if ".." in PurePosixPath(path).parts:
+def _place(uri: str) -> Place:
+    try:
+        return parse_place(uri)
+    except InvalidInput as error:
         raise ArtifactRejected(
-            f"The artifact location {uri} points outside its store.", hint="Register the model version again."
-        )
-    return path
+            f"The artifact location {uri} points outside its store, or is none. {error.message}",
+            hint="Register the model version again.",
+        ) from error
 
 
-def _bucket_and_key(uri: str) -> tuple[str, str]:
-    parts = urlsplit(uri)
-    return parts.netloc, parts.path.strip("/")
+def _proxied(uri: str) -> ProxyPlace:
+    place = _place(uri)
+    assert isinstance(place, ProxyPlace), uri
+    return place
+
+
+def _in_s3(uri: str) -> S3Place:
+    place = _place(uri)
+    assert isinstance(place, S3Place), uri
+    return place
 
 
 def _origin(url: str) -> str:

@@ -84,10 +84,41 @@ def get(
         SilentServer: no answer in time.
         Unavailable: no connection, or it broke.
     """
+    return send(
+        session,
+        "GET",
+        url,
+        timeout_s=timeout_s,
+        server=server,
+        hint=hint,
+        params=params,
+        headers=headers,
+        auth=auth,
+        stream=stream,
+    )
+
+
+def send(
+    session: requests.Session,
+    method: str,
+    url: str,
+    *,
+    timeout_s: float,
+    server: str,
+    hint: str,
+    params: Mapping[str, str] | None = None,
+    body: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+    auth: tuple[str, str] | None = None,
+    stream: bool = False,
+) -> requests.Response:
+    """Send a request of any method, with ``body`` as JSON; see ``get``. Only a GET is repeated."""
     try:
-        return session.get(
+        return session.request(
+            method,
             url,
             params=params,
+            json=body,
             headers=headers,
             auth=auth or _NoAuth(),
             timeout=timeout_s,

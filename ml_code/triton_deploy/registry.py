@@ -1,20 +1,25 @@
-"""The MLflow registry, by its REST API: what an alias means right now.
-
-The ``mlflow`` package costs seconds of import in every task; the few calls that a deploy needs are plain HTTP. Source: MLflow
-3.17's REST API reference, and what the server answered in tests/integration.
-"""
+"""The MLflow registry, by its REST API: what an alias means right now."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-import requests
-
-from . import http
-from .errors import AccessDenied, AliasNotFound, ArtifactRejected, Misconfigured, NotFound, Unavailable
+from .errors import AliasNotFound, ArtifactRejected, Misconfigured, Unavailable
+from .locations import (
+    ForeignPlace,
+    Location,
+    LoggedModelRef,
+    ProxyPlace,
+    RunPlace,
+    S3Place,
+    VersionRef,
+    parse,
+    parse_place,
+)
+from .mlflow_api import MlflowApi
 from .settings import Settings
 
 DIGEST_TAG = "triton_deploy.digest"
@@ -49,6 +54,7 @@ class Registry(Protocol):
             AliasNotFound: the model has no such alias.
             NotFound: there is no such model.
             AccessDenied, Misconfigured, Unavailable: the registry refuses, is not one, or does not answer.
+            InvalidInput: where it says that the files are is no place.
         """
 
 
@@ -60,105 +66,53 @@ class MlflowRegistry:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._session = http.new_session(pool_size=1)
+        self._api = MlflowApi(settings)
 
     def resolve(self, model: str, alias: str) -> RegisteredVersion:
         """See Registry.resolve."""
-        found = self._get("mlflow/registered-models/alias", "model_version", name=model, alias=alias)
-        version = str(found["version"])
+        found = self._api.get("mlflow/registered-models/alias", "model_version", name=model, alias=alias)
+        version = int(found["version"])
         if found.get("status", "READY") != "READY":
             raise Unavailable(
                 f"Version {version} of {model} is {found['status']} in MLflow.",
                 hint="Wait until its registration is complete, then deploy again.",
             )
         run_id = found.get("run_id", "")
-        uri = self._get("mlflow/model-versions/get-download-uri", "artifact_uri", name=model, version=version)
-        places = [self._real_place(uri)]
+        places = [self._real_place(parse(self._download_uri(model, version)))]
         if run_id:
             places.append(self._run_place(run_id, "onnx"))
         tags = {tag["key"]: tag["value"] for tag in found.get("tags", [])}
         return RegisteredVersion(
-            version=int(version),
+            version=version,
             run_id=run_id,
             artifact_uris=tuple(dict.fromkeys(places)),
             expected_digest=tags.get(DIGEST_TAG, ""),
         )
 
-    def _real_place(self, uri: str) -> str:
+    def _real_place(self, location: Location, hops: int = 3) -> str:
         """Follow MLflow's own schemes to the place where files are."""
-        if uri.startswith("runs:/"):
-            run_id, _, path = uri.removeprefix("runs:/").lstrip("/").partition("/")
-            return self._run_place(run_id, path)
-        return uri
+        match location:
+            case RunPlace(run_id, path):
+                return self._run_place(run_id, path)
+            case LoggedModelRef(model_id) if hops:
+                info = self._api.get(f"mlflow/logged-models/{model_id}", "model")["info"]
+                return self._real_place(parse(info["artifact_uri"]), hops - 1)
+            case VersionRef(model, version) if hops:
+                return self._real_place(parse(self._download_uri(model, version)), hops - 1)
+            case S3Place() | ProxyPlace() | ForeignPlace():
+                return str(location)
+        raise Misconfigured(
+            f"MLflow at {self._api.base} says that the files are at {location}, which leads to no place.",
+            hint="Register the model version again, from a run or a logged model.",
+        )
+
+    def _download_uri(self, model: str, version: int) -> str:
+        endpoint = "mlflow/model-versions/get-download-uri"
+        return str(self._api.get(endpoint, "artifact_uri", name=model, version=str(version)))
 
     def _run_place(self, run_id: str, path: str) -> str:
-        info = self._get("mlflow/runs/get", "run", run_id=run_id)["info"]
-        return f"{info['artifact_uri'].rstrip('/')}/{path}".rstrip("/")
-
-    def _get(self, endpoint: str, part: str, **params: str) -> Any:
-        """Ask MLflow; return one part of the answer."""
-        settings = self._settings
-        base = settings.tracking_url
-        response = http.get(
-            self._session,
-            f"{base}/api/2.0/{endpoint}",
-            params=params,
-            headers={"Authorization": f"Bearer {settings.mlflow_token}"} if settings.mlflow_token else None,
-            auth=(settings.mlflow_username, settings.mlflow_password) if settings.mlflow_username else None,
-            timeout_s=settings.mlflow_timeout_s,
-            server=f"MLflow at {base}",
-            hint="Check that it runs and that MLFLOW_TRACKING_URI is right, then deploy again.",
-        )
-        try:
-            body = response.json()
-        except ValueError:
-            body = None
-        body = body if isinstance(body, dict) else {}
-        if response.ok and part in body:
-            return body[part]
-        raise _refusal(base, endpoint, params, response, body.get("error_code", ""))
-
-
-def _refusal(
-    base: str, endpoint: str, params: Mapping[str, str], response: requests.Response, code: str
-) -> Exception:
-    status, said = response.status_code, http.explanation(response)
-    if code == "INVALID_PARAMETER_VALUE" and "alias" in said and "not found" in said:
-        return AliasNotFound(
-            f"MLflow at {base}, model {params['name']}: {said}.",
-            hint="Set the alias on the version to deploy, in MLflow's UI or with set_registered_model_alias; "
-            "TRITON_DEPLOY_ALIAS_WAIT_S says how long a deploy waits for it.",
-        )
-    if code == "RESOURCE_DOES_NOT_EXIST":
-        return NotFound(
-            f"MLflow at {base}: {said}.",
-            hint="Check the model's name, and that MLFLOW_TRACKING_URI is the right server.",
-        )
-    if status == 403 and "Host header" in said:
-        return Misconfigured(
-            f"MLflow at {base} refuses this host name.",
-            hint="Start it with --allowed-hosts that include the name and port in MLFLOW_TRACKING_URI.",
-        )
-    if status in (401, 403):
-        return AccessDenied(
-            f"MLflow at {base} denies access ({status}).",
-            hint="Set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.",
-        )
-    if status == 404 or status < 400:
-        return Misconfigured(
-            f"{base} does not answer {endpoint} as an MLflow 3 server does ({status}).",
-            hint="Check MLFLOW_TRACKING_URI; a server older than MLflow 3 does not know logged models.",
-        )
-    if status < 500:
-        return Misconfigured(
-            f"MLflow at {base} refuses {endpoint} ({status}): {said}.",
-            hint="Check the model's name and the server's log.",
-        )
-    return Unavailable(
-        f"MLflow at {base} failed on {endpoint} ({status}): {said}.",
-        hint="Look at the MLflow server's log, then deploy again.",
-    )
+        info = self._api.get("mlflow/runs/get", "run", run_id=run_id)["info"]
+        return str(parse_place(info["artifact_uri"]).child(path))
 
 
 def wait_for_alias(

@@ -617,9 +617,28 @@ def test_mlflows_credentials_go_to_mlflow_and_not_to_s3(mlflow_stack: Stack, tmp
     assert "a-token" not in repr(source)
 
 
-@pytest.mark.parametrize("uri", ["file:///srv/mlruns/1", "/srv/mlruns/1", "dbfs:/models/x", "hdfs://nn/x"])
-def test_a_place_that_only_another_machine_can_read_is_refused(uri: str) -> None:
+@pytest.mark.parametrize(
+    ("uri", "kind"),
+    [
+        ("file:///srv/mlruns/1", "a file:// URL"),
+        ("file:///E:/mlruns/1", "a file:// URL of a Windows drive"),
+        ("E:\\mlruns\\1", "a path on a Windows drive"),
+        ("mlruns\\1", "a path with back-slashes"),
+        ("/srv/mlruns/1", "a path without a scheme"),
+        ("./mlruns/1", "a relative path"),
+    ],
+)
+def test_a_place_that_only_another_machine_can_read_is_refused(uri: str, kind: str) -> None:
     with pytest.raises(Misconfigured, match="only the machine that logged them") as failure:
+        store_for(uri, Settings())
+    assert f"are at {uri}, {kind}" in failure.value.message
+    assert "--artifacts-destination" in failure.value.hint
+    assert "triton-deploy init" in failure.value.hint
+
+
+@pytest.mark.parametrize("uri", ["dbfs:/models/x", "hdfs://nn/x", "gs://bucket/x"])
+def test_a_store_that_nobody_here_can_read_is_refused(uri: str) -> None:
+    with pytest.raises(Misconfigured, match="a store that is not read from here") as failure:
         store_for(uri, Settings())
     assert "--artifacts-destination" in failure.value.hint
 
