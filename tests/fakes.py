@@ -37,6 +37,44 @@ class FakeRegistry:
         return self.models[model][alias]
 
 
+class FakeBoard:
+    """Tags and aliases in dicts; ``fail`` is raised by every call, ``written`` has every change."""
+
+    def __init__(self) -> None:
+        self.versions: dict[str, dict[int, dict[str, str]]] = {}
+        self.pointing: dict[str, dict[str, int]] = {}
+        self.fail: Exception | None = None
+        self.written: list[tuple[int, str, str | None]] = []
+
+    def tags(self, model: str) -> dict[int, dict[str, str]]:
+        self._answer()
+        return {version: dict(tags) for version, tags in self.versions.get(model, {}).items()}
+
+    def aliases(self, model: str) -> dict[str, int]:
+        self._answer()
+        if model not in self.versions:
+            raise NotFound(f"Registered Model with name={model} not found.", hint="Check the name.")
+        return dict(self.pointing.get(model, {}))
+
+    def set_tag(self, model: str, version: int, key: str, value: str) -> None:
+        self._version(model, version)[key] = value
+        self.written.append((version, key, value))
+
+    def delete_tag(self, model: str, version: int, key: str) -> None:
+        self._version(model, version).pop(key, None)
+        self.written.append((version, key, None))
+
+    def _version(self, model: str, version: int) -> dict[str, str]:
+        self._answer()
+        if version not in self.versions.get(model, {}):
+            raise NotFound(f"Model Version (name={model}, version={version}) not found", hint="Check it.")
+        return self.versions[model][version]
+
+    def _answer(self) -> None:
+        if self.fail is not None:
+            raise self.fail
+
+
 class FakeStore:
     """Artifacts in a dict, handed out by a small HTTP server that answers ranges as S3 does."""
 

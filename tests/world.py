@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.feedback import Feedback
 from ml_code.triton_deploy.intake import DeployRequest
 from ml_code.triton_deploy.records import Deployment
 from ml_code.triton_deploy.registry import RegisteredVersion
@@ -50,13 +51,14 @@ class World:
         factor = float(version if expected is None else expected)
         self.register(version, files(times(float(version)), triton__golden_json=golden(factor)))
 
-    def deployer(self, **changes: Any) -> Deployer:
+    def deployer(self, feedback: Feedback | None = None, **changes: Any) -> Deployer:
         return Deployer(
             replace(self.settings, **changes),
             registry=self.registry,
             stores=lambda uri: self.store,
             tritons=[self.triton],
             clock=lambda: self.now,
+            feedback=feedback,
         )
 
     def request(self, deploy_id: str = "d1", **changes: Any) -> DeployRequest:

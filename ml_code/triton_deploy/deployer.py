@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 from .artifacts import ArtifactStore, store_for
 from .errors import DeployError, IllegalTransition
+from .feedback import Feedback
 from .intake import DeployRequest, RevertRequest, deploy_record, pinned_version, revert_record, still_wanted
 from .materialize import Materializer, refuse_quarantined
 from .names import check_alias, check_deploy_id, check_model
@@ -43,6 +44,7 @@ class Deployer:
         tritons: the servers; by default those of the settings.
         clock: gives the time, aware.
         report: told bytes done and bytes in all during a transfer.
+        feedback: tells the registry how a deployment ended; MLflow by default.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class Deployer:
         tritons: Sequence[Triton] | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         report: Callable[[int, int], None] = lambda done, total: None,
+        feedback: Feedback | None = None,
     ) -> None:
         self._settings = settings
+        self._feedback = feedback or Feedback(settings)
         self._registry = registry
         self._stores = stores or (lambda uri: store_for(uri, settings))
         self._tritons = tritons
@@ -279,7 +283,13 @@ class Deployer:
 
     def _settlement(self, model: str) -> Settlement:
         folder = ModelFolder.at(self._settings.repository_root, check_model(model))
-        return Settlement(folder, lambda: self._serving(folder), self._settings, self._clock)
+        return Settlement(
+            folder,
+            lambda: self._serving(folder),
+            self._settings,
+            self._clock,
+            lambda record: self._feedback.tell(folder, record),
+        )
 
     def _serving(self, folder: ModelFolder) -> Serving:
         if self._tritons is None:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from .errors import DeployError, LeaseHeld
+from .feedback import ALIAS_DRIFT, Feedback, Notice
 from .names import engine_name
 from .records import Release
 from .repository import Manifest, ModelFolder, models_in
@@ -46,6 +47,7 @@ class Reconciled:
         done: what was put right; with ``dry_run``, what is to be done.
         problems: what could not be, and needs a person.
         under_way: the deployment because of which nothing was looked at, or empty.
+        notices: what is worth knowing and harms nothing that serves.
     """
 
     model: str
@@ -53,6 +55,7 @@ class Reconciled:
     done: tuple[str, ...]
     problems: tuple[str, ...]
     under_way: str = ""
+    notices: tuple[Notice, ...] = ()
 
 
 class Reconciler:
@@ -62,6 +65,7 @@ class Reconciler:
         settings: see settings.py.
         tritons: the servers; by default those of the settings.
         clock: gives the time, aware.
+        feedback: tells the registry what serves; MLflow by default.
     """
 
     def __init__(
@@ -70,8 +74,10 @@ class Reconciler:
         *,
         tritons: Sequence[Triton] | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        feedback: Feedback | None = None,
     ) -> None:
         self._settings = settings
+        self._feedback = feedback or Feedback(settings)
         self._tritons = tritons_of(settings) if tritons is None else tritons
         self._clock = clock
 
@@ -110,7 +116,13 @@ class Reconciler:
         """
         folder = ModelFolder.at(self._settings.repository_root, model)
         serving = Serving(model, folder.versions, self._tritons, self._settings)
-        settlement = Settlement(folder, lambda: serving, self._settings, self._clock)
+        settlement = Settlement(
+            folder,
+            lambda: serving,
+            self._settings,
+            self._clock,
+            lambda record: self._feedback.tell(folder, record),
+        )
         me = f"reconcile-{uuid.uuid4().hex[:8]}"
         done: list[str] = []
         problems: list[str] = []
@@ -140,7 +152,12 @@ class Reconciler:
             finally:
                 folder.lease.release(me)
         problems += self._damaged(folder, folder.releases.latest(), deep)
-        return self._report(folder, done + [repair.what for repair in repairs], problems)
+        done += [repair.what for repair in repairs]
+        told, notices = self._feedback.settle(folder, dry_run=dry_run)
+        if self._settings.alias_drift == "problem":
+            problems += [notice.text for notice in notices if notice.kind == ALIAS_DRIFT]
+            notices = [notice for notice in notices if notice.kind != ALIAS_DRIFT]
+        return self._report(folder, [*done, *told], problems, notices=notices)
 
     def _run_or_tell(self, model: str, *, deep: bool, dry_run: bool) -> Reconciled:
         try:
@@ -151,9 +168,16 @@ class Reconciler:
             return Reconciled(model=model, live=None, done=(), problems=(f"not reconciled: {told}",))
 
     def _report(
-        self, folder: ModelFolder, done: Sequence[str], problems: Sequence[str], under_way: str = ""
+        self,
+        folder: ModelFolder,
+        done: Sequence[str],
+        problems: Sequence[str],
+        under_way: str = "",
+        notices: Sequence[Notice] = (),
     ) -> Reconciled:
         live = folder.releases.latest()
+        for notice in notices:
+            log.warning("%s: %s", folder.model, notice.text)
         for line in done:
             log.info("%s: %s", folder.model, line)
         for line in problems:
@@ -164,6 +188,7 @@ class Reconciler:
             done=tuple(done),
             problems=tuple(problems),
             under_way=under_way,
+            notices=tuple(notices),
         )
 
     @property

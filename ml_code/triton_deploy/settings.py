@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from .errors import Misconfigured, StorageFailed
+from .errors import DeployError, Misconfigured, StorageFailed
 from .names import check_model
 
 DNS_PREFIX = "dns:///"
@@ -58,6 +58,21 @@ class Settings:
     )
     mlflow_timeout_s: float = _setting(
         "TRITON_DEPLOY_MLFLOW_TIMEOUT_S", 10.0, "Longest wait for one answer of MLflow, seconds."
+    )
+    feedback_prefix: str = _setting(
+        "TRITON_DEPLOY_MLFLOW_FEEDBACK",
+        "triton",
+        "Prefix of the tags that tell MLflow what serves (`triton.status` and others), one for each environment on the same MLflow; `off` writes none.",
+    )
+    feedback_timeout_s: float = _setting(
+        "TRITON_DEPLOY_FEEDBACK_TIMEOUT_S",
+        3.0,
+        "Longest that a deploy, `reconcile` or `status` waits for those tags and for where the alias points, seconds.",
+    )
+    alias_drift: str = _setting(
+        "TRITON_DEPLOY_ALIAS_DRIFT",
+        "notice",
+        "What `reconcile` makes of an alias that names another version than serves: `notice`, or `problem` (exit code 7).",
     )
     alias_wait_s: float = _setting(
         "TRITON_DEPLOY_ALIAS_WAIT_S",
@@ -170,6 +185,26 @@ class Settings:
         settings._check()
         return settings
 
+    @classmethod
+    def usable(cls, environ: Mapping[str, str] | None = None) -> tuple[Self, Mapping[str, DeployError]]:
+        """Read the settings as far as they can be used.
+
+        Args:
+            environ: variables to read; the process's own by default.
+
+        Returns:
+            The settings, with the default for what can't be used; and why not, by variable.
+        """
+        environ = os.environ if environ is None else environ
+        wrong: dict[str, DeployError] = {}
+        for f in fields(cls):
+            variable = f.metadata["variable"]
+            try:
+                cls.from_env({variable: environ.get(variable, "")})
+            except DeployError as error:
+                wrong[variable] = error
+        return cls.from_env({name: text for name, text in environ.items() if name not in wrong}), wrong
+
     @property
     def repository_root(self) -> Path:
         """The model repository's folder.
@@ -226,6 +261,16 @@ class Settings:
             raise Misconfigured(
                 f"TRITON_DEPLOY_QUORUM={self.quorum!r} is neither 'all', 'majority' nor a number of 1 or more.",
                 hint="Unset it for the default, all.",
+            )
+        if self.alias_drift not in ("notice", "problem"):
+            raise Misconfigured(
+                f"TRITON_DEPLOY_ALIAS_DRIFT={self.alias_drift!r} is neither 'notice' nor 'problem'.",
+                hint="Unset it for the default, notice.",
+            )
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", self.feedback_prefix):
+            raise Misconfigured(
+                f"TRITON_DEPLOY_MLFLOW_FEEDBACK={self.feedback_prefix!r} can't begin the name of a tag.",
+                hint="Use letters, digits, '_', '.' or '-', or 'off'.",
             )
         for url in self.triton_grpc_urls:
             host, _, port = url.removeprefix(DNS_PREFIX).rpartition(":")

@@ -32,12 +32,14 @@ class Settlement:
         serving: gives the model's Tritons; asked only when they are needed.
         settings: lease and warm versions.
         clock: gives the time, aware.
+        tell: told of a deployment that has ended, when nothing remains to be done; must not raise (see feedback.py).
     """
 
     folder: ModelFolder
     serving: Callable[[], Serving]
     settings: Settings
     clock: Callable[[], datetime]
+    tell: Callable[[Deployment], None] = lambda record: None
 
     def take_lease(self, deploy_id: str, duration_s: float | None = None) -> None:
         """Take or renew the lease for a deployment; a silent one that has it is settled first.
@@ -187,6 +189,7 @@ class Settlement:
         log.info("%s", self.what_serves())
         for why in record.away.values():
             log.warning("a Triton was passed over, 'triton-deploy reconcile' brings it along: %s", why)
+        self.tell(record)
         return record
 
     def is_live(self, live: Release, pinned: Pinned) -> bool:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .errors import Unavailable
+from .feedback import Feedback, Notice
 from .records import Deployment, Release
 from .repository import ModelFolder
 from .serving import Serving
@@ -25,6 +26,7 @@ class ModelStatus:
         serving: by Triton, the version that answers the public name, None, or why it can't be asked.
         unfinished: a deployment that neither committed nor was rolled back, or None.
         quarantined: name of each quarantined directory with its failure.json, oldest first.
+        notices: what MLflow says that does not fit; empty too when it can't be asked quickly.
     """
 
     model: str
@@ -32,6 +34,7 @@ class ModelStatus:
     serving: Mapping[str, int | str | None]
     unfinished: Deployment | None
     quarantined: Mapping[str, Mapping[str, Any]]
+    notices: tuple[Notice, ...] = ()
 
     @property
     def agrees(self) -> bool:
@@ -44,12 +47,13 @@ class ModelStatus:
         return {**asdict(self), "agrees": self.agrees}
 
 
-def model_status(settings: Settings, model: str) -> ModelStatus:
+def model_status(settings: Settings, model: str, feedback: Feedback | None = None) -> ModelStatus:
     """Look at one model.
 
     Args:
         settings: where the repository and the Tritons are.
         model: its name.
+        feedback: asks the registry where the alias points; MLflow by default.
 
     Raises:
         InvalidInput, Misconfigured, StorageFailed: it can't be looked at. A Triton that is away is part of the answer.
@@ -63,6 +67,7 @@ def model_status(settings: Settings, model: str) -> ModelStatus:
         serving=_serving(settings, folder),
         unfinished=last if last and not last.finished else None,
         quarantined={path.name: failure for path, failure in folder.versions.quarantined()},
+        notices=(feedback or Feedback(settings)).drift(folder),
     )
 
 
