@@ -284,7 +284,7 @@ class S3Store:
             if code == "NoSuchBucket":
                 raise NotFound(
                     f"{self._server} has no bucket for {uri}.",
-                    hint="Create the bucket, or correct MLFLOW_S3_ENDPOINT_URL.",
+                    hint="Create the bucket ('triton-deploy init --bucket …' does), or correct MLFLOW_S3_ENDPOINT_URL.",
                 ) from error
             if status in (400, 401, 403):
                 raise AccessDenied(

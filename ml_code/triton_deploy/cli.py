@@ -15,6 +15,7 @@ from typing import Any
 
 from .deployer import Deployer
 from .errors import DeployError
+from .feedback import Feedback
 from .intake import DeployRequest, RevertRequest
 from .names import check_model
 from .plan import Plan
@@ -34,7 +35,7 @@ EXIT_CODES = """exit codes:
   4  the model is refused or fails its checks: repair the model
   5  MLflow, S3, Triton or the disk failed: try again when it is back
   6  another deploy of the model is under way, or came first
-  7  status: a Triton does not serve what is live; reconcile, gc: something is left for a person
+  7  status: a Triton does not serve what is live; reconcile, gc: something is left for a person; doctor: something failed
   8  status: the deployment was rolled back
   9  status: the deployment has not ended
 """
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A rollback has to run when the process is asked to end: make SIGTERM an exception, as Ctrl-C is.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        code: int = options.run(options, Settings.from_env())
+        code: int = options.run(options, options.settings())
         return code
     except DeployError as error:
         serves = list(_still_true(options))
@@ -135,6 +136,8 @@ def _reconcile(options: argparse.Namespace, settings: Settings) -> int:
             print(f"  {'to do' if options.dry_run else 'done'}: {line}")
         for line in result.problems:
             print(f"  problem: {line}")
+        for notice in result.notices:
+            print(f"  notice: {notice.text}")
         if result.under_way:
             print(f"  left alone: {result.under_way} is under way")
     return EXIT_DISAGREES if any(result.problems for result in results) else 0
@@ -190,7 +193,8 @@ def _status(options: argparse.Namespace, settings: Settings) -> int:
     if options.deploy_id:
         return _deployment_status(options, settings)
     models = [options.model] if options.model else models_in(settings.repository_root)
-    states = [model_status(settings, model) for model in models]
+    feedback = Feedback(settings)
+    states = [model_status(settings, model, feedback) for model in models]
     if options.json:
         print(json.dumps([state.to_dict() for state in states], indent=2))
     for state in () if options.json else states:
@@ -218,6 +222,8 @@ def _status(options: argparse.Namespace, settings: Settings) -> int:
             )
         for name, failure in state.quarantined.items():
             print(f"  quarantined: {name}: {failure.get('step')}: {failure.get('error')}")
+        for notice in state.notices:
+            print(f"  notice: {notice.text}")
     if not models and not options.json:
         print("Nothing was deployed to this repository yet.")
     return 0 if all(state.agrees for state in states) else EXIT_DISAGREES
@@ -249,6 +255,40 @@ def _history(options: argparse.Namespace, settings: Settings) -> int:
         )
     if not releases:
         print(f"{options.model} was never released.")
+    return 0
+
+
+def _doctor(options: argparse.Namespace, settings: Settings) -> int:
+    from .doctor import Verdict, examine
+
+    findings = examine()
+    if options.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    for finding in () if options.json else findings:
+        verdict = finding.verdict.upper() if finding.verdict is Verdict.FAILED else finding.verdict
+        print(f"{verdict:<12} {finding.check:<11} {finding.what}")
+        if finding.fix:
+            print(f"{'':<25}What to do: {finding.fix}")
+    return EXIT_DISAGREES if any(finding.verdict is Verdict.FAILED for finding in findings) else 0
+
+
+def _init(options: argparse.Namespace, settings: Settings) -> int:
+    from .initialize import InitRequest, initialize
+
+    # In AWS a bucket's name is the whole world's: there it has to be chosen.
+    bucket = options.bucket or ("mlflow" if settings.s3_endpoint_url else "")
+    name = options.experiment or settings.default_model
+    request = InitRequest(bucket=bucket, proxied=name, direct=f"{name}-direct")
+    made = "to make" if options.dry_run else "made"
+    steps = []
+    for step in initialize(settings, request, dry_run=options.dry_run):
+        steps.append(step)
+        if not options.json:
+            print(f"{made if step.made else 'there'}: {step.what}")
+    if options.json:
+        print(json.dumps([asdict(step) for step in steps], indent=2))
+    elif not bucket:
+        print("left out: a bucket and an experiment in it; name one with --bucket")
     return 0
 
 
@@ -327,7 +367,7 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common]
         )
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, settings=Settings.from_env)
         return sub
 
     def dry_run(sub: argparse.ArgumentParser) -> None:
@@ -394,6 +434,23 @@ def _parser() -> argparse.ArgumentParser:
     history = command("history", _history, "show the releases of a model, newest first")
     history.add_argument("model", metavar="MODEL")
     history.add_argument("--limit", type=int, default=20, help="how many releases (default: %(default)s)")
+
+    doctor = command(
+        "doctor", _doctor, "check the set-up: every part with its result, the cause and what to do"
+    )
+    # Settings that can't be used are a finding, not the end.
+    doctor.set_defaults(settings=Settings)
+
+    init = command(
+        "init", _init, "make what has to be there once: repository folder, bucket, two experiments in MLflow"
+    )
+    init.add_argument("--bucket", default="", help="bucket for artifacts (default: mlflow; in AWS none)")
+    init.add_argument(
+        "--experiment",
+        default="",
+        help="experiment behind MLflow's proxy; with '-direct' added, the one in the bucket (default: TRITON_DEPLOY_MODEL)",
+    )
+    dry_run(init)
     return parser
 
 

@@ -104,7 +104,7 @@ class Foreign(Enum):
     WINDOWS_URL = "a file:// URL of a Windows drive: a place that only the machine that logged them can read"
     WINDOWS_DRIVE = "a path on a Windows drive: a place that only the machine that logged them can read"
     WINDOWS_SHARE = "a Windows network share: a place that only the machine that logged them can read"
-    BACKSLASHES = "a path with back-slashes: a place that only the machine that logged them can read, one that runs Windows"
+    BACKSLASHES = "a path with back-slashes, as Windows writes it: a place that only the machine that logged them can read"
     ABSOLUTE = "a path without a scheme: a place that only the machine that logged them can read"
     RELATIVE = (
         "a relative path: a place that only the machine that logged them can read, and that changes with the folder "

@@ -241,6 +241,7 @@ class Settlement:
         self.folder.lease.release(record.deploy_id)
         kept = f", kept as {record.quarantine}" if record.quarantine else ""
         log.warning("deployment %s was rolled back%s; %s", record.deploy_id, kept, self.what_serves())
+        self.tell(record)
         return record
 
     def _undo(self, record: Deployment) -> Deployment:

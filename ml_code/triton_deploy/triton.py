@@ -30,6 +30,14 @@ class Answer:
     latency_s: float
 
 
+@dataclass(frozen=True)
+class ServerInfo:
+    """What a Triton says of itself: its version, and the protocol extensions that it has."""
+
+    version: str
+    extensions: tuple[str, ...]
+
+
 class Triton(Protocol):
     """What a deploy asks of one Triton server.
 
@@ -127,6 +135,24 @@ class GrpcTriton:
         """See Triton.ready_versions."""
         return self.loaded().get(model, ())
 
+    def about(self) -> ServerInfo:
+        """Return what the server says of itself; raises Unavailable when it does not answer."""
+        found = self._call(
+            "saying what it is",
+            self._timeout_s,
+            lambda: self._client.get_server_metadata(client_timeout=self._timeout_s),
+        )
+        return ServerInfo(found.version, tuple(found.extensions))
+
+    def folders(self) -> frozenset[str]:
+        """Return the name of every folder in its repository, loaded or not; raises Unavailable when it does not answer."""
+        index = self._call(
+            "listing its models",
+            self._timeout_s,
+            lambda: self._client.get_model_repository_index(client_timeout=self._timeout_s),
+        )
+        return frozenset(entry.name for entry in index.models)
+
     def infer(
         self, model: str, inputs: Mapping[str, Array], timeout_s: float, version: int | None = None
     ) -> Answer:
@@ -211,7 +237,7 @@ class GrpcTriton:
         )
 
 
-def tritons_of(settings: Settings) -> list[Triton]:
+def tritons_of(settings: Settings) -> list[GrpcTriton]:
     """Return the servers that the settings name, those behind a DNS name as it resolves now.
 
     Raises:

@@ -1,0 +1,43 @@
+"""Says what is wrong with a set-up before a deploy does: every check with its result, its cause and what to do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from ..settings import Settings
+from .check import Check, Finding, Report, Verdict
+from .clocks import ClocksCheck
+from .examination import run_all
+from .mlflow import ArtifactsCheck, MlflowCheck
+from .repository import RepositoryCheck
+from .s3 import S3Check
+from .triton import TritonCheck
+
+__all__ = ["Check", "Finding", "Verdict", "examine"]
+
+
+def examine(
+    environ: Mapping[str, str] | None = None, *, clock: Callable[[], float] = time.time
+) -> list[Finding]:
+    """Look at everything that a deploy needs. Changes nothing that stays; takes no longer than the slowest check's deadline.
+
+    Args:
+        environ: variables to read the settings from; the process's own by default. S3's keys are always the process's.
+        clock: this machine's clock, seconds since 1970.
+
+    Returns:
+        What was found, first of the settings themselves.
+    """
+    settings, unusable = Settings.usable(environ)
+    report = Report("settings")
+    wrong = [report.failed(error.message, error.hint) for error in unusable.values()]
+    checks: list[Check] = [
+        MlflowCheck(settings),
+        ArtifactsCheck(settings),
+        S3Check(settings),
+        RepositoryCheck(settings),
+        TritonCheck(settings),
+        ClocksCheck(settings, clock),
+    ]
+    return [*(wrong or [report.ok("Every variable that is set can be used.")]), *run_all(checks, unusable)]

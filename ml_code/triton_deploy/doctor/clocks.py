@@ -1,0 +1,97 @@
+"""Clocks: leases compare those of the deployers, so each is held against every other that can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from email.utils import parsedate_to_datetime
+
+from .. import http
+from ..errors import DeployError
+from ..mlflow_api import MlflowApi
+from ..repository.durable import storage_errors
+from ..repository.lease import CLOCK_SKEW_S
+from ..settings import Settings
+from .check import Finding, Report
+from .probe import Probe
+
+WORTH_A_WARNING_S = 5.0
+RESOLUTION_S = 1.0
+"""A Date header has no fractions; some file systems have none either."""
+TELL_TIME_S = 5.0
+FIX = "Let NTP or chrony set the clock of both hosts."
+
+Seen = tuple[float, float, float]
+"""This machine's clock before, the other's time, this machine's clock after."""
+
+
+class ClocksCheck:
+    """Compares this machine's clock with those of MLflow, S3 and the model repository.
+
+    Args:
+        settings: where they are.
+        clock: this machine's, seconds since 1970.
+    """
+
+    name = "clocks"
+    needs = ()
+    deadline_s = 30.0
+
+    def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._probe = Probe(settings.repository)
+        self._report = Report(self.name)
+
+    def look(self) -> Iterator[Finding]:
+        """See Check.look."""
+        settings = self._settings
+        if settings.mlflow_tracking_uri:
+            yield self._compared("MLflow", lambda: self._dated(MlflowApi(settings).base + "/version"))
+        if settings.s3_endpoint_url:
+            yield self._compared("S3", lambda: self._dated(settings.s3_endpoint_url))
+        if settings.repository:
+            yield self._compared("the model repository's file system", self._file)
+        yield self._report.unknown(
+            "Triton tells no time by gRPC. No decision compares its clock; only its logs would be hard to follow."
+        )
+
+    def clean_up(self) -> None:
+        """See Check.clean_up."""
+        self._probe.remove()
+
+    def _compared(self, whose: str, look: Callable[[], Seen]) -> Finding:
+        try:
+            before, other, after = look()
+        except DeployError as error:
+            return self._report.unknown(f"The clock of {whose} can't be read: {error.message}")
+        except ValueError as error:
+            return self._report.unknown(f"The clock of {whose} can't be read: {error}.")
+        ahead = other - after if other > after else min(0.0, other + RESOLUTION_S - before)
+        what = f"The clock of {whose} is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this machine's"
+        if abs(ahead) > CLOCK_SKEW_S:
+            return self._report.failed(
+                f"{what}, more than the {CLOCK_SKEW_S:.0f} s that leases allow: a deploy under way may be taken for a dead one.",
+                FIX,
+            )
+        if abs(ahead) > WORTH_A_WARNING_S:
+            return self._report.warning(f"{what}; leases allow {CLOCK_SKEW_S:.0f} s.", FIX)
+        return self._report.ok(f"The clock of {whose} agrees with this machine's.")
+
+    def _dated(self, url: str) -> Seen:
+        session = http.new_session(pool_size=1)
+        before = self._clock()
+        answer = http.get(
+            session, url, timeout_s=TELL_TIME_S, server=url, hint="Check that it runs.", stream=True
+        )
+        after = self._clock()
+        with answer:
+            if "Date" not in answer.headers:
+                raise ValueError(f"{url} sends no Date")
+            return before, parsedate_to_datetime(answer.headers["Date"]).timestamp(), after
+
+    def _file(self) -> Seen:
+        root = self._settings.repository_root
+        with storage_errors(f"reading the clock of {root}"):
+            before = self._clock()
+            changed = self._probe.make().stat().st_mtime
+            return before, changed, self._clock()

@@ -1,0 +1,67 @@
+"""Runs the checks side by side, each within its deadline; none stops another."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+from ..errors import DeployError
+from .check import Check, Finding, Report
+
+
+def run_all(checks: Sequence[Check], unusable: Mapping[str, DeployError]) -> list[Finding]:
+    """Return what the checks find, in their order.
+
+    Args:
+        checks: what is looked at.
+        unusable: why a variable can't be used; a check that needs it is not run.
+    """
+    running = [_Running(check) for check in checks if not unusable.keys() & set(check.needs)]
+    try:
+        for one in running:
+            one.thread.start()
+        found = {one.check.name: one.result() for one in running}
+    finally:
+        for one in running:
+            one.check.clean_up()
+    findings: list[Finding] = []
+    for check in checks:
+        missing = sorted(unusable.keys() & set(check.needs))
+        if missing:
+            findings.append(
+                Report(check.name).unknown(f"It needs {' and '.join(missing)}, which can't be used.")
+            )
+        findings += found.get(check.name, [])
+    return findings
+
+
+class _Running:
+    """A check at work in a thread that does not keep the process alive."""
+
+    def __init__(self, check: Check) -> None:
+        self.check = check
+        self.thread = threading.Thread(target=self._run, name=f"doctor: {check.name}", daemon=True)
+        self._report = Report(check.name)
+        self._findings: list[Finding] = []
+        self._began = time.monotonic()
+
+    def result(self) -> list[Finding]:
+        """Return what was found by the deadline, with a word about what was not."""
+        self.thread.join(max(0.0, self._began + self.check.deadline_s - time.monotonic()))
+        found = list(self._findings)
+        if self.thread.is_alive():
+            what = f"It did not end within {self.check.deadline_s:g} s: something that it asks hangs."
+            fix = "See what it has found so far; the server or file system that comes next does not answer."
+            found.append(self._report.failed(what, fix))
+        return found
+
+    def _run(self) -> None:
+        try:
+            for finding in self.check.look():
+                self._findings.append(finding)
+        except DeployError as error:
+            self._findings.append(self._report.failed(error.message, error.hint))
+        except Exception as error:
+            what = f"The check itself failed: {type(error).__name__}: {error}."
+            self._findings.append(self._report.unknown(what, "This is a defect: please report it."))

@@ -1,0 +1,114 @@
+"""The model repository: can this user do there what a deploy does, and can Triton read it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..repository import ModelFolder, models_in
+from ..repository.durable import FILE_MODE, create_file, fsync_directory, rename, storage_failed
+from ..settings import Settings
+from .check import Finding, Report
+from .probe import Probe, remove_forgotten
+
+SHOWN = 10
+
+
+class RepositoryCheck:
+    """Writes, links, renames and removes in a folder of its own, and looks at the modes of what is loaded.
+
+    Args:
+        settings: where the repository is, and how much must be free.
+    """
+
+    name = "repository"
+    needs = ("TRITON_DEPLOY_REPOSITORY",)
+    deadline_s = 15.0
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._probe = Probe(settings.repository)
+        self._report = Report(self.name)
+
+    def look(self) -> Iterator[Finding]:
+        """See Check.look."""
+        root = self._settings.repository_root
+        yield from self._writable(root)
+        yield from self._room(root)
+        yield from self._readable(root)
+        if forgotten := remove_forgotten(root):
+            yield self._report.ok(f"Removed what a doctor that was killed had left: {', '.join(forgotten)}.")
+
+    def clean_up(self) -> None:
+        """See Check.clean_up."""
+        self._probe.remove()
+
+    def _writable(self, root: Path) -> Iterator[Finding]:
+        try:
+            folder = self._probe.make()
+            if not create_file(folder / "linked", "1") or create_file(folder / "linked", "2"):
+                yield self._report.failed(
+                    f"Of two links of one name in {root} not exactly one was made.",
+                    "Use a file system on which link(2) is atomic: every decision of a deploy is one.",
+                )
+                return
+            (folder / "one").mkdir()
+            rename(folder / "one", folder / "two")
+            fsync_directory(folder)
+        except OSError as error:
+            failure = storage_failed(error, f"writing {root} as a deploy does, as user {os.geteuid()}")
+            yield self._report.failed(failure.message, failure.hint)
+        else:
+            yield self._report.ok(f"{root} can be written, and link, rename and fsync work.")
+
+    def _room(self, root: Path) -> Iterator[Finding]:
+        free, wanted = shutil.disk_usage(root).free, self._settings.min_free_bytes
+        if free < wanted:
+            yield self._report.failed(
+                f"{root} has {free} bytes free, and {wanted} must remain beside a new version.",
+                "Free space ('triton-deploy gc'), or lower TRITON_DEPLOY_MIN_FREE_BYTES.",
+            )
+
+    def _readable(self, root: Path) -> Iterator[Finding]:
+        private = [path for path in _what_triton_reads(root) if not _for_all(path)]
+        if not private:
+            yield self._report.ok("Triton can read what is loaded, whatever user it runs as.")
+            return
+        named = ", ".join(str(path) for path in private[:SHOWN])
+        more = f" and {len(private) - SHOWN} more" if len(private) > SHOWN else ""
+        yield self._report.warning(
+            f"Only their owner or group can read {named}{more}: a Triton that runs as another user can't.",
+            f"chmod a+rX them (files {FILE_MODE:o}, folders 755), or run Triton as user {private[0].stat().st_uid}.",
+        )
+
+
+def _what_triton_reads(root: Path) -> Iterator[Path]:
+    """Yield the folders and files that a restarted Triton needs for what is live and warm."""
+    yield root
+    for model in models_in(root):
+        folder = ModelFolder.at(root, model)
+        live = folder.releases.latest()
+        if live is None:
+            continue
+        switch = root / model / "config.pbtxt"
+        yield from (path for path in (root / model, switch) if path.exists())
+        for version in live.loaded_versions:
+            engine = root / f"{model}.v{version}"
+            # The walk does not follow the engine's link: the version's folder is walked by itself.
+            for top in (engine, folder.versions.path(version)):
+                for at, _, names in os.walk(top):
+                    yield Path(at)
+                    yield from (Path(at) / name for name in names)
+
+
+def _for_all(path: Path) -> bool:
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        # Gone, by a gc or deploy at work; or a dangling link, which reconcile reports.
+        return True
+    wanted = stat.S_IROTH | (stat.S_IXOTH if stat.S_ISDIR(mode) else 0)
+    return mode & wanted == wanted

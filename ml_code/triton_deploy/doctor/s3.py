@@ -1,0 +1,54 @@
+"""S3, where experiments keep their artifacts in it directly: endpoint, keys, buckets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ..artifacts import S3Store
+from ..errors import DeployError
+from ..locations import S3Place
+from ..settings import Settings
+from .check import Finding, Report
+from .mlflow import experiments_of
+
+SILENCE_S = 6.0
+
+
+class S3Check:
+    """Reads a name of every bucket that an experiment uses, as a deploy would.
+
+    Args:
+        settings: the endpoint; keys come from the environment as boto3 finds them.
+    """
+
+    name = "S3"
+    needs = ("MLFLOW_TRACKING_URI", "MLFLOW_S3_ENDPOINT_URL")
+    deadline_s = 40.0
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = replace(settings, transfer_timeout_s=min(settings.transfer_timeout_s, SILENCE_S))
+        self._report = Report(self.name)
+
+    def look(self) -> Iterator[Finding]:
+        """See Check.look."""
+        try:
+            places = [one.place for one in experiments_of(self._settings)]
+        except DeployError as error:
+            yield self._report.unknown(f"MLflow can't be asked which buckets are in use: {error.message}")
+            return
+        buckets = sorted({place.bucket for place in places if isinstance(place, S3Place)})
+        if not buckets:
+            yield self._report.ok("No experiment keeps artifacts in S3 directly: no keys are needed here.")
+            return
+        store = S3Store(self._settings)
+        for bucket in buckets:
+            try:
+                store.reach(f"s3://{bucket}")
+            except DeployError as error:
+                yield self._report.failed(error.message, error.hint)
+            else:
+                yield self._report.ok(f"Bucket {bucket} can be read.")
+
+    def clean_up(self) -> None:
+        """Nothing is left."""
