@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 import uuid
@@ -21,6 +22,7 @@ from ml_code.triton_deploy.errors import (
     AccessDenied,
     AliasNotFound,
     DeployError,
+    InvalidInput,
     Misconfigured,
     NotFound,
     Unavailable,
@@ -38,6 +40,7 @@ from tests.fakes import FakeRegistry
 from tests.models import files, times
 
 from .publishing import Publisher
+from .test_artifact_store import Reply, relay_to
 
 pytestmark = pytest.mark.integration
 
@@ -352,3 +355,53 @@ def test_a_version_of_a_deleted_run_still_resolves(
     requests.post(f"{url}/api/2.0/mlflow/runs/delete", json={"run_id": run_id}, timeout=30).raise_for_status()
     # It keeps its files until it is purged.
     assert run_id in registry.resolve(model, "A").artifact_uris[0]
+
+
+@pytest.mark.parametrize("form", ["models:/{model_id}", "models:/{model}/1"])
+def test_a_version_that_mlflow_gives_by_another_name_is_followed_to_its_files(
+    mlflow_stack: Stack, publisher: Publisher, model: str, form: str
+) -> None:
+    publisher.publish(model, files(times(1)))
+    url = mlflow_stack.environment["MLFLOW_TRACKING_URI"]
+    answer = requests.post(
+        f"{url}/api/2.0/mlflow/logged-models", json={"experiment_id": "0", "name": "logged"}, timeout=30
+    )
+    logged = answer.json()["model"]["info"]
+    text = form.format(model_id=logged["model_id"], model=model)
+    answers = iter([json.dumps({"artifact_uri": text}).encode()])
+
+    def spoil(reply: Reply) -> None:
+        # As servers that don't look up what a version was registered from. Asked again, it says where that is.
+        if "get-download-uri" in reply.path and (body := next(answers, None)):
+            reply.replace_body(body)
+
+    with relay_to(url) as relay:
+        relay.spoil = spoil
+        found = MlflowRegistry(settings_for(mlflow_stack, mlflow_tracking_uri=relay.url)).resolve(model, "A")
+    assert next(answers, None) is None, "the other name was given"
+    expected = logged["artifact_uri"] if "model_id" in form else found.artifact_uris[0]
+    assert found.artifact_uris[0] == expected
+    assert urlsplit(expected).scheme == "mlflow-artifacts"
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "says"),
+    [
+        ("models:/other@A", Misconfigured, "leads to no place"),
+        ("mlflow-artifacts:/1/%2e%2e/etc", InvalidInput, "could lead out of its store"),
+        ("s3://b/a\\b", InvalidInput, "could lead out of its store"),
+    ],
+)
+def test_a_version_whose_place_leads_nowhere_is_named(
+    mlflow_stack: Stack, publisher: Publisher, model: str, text: str, error: type[DeployError], says: str
+) -> None:
+    publisher.publish(model, files(times(1)))
+    with relay_to(mlflow_stack.environment["MLFLOW_TRACKING_URI"]) as relay:
+        relay.spoil = lambda reply: (
+            reply.replace_body(json.dumps({"artifact_uri": text}).encode())
+            if "get-download-uri" in reply.path
+            else None
+        )
+        with pytest.raises(error, match=says) as failure:
+            MlflowRegistry(settings_for(mlflow_stack, mlflow_tracking_uri=relay.url)).resolve(model, "A")
+    assert "Register the model version again" in failure.value.hint
