@@ -235,7 +235,7 @@ class S3Store:
         self._call(lambda: self._client.list_objects_v2(Bucket=bucket, MaxKeys=1), uri)
 
     def make_bucket(self, bucket: str) -> bool:
-        """Create a bucket; returns False when it is there already. Same errors."""
+        """Create a bucket; returns False when it is there already, and maybe another user's. Same errors."""
         from botocore import exceptions
 
         def make() -> bool:
@@ -246,7 +246,9 @@ class S3Store:
             try:
                 self._client.create_bucket(Bucket=bucket, **where)
             except exceptions.ClientError as error:
-                if error.response.get("Error", {}).get("Code") != "BucketAlreadyOwnedByYou":
+                # Of an own bucket, AWS says the first and some servers the second: reading it tells.
+                taken = ("BucketAlreadyOwnedByYou", "BucketAlreadyExists")
+                if error.response.get("Error", {}).get("Code") not in taken:
                     raise
                 return False
             return True

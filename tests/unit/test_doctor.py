@@ -202,7 +202,7 @@ def test_files_that_triton_cant_read_are_named(world: World) -> None:
         world.register_times(version)
         world.deploy(f"d{version}")
     (world.root / MODEL / "3/model.onnx").chmod(0o600)
-    (world.root / "best_model.v2").chmod(0o750)
+    (world.root / "best_model.v2").chmod(0o754)
     (world.root / MODEL / "1/model.onnx").chmod(0o600)
     (found,) = complaints(look_at(world.settings))
     assert found.verdict is Verdict.WARNING
@@ -341,8 +341,8 @@ def test_what_a_tritons_onnx_runtime_takes_is_compared_with_the_settings(
     [
         (0.0, Verdict.OK, "agrees"),
         (CLOCK_SKEW_S / 2, Verdict.WARNING, "behind this machine's"),
-        (CLOCK_SKEW_S * 2, Verdict.FAILED, "120 s behind this machine's"),
-        (-CLOCK_SKEW_S * 2, Verdict.FAILED, "120 s ahead of this machine's"),
+        (CLOCK_SKEW_S * 2, Verdict.FAILED, "behind this machine's, more than the 60 s"),
+        (-CLOCK_SKEW_S * 2, Verdict.FAILED, "ahead of this machine's, more than the 60 s"),
     ],
 )
 def test_a_file_system_whose_clock_is_off_is_named(
@@ -351,6 +351,6 @@ def test_a_file_system_whose_clock_is_off_is_named(
     found = run_all([ClocksCheck(world.settings, lambda: time.time() + off_s)], {})
     (files,) = [one for one in found if "file system" in one.what]
     assert files.verdict is verdict
-    assert words in files.what.replace("119 s", "120 s").replace("121 s", "120 s")
+    assert words in files.what
     assert ("NTP" in files.fix) == (verdict is not Verdict.OK)
     assert not list(world.root.glob(f"{PREFIX}*"))

@@ -130,6 +130,7 @@ class Told(World):
 @pytest.fixture
 def told(world: World) -> Told:
     told = Told(**vars(world))
+    told.settings = replace(told.settings, feedback_timeout_s=60)
     told.board = FakeBoard()
     told.board.versions[MODEL] = {version: {} for version in (1, 2, 3)}
     told.deployer = lambda **changes: World.deployer(told, feedback=told.feedback(), **changes)  # type: ignore[method-assign]
@@ -309,7 +310,7 @@ def test_a_setting_of_the_feedback_that_cant_be_meant_is_refused(environ: dict[s
 
 
 def test_an_mlflow_that_is_not_there_is_a_notice(world: World) -> None:
-    settings = replace(world.settings, mlflow_tracking_uri="http://127.0.0.1:1", feedback_timeout_s=5)
+    settings = replace(world.settings, mlflow_tracking_uri="http://127.0.0.1:1", feedback_timeout_s=60)
     world.register_times(1)
     world.deploy()
     told, notices = Feedback(settings).settle(world.folder, dry_run=False)

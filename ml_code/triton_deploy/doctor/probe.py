@@ -44,7 +44,15 @@ class Probe:
 
 def remove_forgotten(root: Path) -> list[str]:
     """Remove the probes of doctors that were killed; return their names."""
-    forgotten = [path for path in root.glob(f"{PREFIX}*") if time.time() - path.stat().st_mtime > FORGOTTEN_S]
+    forgotten = [path for path in root.glob(f"{PREFIX}*") if _age_s(path) > FORGOTTEN_S]
     for path in forgotten:
         shutil.rmtree(path, ignore_errors=True)
     return sorted(path.name for path in forgotten if not path.exists())
+
+
+def _age_s(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        # Another doctor has just ended.
+        return 0.0
