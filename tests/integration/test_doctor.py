@@ -24,6 +24,7 @@ from stack.ports import free_ports
 
 from .publishing import Publisher
 from .test_artifact_store import Reply, relay_to, silent_server
+from .test_registry import server
 from .test_triton_port import triton_without_control
 
 pytestmark = pytest.mark.integration
@@ -225,6 +226,24 @@ def test_a_server_without_logged_models_is_named(patient: Patient) -> None:
         found = patient.examined(MLFLOW_TRACKING_URI=relay.url)
     said(found, "MLflow", Verdict.WARNING, "is 2.22.0", "no logged models", "Upgrade")
     said(found, "MLflow", Verdict.FAILED, "answers logged-models with 404", "Upgrade the server")
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (401, ("denies access", "MLFLOW_TRACKING_TOKEN")),
+        (404, ("answers logged-models with 404", "MLFLOW_TRACKING_URI")),
+    ],
+)
+def test_a_server_that_denies_access_or_is_no_mlflow_is_named(
+    patient: Patient, status: int, words: tuple[str, ...]
+) -> None:
+    with server(status, b"<!doctype html><title>Not for you</title>") as url:
+        found = patient.examined(MLFLOW_TRACKING_URI=url)
+    said(found, "MLflow", Verdict.UNKNOWN, f"{url} does not say its version ({status})")
+    said(found, "MLflow", Verdict.FAILED, url, *words)
+    said(found, "S3", Verdict.UNKNOWN, "MLflow can't be asked")
+    fine(found, "Triton", "repository")
 
 
 @contextmanager

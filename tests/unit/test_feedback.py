@@ -204,6 +204,38 @@ def test_an_mlflow_that_hangs_holds_nothing_up(told: Told, hanging: threading.Ev
     assert [notice.kind for notice in found.notices] == [NOT_TOLD]
 
 
+def test_mlflow_is_told_when_nothing_else_remains_to_be_done(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[State, tuple[str | None, bool]]] = []
+    real = FakeBoard.tags
+
+    def tags(board: FakeBoard, model: str) -> dict[int, dict[str, str]]:
+        (last,) = [record for record in told.folder.journal.all() if record.version == 3]
+        seen.append((last.state, told.folder.lease.last(told.now)))
+        return real(board, model)
+
+    monkeypatch.setattr(FakeBoard, "tags", tags)
+    told.register_times(3)
+    told.deploy("d3")
+    assert seen == [(State.COMMITTED, (None, False))]
+
+
+def test_a_deploy_that_is_stopped_while_mlflow_is_told_stays_committed(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(seconds: float, doing: str, action: object) -> None:
+        raise KeyboardInterrupt
+
+    told.register_times(3)
+    monkeypatch.setattr("ml_code.triton_deploy.feedback.within", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        told.deploy("d3")
+    assert told.folder.journal.get("d3").state is State.COMMITTED
+    assert told.folder.lease.last(told.now) == (None, False)
+    assert told.ask() == (3, 3.0)
+
+
 def test_reconcile_tells_what_could_not_be_told(told: Told) -> None:
     told.board.fail = unavailable()
     told.register_times(3)
