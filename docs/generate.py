@@ -7,6 +7,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+from ml_code.gateway.settings import GatewaySettings
 from ml_code.triton_deploy.cli import EXIT_CODES
 from ml_code.triton_deploy.records import TRANSITIONS
 from ml_code.triton_deploy.settings import Settings
@@ -14,10 +15,10 @@ from ml_code.triton_deploy.settings import Settings
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def settings_table() -> str:
+def settings_table(settings: type[Settings] | type[GatewaySettings] = Settings) -> str:
     """Return every setting with its default, as a Markdown table."""
     lines = ["| variable | default | meaning |", "|---|---|---|"]
-    for f in fields(Settings):
+    for f in fields(settings):
         default = ",".join(f.default) if isinstance(f.default, tuple) else f.default
         shown = "" if default in (None, "") else f"`{default}`"
         lines.append(f"| `{f.metadata['variable']}` | {shown} | {f.metadata['doc']} |")
@@ -97,6 +98,7 @@ def sweeps_table() -> str:
 PARTS = {
     "README.md": {"settings": settings_table, "exit codes": exit_codes},
     "docs/reliability.md": {"sweeps": sweeps_table},
+    "docs/gateway.md": {"settings": lambda: settings_table(GatewaySettings)},
     "docs/repository.md": {"states": state_drawing},
 }
 

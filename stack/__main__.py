@@ -85,6 +85,7 @@ def summary(stack: Stack, env_file: Path) -> str:
   Airflow   {stack.url("airflow")}  (user {username}, password {password})
   MLflow    {stack.url("mlflow")}
   Triton    {stack.url("triton")}  (gRPC {grpc}, metrics {metrics})
+  Gateway   {stack.url("gateway")}  (what is live; /docs)
   S3        {stack.url("s3")}  (key {key}, secret {secret})
   models    {stack.model_repository}
   logs      {env_file.parent / "logs"}

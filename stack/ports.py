@@ -14,6 +14,7 @@ DEFAULT_PORTS: Mapping[str, int] = {
     "triton-grpc": 8001,
     "triton-metrics": 8002,
     "airflow": 8080,
+    "gateway": 8100,
 }
 
 # Below the kernel's range for outgoing connections (32768 up): a port picked now stays free until

@@ -23,7 +23,7 @@ class Stack:
     A process that dies later is started again. All of them end with the thread that called `start`,
     whatever ends it, so call that from one that lives as long as the stack should.
 
-    Services are `s3`, `mlflow` (needs `s3`), `triton` and `airflow`. Processes have the name of
+    Services are `s3`, `mlflow` (needs `s3`), `triton`, `airflow` and `gateway` (needs `triton`). Processes have the name of
     their service, except `airflow-api-server`, `airflow-scheduler` and `airflow-dag-processor`.
     """
 
@@ -76,6 +76,8 @@ class Stack:
             raise StackError(f"unknown services: {', '.join(sorted(unknown))}")
         if "mlflow" in self._names and "s3" not in self._names:
             raise StackError("mlflow keeps its artifacts on s3: name both")
+        if "gateway" in self._names and "triton" not in self._names:
+            raise StackError("gateway asks triton: name both")
         self._report = report
         self._services: dict[str, known.Service] = {}
         self._supervisor: Supervisor | None = None
@@ -137,7 +139,7 @@ class Stack:
         return self._site.model_repository
 
     def url(self, name: str) -> str:
-        """Return where `s3`, `mlflow`, `airflow` or `triton[-grpc|-metrics]` listens.
+        """Return where `s3`, `mlflow`, `airflow`, `gateway` or `triton[-grpc|-metrics]` listens.
 
         `http://host:port`; for gRPC `host:port`, as its clients want it.
         """

@@ -16,7 +16,7 @@ from stack.errors import StackError
 from stack.readiness import Probe, airflow_runs, answers, bucket_is_there
 from stack.supervision import Program
 
-SERVICES = ("s3", "mlflow", "triton", "airflow")
+SERVICES = ("s3", "mlflow", "triton", "airflow", "gateway")
 
 BUCKET = "mlflow"
 _ACCESS_KEY = "stack"
@@ -29,6 +29,8 @@ _FOREIGN = (
     "MLFLOW_",
     "AWS_",
     "TRITON_",
+    "GATEWAY_",
+    "PROMETHEUS_",
     "RCLONE_",
     "STACK_",
     "PYTHON",
@@ -137,6 +139,10 @@ def _triton_environment(site: Site) -> dict[str, str]:
     }
 
 
+def _gateway_environment(site: Site) -> dict[str, str]:
+    return {"STACK_GATEWAY_URL": site.url("gateway")}
+
+
 def _airflow_environment(site: Site) -> dict[str, str]:
     home = site.state_dir / "airflow"
     settings = {
@@ -178,6 +184,7 @@ _ENVIRONMENTS: Mapping[str, Callable[[Site], dict[str, str]]] = {
     "mlflow": _mlflow_environment,
     "triton": _triton_environment,
     "airflow": _airflow_environment,
+    "gateway": _gateway_environment,
 }
 
 
@@ -315,11 +322,28 @@ def _airflow(site: Site, env: Mapping[str, str]) -> Service:
     )
 
 
+def _gateway(site: Site, env: Mapping[str, str]) -> Service:
+    gateway_env = {
+        **env,
+        "GATEWAY_HOST": _LOCAL,
+        "GATEWAY_PORT": str(site.ports["gateway"]),
+        "GATEWAY_TRITON_URLS": urlsplit(site.url("triton")).netloc,
+    }
+    argv = [sys.executable, "-m", "ml_code.gateway.cli"]
+    return Service(
+        programs=[Program("gateway", argv, gateway_env)],
+        # Ready comes with the first release.
+        probe=lambda: answers(f"{site.url('gateway')}/health/live"),
+        ports=["gateway"],
+    )
+
+
 _BUILDERS: Mapping[str, Callable[[Site, Mapping[str, str]], Service]] = {
     "s3": _s3,
     "mlflow": _mlflow,
     "triton": _triton,
     "airflow": _airflow,
+    "gateway": _gateway,
 }
 
 

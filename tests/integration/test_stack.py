@@ -331,7 +331,7 @@ def test_up_prints_where_everything_is_and_ctrl_c_stops_all_of_it(
                 break
         output = "".join(lines)
         urls = re.findall(r"http://127\.0\.0\.1:(\d+)", output)
-        assert {os.environ[setting(n)] for n in ("s3", "mlflow", "triton", "airflow")} <= {*urls}
+        assert {os.environ[setting(n)] for n in ("s3", "mlflow", "triton", "airflow", "gateway")} <= {*urls}
         assert str(tmp_path / "logs") in output
         assert f"source {tmp_path / 'env'}" in output
         up.send_signal(signal.SIGINT)

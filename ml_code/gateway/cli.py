@@ -1,0 +1,85 @@
+"""The command ``triton-gateway``: the gateway under uvicorn."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import fields
+
+from ..triton_deploy.errors import DeployError
+from .settings import GatewaySettings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 after a stop, 1 when it could not start, 3 for a wrong setting."""
+    _parser().parse_args(argv)
+    try:
+        settings = GatewaySettings.from_env()
+    except DeployError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    if settings.workers > 1 and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        with tempfile.TemporaryDirectory(prefix="gateway-metrics-") as folder:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+            return _run(settings)
+    return _run(settings)
+
+
+def _run(settings: GatewaySettings) -> int:
+    import uvicorn
+
+    from .logs import set_up_logging
+
+    set_up_logging()
+    # uvicorn ends in order and then raises the signal again: being told to stop is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        uvicorn.run(
+            "ml_code.gateway.cli:application",
+            factory=True,
+            host=settings.host,
+            port=settings.port,
+            workers=settings.workers,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=int(settings.keep_alive_s),
+            timeout_graceful_shutdown=int(settings.stop_timeout_s),
+        )
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+def application() -> object:
+    """Return the ASGI application of one worker, with settings from the environment."""
+    from .app import create_app
+    from .logs import set_up_logging
+
+    set_up_logging()
+    return create_app(GatewaySettings.from_env())
+
+
+def _parser() -> argparse.ArgumentParser:
+    lines = [f"  {f.metadata['variable']:28} {f.metadata['doc']}" for f in fields(GatewaySettings)]
+    return argparse.ArgumentParser(
+        prog="triton-gateway",
+        description="Serve the committed release to applications, and say which one it is. SIGTERM stops it after the requests in flight.",
+        epilog="settings, from the environment:\n" + "\n".join(lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""The ASGI application in front: what every request has in common, and the short way for inference.
+
+Inference does not go through FastAPI's routing, validation and response objects: they cost more than forwarding does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .backend import Backend
+from .body import Disconnected
+from .errors import GatewayError, TimedOut, TooSlow, Unauthorized, WrongMethod
+from .exchange import Exchange
+from .logs import AccessLog, log
+from .metrics import Metrics
+from .prediction import Prediction
+from .settings import GatewaySettings
+from .v2_routes import route
+
+OPEN_PATHS = frozenset(("/", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"))
+"""What needs no API key: probes have none, and the page's frame holds no data."""
+
+
+class Edge:
+    """Receives every request.
+
+    Args:
+        settings: API key and time limit.
+        backend: answers v2.
+        prediction: answers /predict.
+        pages: the FastAPI application, for everything else.
+        metrics: told about inference requests.
+        access_log: told about all requests.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        backend: Backend,
+        prediction: Prediction,
+        pages: ASGIApp,
+        metrics: Metrics,
+        access_log: AccessLog,
+    ) -> None:
+        self._timeout_s = settings.request_timeout_s
+        self._key = settings.api_key.encode()
+        self._backend = backend
+        self._prediction = prediction
+        self._model = settings.model
+        self._pages = pages
+        self._metrics = metrics
+        self._access_log = access_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._pages(scope, receive, send)
+            return
+        exchange = Exchange(scope, send)
+        try:
+            await self._answer(exchange, receive)
+        except GatewayError as error:
+            await exchange.refuse(error)
+        except Disconnected:
+            exchange.outcome = "gone"
+        except Exception:
+            log.exception("request %s failed", exchange.request_id.decode())
+            await exchange.refuse(GatewayError("The gateway failed on this request; its log has the reason."))
+        finally:
+            duration_s = time.perf_counter() - exchange.began
+            if exchange.model:
+                self._metrics.observe(exchange.model, exchange.version, exchange.outcome, duration_s)
+            self._access_log.write(exchange, duration_s)
+
+    async def _answer(self, exchange: Exchange, receive: Receive) -> None:
+        scope = exchange.scope
+        path: str = scope["path"]
+        if self._key and path not in OPEN_PATHS:
+            self._check_key(scope)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                if path.startswith("/v2"):
+                    await self._backend.v2(route(scope["method"], path), exchange, receive)
+                elif path == "/predict" or path.startswith("/predict/"):
+                    await self._prediction.answer(exchange, receive, self._predicted(scope["method"], path))
+                else:
+                    scope["gateway"] = exchange
+                    await self._pages(scope, receive, exchange.send)
+        except TimeoutError as error:
+            if exchange.body is not None and not exchange.body.complete:
+                raise TooSlow(f"The body did not arrive within {self._timeout_s:g} s.") from error
+            raise TimedOut(f"The model did not answer within {self._timeout_s:g} s.") from error
+
+    def _predicted(self, method: str, path: str) -> str:
+        """Return the model that a path of /predict names; no released model has a name with a slash."""
+        if method != "POST":
+            raise WrongMethod(f"{method} is not served here, POST is.", headers={"Allow": "POST"})
+        return path.removeprefix("/predict").removeprefix("/") or self._model
+
+    def _check_key(self, scope: Scope) -> None:
+        given = b""
+        for name, value in scope["headers"]:
+            if name == b"x-api-key":
+                given = value
+            elif name == b"authorization" and value[:7].lower() == b"bearer ":
+                given = given or value[7:]
+        if not hmac.compare_digest(given, self._key):
+            raise Unauthorized(
+                "The API key is missing or wrong: send it as X-Api-Key.",
+                headers={"WWW-Authenticate": "Bearer"},
+            )

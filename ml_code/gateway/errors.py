@@ -1,0 +1,114 @@
+"""Every refusal that a client can get, with its HTTP status and a name for metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with one field of a request: where it is, and what is the matter."""
+
+    field: str
+    problem: str
+
+
+class GatewayError(Exception):
+    """A refusal.
+
+    Args:
+        message: what happened and what to do, for the client.
+        headers: further response headers.
+        problems: the fields at fault.
+    """
+
+    status: ClassVar[int] = 500
+    outcome: ClassVar[str] = "failed"
+
+    def __init__(
+        self, message: str, *, headers: Mapping[str, str] | None = None, problems: Sequence[Problem] = ()
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.headers = dict(headers or {})
+        self.problems = tuple(problems)
+
+
+class Malformed(GatewayError):
+    """The body or a header is not what the protocol says."""
+
+    status, outcome = 400, "refused"
+
+
+class Unauthorized(GatewayError):
+    """The API key is missing or wrong."""
+
+    status, outcome = 401, "refused"
+
+
+class UnknownPath(GatewayError):
+    """No such model, version or endpoint."""
+
+    status, outcome = 404, "refused"
+
+
+class WrongMethod(GatewayError):
+    """The endpoint exists, and not with this method."""
+
+    status, outcome = 405, "refused"
+
+
+class TooSlow(GatewayError):
+    """The client did not send its body in time."""
+
+    status, outcome = 408, "refused"
+
+
+class TooLarge(GatewayError):
+    """The body is larger than a limit; the rest of it is not read."""
+
+    status, outcome = 413, "refused"
+
+
+class Encoded(GatewayError):
+    """The body is compressed or in another media type."""
+
+    status, outcome = 415, "refused"
+
+
+class Unprocessable(GatewayError):
+    """The values do not fit the model's inputs."""
+
+    status, outcome = 422, "refused"
+
+
+class Busy(GatewayError):
+    """The queue or the memory for bodies is full."""
+
+    status, outcome = 429, "busy"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"Retry-After": "1"})
+
+
+class BackendFailed(GatewayError):
+    """The model failed on a request that fits its signature, or its server gave no valid answer."""
+
+    status, outcome = 502, "failed"
+
+
+class Unavailable(GatewayError):
+    """Nobody can answer now: no Triton is reachable, or nothing is live yet."""
+
+    status, outcome = 503, "unavailable"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"Retry-After": "1"})
+
+
+class TimedOut(GatewayError):
+    """The model did not answer in time."""
+
+    status, outcome = 504, "timeout"

@@ -1,0 +1,199 @@
+"""What Prometheus is told, and the sums from which the page draws the last minutes.
+
+With several workers each keeps its numbers in files of a common folder (``PROMETHEUS_MULTIPROC_DIR``), and whichever is
+asked answers for all of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+
+BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+DURATION = "gateway_request_duration_seconds"
+FAILURES = frozenset(("failed", "unavailable", "timeout", "busy"))
+"""Outcomes that count as errors of the service, not of the request."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelState:
+    """What a backend knows about one model, in numbers.
+
+    Attributes:
+        model: its name.
+        version: the live one.
+        generation: of the release; 0 with the local backend.
+        release_age_s: since the release, seconds.
+        staleness_s: since current.json or the alias was last read, seconds.
+        swaps: changes of version that this process saw.
+        failed_swaps: changes that did not happen because the new model failed (local backend).
+    """
+
+    model: str
+    version: int
+    generation: int
+    release_age_s: float
+    staleness_s: float
+    swaps: int
+    failed_swaps: int = 0
+
+
+class _States:
+    """Collects the states at the moment of the scrape."""
+
+    def __init__(self, states: Callable[[], Iterable[ModelState]], waiting: Callable[[], int]) -> None:
+        self._states = states
+        self._waiting = waiting
+
+    def collect(self) -> Iterator[Metric]:
+        gauges = {
+            name: GaugeMetricFamily(f"gateway_{name}", text, labels=["model"])
+            for name, text in (
+                ("live_version", "Version that is live."),
+                ("release_generation", "Generation of the release that is live."),
+                ("release_age_seconds", "Seconds since the release."),
+                ("release_staleness_seconds", "Seconds since current.json or the alias was last read."),
+            )
+        }
+        swaps = CounterMetricFamily("gateway_swaps", "Changes of the live version seen.", labels=["model"])
+        failed = CounterMetricFamily(
+            "gateway_failed_swaps", "New models that failed to load.", labels=["model"]
+        )
+        for state in self._states():
+            label = [state.model]
+            gauges["live_version"].add_metric(label, state.version)
+            gauges["release_generation"].add_metric(label, state.generation)
+            gauges["release_age_seconds"].add_metric(label, state.release_age_s)
+            gauges["release_staleness_seconds"].add_metric(label, state.staleness_s)
+            swaps.add_metric(label, state.swaps)
+            failed.add_metric(label, state.failed_swaps)
+        yield from gauges.values()
+        yield swaps
+        yield failed
+        yield GaugeMetricFamily(
+            "gateway_queue_length", "Requests that wait for their turn.", value=self._waiting()
+        )
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Requests since the start: how many, how many failed, how many took at most each bucket's time."""
+
+    count: float
+    failed: float
+    buckets: tuple[float, ...]
+
+
+class Metrics:
+    """All metrics of the process.
+
+    Args:
+        states: asked at each scrape.
+        waiting: length of the queue.
+    """
+
+    def __init__(self, states: Callable[[], Iterable[ModelState]], waiting: Callable[[], int]) -> None:
+        own = CollectorRegistry()
+        self._duration = Histogram(
+            DURATION,
+            "Inference requests, from the head of the request to the end of the answer.",
+            ["model", "version", "outcome"],
+            registry=own,
+            buckets=BUCKETS_S,
+        )
+        self._children: dict[tuple[str, str, str], Histogram] = {}
+        self._registry = own
+        if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            self._registry = CollectorRegistry()
+            MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
+        self._registry.register(_States(states, waiting))
+
+    def observe(self, model: str, version: str, outcome: str, duration_s: float) -> None:
+        """Count one inference request."""
+        key = (model, version, outcome)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = self._duration.labels(*key)
+        child.observe(duration_s)
+
+    def text(self) -> bytes:
+        """Return everything in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def sums(self) -> Sums:
+        """Return the sums over all models, versions and workers."""
+        count = failed = 0.0
+        buckets = dict.fromkeys((*map(str, BUCKETS_S), "+Inf"), 0.0)
+        for metric in self._registry.collect():
+            if metric.name != DURATION:
+                continue
+            for sample in metric.samples:
+                if sample.name.endswith("_bucket"):
+                    buckets[sample.labels["le"]] += sample.value
+                elif sample.name.endswith("_count"):
+                    count += sample.value
+                    failed += sample.value if sample.labels["outcome"] in FAILURES else 0
+        return Sums(count, failed, tuple(buckets.values()))
+
+
+class LastMinutes:
+    """Rate, error rate and latency over the last minutes, from sums taken at intervals.
+
+    Args:
+        sums: gives the sums now.
+        length: how many intervals are kept.
+    """
+
+    def __init__(self, sums: Callable[[], Sums], length: int = 60) -> None:
+        self._sums = sums
+        self._taken: deque[tuple[float, Sums]] = deque(maxlen=length + 1)
+
+    def take(self, now: float) -> None:
+        """Take the sums; called at each interval.
+
+        Args:
+            now: seconds since the epoch.
+        """
+        self._taken.append((now, self._sums()))
+
+    def points(self) -> list[dict[str, float | None]]:
+        """Return, for each interval, oldest first: end, requests a second, share that failed, p50 and p95 in seconds."""
+        taken = list(self._taken)
+        return [
+            {
+                "at": now,
+                "rate": (after.count - before.count) / max(now - then, 1e-9),
+                "failed": (after.failed - before.failed) / max(after.count - before.count, 1),
+                "p50_s": quantile(0.50, before, after),
+                "p95_s": quantile(0.95, before, after),
+            }
+            for (then, before), (now, after) in pairwise(taken)
+        ]
+
+
+def quantile(q: float, before: Sums, after: Sums) -> float | None:
+    """Return a quantile of the requests between two sums, straight within a bucket; None without requests.
+
+    Args:
+        q: which, 0 to 1.
+        before: sums at the beginning.
+        after: sums at the end.
+    """
+    counts = [b - a for a, b in zip(before.buckets, after.buckets, strict=True)]
+    wanted = q * counts[-1]
+    if counts[-1] <= 0:
+        return None
+    below, lower_s = 0.0, 0.0
+    for count, upper_s in zip(counts, BUCKETS_S, strict=False):
+        if count >= wanted:
+            share = (wanted - below) / (count - below) if count > below else 1.0
+            return lower_s + share * (upper_s - lower_s)
+        below, lower_s = count, upper_s
+    return lower_s

@@ -1,0 +1,66 @@
+"""``POST /predict``: rows of JSON in, labels and probabilities by output name out."""
+
+from __future__ import annotations
+
+from starlette.types import Receive
+
+from .admission import Admission
+from .backend import Answer, Backend, Target
+from .body import Body, check_depth
+from .errors import Unprocessable
+from .exchange import Exchange
+from .rows import to_tensors
+from .settings import GatewaySettings
+from .v2_guard import decode
+from .v2_tensors import to_json
+
+
+class Prediction:
+    """Answers predictions.
+
+    Args:
+        settings: limits, and what numbers may be.
+        backend: who runs the models.
+        admission: grants memory for bodies.
+    """
+
+    def __init__(self, settings: GatewaySettings, backend: Backend, admission: Admission) -> None:
+        self._limit = settings.max_json_bytes
+        self._depth = settings.max_json_depth
+        self._allow_nan = settings.nan_policy == "allow"
+        self._backend = backend
+        self._admission = admission
+
+    async def answer(self, exchange: Exchange, receive: Receive, model: str) -> None:
+        """Answer one request; raises GatewayError when it is refused."""
+        self._backend.target(model)
+        exchange.model = model
+        body = exchange.body = Body(receive, exchange.scope["headers"], self._limit, self._admission)
+        try:
+            text = await body.read()
+            check_depth(text, self._depth)
+            answer = await self._ask(exchange, model, decode(text, allow_nan=self._allow_nan))
+        finally:
+            body.release()
+        exchange.version = answer.version
+        outputs = {name: to_json(array) for name, array in answer.outputs.items()}
+        await exchange.respond_json(200, {"model": model, "version": int(answer.version), "outputs": outputs})
+
+    async def _ask(self, exchange: Exchange, model: str, content: object) -> Answer:
+        target = self._backend.target(model)
+        try:
+            return await self._infer(exchange, target, content)
+        except Unprocessable:
+            # Between two looks at current.json the signature may be an old one (a deploy that allowed its change).
+            renewed = await self._backend.renewed(model)
+            if renewed.version == target.version:
+                raise
+            return await self._infer(exchange, renewed, content)
+
+    async def _infer(self, exchange: Exchange, target: Target, content: object) -> Answer:
+        try:
+            return await target.infer(to_tensors(content, target.schema, allow_nan=self._allow_nan))
+        except Unprocessable:
+            # Whose signature it is that the refusal speaks of.
+            exchange.version = target.version
+            raise

@@ -1,0 +1,112 @@
+"""What is live, by current.json: never backwards in generation, and the last good one while the file is torn or gone."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..triton_deploy.errors import DeployError
+from ..triton_deploy.records import Release
+from ..triton_deploy.repository import Manifest, ModelFolder, models_in
+from ..triton_deploy.schema import Schema, Tensor
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A release as this process last saw it.
+
+    Attributes:
+        release: what current.json said.
+        schema: inputs and outputs of its version; None when its manifest can't be read.
+        seen_at: when the file was last read whole, seconds of the follower's clock.
+        swaps: how often the version changed since this process first saw one.
+    """
+
+    release: Release
+    schema: Schema | None
+    seen_at: float
+    swaps: int = 0
+
+
+class ReleaseFollower:
+    """Follows every model of a repository.
+
+    Each look opens, reads and closes the file, so that a rename on any file system, NFS included, is seen. ``look``
+    blocks on the file system and belongs in a thread; the rest reads memory.
+
+    Args:
+        root: the model repository; only read.
+        clock: seconds that only go forward.
+    """
+
+    def __init__(self, root: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._root = root
+        self._clock = clock
+        self._followed: Mapping[str, Followed] = {}
+
+    def get(self, model: str) -> Followed | None:
+        """Return what is live of a model, or None when nothing is known to be."""
+        return self._followed.get(model)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Models that have a release, by name."""
+        return tuple(sorted(self._followed))
+
+    def staleness_s(self, model: str) -> float:
+        """Return how long ago current.json was last read whole, seconds."""
+        followed = self._followed[model]
+        return self._clock() - followed.seen_at
+
+    def look(self) -> None:
+        """Read every current.json once; what can't be read leaves its model as it was."""
+        followed = dict(self._followed)
+        # A name that was made by hand and can't be a model is nobody's release.
+        names = {*followed, *models_in(self._root)}
+        for model in names:
+            with contextlib.suppress(DeployError):
+                seen = self._look_at(model)
+                if seen is not None:
+                    followed[model] = seen
+        self._followed = followed
+
+    def _look_at(self, model: str) -> Followed | None:
+        folder = ModelFolder.at(self._root, model)
+        release, known = folder.releases.projected(), self._followed.get(model)
+        if release is None or release.model != model:
+            return None
+        if known is None:
+            return Followed(release, self._schema(folder, release), self._clock())
+        if release.generation < known.release.generation:
+            # An old file, from a cache or a backup: what was seen is later. It is not fresh either.
+            return known
+        if release.generation == known.release.generation:
+            schema = known.schema or self._schema(folder, known.release)
+            return Followed(known.release, schema, self._clock(), known.swaps)
+        moved = release.active_version != known.release.active_version
+        return Followed(
+            release, self._schema(folder, release), self._clock(), known.swaps + (1 if moved else 0)
+        )
+
+    def _schema(self, folder: ModelFolder, release: Release) -> Schema | None:
+        with contextlib.suppress(DeployError, KeyError, TypeError):
+            manifest = folder.versions.manifest(release.active_version)
+            return public_schema(manifest) if manifest else None
+        return None
+
+
+def public_schema(manifest: Manifest) -> Schema:
+    """Return the shapes that Triton's clients send and get: where the model has a scalar, they have a list of one.
+
+    See ``model_config``: Triton has no empty dims.
+    """
+    schema = Schema.from_dict(manifest.schema)
+    rank = 1 if manifest.options.get("max_batch_size") else 0
+
+    def public(tensor: Tensor) -> Tensor:
+        return replace(tensor, shape=(*tensor.shape, 1)) if len(tensor.shape) == rank else tensor
+
+    return Schema(tuple(map(public, schema.inputs)), tuple(map(public, schema.outputs)))
