@@ -7,6 +7,7 @@ import contextlib
 import shutil
 import tempfile
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -307,7 +308,9 @@ class LocalBackend:
             fetched = fetch(registered, folder, self._deploy)
             # A request has a thread of the pool to itself.
             model = load(fetched, self._deploy, threads=1)
-        finally:
-            # What a model still needs of its files it has open or in memory.
+        except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
+            raise
+        # Some flavors read files when they are asked: these stay until nobody has the model, or the process ends.
+        weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
         return Served(registered, fetched.digest, utc_text(datetime.now(UTC)), model, self)

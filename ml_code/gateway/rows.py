@@ -12,7 +12,7 @@ With a single input, an entry of ``rows`` is that input's row itself. A bare lis
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -63,8 +63,7 @@ def to_tensors(body: object, schema: Schema, *, allow_nan: bool = False) -> dict
     known = {tensor.name for tensor in schema.inputs}
     problems += [
         Problem(f"columns.{str(name)[:100]}", f"is not an input of the model: {_names(schema)}")
-        for name in columns
-        if name not in known
+        for name in islice((name for name in columns if name not in known), MAX_PROBLEMS)
     ]
     if not problems:
         problems = _different_lengths(arrays, schema)
@@ -118,7 +117,7 @@ def _columns(form: str, rows: Sequence[Any], schema: Schema) -> dict[str, Any]:
                     if name in names
                     else f"is not an input of the model: {_names(schema)}",
                 )
-                for name in sorted(row.keys() - expected)
+                for name in sorted(row.keys() - expected)[:MAX_PROBLEMS]
             ]
         if len(problems) >= MAX_PROBLEMS:
             break
@@ -131,10 +130,10 @@ def _columns_of_lists(rows: Sequence[Any], schema: Schema) -> dict[str, Any]:
     names = [tensor.name for tensor in schema.inputs if not tensor.optional]
     if len(names) == 1:
         return {names[0]: list(rows)}
+    wrong = (index for index, row in enumerate(rows) if not isinstance(row, list) or len(row) != len(names))
     problems = [
         Problem(f"rows[{index}]", f"must be a list of {len(names)} values: {', '.join(names)}")
-        for index, row in enumerate(rows)
-        if not isinstance(row, list) or len(row) != len(names)
+        for index in islice(wrong, MAX_PROBLEMS)
     ]
     if problems:
         raise _refusal(problems)

@@ -9,6 +9,9 @@ import pytest
 from stack import Stack
 from stack.airflow_api import AirflowApi
 from stack.servers import DEPLOY_DAG
+from tests.integration.gateways import gateway, own_gateway, releases
+
+__all__ = ["gateway", "own_gateway", "releases"]
 
 from .dag_copies import COPIES, dags_with_copies
 

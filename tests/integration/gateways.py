@@ -13,13 +13,15 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import pytest
 import requests
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 
@@ -28,11 +30,11 @@ from ml_code.triton_deploy.errors import DeployError
 from ml_code.triton_deploy.intake import DeployRequest, RevertRequest
 from ml_code.triton_deploy.registry import RegisteredVersion
 from stack import Stack
-from tests.fakes import FakeRegistry, FakeStore
+from tests.fakes import FakeRegistry, FakeStore, fake_store
 from tests.models import files, golden, times
 from tests.world import SETTINGS
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 150.0
 
 
 def eventually(condition: Callable[[], bool], what: str, limit_s: float = 30) -> None:
@@ -243,10 +245,13 @@ class Traffic:
         model: its name.
         per_second: requests a second, all clients together.
         clients: threads for each way.
+        header: whether answers name their version in a header, too.
     """
 
-    def __init__(self, address: str, model: str, *, per_second: float = 120, clients: int = 2) -> None:
-        self._address, self._model = address, model
+    def __init__(
+        self, address: str, model: str, *, per_second: float = 120, clients: int = 2, header: bool = True
+    ) -> None:
+        self._address, self._model, self._header = address, model, header
         self.seen = Seen()
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -341,7 +346,44 @@ class Traffic:
 
         def ask() -> tuple[str, float]:
             result = client.infer(self._model, [tensor], outputs=[output])
-            assert client.version == result.get_response()["model_version"]
-            return client.version, float(result.as_numpy("y")[0, 0])
+            version = result.get_response()["model_version"]
+            assert not self._header or client.version == version
+            return version, float(result.as_numpy("y")[0, 0])
 
         return ask
+
+
+# Fixtures
+
+
+@pytest.fixture(scope="session")
+def releases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Releases]:
+    """Two Tritons on one repository, and a first release."""
+    root = tmp_path_factory.mktemp("repository")
+    with ExitStack() as running:
+        stacks = [
+            running.enter_context(Stack(tmp_path_factory.mktemp("triton"), ["triton"], model_repository=root))
+            for _ in range(2)
+        ]
+        found = Releases(root, running.enter_context(fake_store()), stacks)
+        found.deploy()
+        yield found
+
+
+@pytest.fixture(scope="session")
+def gateway(releases: Releases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with Gateway(tmp_path_factory.mktemp("gateway") / "log", releases.environment) as running:
+        yield running
+
+
+@pytest.fixture
+def own_gateway(releases: Releases, tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
+    """``own_gateway(GATEWAY_…=…)``: another one, with other settings."""
+    with ExitStack() as running:
+
+        def start(*, ready: bool = True, **environment: str) -> Gateway:
+            return running.enter_context(
+                Gateway(tmp_path / "log", {**releases.environment, **environment}, ready=ready)
+            )
+
+        yield start

@@ -10,8 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,47 +18,12 @@ import pytest
 from tritonclient.http import InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from stack import Stack
-from tests.fakes import fake_store
 from tests.integration.gateways import Gateway, RealClient, Releases, Traffic, eventually
 
 pytestmark = pytest.mark.integration
 
 INFER = "/v2/models/best_model/infer"
 V2 = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 1]}]}
-
-
-@pytest.fixture(scope="module")
-def releases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Releases]:
-    """Two Tritons on one repository, and a first release."""
-    root = tmp_path_factory.mktemp("repository")
-    with ExitStack() as running:
-        stacks = [
-            running.enter_context(Stack(tmp_path_factory.mktemp("triton"), ["triton"], model_repository=root))
-            for _ in range(2)
-        ]
-        found = Releases(root, running.enter_context(fake_store()), stacks)
-        found.deploy()
-        yield found
-
-
-@pytest.fixture(scope="module")
-def gateway(releases: Releases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with Gateway(tmp_path_factory.mktemp("gateway") / "log", releases.environment) as running:
-        yield running
-
-
-@pytest.fixture
-def own_gateway(releases: Releases, tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
-    """``own_gateway(GATEWAY_…=…)``: another one, with other settings."""
-    with ExitStack() as running:
-
-        def start(*, ready: bool = True, **environment: str) -> Gateway:
-            return running.enter_context(
-                Gateway(tmp_path / "log", {**releases.environment, **environment}, ready=ready)
-            )
-
-        yield start
 
 
 # What clients call
