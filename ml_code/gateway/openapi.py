@@ -9,7 +9,8 @@ from fastapi.openapi.utils import get_openapi
 
 _ERROR = {
     "type": "object",
-    "required": ["error", "request_id"],
+    # Triton's own refusals have no request_id.
+    "required": ["error"],
     "properties": {
         "error": {"type": "string"},
         "request_id": {"type": "string"},

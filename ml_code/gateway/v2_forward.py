@@ -9,7 +9,7 @@ from starlette.types import Receive
 
 from .admission import Admission
 from .body import Body
-from .errors import BackendFailed, TooLarge, Unavailable, UnknownPath
+from .errors import BackendFailed, Malformed, TooLarge, Unavailable, UnknownPath
 from .exchange import Exchange
 from .release_follower import ReleaseFollower
 from .settings import GatewaySettings
@@ -25,6 +25,7 @@ REPLAY_BYTES = 1 << 20
 _VERSION = re.compile(
     rb'\s*\{(?:\s*"(?:id|model_name)"\s*:\s*"(?:[^"\\]|\\.)*"\s*,)*\s*"model_version"\s*:\s*"([0-9]{1,18})"'
 )
+_UNPARSED = re.compile(rb'\{"error":"(?:Unable to|failed to|Failed to|attempt to) ?(?:parse|access|set|get)')
 _PASSED = frozenset((b"content-type", b"content-length", b"inference-header-content-length"))
 
 
@@ -129,6 +130,9 @@ class V2Forward:
             if route.version:
                 raise UnknownPath(f"Version {route.version} of {route.model} is not what is served.")
             raise Unavailable("No Triton has the model ready. Try again.")
+        if reply.status == 500 and _UNPARSED.match(reply.head):
+            # Triton takes some mistakes of clients for its own.
+            raise Malformed(f"Triton can't read the request: {reply.head[:500].decode(errors='replace')}")
         if reply.status != 200:
             exchange.outcome = "refused" if reply.status < 500 else "failed"
             exchange.why = reply.head[:300].decode(errors="replace")

@@ -62,19 +62,21 @@ def check_request(
     text = body if len(body) == size else body[:size]
     check_depth(text, max_depth)
     request = decode(text, allow_nan=allow_nan)
-    if not isinstance(request, dict) or len(str(request.get("id", ""))) > MAX_ID:
-        raise Malformed(f"The request is not an object, or its id is longer than {MAX_ID} characters.")
-    inputs = request.get("inputs")
-    if not isinstance(inputs, list) or len(inputs) > MAX_TENSORS:
-        raise Malformed(f"The request has no list 'inputs' of at most {MAX_TENSORS} tensors.")
+    if not isinstance(request, dict):
+        raise Malformed("The request is not an object.")
+    if len(_text(request.get("id", ""), "id")) > MAX_ID:
+        raise Malformed(f"The request's id is longer than {MAX_ID} characters.")
+    inputs = _list(request, "inputs")
+    _parameters(request, "request")
     binary = sum(_check_input(entry) for entry in inputs)
     if binary != announced - size:
         raise Malformed(
             f"{announced - size} bytes follow the JSON part, its inputs have a binary_data_size of {binary} in all."
         )
-    outputs = request.get("outputs") or ()
-    for entry in outputs if isinstance(outputs, list) else ():
-        _parameters(entry, "output")
+    if request.get("outputs") is not None:
+        for entry in _list(request, "outputs"):
+            _parameters(entry, "output")
+            _text(entry.get("name"), "name of an output")
     return request
 
 
@@ -93,11 +95,25 @@ def decode(text: bytes, *, allow_nan: bool) -> Any:
         ) from error
 
 
+def _text(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        raise Malformed(f"The {what} is not a text.")
+    return value
+
+
+def _list(request: Mapping[str, Any], key: str) -> list[Any]:
+    entries = request.get(key)
+    if not isinstance(entries, list) or len(entries) > MAX_TENSORS:
+        raise Malformed(f"The request has no list {key!r} of at most {MAX_TENSORS} tensors.")
+    return entries
+
+
 def _check_input(entry: object) -> int:
     """Check one input; return its binary_data_size."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-        raise Malformed("An input is not an object with a name.")
-    name, shape = entry["name"][:100], entry.get("shape")
+    if not isinstance(entry, dict):
+        raise Malformed("An input is not an object.")
+    name, shape = _text(entry.get("name"), "name of an input")[:100], entry.get("shape")
+    _text(entry.get("datatype"), f"datatype of input {name!r}")
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
         raise Malformed(f"The shape of input {name!r} is not a list of whole numbers of 0 or more.")
     elements = math.prod(shape) if len(shape) <= 64 else MAX_ELEMENTS + 1
@@ -118,7 +134,7 @@ def _check_input(entry: object) -> int:
 def _parameters(entry: object, what: str) -> Mapping[str, Any]:
     parameters = entry.get("parameters", {}) if isinstance(entry, dict) else None
     if not isinstance(parameters, dict):
-        raise Malformed(f"An {what} or its parameters are not an object.")
+        raise Malformed(f"The {what} or its parameters are not an object.")
     if any(str(key).startswith("shared_memory") for key in parameters):
         raise Malformed("Shared memory is not available through the gateway.")
     return parameters

@@ -45,7 +45,7 @@ def unpacked(name: str, packages: Sequence[str]) -> Path:
 
 def library_path(root: Path) -> str:
     """Return the ``LD_LIBRARY_PATH`` for programs in such a folder."""
-    patterns = ("usr/lib/*-linux-gnu", "lib/*-linux-gnu")
+    patterns = ("usr/lib/*-linux-gnu", "lib/*-linux-gnu", "usr/lib/*-linux-gnu/pulseaudio")
     return ":".join(str(folder) for pattern in patterns for folder in root.glob(pattern))
 
 

@@ -166,6 +166,12 @@ def test_a_binary_request_passes() -> None:
         {"inputs": [5]},
         {"inputs": [{}] * 2000},
         {**tensor([1, 2]), "id": "x" * 5000},
+        {**tensor([1, 2]), "id": {}},
+        {**tensor([1, 2]), "outputs": 5},
+        {**tensor([1, 2]), "outputs": [5]},
+        {**tensor([1, 2]), "outputs": [{"name": 5}]},
+        {**tensor([1, 2]), "parameters": []},
+        tensor([1, 2], datatype=5),
         {},
         [],
         b"",
@@ -185,7 +191,16 @@ def test_requests_that_must_not_reach_triton(request_: object) -> None:
 def test_binary_sizes_that_do_not_add_up(size: object) -> None:
     with pytest.raises(Malformed):
         check(
-            {"inputs": [{"name": "x", "shape": [1, 2], "parameters": {"binary_data_size": size}}]},
+            {
+                "inputs": [
+                    {
+                        "name": "x",
+                        "datatype": "FP32",
+                        "shape": [1, 2],
+                        "parameters": {"binary_data_size": size},
+                    }
+                ]
+            },
             b"12345678",
         )
 
