@@ -33,6 +33,7 @@ def _run(settings: GatewaySettings) -> int:
     import uvicorn
 
     from .logs import set_up_logging
+    from .one_write import OneWriteProtocol
 
     set_up_logging()
     # uvicorn ends in order and then raises the signal again: being told to stop is no failure.
@@ -45,7 +46,7 @@ def _run(settings: GatewaySettings) -> int:
             port=settings.port,
             workers=settings.workers,
             loop="uvloop",
-            http="httptools",
+            http=OneWriteProtocol,
             ws="none",
             lifespan="on",
             access_log=False,

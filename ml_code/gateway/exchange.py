@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
 import time
@@ -14,6 +15,9 @@ from .body import Body
 from .errors import GatewayError
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+
+_PROCESS = secrets.token_hex(8).encode()
+_NUMBERS = itertools.count(1)
 
 
 class Exchange:
@@ -50,7 +54,7 @@ class Exchange:
         for name, value in scope["headers"]:
             if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
                 self.request_id = value
-        self.request_id = self.request_id or secrets.token_hex(8).encode()
+        self.request_id = self.request_id or b"%s-%x" % (_PROCESS, next(_NUMBERS))
         self.model = ""
         self.version = ""
         self.outcome = "ok"
