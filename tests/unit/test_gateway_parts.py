@@ -206,7 +206,8 @@ def test_turns_are_given_in_order_and_the_queue_is_bounded() -> None:
         await asyncio.sleep(0)
         assert admission.waiting == 2
         with pytest.raises(Busy) as caught:
-            await admission.enter()
+            async with asyncio.timeout(30):
+                await admission.enter()
         assert caught.value.headers["Retry-After"]
         admission.leave()
         admission.leave()
@@ -254,8 +255,9 @@ def test_no_turn_is_lost_or_given_twice(actions: list[str]) -> None:
                 inside += 1
         for _ in range(inside):
             admission.leave()
-        await admission.enter()
-        await admission.enter()
+        async with asyncio.timeout(30):
+            await admission.enter()
+            await admission.enter()
         assert admission.waiting == 0
 
     asyncio.run(scenario())

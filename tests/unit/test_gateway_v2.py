@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ml_code.gateway.body import check_depth
@@ -142,6 +142,11 @@ def test_a_binary_request_passes() -> None:
         + b"1"
         + b"]" * 2000
         + b"}]}",
+        b'{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":'
+        + b"[" * 500
+        + b"1"
+        + b"]" * 500
+        + b"}]}",
         tensor([2**63]),
         tensor([2**32, 2**32]),
         tensor([1] * 100 + [3]),
@@ -205,6 +210,23 @@ def test_binary_sizes_that_do_not_add_up(size: object) -> None:
         )
 
 
+def test_a_shape_beyond_any_request_is_refused_in_binary_form_as_well() -> None:
+    with pytest.raises(Malformed, match="more elements"):
+        check(
+            {
+                "inputs": [
+                    {
+                        "name": "x",
+                        "datatype": "FP32",
+                        "shape": [2**32, 2**32],
+                        "parameters": {"binary_data_size": 8},
+                    }
+                ]
+            },
+            b"12345678",
+        )
+
+
 def test_literals_that_are_not_json_pass_when_that_is_allowed() -> None:
     check(json.dumps(tensor([1, 2], [float("nan"), 1])).encode(), allow_nan=True)
 
@@ -230,6 +252,8 @@ def nested(depth: int, inner: str = "1") -> bytes:
     return ("[" * depth + inner + "]" * depth).encode()
 
 
+@example(32, "[[[[")
+@example(33, "]]]]")
 @given(st.integers(1, 80), st.text(alphabet='[]{}"\\/u', max_size=20))
 def test_depth_is_counted_whatever_strings_hold(depth: int, text: str) -> None:
     body = nested(depth, json.dumps(text))
