@@ -11,12 +11,12 @@ TRITON := .venv-triton/.stamp
 # nvidia-pytriton's wheels need glibc 2.35; every other wheel needs less.
 COMPILE = $(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_35 --only-binary :all: --custom-compile-command 'make lock'
-CHECKED := ml_code dags stack
+CHECKED := ml_code dags stack bench
 
-.PHONY: help demo up test test-unit soak lint format docs lock clean env
+.PHONY: help demo up test test-unit soak bench bench-quick lint format docs lock clean env
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: env  ## the main job end to end: train, deploy twice, roll back a broken model (under 6 minutes)
 	@.venv/bin/python -m stack demo
@@ -32,6 +32,13 @@ test-unit: $(MAIN)  ## unit tests only: no server is started
 
 soak: env  ## the long runs: crashes, restarts and swaps by the hundred; writes docs/reliability.json
 	.venv/bin/pytest tests -m soak
+
+bench: env  ## measure what docs/performance.md claims, side by side, and write it anew
+	.venv/bin/python -m bench --output docs/performance.json
+	.venv/bin/python docs/generate.py
+
+bench-quick: env  ## the same with a few rounds, printed only
+	.venv/bin/python -m bench --quick
 
 lint: $(MAIN)  ## ruff and mypy --strict
 	.venv/bin/ruff check .
@@ -51,7 +58,7 @@ lock: $(UV)  ## resolve requirements/*.in again into requirements/*.txt
 	$(COMPILE) pyproject.toml --all-extras requirements/main.in -o requirements/main.txt
 
 clean:  ## remove the environments, caches and the stack's state
-	rm -rf .venv .venv-triton .stack .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .venv-triton .stack .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis .coverage
 
 env: $(MAIN) $(TRITON)
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+from bench.series import from_json, summaries, table
 from ml_code.gateway.settings import GatewaySettings
 from ml_code.triton_deploy.cli import EXIT_CODES
 from ml_code.triton_deploy.records import TRANSITIONS
@@ -95,7 +98,27 @@ def sweeps_table() -> str:
     return "\n".join(lines)
 
 
-PARTS = {
+def measured() -> dict[str, Any]:
+    """Return what ``make bench`` wrote."""
+    data: dict[str, Any] = json.loads((ROOT / "docs/performance.json").read_text(encoding="utf-8"))
+    return data
+
+
+def machine() -> str:
+    """Return the facts of the machine that the figures are from, as a Markdown table."""
+    facts = {"date": measured()["at_utc"], **measured()["machine"]}
+    return "\n".join(
+        ["| fact | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())]
+    )
+
+
+def figures(bench: str) -> Callable[[], str]:
+    """Return what gives the table of one benchmark."""
+    return lambda: table(summaries(from_json(measured()["benches"][bench])))
+
+
+PARTS: dict[str, dict[str, Callable[[], str]]] = {
+    "docs/performance.md": {"machine": machine, "revert": figures("revert")},
     "README.md": {"settings": settings_table, "exit codes": exit_codes},
     "docs/reliability.md": {"sweeps": sweeps_table},
     "docs/gateway.md": {"settings": lambda: settings_table(GatewaySettings)},

@@ -1,7 +1,7 @@
 """HTTP/1.1 to the Tritons: connections that are kept, the least busy server first, repeats only where they are safe.
 
 A small client of our own on httptools (the parser that uvicorn uses): a request through it costs a fifth of one through
-aiohttp, which decides whether the gateway adds 0.2 ms or 0.45 (docs/adr/0005).
+aiohttp, which decides whether the gateway adds 0.2 ms or 0.45 (docs/adr/0006).
 
 What is repeated, always on another server where there is one:
 

@@ -1,0 +1,65 @@
+"""The servers that a benchmark runs against, with two versions of a trained model deployed the usual way."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ml_code.train_model import train_and_register
+from ml_code.training.request import TrainingRequest
+from ml_code.triton_deploy import golden
+from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.intake import DeployRequest
+from ml_code.triton_deploy.repository import ModelFolder
+from ml_code.triton_deploy.repository.versions import SMOKE_CASE
+from ml_code.triton_deploy.schema import Schema
+from ml_code.triton_deploy.settings import Settings
+from stack import Stack
+
+MODEL = "best_model"
+
+
+@dataclass(frozen=True)
+class Site:
+    """S3, MLflow and Triton run; versions 1 and 2 of ``MODEL`` were deployed, 2 is live, 1 is warm."""
+
+    stack: Stack
+    settings: Settings
+
+    def deployer(self, **changes: Any) -> Deployer:
+        """Return a deployer with some settings changed."""
+        return Deployer(replace(self.settings, **changes))
+
+    @property
+    def folder(self) -> ModelFolder:
+        """The model's place in the repository."""
+        return ModelFolder.at(self.settings.repository_root, MODEL)
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """Tensors that every version of the model takes: its golden inputs."""
+        versions = self.folder.versions
+        text = (versions.path(1) / SMOKE_CASE).read_text(encoding="utf-8")
+        return golden.parse_case(text, Schema.from_dict(versions.need(1).schema)).inputs
+
+
+@contextlib.contextmanager
+def site() -> Iterator[Site]:
+    """Start the servers, train and deploy; everything is stopped and removed afterwards."""
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as folder,
+        Stack(Path(folder), ["s3", "mlflow", "triton"]) as stack,
+    ):
+        built = Site(stack, Settings.from_env(stack.environment))
+        for seed in (1, 2):
+            train_and_register(
+                TrainingRequest(model=MODEL, seed=seed), stack.environment["MLFLOW_TRACKING_URI"]
+            )
+            built.deployer().deploy(
+                DeployRequest(model=MODEL, alias="A", deploy_id=f"bench-{seed}", actor="bench")
+            )
+        yield built
