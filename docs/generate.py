@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from bench.series import from_json, summaries, table
 from ml_code.gateway.settings import GatewaySettings
@@ -25,6 +28,20 @@ def settings_table(settings: type[Settings] | type[GatewaySettings] = Settings) 
         default = ",".join(f.default) if isinstance(f.default, tuple) else f.default
         shown = "" if default in (None, "") else f"`{default}`"
         lines.append(f"| `{f.metadata['variable']}` | {shown} | {f.metadata['doc']} |")
+    return "\n".join(lines)
+
+
+def chart_values() -> str:
+    """Return every value of the Helm chart that has a comment, as a Markdown table."""
+    text = (ROOT / "deploy/helm/model-serving/values.yaml").read_text(encoding="utf-8")
+    lines = ["| value | default | meaning |", "|---|---|---|"]
+    path: list[str] = []
+    for comment, indent, key in re.findall(r"^(?: *# (.+)\n)?( *)(\w+):", text, re.MULTILINE):
+        path[len(indent) // 2 :] = [key]
+        if comment:
+            value = functools.reduce(lambda inner, part: inner[part], path, yaml.safe_load(text))
+            shown = "" if value == "" else f"`{value if isinstance(value, str) else json.dumps(value)}`"
+            lines.append(f"| `{'.'.join(path)}` | {shown} | {comment} |")
     return "\n".join(lines)
 
 
@@ -122,6 +139,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"settings": settings_table, "exit codes": exit_codes},
     "docs/reliability.md": {"sweeps": sweeps_table},
     "docs/gateway.md": {"settings": lambda: settings_table(GatewaySettings)},
+    "docs/kubernetes.md": {"values": chart_values},
     "docs/repository.md": {"states": state_drawing},
 }
 
