@@ -93,6 +93,15 @@ def render(values: dict[str, Any], chart: Path = CHART, release: str = RELEASE) 
     return Rendered(answer["files"], answer["lint"])
 
 
+def packed(destination: Path) -> Path:
+    """The archive that ``helm package`` makes of the chart."""
+    script = "import sys; from helm_python import chart; print(chart.package(sys.argv[1], destination=sys.argv[2]))"
+    command = [sys.executable, "-c", script, str(CHART), str(destination)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
 @functools.cache
 def _helm() -> subprocess.Popen[str]:
     # It ends with the tests, when nobody holds its input any more.

@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 import shutil
+import tarfile
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -26,6 +27,7 @@ from tests.charts import (
     Refused,
     Rendered,
     changed,
+    packed,
     render,
     value_set,
 )
@@ -206,7 +208,10 @@ def test_requests_in_flight_end_before_a_pod_is_killed(everything: Rendered) -> 
 
 def test_the_user_id_of_an_openshift_project_is_written_out(everything: Rendered) -> None:
     pod = everything.one("Deployment", "-gateway")["spec"]["template"]["spec"]
-    assert pod["securityContext"]["runAsUser"] == 1000650000
+    # Helm reads numbers as floating point: 1.00065e+09 is the same here, and no number of a user to Kubernetes.
+    assert (
+        str(pod["securityContext"]["runAsUser"]) == str(pod["securityContext"]["runAsGroup"]) == "1000650000"
+    )
 
 
 # Who reaches whom.
@@ -444,6 +449,13 @@ def test_nginx_runs_the_shipped_configuration_with_other_addresses(triton: Rende
     assert ports(triton.one("Deployment", "-nginx"))["http"] == 8080
     [gateway] = triton.one("Service", "-gateway")["spec"]["ports"]
     assert gateway["port"] == 80
+
+
+def test_a_packed_chart_is_the_same(everything: Rendered, tmp_path: Path) -> None:
+    archive = packed(tmp_path)
+    with tarfile.open(archive) as content:
+        assert content.getmember("model-serving/files/nginx.conf").isfile()
+    assert render(value_set("everything"), archive).objects == everything.objects
 
 
 def test_an_nginx_configuration_that_the_chart_does_not_know_is_refused(tmp_path: Path) -> None:
