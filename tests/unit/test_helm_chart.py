@@ -256,7 +256,9 @@ def test_a_triton_that_is_not_ready_is_reached_by_the_deployer_alone(triton: Ren
 def test_the_deployer_is_told_the_address_of_all_tritons(triton: Rendered) -> None:
     [default] = Settings().triton_grpc_urls
     port = default.rpartition(":")[2]
-    assert f"TRITON_DEPLOY_GRPC_URLS=dns:///{NAME}-triton.{NAMESPACE}.svc:{port}\n" in triton.notes
+    [told] = re.findall(r"TRITON_DEPLOY_GRPC_URLS=(\S+)", triton.notes)
+    assert told == f"dns:///{NAME}-triton.{NAMESPACE}.svc:{port}"
+    assert Settings.from_env({"TRITON_DEPLOY_GRPC_URLS": told}).triton_grpc_urls == (told,)
     assert ports(triton.one("StatefulSet", "-triton"))["grpc"] == int(port)
     assert int(port) in {p["port"] for p in triton.one("Service", "-triton")["spec"]["ports"]}
 
