@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
+from ..triton_deploy.environment import FromEnvironment, setting
 from ..triton_deploy.errors import Misconfigured
 from ..triton_deploy.names import check_alias, check_model
-from ..triton_deploy.settings import _parse, _setting
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "backend": ("triton", "local"),
@@ -20,114 +18,94 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatewaySettings:
+class GatewaySettings(FromEnvironment):
     """Everything that the gateway can be told; the table in docs/gateway.md is generated from these fields.
 
     With the local backend, MLflow and artifact settings are the deployer's (``MLFLOW_TRACKING_URI`` and so on).
     """
 
-    backend: str = _setting(
+    backend: str = setting(
         "GATEWAY_BACKEND",
         "triton",
         "Who runs the models: `triton`, or `local` for an MLflow alias in process.",
     )
-    model: str = _setting("GATEWAY_MODEL", "best_model", "Model of the paths that name none.")
-    repository: Path | None = _setting(
+    model: str = setting("GATEWAY_MODEL", "best_model", "Model of the paths that name none.")
+    repository: Path | None = setting(
         "TRITON_DEPLOY_REPOSITORY",
         None,
         "Folder of the model repository; may be mounted read-only. Required with Triton.",
     )
-    triton_urls: tuple[str, ...] = _setting(
+    triton_urls: tuple[str, ...] = setting(
         "GATEWAY_TRITON_URLS",
         ("127.0.0.1:8000",),
         "HTTP endpoints of every Triton on that repository, `host:port`, comma-separated.",
     )
-    alias: str = _setting("GATEWAY_ALIAS", "A", "MLflow alias that the local backend follows.")
-    host: str = _setting("GATEWAY_HOST", "127.0.0.1", "Address to listen on; `0.0.0.0` for all.")
-    port: int = _setting("GATEWAY_PORT", 8100, "Port to listen on; 0 for any free one.")
-    workers: int = _setting("GATEWAY_WORKERS", 1, "Processes.")
-    api_key: str = _setting(
+    alias: str = setting("GATEWAY_ALIAS", "A", "MLflow alias that the local backend follows.")
+    host: str = setting("GATEWAY_HOST", "127.0.0.1", "Address to listen on; `0.0.0.0` for all.")
+    port: int = setting("GATEWAY_PORT", 8100, "Port to listen on; 0 for any free one.")
+    workers: int = setting("GATEWAY_WORKERS", 1, "Processes.")
+    api_key: str = setting(
         "GATEWAY_API_KEY",
         "",
         "If set, wanted as `X-Api-Key` or bearer token by everything but health and the page's frame.",
         secret=True,
     )
-    cors_origins: tuple[str, ...] = _setting(
+    cors_origins: tuple[str, ...] = setting(
         "GATEWAY_CORS_ORIGINS",
         (),
         "Origins whose pages may call the gateway, comma-separated; none by default.",
     )
-    poll_interval_s: float = _setting(
+    poll_interval_s: float = setting(
         "GATEWAY_POLL_INTERVAL_S", 1.0, "Pause between two looks at current.json, or at the alias, seconds."
     )
-    request_timeout_s: float = _setting(
+    request_timeout_s: float = setting(
         "GATEWAY_REQUEST_TIMEOUT_S",
         30.0,
         "Longest time for a request, waiting included, seconds; then 504, or 408 while its body is awaited.",
     )
-    connect_timeout_s: float = _setting(
+    connect_timeout_s: float = setting(
         "GATEWAY_CONNECT_TIMEOUT_S", 2.0, "Longest wait for a connection to a Triton, seconds."
     )
-    keep_alive_s: float = _setting(
+    keep_alive_s: float = setting(
         "GATEWAY_KEEP_ALIVE_S", 75.0, "How long an idle connection of a client is kept, seconds."
     )
-    stop_timeout_s: float = _setting(
+    stop_timeout_s: float = setting(
         "GATEWAY_STOP_TIMEOUT_S", 30.0, "Longest wait for requests in flight at the stop, seconds."
     )
-    max_concurrency: int = _setting(
+    max_concurrency: int = setting(
         "GATEWAY_MAX_CONCURRENCY", 64, "Requests at the models at once, in each process."
     )
-    max_queue: int = _setting(
+    max_queue: int = setting(
         "GATEWAY_MAX_QUEUE", 256, "Requests that wait for their turn, in each process; more get 429."
     )
-    max_body_bytes: int = _setting(
+    max_body_bytes: int = setting(
         "GATEWAY_MAX_BODY_BYTES", 64 << 20, "Largest body of a binary v2 request, bytes; more gets 413."
     )
-    max_json_bytes: int = _setting(
+    max_json_bytes: int = setting(
         "GATEWAY_MAX_JSON_BYTES", 8 << 20, "Largest JSON body or JSON part, bytes; more gets 413."
     )
-    max_json_depth: int = _setting("GATEWAY_MAX_JSON_DEPTH", 32, "Deepest nesting of JSON; more gets 400.")
-    max_buffer_bytes: int = _setting(
+    max_json_depth: int = setting("GATEWAY_MAX_JSON_DEPTH", 32, "Deepest nesting of JSON; more gets 400.")
+    max_buffer_bytes: int = setting(
         "GATEWAY_MAX_BUFFER_BYTES",
         256 << 20,
         "Bodies held in memory at once, bytes in each process; more gets 429.",
     )
-    nan_policy: str = _setting(
+    nan_policy: str = setting(
         "GATEWAY_NAN_POLICY",
         "reject",
         "Numbers that are not finite in JSON: `reject`, or `allow` (`null` is NaN in /predict, NaN literals pass in v2).",
     )
-    access_log: str = _setting(
+    access_log: str = setting(
         "GATEWAY_ACCESS_LOG", "all", "Requests to log: `all`, `errors` (status 400 and more) or `off`."
     )
-    local_threads: int = _setting(
+    local_threads: int = setting(
         "GATEWAY_LOCAL_THREADS", 2, "Requests that the local backend computes at once."
     )
-    cache_dir: Path | None = _setting(
+    cache_dir: Path | None = setting(
         "GATEWAY_CACHE_DIR",
         None,
         "Where the local backend keeps the files of its models; default: a temporary folder.",
     )
-
-    @classmethod
-    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """Read the settings.
-
-        Args:
-            environ: variables to read; the process's own by default.
-
-        Raises:
-            Misconfigured: a value can't be parsed or can't be right; the text names the variable.
-        """
-        environ = os.environ if environ is None else environ
-        values = {}
-        for f in fields(cls):
-            text = environ.get(f.metadata["variable"], "").strip()
-            if text:
-                values[f.name] = _parse(f.metadata["variable"], text, f.default)
-        settings = cls(**values)
-        settings._check()
-        return settings
 
     @property
     def repository_root(self) -> Path:
@@ -139,7 +117,8 @@ class GatewaySettings:
             )
         return self.repository
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """See FromEnvironment.check."""
         check_model(self.model)
         check_alias(self.alias)
         for name, choices in CHOICES.items():

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 from urllib.parse import urlsplit
 
+from .environment import FromEnvironment, setting
 from .errors import DeployError, Misconfigured, StorageFailed
 from .names import check_model
 
@@ -17,173 +18,149 @@ DNS_PREFIX = "dns:///"
 """Begins an endpoint that stands for every address of a name, as in gRPC's own naming."""
 
 
-def _setting(variable: str, default: Any, doc: str, *, secret: bool = False) -> Any:
-    return field(default=default, repr=not secret, metadata={"variable": variable, "doc": doc})
-
-
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(FromEnvironment):
     """Everything that a deploy can be told from outside; ``from_env`` is the usual way to make one.
 
     The table in the README is generated from the metadata of these fields.
     """
 
-    repository: Path | None = _setting(
+    repository: Path | None = setting(
         "TRITON_DEPLOY_REPOSITORY",
         None,
         "Folder of the model repository that Triton serves, shared with it. Required.",
     )
-    triton_grpc_urls: tuple[str, ...] = _setting(
+    triton_grpc_urls: tuple[str, ...] = setting(
         "TRITON_DEPLOY_GRPC_URLS",
         ("127.0.0.1:8001",),
         "gRPC endpoints of every Triton on that repository, comma-separated: `host:port`, or `dns:///name:port` for every address that the name has.",
     )
-    quorum: str = _setting(
+    quorum: str = setting(
         "TRITON_DEPLOY_QUORUM",
         "all",
         "How many of them have to take part in a deploy: `all`, `majority` or a number. The others are brought along by `reconcile`.",
     )
-    default_model: str = _setting(
+    default_model: str = setting(
         "TRITON_DEPLOY_MODEL", "best_model", "Model that the DAG deploys when its form names no other."
     )
-    mlflow_tracking_uri: str = _setting(
+    mlflow_tracking_uri: str = setting(
         "MLFLOW_TRACKING_URI",
         "",
         "MLflow server, `http://…` or `https://…`. Required to deploy, not to roll back.",
     )
-    mlflow_username: str = _setting("MLFLOW_TRACKING_USERNAME", "", "Basic authentication at MLflow.")
-    mlflow_password: str = _setting("MLFLOW_TRACKING_PASSWORD", "", "Its password.", secret=True)
-    mlflow_token: str = _setting(
+    mlflow_username: str = setting("MLFLOW_TRACKING_USERNAME", "", "Basic authentication at MLflow.")
+    mlflow_password: str = setting("MLFLOW_TRACKING_PASSWORD", "", "Its password.", secret=True)
+    mlflow_token: str = setting(
         "MLFLOW_TRACKING_TOKEN", "", "Bearer token at MLflow, instead of a user.", secret=True
     )
-    mlflow_timeout_s: float = _setting(
+    mlflow_timeout_s: float = setting(
         "TRITON_DEPLOY_MLFLOW_TIMEOUT_S", 10.0, "Longest wait for one answer of MLflow, seconds."
     )
-    feedback_prefix: str = _setting(
+    feedback_prefix: str = setting(
         "TRITON_DEPLOY_MLFLOW_FEEDBACK",
         "triton",
         "Prefix of the tags that tell MLflow what serves (`triton.status` and others), one for each environment on the same MLflow; `off` writes none.",
     )
-    feedback_timeout_s: float = _setting(
+    feedback_timeout_s: float = setting(
         "TRITON_DEPLOY_FEEDBACK_TIMEOUT_S",
         3.0,
         "Longest that a deploy, `reconcile` or `status` waits for those tags and for where the alias points, seconds.",
     )
-    alias_drift: str = _setting(
+    alias_drift: str = setting(
         "TRITON_DEPLOY_ALIAS_DRIFT",
         "notice",
         "What `reconcile` makes of an alias that names another version than serves: `notice`, or `problem` (exit code 7).",
     )
-    alias_wait_s: float = _setting(
+    alias_wait_s: float = setting(
         "TRITON_DEPLOY_ALIAS_WAIT_S",
         300.0,
         "How long to wait for an alias that is not set yet, seconds; 0 fails at once.",
     )
-    alias_poll_s: float = _setting(
+    alias_poll_s: float = setting(
         "TRITON_DEPLOY_ALIAS_POLL_S", 5.0, "Pause between two looks for the alias, seconds."
     )
-    s3_endpoint_url: str = _setting(
+    s3_endpoint_url: str = setting(
         "MLFLOW_S3_ENDPOINT_URL",
         "",
         "S3 endpoint for models stored at `s3://…`, with its scheme; empty means AWS.",
     )
-    transfer_timeout_s: float = _setting(
+    transfer_timeout_s: float = setting(
         "TRITON_DEPLOY_TRANSFER_TIMEOUT_S", 30.0, "Longest silence while an artifact is transferred, seconds."
     )
-    probe_timeout_s: float = _setting(
+    probe_timeout_s: float = setting(
         "TRITON_DEPLOY_PROBE_TIMEOUT_S",
         3.0,
         "Longest wait for S3 behind a presigned URL before MLflow's proxy is used, seconds.",
     )
-    transfer_streams: int = _setting(
+    transfer_streams: int = setting(
         "TRITON_DEPLOY_TRANSFER_STREAMS", 4, "Parallel ranged reads of one artifact."
     )
-    transfer_range_bytes: int = _setting(
+    transfer_range_bytes: int = setting(
         "TRITON_DEPLOY_TRANSFER_RANGE_BYTES", 16 << 20, "Size of one ranged read, bytes."
     )
-    max_artifact_bytes: int = _setting(
+    max_artifact_bytes: int = setting(
         "TRITON_DEPLOY_MAX_ARTIFACT_BYTES", 20 << 30, "Largest artifact that is accepted, bytes in all files."
     )
-    min_free_bytes: int = _setting(
+    min_free_bytes: int = setting(
         "TRITON_DEPLOY_MIN_FREE_BYTES", 64 << 20, "Free space that must remain beside the new version, bytes."
     )
-    max_opset: int = _setting(
+    max_opset: int = setting(
         "TRITON_DEPLOY_MAX_OPSET", 26, "Highest ONNX opset (default domain) that Triton's ONNX Runtime takes."
     )
-    max_ir_version: int = _setting(
+    max_ir_version: int = setting(
         "TRITON_DEPLOY_MAX_IR_VERSION", 13, "Highest ONNX IR version that Triton's ONNX Runtime takes."
     )
-    load_timeout_s: float = _setting(
+    load_timeout_s: float = setting(
         "TRITON_DEPLOY_LOAD_TIMEOUT_S", 300.0, "Deadline for Triton to load a candidate, seconds."
     )
-    ready_timeout_s: float = _setting(
+    ready_timeout_s: float = setting(
         "TRITON_DEPLOY_READY_TIMEOUT_S",
         30.0,
         "Deadline for the candidate to be ready on every Triton, seconds.",
     )
-    switch_timeout_s: float = _setting(
+    switch_timeout_s: float = setting(
         "TRITON_DEPLOY_SWITCH_TIMEOUT_S",
         10.0,
         "Deadline of every other call to Triton (flip, unload, index), seconds.",
     )
-    infer_timeout_s: float = _setting(
+    infer_timeout_s: float = setting(
         "TRITON_DEPLOY_INFER_TIMEOUT_S", 30.0, "Deadline of one smoke inference, seconds."
     )
-    smoke_latency_limit_s: float = _setting(
+    smoke_latency_limit_s: float = setting(
         "TRITON_DEPLOY_SMOKE_LATENCY_LIMIT_S", 5.0, "Slowest median smoke latency that passes, seconds."
     )
-    smoke_rtol: float = _setting(
+    smoke_rtol: float = setting(
         "TRITON_DEPLOY_SMOKE_RTOL",
         1e-3,
         "Relative tolerance of the smoke test, unless the golden file has its own.",
     )
-    smoke_atol: float = _setting(
+    smoke_atol: float = setting(
         "TRITON_DEPLOY_SMOKE_ATOL",
         1e-5,
         "Absolute tolerance of the smoke test, unless the golden file has its own.",
     )
-    keep_warm: int = _setting(
+    keep_warm: int = setting(
         "TRITON_DEPLOY_KEEP_WARM", 1, "Earlier versions kept loaded beside the live one."
     )
-    lease_s: float = _setting(
+    lease_s: float = setting(
         "TRITON_DEPLOY_LEASE_S", 900.0, "How long a silent deploy keeps others away from its model, seconds."
     )
 
-    keep_releases: int = _setting(
+    keep_releases: int = setting(
         "TRITON_DEPLOY_KEEP_RELEASES",
         10,
         "The versions of so many last releases stay, to be reverted to; `triton-deploy gc` removes older ones.",
     )
-    keep_quarantined: int = _setting(
+    keep_quarantined: int = setting(
         "TRITON_DEPLOY_KEEP_QUARANTINED",
         10,
         "So many quarantined directories stay, the newest; one younger than a day stays in any case.",
     )
-    quarantine_days: float = _setting(
+    quarantine_days: float = setting(
         "TRITON_DEPLOY_QUARANTINE_DAYS",
         30.0,
         "For so long stay what failed and the records of ended deployments, days; a day at least.",
     )
-
-    @classmethod
-    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """Read the settings.
-
-        Args:
-            environ: variables to read; the process's own by default.
-
-        Raises:
-            Misconfigured: a value can't be parsed or can't be right; the text names the variable.
-        """
-        environ = os.environ if environ is None else environ
-        values = {}
-        for f in fields(cls):
-            text = environ.get(f.metadata["variable"], "").strip()
-            if text:
-                values[f.name] = _parse(f.metadata["variable"], text, f.default)
-        settings = cls(**values)
-        settings._check()
-        return settings
 
     @classmethod
     def usable(cls, environ: Mapping[str, str] | None = None) -> tuple[Self, Mapping[str, DeployError]]:
@@ -242,7 +219,8 @@ class Settings:
             )
         return self.mlflow_tracking_uri.rstrip("/")
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """See FromEnvironment.check."""
         check_model(self.default_model)
         for variable, url in (
             ("MLFLOW_TRACKING_URI", self.mlflow_tracking_uri),
@@ -279,21 +257,3 @@ class Settings:
                     f"TRITON_DEPLOY_GRPC_URLS has {url!r}, which is not host:port.",
                     hint=f"Use Triton's gRPC port (8001 by default), without a scheme, or {DNS_PREFIX}name:port.",
                 )
-
-
-def _parse(variable: str, text: str, default: Any) -> Any:
-    if isinstance(default, (int, float)):
-        try:
-            number = type(default)(text)
-        except ValueError:
-            number = None
-        if number is None or not 0 <= number < float("inf"):
-            kind = "a whole number" if isinstance(default, int) else "a number"
-            raise Misconfigured(
-                f"{variable}={text!r} is not {kind} of 0 or more.",
-                hint=f"Unset it for the default, {default}.",
-            )
-        return number
-    if isinstance(default, tuple):
-        return tuple(part.strip() for part in text.split(",") if part.strip())
-    return Path(text) if default is None else text
