@@ -25,7 +25,7 @@ class Killed(BaseException):
 class Watched:
     """Counts the calls to the file system and to Triton that have effects.
 
-    ``called`` comes before each, ``returned`` after one that did not fail.
+    ``called`` comes before each, ``returned`` after it, also when it failed.
     """
 
     def __init__(self, triton: FakeTriton) -> None:
@@ -45,9 +45,10 @@ class Watched:
         if not call.changes or call.name == "close" or self._elsewhere:
             return make()
         self.called()
-        result = make()
-        self.returned()
-        return result
+        try:
+            return make()
+        finally:
+            self.returned()
 
     def _guard_remote(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -56,11 +57,10 @@ class Watched:
             self.called()
             self._elsewhere = True
             try:
-                result = real(*args, **kwargs)
+                return real(*args, **kwargs)
             finally:
                 self._elsewhere = False
-            self.returned()
-            return result
+                self.returned()
 
         return guarded
 

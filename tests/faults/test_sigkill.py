@@ -139,7 +139,11 @@ def test_a_sigkill_leaves_the_old_or_the_new_release(
         if at > calls:
             break
         before = begin()
-        assert site.run(name, at=at, after=after)["killed"]
+        ended = site.run(name, at=at, after=after)
+        if not ended["killed"]:
+            # What an earlier one had Triton load may be loaded still: there is less to do then, by a load and an unload.
+            assert calls - 2 <= ended["calls"] < at, f"point {at} of {calls}: {ended}"
+            break
         site.world.later(10_000)
         assert site.run("reconcile")["error"] == ""
         try:

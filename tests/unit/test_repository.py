@@ -155,6 +155,16 @@ def test_a_lease_that_was_prolonged_a_moment_ago_is_not_written_again(
     assert folder.lease.last(later(66)) == ("a", True)
 
 
+def test_a_lease_names_the_process_that_is_at_work(
+    folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next step may run in another process, on another worker."""
+    folder.lease.acquire("a", NOW, 60)
+    monkeypatch.setattr(os, "getpid", lambda: 4711)
+    folder.lease.renew("a", later(1), 60)
+    assert ":4711)" in folder.lease.refusal().message
+
+
 def test_a_lease_that_is_to_end_now_ends(folder: ModelFolder) -> None:
     folder.lease.acquire("a", NOW, 60)
     folder.lease.renew("a", NOW, 0)

@@ -74,7 +74,7 @@ class Lease:
             number, held = self._latest()
             mine = _Held(
                 deploy_id=deploy_id,
-                holder=f"{socket.gethostname()}:{os.getpid()}",
+                holder=_this_process(),
                 expires_at_utc=utc_text(now + timedelta(seconds=duration_s)),
                 duration_s=duration_s,
             )
@@ -92,7 +92,7 @@ class Lease:
     def renew(self, deploy_id: str, now: datetime, duration_s: float) -> None:
         """Prolong the lease that a deployment holds; this is the fence in front of every effect.
 
-        One that was prolonged a moment ago is only looked at: a write that is durable costs milliseconds.
+        One that this process prolonged a moment ago is only looked at: a write that is durable costs milliseconds.
 
         Raises:
             Superseded: the lease is no longer this deployment's.
@@ -100,7 +100,8 @@ class Lease:
         _, held = self._latest()
         if held is None or held.deploy_id != deploy_id:
             raise self._lost(deploy_id)
-        if held.duration_s != duration_s or not FRESH * duration_s < held.left_s(now) <= duration_s:
+        fresh = held.duration_s == duration_s and FRESH * duration_s < held.left_s(now) <= duration_s
+        if not fresh or held.holder != _this_process():
             self.acquire(deploy_id, now, duration_s)
 
     def release(self, deploy_id: str) -> None:
@@ -150,3 +151,8 @@ class Lease:
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:06d}.json"
+
+
+def _this_process() -> str:
+    """Return who holds a lease, for whoever has to look for him."""
+    return f"{socket.gethostname()}:{os.getpid()}"
