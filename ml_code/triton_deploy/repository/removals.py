@@ -99,7 +99,10 @@ class Removals:
             StorageFailed: something can't be removed for another reason.
         """
         remaining = []
-        for path in self.trash():
+        found = self.trash()
+        if found:
+            self._sync_names()
+        for path in found:
             with durable.storage_errors(f"removing {path}"):
                 if not durable.remove_tree(path):
                     remaining.append(path.name)
@@ -110,6 +113,17 @@ class Removals:
         with durable.storage_errors(f"measuring {source}"):
             found = (path.lstat() for path in source.rglob("*"))
             return sum(status.st_size for status in found if status.st_nlink == 1)
+
+    def _sync_names(self) -> None:
+        """Make durable what was decided: a power cut must not bring a directory back that has lost some of its files.
+
+        The process that gave it its name may have been killed before it could.
+        """
+        for below in PLACES.values():
+            folder = self._folder / below
+            with durable.storage_errors(f"syncing {folder}"):
+                if folder.is_dir():
+                    durable.fsync_directory(folder)
 
     def _trash(self, leaving: Path) -> Path:
         return leaving.with_name(leaving.name.replace(".leaving-", ".trash-", 1))
