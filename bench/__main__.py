@@ -11,12 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import revert
+from bench import gateway, revert
 from bench.machine import facts
 from bench.series import Series, summaries, table, to_json
 from bench.site import Site, site
 
-BENCHES: dict[str, Callable[[Site, bool], list[Series]]] = {"revert": revert.run}
+BENCHES: dict[str, Callable[[Site, bool], list[Series]]] = {
+    "revert": revert.run,
+    "gateway": gateway.run,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

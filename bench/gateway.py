@@ -1,26 +1,28 @@
 """What the gateway costs: requests a second and latencies of Triton, and of what stands before it, side by side.
 
-    python bench/gateway.py triton=127.0.0.1:8000 gateway=127.0.0.1:8100 [proxy=…]
-
-The first target is what the others are compared with. Rounds go from target to target in turn, so that what the machine does
-beside it falls on all of them. The client is one process that writes prepared bytes and looks for the end of the answer.
+Rounds go from one to the other in turn, so that what the machine does beside them falls on all. The client is one process that
+writes prepared bytes and looks for the end of the answer; it, Triton and one gateway process share the machine's cores.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
+import contextlib
+import platform
 import re
 import statistics
 import struct
-import sys
+import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import orjson
 import uvloop
+
+from bench.series import Series
+from bench.site import MODEL, Site
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
@@ -78,9 +80,9 @@ class Connection(asyncio.Protocol):
         self._transport.write(self._request)
 
 
-def requests(model: str, columns: int) -> dict[str, bytes]:
-    """Return the requests by name: v2 JSON, v2 binary and /predict, a row of ``columns`` numbers each."""
-    tensor = {"name": "x", "shape": [1, columns], "datatype": "FP32"}
+def requests(model: str, name: str, columns: int) -> dict[str, bytes]:
+    """Return the requests by kind, each with a row of ``columns`` numbers for the input ``name``."""
+    tensor = {"name": name, "shape": [1, columns], "datatype": "FP32"}
     as_json = orjson.dumps({"inputs": [{**tensor, "data": [1.0] * columns}]})
     binary = orjson.dumps(
         {
@@ -90,9 +92,9 @@ def requests(model: str, columns: int) -> dict[str, bytes]:
     )
     path, values = f"/v2/models/{model}/infer", struct.pack(f"<{columns}f", *[1.0] * columns)
     return {
-        "json": _request(path, as_json),
-        "binary": _request(path, binary + values, f"Inference-Header-Content-Length: {len(binary)}\r\n"),
-        "predict": _request(f"/predict/{model}", orjson.dumps({"rows": [[1.0] * columns]})),
+        "v2 JSON": _request(path, as_json),
+        "v2 binary": _request(path, binary + values, f"Inference-Header-Content-Length: {len(binary)}\r\n"),
+        PREDICT: _request(f"/predict/{model}", orjson.dumps({"rows": [[1.0] * columns]})),
     }
 
 
@@ -118,47 +120,74 @@ async def measure(
     return latencies_s, len(latencies_s) / (time.perf_counter() - began)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print a table; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("targets", nargs="+", metavar="NAME=HOST:PORT")
-    parser.add_argument(
-        "--model", default="best_model", help="model with an input x of --columns numbers a row"
-    )
-    parser.add_argument("--columns", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of a round (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds for each figure (default: %(default)s)")
-    options = parser.parse_args(argv)
-    targets = dict(target.split("=", 1) for target in options.targets)
-    base = next(iter(targets))
-    print(
-        f"{'request':8} {'conn.':>5} {'target':10} {'1/s':>7} {'p50 ms':>7} {'p95 ms':>7} {'p99 ms':>7} {'of ' + base:>10} {'added p50':>10}"
-    )
-    for name, request in requests(options.model, options.columns).items():
-        for connections in (1, 16):
-            asked = {t: a for t, a in targets.items() if name != "predict" or t == "gateway"}
-            latencies: dict[str, list[float]] = defaultdict(list)
-            rates: dict[str, list[float]] = defaultdict(list)
-            for number in range(options.rounds + 1):
-                for target, address in asked.items():
-                    spent, rate = uvloop.run(measure(address, request, connections, options.seconds))
-                    # The first round warms up.
-                    if number:
-                        latencies[target] += spent
-                        rates[target].append(rate)
-            for target in asked:
-                cut = statistics.quantiles(latencies[target], n=100)
-                row = f"{name:8} {connections:5} {target:10} {statistics.median(rates[target]):7.0f}"
-                row += "".join(f" {1000 * cut[p - 1]:7.2f}" for p in (50, 95, 99))
-                if target != base and base in asked:
-                    ratio = statistics.median(a / b for a, b in zip(rates[target], rates[base], strict=True))
-                    base_p50 = statistics.median(latencies[base])
-                    row += f" {ratio:10.2f} {1000 * (cut[49] - base_p50):7.2f} ms"
-                print(row, flush=True)
-    return 0
+def run(site: Site, quick: bool) -> list[Series]:
+    """Measure v2 and /predict through the gateway, nginx where it can be had, and Triton itself.
+
+    Args:
+        site: the servers, the gateway among them.
+        quick: a few short rounds only.
+
+    Returns:
+        For each kind of request and number of connections, requests a second and the latencies' p50, p95 and p99 in milliseconds; a value a round.
+    """
+    rounds, duration_s = (4, 0.5) if quick else (8, 1.5)
+    (name, array), *_ = site.inputs.items()
+    with _targets(site) as targets:
+        series = []
+        for kind, request in requests(MODEL, name, array.shape[1]).items():
+            for connections in (1, 16):
+                print(f"  gateway: {kind}, {connections} connections", flush=True)
+                asked = {t: a for t, a in targets.items() if kind != PREDICT or t == GATEWAY}
+                figures = _rounds(asked, request, connections, rounds, duration_s)
+                series += _series(f"{kind}, {connections} conn.", figures)
+    return series
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+TRITON, GATEWAY, NGINX = "Triton", "gateway", "nginx"
+PREDICT = "/predict"
+PERCENTILES = (50, 95, 99)
+
+
+@contextlib.contextmanager
+def _targets(site: Site) -> Iterator[dict[str, str]]:
+    """Yield the address of each way to the model."""
+    triton, gateway = (site.stack.url(name).removeprefix("http://") for name in ("triton", "gateway"))
+    targets = {TRITON: triton, GATEWAY: gateway}
+    with tempfile.TemporaryDirectory(prefix="bench-nginx-") as folder, contextlib.ExitStack() as running:
+        if platform.freedesktop_os_release().get("VERSION_CODENAME") == "bookworm":
+            from tests.integration.test_gateway_nginx import Nginx
+
+            nginx = running.enter_context(Nginx(Path(folder), [triton], gateway))
+            targets[NGINX] = nginx.address
+        else:
+            print("  nginx is left out: it is taken from Debian 12", flush=True)
+        yield targets
+
+
+def _rounds(
+    targets: Mapping[str, str], request: bytes, connections: int, rounds: int, duration_s: float
+) -> dict[str, list[tuple[float, ...]]]:
+    """Return for each target, by round, requests a second and the percentiles in milliseconds; taken in turn."""
+    figures: dict[str, list[tuple[float, ...]]] = {target: [] for target in targets}
+    for number in range(rounds + 1):
+        for target, address in targets.items():
+            spent_s, rate = uvloop.run(measure(address, request, connections, duration_s))
+            # The first round warms up.
+            if number:
+                cut = statistics.quantiles(spent_s, n=100)
+                figures[target].append((rate, *(1000 * cut[p - 1] for p in PERCENTILES)))
+    return figures
+
+
+def _series(what: str, figures: Mapping[str, Sequence[tuple[float, ...]]]) -> list[Series]:
+    columns = (("requests", "/s"), *((f"p{p}", "ms") for p in PERCENTILES))
+    return [
+        Series(
+            name=f"{what}: {target}, {column}",
+            unit=unit,
+            values=tuple(of_round[place] for of_round in of_target),
+            baseline="" if target == TRITON or TRITON not in figures else f"{what}: {TRITON}, {column}",
+        )
+        for place, (column, unit) in enumerate(columns)
+        for target, of_target in figures.items()
+    ]

@@ -25,7 +25,7 @@ MODEL = "best_model"
 
 @dataclass(frozen=True)
 class Site:
-    """S3, MLflow and Triton run; versions 1 and 2 of ``MODEL`` were deployed, 2 is live, 1 is warm."""
+    """S3, MLflow, Triton and the gateway run; versions 1 and 2 of ``MODEL`` were deployed, 2 is live, 1 is warm."""
 
     stack: Stack
     settings: Settings
@@ -52,7 +52,7 @@ def site() -> Iterator[Site]:
     """Start the servers, train and deploy; everything is stopped and removed afterwards."""
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as folder,
-        Stack(Path(folder), ["s3", "mlflow", "triton"]) as stack,
+        Stack(Path(folder), ["s3", "mlflow", "triton", "gateway"]) as stack,
     ):
         built = Site(stack, Settings.from_env(stack.environment))
         for seed in (1, 2):

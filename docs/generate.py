@@ -99,9 +99,47 @@ OPERATIONS = (
 """What the sweeps break, in the order of the table."""
 
 
+def reliability() -> dict[str, dict[str, dict[str, Any]]]:
+    """Return what ``make soak`` wrote."""
+    data: dict[str, dict[str, dict[str, Any]]] = json.loads(
+        (ROOT / "docs/reliability.json").read_text(encoding="utf-8")
+    )
+    return data
+
+
+def moments_table() -> str:
+    """Return how long Tritons took that were killed at each moment, as a Markdown table."""
+    runs = reliability()["replicas"]
+    columns = list(dict.fromkeys(name for run in runs.values() for name in run))
+    lines = [f"| | {' | '.join(columns).replace('_', ' ')} |", "|---" * (len(columns) + 1) + "|"]
+    rows = (f"| {what} | {' | '.join(str(run[name]) for name in columns)} |" for what, run in runs.items())
+    return "\n".join([*lines, *rows])
+
+
+def runs_table(section: str) -> Callable[[], str]:
+    """Return what gives the figures of one section of the soak as a Markdown table, a row a figure."""
+
+    def render() -> str:
+        rows = [
+            f"| {what} | {name.replace('_', ' ')} | {_shown(value)} |"
+            for what, run in reliability()[section].items()
+            for name, value in run.items()
+        ]
+        return "\n".join(["| run | figure | value |", "|---|---|---|", *rows])
+
+    return render
+
+
+def _shown(value: Any) -> str:
+    """Write a figure, or several of them by name."""
+    return (
+        ", ".join(f"{name} {part}" for name, part in value.items()) if isinstance(value, dict) else str(value)
+    )
+
+
 def sweeps_table() -> str:
     """Return what the sweeps tried, as a Markdown table."""
-    figures = json.loads((ROOT / "docs/reliability.json").read_text(encoding="utf-8"))
+    figures = reliability()
     sweeps = {what: figures[what] for what in SWEEPS if what in figures}
     known = {name for found in sweeps.values() for name in found}
     operations = sorted(known, key=OPERATIONS.index)
@@ -137,7 +175,12 @@ def figures(bench: str) -> Callable[[], str]:
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/performance.md": {"machine": machine, "revert": figures("revert")},
     "README.md": {"settings": settings_table, "exit codes": exit_codes},
-    "docs/reliability.md": {"sweeps": sweeps_table},
+    "docs/reliability.md": {
+        "sweeps": sweeps_table,
+        "replicas": moments_table,
+        "traffic": runs_table("traffic"),
+        "concurrency": runs_table("concurrency"),
+    },
     "docs/gateway.md": {"settings": lambda: settings_table(GatewaySettings)},
     "docs/kubernetes.md": {"values": chart_values},
     "docs/repository.md": {"states": state_drawing},
