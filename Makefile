@@ -31,7 +31,7 @@ test-unit: $(MAIN)  ## unit tests only: no server is started
 	.venv/bin/pytest tests/unit
 
 soak: env  ## the long runs: crashes, restarts and swaps by the hundred; writes docs/reliability.json
-	.venv/bin/pytest tests -m soak
+	FAULTS_SEED=$${FAULTS_SEED:-$$(date +%s)} .venv/bin/pytest tests -m soak
 
 bench: env  ## measure what docs/performance.md claims, side by side, and write it anew
 	.venv/bin/python -m bench --output docs/performance.json

@@ -6,6 +6,7 @@ Each test is named after a row of that table, and holds the row to what happened
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -117,7 +118,11 @@ def assert_as_documented(way: WayOut, model: Model, airflow: AirflowServer, run:
         assert reconcile(model).under_way == "d2", "its lease is in force"
     found = reconcile(model, after=LEASE_RUN_OUT)
     assert found.problems == ()
-    assert found.done[:1] == (() if finished else ("settle the abandoned deployment d2",))
+    if finished:
+        # After a commit that was killed, its flip may still be on its way: what it points at stays loaded until now.
+        assert all(re.search(r"remove the engine of version 2|unload \S+\.v2 ", line) for line in found.done)
+    else:
+        assert found.done[0] == "settle the abandoned deployment d2"
     seen = WayOut(
         what=way.what,
         rollback="yes" if airflow.was_run(run.run_id, "rollback_minimal") else "no",
