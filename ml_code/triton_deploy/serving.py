@@ -136,14 +136,14 @@ class Serving:
             Why a Triton was passed over, by its address.
         """
         version = manifest.version
+        # Right before the flip, on every Triton: a switch to a version that is not loaded takes the public model down.
+        ready = self._replicas.on_all(lambda triton: self._require_ready(triton, version))
+        flipped = self._replicas.on_all(lambda triton: self._flip(manifest, triton), among=ready.answers)
         case = self._case(version)
 
         def ask(triton: Triton) -> None:
             self._check(case, triton.infer(self._model, case.inputs, self._settings.infer_timeout_s), version)
 
-        # Right before the flip, on every Triton: a switch to a version that is not loaded takes the public model down.
-        ready = self._replicas.on_all(lambda triton: self._require_ready(triton, version))
-        flipped = self._replicas.on_all(lambda triton: self._flip(manifest, triton), among=ready.answers)
         asked = self._replicas.on_all(ask, among=flipped.answers)
         return {**ready.away, **flipped.away, **asked.away}
 
