@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from .errors import DeployError, NotFound, Unavailable
 from .triton import Triton
@@ -68,21 +68,21 @@ class Replicas:
             DeployError: what the action raised otherwise, on any of them.
         """
         tritons = [triton for triton in self.all if among is None or triton.url in among]
-        answers: dict[str, T] = {}
-        errors: dict[str, DeployError] = {}
 
-        def attempt(triton: Triton) -> None:
+        def attempt(triton: Triton) -> tuple[str, T | None, DeployError | None]:
             try:
-                answers[triton.url] = action(triton)
+                return triton.url, action(triton), None
             except DeployError as error:
-                errors[triton.url] = error
+                return triton.url, None, error
 
         if len(tritons) == 1:
-            attempt(tritons[0])
-        elif tritons:
-            with ThreadPoolExecutor(max_workers=len(tritons)) as pool:
+            ends = [attempt(tritons[0])]
+        else:
+            with ThreadPoolExecutor(max_workers=max(1, len(tritons))) as pool:
                 # Every end is waited for, and an error that is not of ours is raised.
-                list(pool.map(attempt, tritons))
+                ends = list(pool.map(attempt, tritons))
+        errors = {url: error for url, _, error in ends if error is not None}
+        answers = {url: cast(T, answer) for url, answer, error in ends if error is None}
         against = [error for error in errors.values() if not isinstance(error, AWAY)]
         if against or len(answers) < self.required:
             raise self._refusal(against or list(errors.values()))

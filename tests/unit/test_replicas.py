@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -266,6 +267,17 @@ def test_a_revert_says_whom_it_passed_over(fleet: Fleet) -> None:
     record = fleet.deployer(quorum="2").revert(RevertRequest(model=MODEL, deploy_id="r1"))
     assert list(record.away) == ["fake:1"]
     assert fleet.served() == [2, 1, 1]
+
+
+def test_what_came_of_it_is_told_in_the_order_of_the_tritons_whoever_was_first(fleet: Fleet) -> None:
+    def last_comes_first(triton: Any) -> None:
+        time.sleep(0.1 * (3 - int(triton.url[-1])))
+        if triton.url != "fake:1":
+            raise Unavailable(f"{triton.url} is silent.", hint="Wait.")
+
+    assert list(Replicas(fleet.tritons, "1").on_all(last_comes_first).away) == ["fake:2", "fake:3"]
+    with pytest.raises(Unavailable, match=r"fake:2 is silent\. fake:3 is silent\."):
+        Replicas(fleet.tritons, "2").on_all(last_comes_first)
 
 
 def test_an_error_that_is_not_of_ours_is_not_swallowed(fleet: Fleet) -> None:
