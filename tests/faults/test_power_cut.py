@@ -358,7 +358,7 @@ def restart_before_the_release(patch: pytest.MonkeyPatch) -> None:
         names_are_not_synced,
         artifact_is_not_synced,
         current_json_before_the_release,
-        restart_before_the_release,
+        pytest.param(restart_before_the_release, marks=pytest.mark.soak),
     ],
 )
 def test_a_planted_bug_is_seen(

@@ -1,6 +1,6 @@
 """The model-based test (see two_deployers.py), and that it sees bugs that are planted into the library.
 
-STATE_MACHINE_EXAMPLES and STATE_MACHINE_SEED make it longer and different.
+STATE_MACHINE_EXAMPLES and STATE_MACHINE_SEED make it longer and different; `make soak` plays 200 examples, and plants every bug.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from ml_code.triton_deploy.settlement import Settlement
 from tests.fakes import fake_store
 from tests.faults.two_deployers import TwoDeployers
 
-EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "50"))
+EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "20"))
 SEED = int(os.environ.get("STATE_MACHINE_SEED", "1"))
 STEPS = 60
 """Steps of one example."""
@@ -71,12 +71,13 @@ def no_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_two_deployers_and_every_accident() -> None:
+@pytest.mark.parametrize("examples", [EXAMPLES, pytest.param(200, marks=pytest.mark.soak)])
+def test_two_deployers_and_every_accident(examples: int) -> None:
     try:
-        play(EXAMPLES, SEED)
+        play(examples, SEED)
     finally:
         print(f"STATE_MACHINE_SEED={SEED}: {TwoDeployers.steps} steps, {TwoDeployers.outcomes}")
-    assert EXAMPLES < 50 or TwoDeployers.steps >= 2_000
+    assert examples < 20 or TwoDeployers.steps >= 40 * examples
 
 
 # Each promise is looked at by something that sees when it is broken.
@@ -183,15 +184,20 @@ def gc_that_keeps_nothing_for_a_revert(patch: pytest.MonkeyPatch) -> None:
     ("bug", "chosen_seed"),
     [
         # With this seed it is seen soon. Another one sees it as well, only later: no test depends on the number.
-        (rollback_that_ignores_the_decision, 1),
-        pytest.param(release_that_replaces, 1, marks=pytest.mark.soak),
         (flip_before_the_smoke_test, 1),
-        (journal_that_takes_every_fact, 1),
-        (quarantine_of_what_others_brought, 1),
         (restart_without_the_switch, 1),
-        (gc_that_does_not_look_back, 2),
-        (gc_that_removes_in_place, 1),
-        (gc_that_keeps_nothing_for_a_revert, 1),
+        *(
+            pytest.param(bug, chosen_seed, marks=pytest.mark.soak)
+            for bug, chosen_seed in (
+                (rollback_that_ignores_the_decision, 1),
+                (release_that_replaces, 1),
+                (journal_that_takes_every_fact, 1),
+                (quarantine_of_what_others_brought, 1),
+                (gc_that_does_not_look_back, 2),
+                (gc_that_removes_in_place, 1),
+                (gc_that_keeps_nothing_for_a_revert, 1),
+            )
+        ),
     ],
 )
 def test_a_planted_bug_is_seen(

@@ -163,11 +163,12 @@ class AirflowServer:
 
     def ended(self, run_id: str, limit_s: float = 90) -> Run:
         """Wait for the end of a run."""
-        return await_value(
-            lambda: run if (run := self.run(run_id)).state in ("success", "failed") else None,
-            f"the end of {run_id}",
-            limit_s,
-        )
+        ended = ("success", "failed")
+        with contextlib.suppress(AssertionError):
+            await_value(lambda: self.run(run_id).state in ended or None, f"the end of {run_id}", limit_s)
+        run = self.run(run_id)
+        assert run.state in ended, f"not ended after {limit_s:g} s: {run}"
+        return run
 
     def log(self, run_id: str, task_id: str, attempt: int = 1) -> str:
         """Return what a user reads in the log of a task."""

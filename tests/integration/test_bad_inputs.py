@@ -587,10 +587,9 @@ def test_a_disk_that_fills_up_during_the_transfer_changes_nothing(
     ended = Ended(**result["first"], seconds=0)
     refused(ended, DOWN, "storage", "No space left on device", "weights.data", "Free space")
     assert result["same"], result["after"]
-    if left:
-        assert "was rolled back" in ended.log
-    else:
-        assert f"triton-deploy rollback {live.model} --deploy-id full" in ended.log
+    # The other writer may leave room for the record of the rollback even when it takes all that is free.
+    by_hand = not left and f"triton-deploy rollback {live.model} --deploy-id full" in ended.log
+    assert by_hand or "was rolled back" in ended.log, ended.log
     rollback, again = (Ended(**then, seconds=0) for then in result["then"])
     assert rollback.code == 0, rollback.log
     # Triton does not see this file system, so the load is where a deploy that gets through must end.

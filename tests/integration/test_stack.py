@@ -74,7 +74,7 @@ def test_s3_wants_the_keys(stack: Stack) -> None:
         )
 
     buckets = client(environment["AWS_SECRET_ACCESS_KEY"]).list_buckets()["Buckets"]
-    assert [bucket["Name"] for bucket in buckets] == ["mlflow"]
+    assert "mlflow" in [bucket["Name"] for bucket in buckets]
     with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
         client("wrong").list_buckets()
 
