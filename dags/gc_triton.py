@@ -31,12 +31,9 @@ with DAG(
     def gc() -> list[dict[str, str]]:
         """Collect every model of the repository; the next run tries again what failed."""
         from ml_code.triton_deploy.collect import Collector
-        from ml_code.triton_deploy.repository import models_in
 
-        settings = Settings.from_env()
-        collector = Collector(settings)
         dry_run = get_current_context()["params"]["dry_run"]
-        results = [collector.run(model, dry_run=dry_run) for model in models_in(settings.repository_root)]
+        results = Collector(Settings.from_env()).run_all(dry_run=dry_run)
         problems = [f"{result.model}: {problem}" for result in results for problem in result.problems]
         if problems:
             raise AirflowFailException("; ".join(problems))

@@ -146,15 +146,15 @@ def _reconcile(options: argparse.Namespace, settings: Settings) -> int:
 def _gc(options: argparse.Namespace, settings: Settings) -> int:
     from .collect import Collector
 
-    collector = Collector(settings)
-    models = options.models or models_in(settings.repository_root)
-    results = [collector.run(model, dry_run=options.dry_run) for model in models]
+    models = [check_model(name) for name in options.models]
+    results = Collector(settings).run_all(models, dry_run=options.dry_run)
     if options.json:
         print(
             json.dumps([asdict(result) | {"freed_bytes": result.freed_bytes} for result in results], indent=2)
         )
     for result in () if options.json else results:
-        print(f"{result.model}: " + (f"version {result.live} is live" if result.live else "nothing is live"))
+        none = "no version is known to be live" if result.problems else "nothing is live"
+        print(f"{result.model}: " + (f"version {result.live} is live" if result.live else none))
         done = "to remove" if options.dry_run else "removed"
         for removed in result.removed:
             print(f"  {done}: {removed.kind} {removed.name} ({removed.size_bytes} bytes): {removed.why}")

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from .errors import DeployError, LeaseHeld, StorageFailed
-from .repository import ModelFolder
+from .repository import ModelFolder, models_in
 from .retention import Found, Inventory, Kind, Policy, Verdict, judge
 from .serving import Serving
 from .settings import Settings
@@ -90,6 +90,22 @@ class Collector:
         self._tritons = tritons
         self._clock = clock
 
+    def run_all(self, models: Sequence[str] = (), *, dry_run: bool = False) -> list[Collected]:
+        """Collect one model after the other; what stops one is a problem of that one, and keeps no other waiting.
+
+        Args:
+            models: their names; by default all of the repository.
+            dry_run: see run.
+
+        Returns:
+            What run returns, for each. Also a defect met at one model is reported so, and its traceback logged.
+
+        Raises:
+            Misconfigured: there is no repository.
+        """
+        names = models or models_in(self._settings.repository_root)
+        return [self._run_or_tell(name, dry_run=dry_run) for name in names]
+
     def run(self, model: str, *, dry_run: bool = False) -> Collected:
         """Remove what the retention lets go.
 
@@ -138,6 +154,14 @@ class Collector:
             dry_run,
         )
 
+    def _run_or_tell(self, model: str, *, dry_run: bool) -> Collected:
+        try:
+            return self.run(model, dry_run=dry_run)
+        except Exception as error:
+            log.exception("%s: nothing was collected", model)
+            told = str(error) if isinstance(error, DeployError) else f"{type(error).__name__}: {error}"
+            return Collected(model=model, live=None, problems=(f"not collected: {told}",))
+
     @contextlib.contextmanager
     def _lease(self, settlement: Settlement, me: str) -> Iterator[None]:
         settlement.take_lease(me)
@@ -162,7 +186,7 @@ class Collector:
                 continue
             try:
                 found = _measured(folder, verdict)
-                folder.removals.remove(_path(folder, verdict), partial(settlement.require_lease, me))
+                folder.removals.remove(_path(folder, verdict), partial(folder.lease.require, me))
             except StorageFailed as error:
                 problems.append(f"{verdict.kind} {verdict.name}: {error}")
             else:

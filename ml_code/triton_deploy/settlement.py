@@ -76,15 +76,6 @@ class Settlement:
             )
         return Failure(step=step, kind="unexpected", error=f"{type(error).__name__}: {error}", at_utc=at_utc)
 
-    def require_lease(self, deploy_id: str) -> None:
-        """Raise Superseded unless a deployment has the lease now; looks only."""
-        holder, _ = self.folder.lease.last(self.clock())
-        if holder != deploy_id:
-            raise Superseded(
-                f"{deploy_id} lost its lease of {self.folder.model}" + (f" to {holder}." if holder else "."),
-                hint="It was silent for too long. Nothing is lost; run it again.",
-            )
-
     def abandoned(self, deploy_id: str) -> str | None:
         """Return the deployment that has the lease and went silent, for somebody who wants it; looks only.
 

@@ -30,6 +30,7 @@ from ml_code.triton_deploy.records import (
 )
 from ml_code.triton_deploy.repository import durable
 from ml_code.triton_deploy.repository.journal import Journal
+from ml_code.triton_deploy.repository.lease import Lease
 from ml_code.triton_deploy.repository.releases import Releases
 from ml_code.triton_deploy.repository.removals import Removals
 from ml_code.triton_deploy.repository.versions import Versions
@@ -157,7 +158,7 @@ def restart_without_the_switch(patch: pytest.MonkeyPatch) -> None:
 
 def gc_that_does_not_look_back(patch: pytest.MonkeyPatch) -> None:
     """It takes a directory away and does not see whether it had the lease then."""
-    patch.setattr(Settlement, "require_lease", lambda self, deploy_id: None)
+    patch.setattr(Lease, "require", lambda self, deploy_id: None)
 
 
 def gc_that_removes_in_place(patch: pytest.MonkeyPatch) -> None:

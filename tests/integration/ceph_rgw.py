@@ -5,11 +5,8 @@ beast frontend, from the packages of Debian 12 (Ceph 16.2). Nothing is installed
 apt downloads and checks the packages, `dpkg -x` unpacks them into a cache folder.
 """
 
-import fcntl
 import http.client
 import os
-import platform
-import shutil
 import socket
 import subprocess
 import time
@@ -21,117 +18,19 @@ from typing import Self
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-APT_TIMEOUT_S = 300.0
+from tests.integration.debian_packages import unpacked
+
 START_TIMEOUT_S = 60.0
 POLL_INTERVAL_S = 0.02
 LOG_TAIL_LINES = 8
 
 _PACKAGES = ("radosgw", "ceph-mon", "ceph-osd", "ceph-common")
-_PROGRAMS = {"ceph-mon", "ceph-osd", "monmaptool", "osdmaptool", "radosgw", "radosgw-admin"}
-
-
-class CephUnavailableError(RuntimeError):
-    """Ceph's packages cannot be had on this machine; the message says why and what would help."""
+# What else they depend on serves disks and the `ceph` command.
+_NEEDED = ("lib", "ceph-", "radosgw_")
 
 
 class GatewayStartError(RuntimeError):
     """A process of the cluster failed or was too slow; the message ends with the logs' ends."""
-
-
-def default_cache_dir() -> Path:
-    """Return the folder of the unpacked packages: `CEPH_CACHE_DIR`, else the repository's."""
-    return Path(os.environ.get("CEPH_CACHE_DIR", REPOSITORY / ".cache" / "ceph"))
-
-
-def unpacked_ceph(cache_dir: Path) -> Path:
-    """Download and unpack Ceph's packages, unless an earlier call did.
-
-    Processes that share `cache_dir` wait for each other. To take newer packages, delete the folder.
-
-    Args:
-        cache_dir: where the packages are unpacked (about 125 MB); created if missing.
-
-    Returns:
-        The folder that stands for `/`: programs are in its `usr/bin`.
-
-    Raises:
-        CephUnavailableError: this is not Debian 12, or apt could not provide the packages.
-    """
-    root = cache_dir / "root"
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    with (cache_dir / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not root.exists():
-            _require_debian_12()
-            work_dir = cache_dir / "incomplete"
-            shutil.rmtree(work_dir, ignore_errors=True)
-            _download_packages(work_dir)
-            _unpack_packages(work_dir / "archives", work_dir / "root")
-            # The rename comes last, so that a folder of this name is always complete.
-            (work_dir / "root").rename(root)
-            shutil.rmtree(work_dir)
-    return root
-
-
-def _require_debian_12() -> None:
-    try:
-        release = platform.freedesktop_os_release()
-    except OSError:
-        release = {}
-    if (release.get("ID"), release.get("VERSION_ID")) != ("debian", "12"):
-        found = release.get("PRETTY_NAME", platform.system())
-        raise CephUnavailableError(
-            f"the RADOS Gateway for tests needs the packages of Debian 12, this is {found}: "
-            "run these tests in a container of Debian 12"
-        )
-
-
-def _download_packages(work_dir: Path) -> None:
-    """Download the packages and what they need beyond what is installed, into `archives`."""
-    (work_dir / "archives" / "partial").mkdir(parents=True)
-    (work_dir / "lists" / "partial").mkdir(parents=True)
-    # No lock is needed, hence no root: apt only reads the system's state here.
-    options = ["Debug::NoLocking=true", f"Dir::Cache={work_dir}", "Acquire::Retries=3"]
-    # --reinstall: Ceph is unpacked even where it happens to be installed.
-    download = ["install", "--download-only", "--reinstall", "--no-install-recommends", "--yes"]
-    if _apt_get(options, [*download, *_PACKAGES]).returncode == 0:
-        return
-    # The system's package lists are empty or out of date; ours leave them untouched.
-    options.append(f"Dir::State::lists={work_dir / 'lists'}")
-    update = _apt_get(options, ["update"])
-    result = _apt_get(options, [*download, *_PACKAGES])
-    if result.returncode != 0:
-        output = (update.stdout + result.stdout).splitlines()
-        reasons = [line for line in output if line.startswith(("W: ", "E: "))]
-        raise CephUnavailableError("\n".join(["apt cannot provide Ceph's packages:", *reasons]))
-
-
-def _apt_get(options: list[str], arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    command = ["apt-get", *(part for option in options for part in ("-o", option)), *arguments]
-    try:
-        return subprocess.run(
-            command,
-            check=False,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=APT_TIMEOUT_S,
-            env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise CephUnavailableError(f"apt cannot provide Ceph's packages: {error}") from error
-
-
-def _unpack_packages(archives: Path, root: Path) -> None:
-    for package in sorted(archives.glob("*.deb")):
-        # The rest of the dependencies serve disks and the `ceph` command, and one is sudo.
-        if package.name.startswith(("lib", "ceph-", "radosgw_")):
-            subprocess.run(["dpkg", "-x", str(package), str(root)], check=True)
-    shutil.rmtree(root / "usr" / "share")
-    for program in (root / "usr" / "bin").iterdir():
-        if program.name not in _PROGRAMS:
-            program.unlink()
 
 
 class RadosGateway:
@@ -153,19 +52,16 @@ class RadosGateway:
     def __init__(
         self,
         state_dir: Path,
-        cache_dir: Path | None = None,
         capacity_bytes: int = 4 * 1024**3,
     ) -> None:
         """Describe a gateway; `__enter__` starts it.
 
         Args:
             state_dir: empty or missing folder for configuration, monitor data (some MB) and logs.
-            cache_dir: see `unpacked_ceph`; without one, `default_cache_dir()`.
             capacity_bytes: memory that objects may take; writes hang when 95 % are used, and what
                 is deleted or overwritten counts for another 10 to 20 s.
         """
         self._state_dir = state_dir.resolve()
-        self._cache_dir = cache_dir or default_cache_dir()
         self._capacity_bytes = capacity_bytes
         self._stop = ExitStack()
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
@@ -174,11 +70,10 @@ class RadosGateway:
         """Start the cluster and wait until it answers.
 
         Raises:
-            CephUnavailableError: see `unpacked_ceph`.
             GatewayStartError: a process ended early or `START_TIMEOUT_S` passed.
             FileExistsError: `state_dir` holds an earlier cluster.
         """
-        self._root = unpacked_ceph(self._cache_dir)
+        self._root = unpacked("ceph", _PACKAGES, _NEEDED)
         self._deadline = time.monotonic() + START_TIMEOUT_S
         for name in ("logs", "mon", "osd"):
             (self._state_dir / name).mkdir(parents=True)
@@ -353,16 +248,6 @@ def _answers_http(port: int) -> bool:
 
 @pytest.fixture(scope="session")
 def rados_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RadosGateway]:
-    """A running gateway for the whole test session.
-
-    Where Ceph's packages cannot be had the tests are skipped with the reason; with `CI=true` that
-    is an error.
-    """
-    try:
-        unpacked_ceph(default_cache_dir())
-    except CephUnavailableError as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(str(error))
+    """A running gateway for the whole test session; skips where Ceph's packages of Debian 12 cannot be had."""
     with RadosGateway(tmp_path_factory.mktemp("rados-gateway")) as gateway:
         yield gateway

@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 APT_TIMEOUT_S = 300.0
 
 
-def unpacked(name: str, packages: Sequence[str]) -> Path:
+def unpacked(name: str, packages: Sequence[str], needed: tuple[str, ...] = ("",)) -> Path:
     """Return a folder that stands for ``/`` and holds these packages with what they need beyond what is installed.
 
     Processes wait for each other. Skips the test where that is not Debian 12. To take newer packages, delete the folder.
@@ -24,6 +24,7 @@ def unpacked(name: str, packages: Sequence[str]) -> Path:
     Args:
         name: of the folder.
         packages: Debian's names.
+        needed: how the names begin of those to unpack, of these packages and what they depend on.
     """
     _skip_unless_debian_12(name)
     cache = REPOSITORY / ".cache" / name
@@ -36,7 +37,8 @@ def unpacked(name: str, packages: Sequence[str]) -> Path:
             shutil.rmtree(work, ignore_errors=True)
             _download(work, packages)
             for package in sorted((work / "archives").glob("*.deb")):
-                subprocess.run(["dpkg", "-x", str(package), str(work / "root")], check=True)
+                if package.name.startswith(needed):
+                    subprocess.run(["dpkg", "-x", str(package), str(work / "root")], check=True)
             # The rename comes last, so that a folder of this name is always complete.
             (work / "root").rename(root)
             shutil.rmtree(work)

@@ -20,13 +20,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from tests.integration import ceph_rgw
-from tests.integration.ceph_rgw import (
-    CephUnavailableError,
-    GatewayStartError,
-    RadosGateway,
-    rados_gateway,
-    unpacked_ceph,
-)
+from tests.integration.ceph_rgw import GatewayStartError, RadosGateway, rados_gateway
 
 __all__ = ["rados_gateway"]
 
@@ -205,13 +199,3 @@ def test_the_cluster_dies_with_its_parent(tmp_path: Path) -> None:
     while processes_of(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert processes_of(tmp_path) == []
-
-
-def test_another_distribution_is_told_what_would_help(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    release = {"ID": "fedora", "VERSION_ID": "42", "PRETTY_NAME": "Fedora Linux 42"}
-    monkeypatch.setattr("platform.freedesktop_os_release", lambda: release)
-
-    with pytest.raises(CephUnavailableError, match=r"Fedora Linux 42.*container of Debian 12"):
-        unpacked_ceph(tmp_path)

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from ml_code.triton_deploy.records import Deployment, State
 from ml_code.triton_deploy.retention import Kind
 from tests.fakes import unavailable
 from tests.models import files, golden, times
-from tests.unit.test_reconcile import snapshot_of
+from tests.unit.test_reconcile import bad_name, snapshot_of, torn_release, unreadable
 from tests.world import MODEL, World
 
 DAY_S = 86_400
@@ -290,7 +290,7 @@ def test_what_a_late_gc_took_away_before_it_died_comes_back(
         raise Killed
 
     with monkeypatch.context() as patch, stopped_before_rename(deployed, patch, meanwhile):
-        patch.setattr("ml_code.triton_deploy.settlement.Settlement.require_lease", killed)
+        patch.setattr("ml_code.triton_deploy.repository.lease.Lease.require", killed)
         patch.setattr("ml_code.triton_deploy.repository.removals.Removals.settle", killed)
         # Version 1 goes first.
         shutil.rmtree(deployed.root / MODEL / "1")
@@ -381,3 +381,18 @@ def test_a_record_that_cannot_be_read_keeps_everything(deployed: World) -> None:
     collected = gc(deployed)
     assert "0099.json" in collected.problems[0]
     assert directories(deployed) == {"1", "2", "3", "4"}
+
+
+@pytest.mark.parametrize("break_one", [torn_release, bad_name, unreadable])
+def test_a_model_that_can_not_be_collected_keeps_no_other_waiting(
+    deployed: World, break_one: Callable[[World], None]
+) -> None:
+    break_one(deployed)
+    settings = replace(deployed.settings, keep_releases=2)
+    collector = Collector(settings, tritons=[deployed.triton], clock=lambda: deployed.now)
+    found = {collected.model: collected for collected in collector.run_all()}
+    (broken,) = found.keys() - {MODEL}
+    assert broken < MODEL, "it comes first"
+    assert found[broken].problems
+    assert found[MODEL].problems == ()
+    assert [removed.name for removed in found[MODEL].removed] == ["1", "2"]

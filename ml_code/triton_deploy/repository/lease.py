@@ -104,6 +104,12 @@ class Lease:
         if not fresh or held.holder != _this_process():
             self.acquire(deploy_id, now, duration_s)
 
+    def require(self, deploy_id: str) -> None:
+        """Raise Superseded unless the lease is this deployment's; looks only."""
+        _, held = self._latest()
+        if held is None or held.deploy_id != deploy_id:
+            raise self._lost(deploy_id)
+
     def release(self, deploy_id: str) -> None:
         """Give the lease back; one that is not this deployment's stays as it is."""
         number, held = self._latest()
@@ -130,9 +136,8 @@ class Lease:
     def _lost(self, deploy_id: str) -> Superseded:
         _, held = self._latest()
         return Superseded(
-            f"Deployment {deploy_id} lost its lease of {self._model}"
-            + (f" to {held.deploy_id}." if held else "."),
-            hint="It was silent for too long or was rolled back; start a new deploy.",
+            f"{deploy_id} lost its lease of {self._model}" + (f" to {held.deploy_id}." if held else "."),
+            hint="It was silent for too long or was rolled back. Nothing is lost; start it anew.",
         )
 
     def _latest(self) -> tuple[int, _Held | None]:
