@@ -139,6 +139,19 @@ class Settings(FromEnvironment):
         1e-5,
         "Absolute tolerance of the smoke test, unless the golden file has its own.",
     )
+    canary_interval_s: float = setting(
+        "TRITON_DEPLOY_CANARY_INTERVAL_S", 15.0, "Pause between two looks at a canary, seconds."
+    )
+    canary_silence_s: float = setting(
+        "TRITON_DEPLOY_CANARY_SILENCE_S",
+        90.0,
+        "A canary's share ends so long after the last sign of life of whoever watches it, seconds; 10 to 600.",
+    )
+    canary_no_data: str = setting(
+        "TRITON_DEPLOY_CANARY_NO_DATA",
+        "pass",
+        "What a canary's step comes to of which too little was seen: `pass`, with a warning, or `fail`.",
+    )
     keep_warm: int = setting(
         "TRITON_DEPLOY_KEEP_WARM", 1, "Earlier versions kept loaded beside the live one."
     )
@@ -244,6 +257,16 @@ class Settings(FromEnvironment):
             raise Misconfigured(
                 f"TRITON_DEPLOY_ALIAS_DRIFT={self.alias_drift!r} is neither 'notice' nor 'problem'.",
                 hint="Unset it for the default, notice.",
+            )
+        if not 10 <= self.canary_silence_s <= 600 or self.canary_interval_s * 2 > self.canary_silence_s:
+            raise Misconfigured(
+                f"TRITON_DEPLOY_CANARY_SILENCE_S={self.canary_silence_s:g} is not 10 to 600, and twice TRITON_DEPLOY_CANARY_INTERVAL_S.",
+                hint="Unset both for the defaults, 90 and 15.",
+            )
+        if self.canary_no_data not in ("pass", "fail"):
+            raise Misconfigured(
+                f"TRITON_DEPLOY_CANARY_NO_DATA={self.canary_no_data!r} is neither 'pass' nor 'fail'.",
+                hint="Unset it for the default, pass.",
             )
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", self.feedback_prefix):
             raise Misconfigured(
