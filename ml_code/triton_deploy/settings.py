@@ -139,6 +139,20 @@ class Settings(FromEnvironment):
         1e-5,
         "Absolute tolerance of the smoke test, unless the golden file has its own.",
     )
+    notify_url: str = setting(
+        "TRITON_DEPLOY_NOTIFY_URL",
+        "",
+        "Webhook that the DAGs tell of rollbacks, reverts and releases that could not be judged; empty tells nobody.",
+        secret=True,
+    )
+    notify_format: str = setting(
+        "TRITON_DEPLOY_NOTIFY_FORMAT",
+        "slack",
+        "What it gets: `slack` (`text` alone, as Slack, Mattermost and others take it) or `json` (all of the facts).",
+    )
+    notify_timeout_s: float = setting(
+        "TRITON_DEPLOY_NOTIFY_TIMEOUT_S", 5.0, "Longest wait for the webhook, seconds."
+    )
     canary_interval_s: float = setting(
         "TRITON_DEPLOY_CANARY_INTERVAL_S", 15.0, "Pause between two looks at a canary, seconds."
     )
@@ -262,6 +276,17 @@ class Settings(FromEnvironment):
             raise Misconfigured(
                 f"TRITON_DEPLOY_CANARY_SILENCE_S={self.canary_silence_s:g} is not 10 to 600, and twice TRITON_DEPLOY_CANARY_INTERVAL_S.",
                 hint="Unset both for the defaults, 90 and 15.",
+            )
+        if self.notify_url and not re.match("https?://[^/]", self.notify_url):
+            # Not shown: whoever knows it can write there.
+            raise Misconfigured(
+                "TRITON_DEPLOY_NOTIFY_URL is not an http:// or https:// URL.",
+                hint="Write it with its scheme.",
+            )
+        if self.notify_format not in ("slack", "json"):
+            raise Misconfigured(
+                f"TRITON_DEPLOY_NOTIFY_FORMAT={self.notify_format!r} is neither 'slack' nor 'json'.",
+                hint="Unset it for the default, slack.",
             )
         if self.canary_no_data not in ("pass", "fail"):
             raise Misconfigured(
