@@ -15,7 +15,7 @@ COPIES: Mapping[str, Mapping[str, str]] = {
     QUICK_RETRIES: {'"retry_delay": timedelta(seconds=10)': '"retry_delay": timedelta(seconds=1)'},
     NO_RETRIES: {
         '"retries": 2': '"retries": 0',
-        "@task(execution_timeout=limit(SETTINGS.load_timeout_s))": "@task(execution_timeout=timedelta(seconds=25))",
+        "deploy_tasks(SETTINGS)": 'deploy_tasks(SETTINGS)\n    dag.get_task("triton_load").execution_timeout = timedelta(seconds=25)',
     },
     RUN_TIMEOUT: {"max_active_runs=1,": "max_active_runs=1,\n    dagrun_timeout=timedelta(seconds=35),"},
 }
@@ -23,9 +23,9 @@ COPIES: Mapping[str, Mapping[str, str]] = {
 
 
 def dags_with_copies(folder: Path) -> Path:
-    """Make a folder for Airflow that has the project's DAGs, as links, and the copies, in one file."""
+    """Make a folder for Airflow that has the project's DAGs and what they import, as links, and the copies, in one file."""
     folder.mkdir()
-    for file in (REPO / "dags").glob("*.py"):
+    for file in [*(REPO / "dags").glob("*.py"), REPO / "dags" / ".airflowignore"]:
         (folder / file.name).symlink_to(file)
     # Only the first lines of a file may look into the future.
     original = (

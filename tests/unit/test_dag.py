@@ -24,7 +24,8 @@ from ml_code.triton_deploy.serving import SMOKE_REQUESTS
 
 REPO = Path(__file__).parents[2]
 DAG_MODULE = "dags.mlflow_to_triton_deploy"
-DAG_FILES = sorted(path.stem for path in (REPO / "dags").glob("*.py"))
+SHARED = "deploy_tasks"
+DAG_FILES = sorted(path.stem for path in (REPO / "dags").glob("*.py") if path.stem != SHARED)
 MARGIN_S = 60
 STEPS = {
     "snapshot_current": "snapshot",
@@ -39,7 +40,7 @@ SLOW = ["mlflow", "boto3", "tritonclient", "onnx", "onnxruntime", "sklearn", "sk
 
 def library_environment(home: Path) -> dict[str, str]:
     """Airflow as a library: it sets up no logging and no database, and reads no airflow.cfg of this user."""
-    return {"_AIRFLOW__AS_LIBRARY": "1", "AIRFLOW_HOME": str(home)}
+    return {"_AIRFLOW__AS_LIBRARY": "1", "AIRFLOW_HOME": str(home), "PYTHONPATH": str(REPO / "dags")}
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,7 @@ def dag_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in library_environment(tmp_path_factory.mktemp("airflow")).items():
             patch.setenv(name, value)
+        patch.syspath_prepend(REPO / "dags")
         yield importlib.import_module(DAG_MODULE)
 
 
@@ -248,7 +250,7 @@ def recorded(dag_file: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Recording
 
 def run(dag_file: ModuleType, monkeypatch: pytest.MonkeyPatch, task_id: str, **params: Any) -> None:
     context = {"params": PARAMS | params, "run_id": "manual__2026-01-02T03:04:05+00:00"}
-    monkeypatch.setattr(dag_file, "get_current_context", lambda: context)
+    monkeypatch.setattr(importlib.import_module(SHARED), "get_current_context", lambda: context)
     dag_file.dag.get_task(task_id).python_callable()
 
 
