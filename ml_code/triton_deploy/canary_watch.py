@@ -30,7 +30,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Judgment:
-    """What was seen of a candidate: the verdict, why, and figures by name."""
+    """What was seen of a candidate in one look: the verdict, why, and figures by the name of who saw them (JSON values)."""
 
     verdict: Verdict
     why: str
@@ -60,8 +60,8 @@ Judge = Callable[[Watched], Judgment]
 
 
 def nobody(watched: Watched) -> Judgment:
-    """Judge without having seen anything."""
-    return Judgment(Verdict.NO_DATA, "nobody measures: no Prometheus is set")
+    """Judge without having seen anything: where there is no Prometheus."""
+    return Judgment(Verdict.NO_DATA, "TRITON_DEPLOY_PROMETHEUS_URL is not set, so nobody measures")
 
 
 class CanaryWatch:
@@ -102,7 +102,7 @@ class CanaryWatch:
         log.info(
             "canary of version %s: %s for %g s", self._step.record.version, step_of(canary), canary.step_s
         )
-        return min(self._settings.canary_interval_s, canary.step_s)
+        return self._pause_s(0)
 
     def _go_on(self, live: Release, now: datetime) -> float | None:
         spent_s = watched_s(self._canary, now)
@@ -111,7 +111,8 @@ class CanaryWatch:
             Watched(self._step.folder.model, version, live.active_version, step.mirrored, spent_s)
         )
         ends = spent_s >= self._canary.step_s
-        if judgment.verdict is Verdict.FAIL or (ends and self._fails_for_want_of_data(judgment)):
+        bad_looks = self._canary.judgment.get("bad_looks", 0) + 1 if judgment.verdict is Verdict.FAIL else 0
+        if bad_looks >= (1 if ends else self._settings.bake_bad_looks) or (ends and self._is_held(judgment)):
             raise VerificationFailed(
                 f"Version {version} did not do well with {step}: {judgment.why}.",
                 hint="No client gets it any more. Look at the model's figures, and register a repaired version.",
@@ -122,12 +123,14 @@ class CanaryWatch:
             self._settings.canary_silence_s,
             verdict=judgment.verdict,
             why=judgment.why,
-            **judgment.figures,
+            bad_looks=bad_looks,
+            figures=dict(judgment.figures),
         )
         if not ends:
-            if left_s(self._canary, now) < self._settings.canary_silence_s * 2 / 3:
+            unlike = bad_looks != self._canary.judgment.get("bad_looks", 0)
+            if unlike or left_s(self._canary, now) < self._settings.canary_silence_s * 2 / 3:
                 self._step.note(canary=noted)
-            return min(self._settings.canary_interval_s, self._canary.step_s - spent_s)
+            return self._pause_s(spent_s)
         tell = log.warning if judgment.verdict is Verdict.NO_DATA else log.info
         tell("canary of version %s, %s: %s: %s", version, step, judgment.verdict, judgment.why)
         if not is_last(self._canary):
@@ -137,8 +140,13 @@ class CanaryWatch:
         self._step.reached(canary=noted)
         return None
 
-    def _fails_for_want_of_data(self, judgment: Judgment) -> bool:
-        return judgment.verdict is Verdict.NO_DATA and self._settings.canary_no_data == "fail"
+    def _is_held(self, judgment: Judgment) -> bool:
+        """Whether a step is not to pass of which too little was seen. Nothing is committed: to hold is to roll back."""
+        return judgment.verdict is Verdict.NO_DATA and self._settings.bake_no_data != "pass"
+
+    def _pause_s(self, spent_s: float) -> float:
+        settings = self._settings
+        return min(settings.canary_interval_s, settings.canary_silence_s / 3, self._canary.step_s - spent_s)
 
     def _refuse_other_schema(self, live: Release) -> None:
         versions = self._step.folder.versions

@@ -46,7 +46,7 @@ class Deployer:
         clock: gives the time, aware.
         report: told bytes done and bytes in all during a transfer.
         feedback: tells the registry how a deployment ended; MLflow by default.
-        judge: says how a candidate does on the clients' requests.
+        judge: says how a candidate does on the clients' requests; Prometheus by default.
         sleep: waits so many seconds between two looks at a canary.
     """
 
@@ -64,7 +64,7 @@ class Deployer:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._settings = settings
-        self._judge = judge or nobody
+        self._judge = judge
         self._sleep = sleep
         self._feedback = feedback or Feedback(settings)
         self._registry = registry
@@ -100,6 +100,7 @@ class Deployer:
 
         Raises:
             NotFound: there is no earlier release, or the version was never live, or its files are gone.
+            Superseded: another release is live than the one that is to be taken back.
             LeaseHeld: a deploy of the model is under way.
             DeployError: as for the steps of a deploy; what was live stays live.
         """
@@ -252,7 +253,9 @@ class Deployer:
         if record.canary is None or record.state is State.UNCHANGED:
             return None
         with self._step("canary", State.TRIED, model, deploy_id) as step:
-            return CanaryWatch(step, self._judge, self._settings).look(self._clock()) if step.due else None
+            return (
+                CanaryWatch(step, self._the_judge(), self._settings).look(self._clock()) if step.due else None
+            )
 
     def commit(self, model: str, deploy_id: str) -> Deployment:
         """Flip the switch, check through the public name, then write the release: from then on it is live.
@@ -315,6 +318,13 @@ class Deployer:
 
     def _the_registry(self) -> Registry:
         return self._registry or MlflowRegistry(self._settings)
+
+    def _the_judge(self) -> Judge:
+        if self._judge is None:
+            from .bake.canary_judge import CanaryJudge
+
+            self._judge = CanaryJudge.of(self._settings) if self._settings.prometheus_url else nobody
+        return self._judge
 
     def _settlement(self, model: str) -> Settlement:
         folder = ModelFolder.at(self._settings.repository_root, check_model(model))

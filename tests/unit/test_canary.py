@@ -177,7 +177,7 @@ def test_too_few_requests_are_told_and_pass_unless_the_settings_say_otherwise(
     assert scene.deploy("10").state is State.COMMITTED
     assert "no_data: so the test says" in caplog.text
     scene.world.register_times(3)
-    scene.world.settings = replace(scene.world.settings, canary_no_data="fail")
+    scene.world.settings = replace(scene.world.settings, bake_no_data="hold")
     with pytest.raises(VerificationFailed):
         scene.deployer().deploy(scene.world.request("d3", canary=canary_of("10", 0, 2)))
 

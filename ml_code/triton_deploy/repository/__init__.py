@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from ..names import check_model
+from .bakes import Bakes
 from .durable import storage_errors
 from .journal import Journal
 from .lease import Lease
@@ -19,7 +20,7 @@ __all__ = ["FileEntry", "Manifest", "ModelFolder", "models_in"]
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """One model's place in the repository: its releases, deployments, lease and versions, and what is on its way out."""
+    """One model's place in the repository: its releases and their bakes, deployments, lease and versions, and what is on its way out."""
 
     model: str
     releases: Releases
@@ -27,6 +28,7 @@ class ModelFolder:
     lease: Lease
     versions: Versions
     removals: Removals
+    bakes: Bakes
 
     @classmethod
     def at(cls, root: Path, model: str) -> Self:
@@ -43,6 +45,7 @@ class ModelFolder:
             Lease(folder / "leases", model),
             Versions(root, model),
             Removals(folder),
+            Bakes(folder / "bakes", model),
         )
 
 
