@@ -14,9 +14,11 @@ from airflow.sdk import TriggerRule, chain, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException
 
 from bake_task import BakeOperator
+from canary_task import CanaryOperator
 from ml_code.triton_deploy.errors import DeployError
 from ml_code.triton_deploy.names import deploy_id_for
 from ml_code.triton_deploy.settings import Settings
+from notifier import DeployNotifier
 
 MARGIN_S = 600
 """Time for what a step does besides waiting for its own deadlines."""
@@ -48,6 +50,7 @@ def limit(*deadlines_s: float) -> timedelta:
 
 def run_step(name: str) -> None:
     """Run one step of this run's deployment; an error that a retry can't mend fails the task at once."""
+    from ml_code.triton_deploy.canary import canary_of
     from ml_code.triton_deploy.deployer import Deployer
     from ml_code.triton_deploy.intake import DeployRequest
 
@@ -66,6 +69,11 @@ def run_step(name: str) -> None:
                     actor=f"airflow:{run_id}",
                     allow_schema_change=params["allow_schema_change"],
                     force=params.get("force", False),
+                    canary=canary_of(
+                        params.get("canary") or "",
+                        params.get("shadow_percent") or 0,
+                        params.get("canary_minutes") or 10,
+                    ),
                 )
             )
         else:
@@ -80,7 +88,8 @@ def run_step(name: str) -> None:
 def deploy_tasks(settings: Settings) -> DeployTasks:
     """Add the tasks of a deploy to the DAG that is being declared.
 
-    The DAG has the params ``model``, ``alias`` and ``allow_schema_change``, and may have ``force``, ``deploy_id`` and ``bake_minutes``.
+    The DAG has the params ``model``, ``alias`` and ``allow_schema_change``, and may have ``force``, ``deploy_id``, ``bake_minutes``,
+    ``canary``, ``shadow_percent`` and ``canary_minutes``.
 
     Args:
         settings: the deadlines that the tasks' time limits follow.
@@ -124,6 +133,8 @@ def deploy_tasks(settings: Settings) -> DeployTasks:
         execution_timeout=limit(settings.load_timeout_s),
         retries=5,
         retry_delay=timedelta(seconds=5),
+        on_success_callback=DeployNotifier("rolled_back"),
+        on_failure_callback=DeployNotifier("rollback_failed"),
     )
     def rollback_minimal() -> None:
         """Put everything back and keep what failed."""
@@ -138,6 +149,8 @@ def deploy_tasks(settings: Settings) -> DeployTasks:
         triton_load(),
         triton_ready(),
         triton_infer_smoke(),
+        # Its wait in the triggerer counts.
+        CanaryOperator(task_id="canary_release", execution_timeout=timedelta(hours=12) + limit()),
         commit_current(),
     ]
     rollback = rollback_minimal()
@@ -147,6 +160,8 @@ def deploy_tasks(settings: Settings) -> DeployTasks:
         # To take a release back it may have to wait for a deploy that is under way.
         retries=10,
         retry_delay=timedelta(seconds=30),
+        on_success_callback=DeployNotifier("baked"),
+        on_failure_callback=DeployNotifier("baked"),
         # Its wait in the triggerer counts, a day at most; then it may load three times, as every revert.
         execution_timeout=timedelta(days=1) + limit(3 * settings.load_timeout_s, settings.ready_timeout_s),
     )

@@ -9,9 +9,11 @@ import logging
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import requests
+
 from .errors import DeployError
-from .http import new_session, send
-from .records import Deployment, Release, State
+from .http import send
+from .records import BakeVerdict, Deployment, Release, State
 from .repository import ModelFolder
 from .settings import Settings
 
@@ -57,10 +59,11 @@ def notify(settings: Settings, notification: Notification) -> bool:
         "text": f"{notification.text}" + (f" ({notification.run})" if notification.run else "")
     }
     if settings.notify_format == "json":
-        body |= asdict(notification)
+        body = asdict(notification) | body
     try:
         response = send(
-            new_session(pool_size=1),
+            # Without repeats: each would log the path, and what was sent may have arrived.
+            requests.Session(),
             "POST",
             settings.notify_url,
             timeout_s=settings.notify_timeout_s,
@@ -140,6 +143,37 @@ def of_revert(folder: ModelFolder, run: str) -> Notification | None:
         deploy_id=live.deploy_id,
         version=live.previous_version,
         live_version=live.active_version,
+        run=run,
+    )
+
+
+def of_bake(folder: ModelFolder, deploy_id: str, run: str) -> Notification | None:
+    """Return what is to be told of how a release baked; None when it did well, or has not ended.
+
+    Args:
+        folder: the model's place in the repository.
+        deploy_id: the deployment that committed it.
+        run: who watched.
+
+    Raises:
+        StorageFailed: the repository can't be read.
+    """
+    record = folder.journal.find(deploy_id)
+    release = folder.releases.of_deployment(deploy_id, record.generation) if record else None
+    bake = folder.bakes.find(release.generation) if release else None
+    if bake is None or bake.verdict not in (BakeVerdict.FAILED, BakeVerdict.NO_DATA):
+        return None
+    failed = bake.verdict is BakeVerdict.FAILED
+    what = "failed its bake" if failed else "could not be judged"
+    live = folder.releases.latest()
+    return Notification(
+        event="bake_failed" if failed else "no_data",
+        model=folder.model,
+        text=f"Version {bake.version} of {folder.model} (release {bake.generation}) {what}: "
+        f"{'; '.join(bake.reasons)}. {_live(folder.model, live)}",
+        deploy_id=deploy_id,
+        version=bake.version,
+        live_version=live.active_version if live else None,
         run=run,
     )
 
