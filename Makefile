@@ -11,7 +11,7 @@ TRITON := .venv-triton/.stamp
 # nvidia-pytriton's wheels need glibc 2.35; every other wheel needs less.
 COMPILE = $(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_35 --only-binary :all: --custom-compile-command 'make lock'
-CHECKED := ml_code dags stack bench
+CHECKED := ml_code dags stack bench deploy/grafana/dashboards.py
 
 .PHONY: help demo up test test-unit soak bench bench-quick lint format docs lock clean env
 
@@ -49,8 +49,9 @@ format: $(MAIN)  ## format and mend what ruff can
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-docs: $(MAIN)  ## write the generated parts of the documents
+docs: $(MAIN)  ## write the generated parts of the documents, and the dashboards
 	.venv/bin/python docs/generate.py
+	.venv/bin/python deploy/grafana/dashboards.py
 
 lock: $(UV)  ## resolve requirements/*.in again into requirements/*.txt
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt

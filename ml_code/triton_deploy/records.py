@@ -206,6 +206,12 @@ class Deployment:
         return max(datetime.fromisoformat(text) for text in self.times_utc.values())
 
     @property
+    def last_sign_of_life(self) -> datetime:
+        """When somebody went on with it last; of one that watches a canary, a little later."""
+        watched = self.canary.until_utc if self.canary else ""
+        return max(self.last_time, datetime.fromisoformat(watched)) if watched else self.last_time
+
+    @property
     def generation(self) -> int:
         """Generation that this deployment commits, if it commits."""
         return self.base_generation + 1
@@ -326,6 +332,31 @@ class Bake:
         return cls(**data)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReconcileNote:
+    """What a reconcile of a model found.
+
+    Attributes:
+        at_utc: when it ended.
+        done: what was put right.
+        problems: what could not be.
+        notices: what is worth knowing, by its kind.
+        under_way: the deployment because of which nothing was looked at, or empty.
+    """
+
+    at_utc: str
+    done: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    notices: Mapping[str, str] = field(default_factory=dict)
+    under_way: str = ""
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read a note back; raises ValueError when ``text`` is not one."""
+        data = _object(text, cls)
+        return cls(**data | {"done": tuple(data["done"]), "problems": tuple(data["problems"])})
+
+
 def advance(record: Deployment, to: State, now: datetime, **facts: Any) -> Deployment:
     """Return ``record`` in state ``to`` with the facts that came with it.
 
@@ -377,7 +408,7 @@ def next_release(record: Deployment, previous: Release | None, now: datetime, ke
     )
 
 
-def to_json(record: Deployment | Release | Failure | Bake) -> str:
+def to_json(record: Deployment | Release | Failure | Bake | ReconcileNote) -> str:
     """Return a record as the text that its file holds."""
     return json.dumps(asdict(record), indent=2) + "\n"
 

@@ -10,6 +10,7 @@ from ..names import check_model
 from .bakes import Bakes
 from .durable import storage_errors
 from .journal import Journal
+from .last_reconcile import LastReconcile
 from .lease import Lease
 from .releases import Releases
 from .removals import Removals
@@ -29,6 +30,7 @@ class ModelFolder:
     versions: Versions
     removals: Removals
     bakes: Bakes
+    last_reconcile: LastReconcile
 
     @classmethod
     def at(cls, root: Path, model: str) -> Self:
@@ -46,6 +48,7 @@ class ModelFolder:
             Versions(root, model),
             Removals(folder),
             Bakes(folder / "bakes", model),
+            LastReconcile(folder / "reconcile.json"),
         )
 
 
