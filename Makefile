@@ -11,7 +11,7 @@ TRITON := .venv-triton/.stamp
 # nvidia-pytriton's wheels need glibc 2.35; every other wheel needs less.
 COMPILE = $(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_35 --only-binary :all: --custom-compile-command 'make lock'
-CHECKED := ml_code dags stack bench deploy/grafana/dashboards.py
+CHECKED := ml_code dags stack bench deploy/grafana/*.py
 
 .PHONY: help demo up test test-unit soak bench bench-quick lint format docs lock clean env
 
