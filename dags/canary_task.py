@@ -8,6 +8,7 @@ from typing import Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
+from ml_code.triton_deploy.errors import DeployError
 from ml_code.triton_deploy.names import deploy_id_for
 from ml_code.triton_deploy.settings import Settings
 
@@ -25,7 +26,10 @@ class CanaryOperator(BaseOperator):
 
         params = context["params"]
         folder = ModelFolder.at(Settings.from_env().repository_root, params["model"])
-        record = folder.journal.get(params.get("deploy_id") or deploy_id_for(str(context["run_id"])))
+        try:
+            record = folder.journal.get(params.get("deploy_id") or deploy_id_for(str(context["run_id"])))
+        except DeployError as error:
+            raise AirflowFailException(str(error)) from error
         if record.due_step != "canary":
             return f"No canary is due: deployment {record.deploy_id} is {record.state}."
         # The longest canary, and a triggerer that is away meanwhile: the step begins anew then.
