@@ -20,9 +20,25 @@ SHIPPED_ALERTMANAGER = REPOSITORY / "deploy/alertmanager/alertmanager.yml"
 STOP_TIMEOUT_S = 30
 
 
+PACKAGES = ["prometheus", "prometheus-alertmanager"]
+TEMPLATES = b"/usr/share/prometheus/alertmanager"
+
+
 def program(name: str) -> Path:
     """Return the path of ``prometheus``, ``promtool``, ``prometheus-alertmanager`` or ``amtool``."""
-    return unpacked("prometheus", ["prometheus", "prometheus-alertmanager"]) / "usr/bin" / name
+    return unpacked("prometheus", PACKAGES) / "usr/bin" / name
+
+
+def relocated_alertmanager(folder: Path) -> Path:
+    """Return a copy of Alertmanager that looks for its templates below the folder that it is started in.
+
+    Debian's has the absolute path built in, and its packages are not installed here.
+    """
+    path = folder / "alertmanager"
+    relative = TEMPLATES[1:] + b"/"
+    path.write_bytes(program("prometheus-alertmanager").read_bytes().replace(TEMPLATES, relative))
+    path.chmod(0o755)
+    return path
 
 
 class Server:
@@ -34,10 +50,11 @@ class Server:
         self.address = f"127.0.0.1:{self.port}"
         self.url = f"http://{self.address}"
         self._command: list[str] = []
+        self._started_in = folder
 
     def __enter__(self) -> Self:
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=self._started_in)
         try:
             eventually(self._is_ready, f"{self._command[0]} is ready, see {self._log}", 60)
         except BaseException:
@@ -148,12 +165,13 @@ class Alertmanager(Server):
                 hook["url"] = webhook
         (folder / "alertmanager.yml").write_text(yaml.safe_dump(configuration))
         self._command = [
-            str(program("prometheus-alertmanager")),
+            str(relocated_alertmanager(folder)),
             f"--config.file={folder / 'alertmanager.yml'}",
             f"--storage.path={folder / 'data'}",
             f"--web.listen-address={self.address}",
             "--cluster.listen-address=",
         ]
+        self._started_in = unpacked("prometheus", PACKAGES)
 
 
 def _with_times(rules: str, waits: Mapping[str, str], ranges: Mapping[str, str]) -> str:
