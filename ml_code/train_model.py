@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 def train_and_register(request: TrainingRequest, tracking_uri: str | None = None) -> RegisteredVersion:
-    """Trains, exports, checks and registers a model, and moves the alias to it last.
+    """Trains, exports, checks and registers a model, and moves the alias to it last, if one is named.
 
     Args:
         request: What to train.
         tracking_uri: MLflow's tracking server; default: ``MLFLOW_TRACKING_URI``.
 
     Returns:
-        The version that the alias now names.
+        The new version.
 
     Raises:
         InvalidRequestError: No usable tracking URI.
@@ -76,9 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _summary(registered: RegisteredVersion) -> str:
     metrics = "\n".join(f"  {name:24} {value:.6g}" for name, value in registered.metrics.items())
+    alias = f"alias {registered.alias} points at it" if registered.alias else "no alias was moved"
     return (
-        f"{registered.name} version {registered.version} registered, alias {registered.alias}"
-        f" points at it\n  run {registered.run_id}, model {registered.model_id}\n"
+        f"{registered.name} version {registered.version} registered, {alias}\n  run {registered.run_id}, model {registered.model_id}\n"
         f"  model.onnx sha256 {registered.onnx_sha256}\n{metrics}"
     )
 
@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(flag, default=default, help=f"{text} (default: {default})", **settings)
 
     option("--model", defaults.model, "registered model")
-    option("--alias", defaults.alias, "alias to point at the new version")
+    option("--alias", defaults.alias, "alias to point at the new version; empty: none")
     option("--dataset", defaults.dataset, "data set of scikit-learn", choices=DATASETS)
     option("--experiment", defaults.experiment, "MLflow experiment, created if missing")
     option("--seed", defaults.seed, "seed of the split and the solver", type=int)

@@ -20,6 +20,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from ml_code.training.heldout import PROBABILITIES_NAME, HeldOut
 from ml_code.training.request import TrainingRequest
 
 Floats = npt.NDArray[np.float64]
@@ -27,7 +28,6 @@ Labels = npt.NDArray[np.int64]
 
 INPUT_NAME = "features"
 LABEL_NAME = "label"
-PROBABILITIES_NAME = "probabilities"
 
 # ONNX Runtime 1.12 and later load these: old enough for every Triton image still in use. They are
 # limits: skl2onnx declares the lowest opsets that have the operators of the model.
@@ -68,6 +68,7 @@ class TrainedModel:
         parity: Comparison of the export with the trained model.
         examples: Golden inputs by name, each ``[rows, ...]``, from the test rows.
         expected: What ONNX Runtime answers to them, by name.
+        held_out: All test rows, with what is right for them.
     """
 
     onnx: bytes
@@ -76,6 +77,7 @@ class TrainedModel:
     parity: Parity
     examples: Mapping[str, npt.NDArray[Any]]
     expected: Mapping[str, npt.NDArray[Any]]
+    held_out: HeldOut
 
     @property
     def onnx_sha256(self) -> str:
@@ -100,10 +102,15 @@ def train(request: TrainingRequest) -> TrainedModel:
         **_scores(classifier, split.validation, "validation"),
         **_scores(classifier, split.test, "test"),
     }
-    classes = len(np.unique(split.train[1]))
+    classes = len(classifier.classes_)
     onnx_bytes = _export(classifier, split.train[0].shape[1], classes)
     rows = np.concatenate([split.validation[0], split.test[0]])
-    examples = {INPUT_NAME: split.test[0][: request.golden_rows].astype(np.float32)}
+    held_out = HeldOut(
+        {INPUT_NAME: split.test[0].astype(np.float32)},
+        np.searchsorted(classifier.classes_, split.test[1]),
+        "classification",
+    )
+    examples = {INPUT_NAME: held_out.inputs[INPUT_NAME][: request.golden_rows]}
     return TrainedModel(
         onnx=onnx_bytes,
         params={
@@ -119,6 +126,7 @@ def train(request: TrainingRequest) -> TrainedModel:
         parity=_compare(classifier, onnx_bytes, rows),
         examples=examples,
         expected=_infer(onnx_bytes, examples),
+        held_out=held_out,
     )
 
 

@@ -1,4 +1,4 @@
-"""Logs a trained model in MLflow, registers it and moves the alias, whatever trained it."""
+"""Logs a trained model in MLflow, registers it and moves the alias if one is asked for, whatever trained it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import mlflow
@@ -19,6 +19,7 @@ import onnx
 from mlflow.models import infer_signature
 
 from ml_code.training.classifier import Parity, TrainedModel
+from ml_code.training.heldout import ARTIFACT_PATH as HELD_OUT
 from ml_code.training.request import (
     ParityError,
     RegistryError,
@@ -43,12 +44,12 @@ _MLFLOW_HTTP_DEFAULTS = {
 
 @dataclass(frozen=True, slots=True)
 class RegisteredVersion:
-    """A model version that the alias points at.
+    """A model version, new in the registry.
 
     Args:
         name: Registered model.
         version: Its new version.
-        alias: The alias that now names it.
+        alias: The alias that now names it; None when none was to be moved.
         run_id: MLflow run with parameters and metrics.
         model_id: MLflow logged model (``m-…``) that holds the artifacts.
         onnx_sha256: SHA-256 of ``model.onnx``, in hex.
@@ -57,7 +58,7 @@ class RegisteredVersion:
 
     name: str
     version: int
-    alias: str
+    alias: str | None
     run_id: str
     model_id: str
     onnx_sha256: str
@@ -65,10 +66,10 @@ class RegisteredVersion:
 
 
 def publish(trained: TrainedModel, request: TrainingRequest, tracking_uri: str) -> RegisteredVersion:
-    """Logs a trained model in a run, registers it, and moves the alias to the new version.
+    """Logs a trained model in a run, registers it, and moves the alias to the new version if the request names one.
 
-    The order is what a deployer relies on: all artifacts, ``triton/golden.json`` included, are
-    stored before a version exists, and the alias moves last.
+    The order is what a deployer and a gate rely on: all artifacts, ``triton/golden.json`` and the run's
+    ``evaluation/heldout.npz`` included, are stored before a version exists, and the alias moves last.
 
     Args:
         trained: What :func:`train` returned.
@@ -76,7 +77,7 @@ def publish(trained: TrainedModel, request: TrainingRequest, tracking_uri: str) 
         tracking_uri: MLflow's tracking server, http or https.
 
     Returns:
-        The version that the alias now names.
+        The new version.
 
     Raises:
         ParityError: The export differs from the model by more than the tolerance. The run is
@@ -94,12 +95,13 @@ def publish(trained: TrainedModel, request: TrainingRequest, tracking_uri: str) 
         version = mlflow.register_model(
             f"models:/{model_id}", request.model, await_registration_for=60, tags={DIGEST_TAG: digest}
         )
-        # Nothing that can fail comes after this.
-        mlflow.MlflowClient().set_registered_model_alias(request.model, request.alias, version.version)
+        if request.alias:
+            # Nothing that can fail comes after this.
+            mlflow.MlflowClient().set_registered_model_alias(request.model, request.alias, version.version)
     return RegisteredVersion(
         name=request.model,
         version=int(version.version),
-        alias=request.alias,
+        alias=request.alias or None,
         run_id=run.info.run_id,
         model_id=model_id,
         onnx_sha256=trained.onnx_sha256,
@@ -190,6 +192,10 @@ def _log_artifacts(trained: TrainedModel) -> tuple[str, str]:
     )
     # Not `extra_files`, which MLflow puts under extra_files/: the deployer looks beside model.onnx.
     golden = json.dumps(golden_document(trained.examples, trained.expected)).encode()
+    with tempfile.TemporaryDirectory() as directory:
+        held_out = Path(directory, PurePosixPath(HELD_OUT).name)
+        held_out.write_bytes(trained.held_out.to_bytes())
+        mlflow.log_artifact(str(held_out), str(PurePosixPath(HELD_OUT).parent))
     with tempfile.TemporaryDirectory() as directory:
         Path(directory, "golden.json").write_bytes(golden)
         mlflow.MlflowClient().log_model_artifacts(logged.model_id, directory, "triton")

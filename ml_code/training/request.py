@@ -52,7 +52,8 @@ class TrainingRequest:
 
     Args:
         model: Name of the registered model, one that the deployer accepts.
-        alias: Alias to point at the new version, one that the deployer accepts.
+        alias: Alias to point at the new version, one that the deployer accepts; None or empty registers the version
+            and moves no alias, for a gate that decides later.
         dataset: One of :data:`DATASETS`.
         experiment: MLflow experiment of the run; created if it does not exist. Its artifact
             location decides whether artifacts go through the server or directly to S3.
@@ -67,7 +68,7 @@ class TrainingRequest:
     """
 
     model: str = "best_model"
-    alias: str = "A"
+    alias: str | None = "A"
     dataset: str = "breast_cancer"
     experiment: str = "training"
     seed: int = 7
@@ -78,7 +79,8 @@ class TrainingRequest:
     def __post_init__(self) -> None:
         try:
             check_model(self.model)
-            check_alias(self.alias)
+            if self.alias:
+                check_alias(self.alias)
         except InvalidInput as error:
             raise InvalidRequestError(error.message, error.hint) from error
         if not self.experiment.strip():

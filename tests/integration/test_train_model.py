@@ -21,6 +21,7 @@ import requests
 from ml_code.train_model import train_and_register
 from ml_code.training import registration
 from ml_code.training.classifier import train
+from ml_code.training.heldout import HeldOut
 from ml_code.training.request import ParityError, RegistryError, TrainingRequest
 
 pytestmark = pytest.mark.integration
@@ -219,6 +220,25 @@ def test_failed_parity_leaves_a_failed_run_with_its_metrics_and_no_model(rest: R
     assert "parity_max_abs_error" in {m["key"] for m in run["data"]["metrics"]}
     assert "outputs" not in run or not run["outputs"].get("model_outputs")
     assert rest.get("mlflow/registered-models/get", name=model)[0] == 404
+
+
+def test_without_an_alias_a_version_waits_with_its_held_out_rows_for_a_gate(rest: Rest, model: str) -> None:
+    finished = run_command_line("--model", model, "--alias", "", "--json")
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads(finished.stdout)
+    assert (result["version"], result["alias"]) == (1, None)
+    assert not rest.get("mlflow/registered-models/get", name=model)[1]["registered_model"].get("aliases")
+
+    run = rest.run(result["run_id"])
+    assert run["info"]["status"] == "FINISHED"
+    place = run["info"]["artifact_uri"].removeprefix("mlflow-artifacts:/")
+    held_out = HeldOut.from_bytes(rest.download(f"{place}/evaluation/heldout.npz"))
+    assert held_out.task == "classification"
+    onnx_file = rest.download(f"{rest.place(model, 1).removeprefix('mlflow-artifacts:/')}/model.onnx")
+    session = onnxruntime.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
+    (probabilities,) = session.run(["probabilities"], dict(held_out.inputs))
+    accuracy = (probabilities.argmax(axis=1) == held_out.target).mean()
+    assert accuracy == pytest.approx(result["metrics"]["test_accuracy"])
 
 
 def test_a_store_that_fails_half_way_leaves_the_alias_where_it_was(
