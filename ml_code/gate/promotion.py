@@ -6,7 +6,7 @@ overwritten; ``reconcile`` and ``status`` tell of an alias that names another ve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -102,7 +102,11 @@ def promote(promotion: Promotion, aliases: Aliases, live: Release | None) -> Non
 
 
 def settle(
-    promotion: Promotion, aliases: Aliases, live: Release | None, deployment: Deployment | None
+    promotion: Promotion,
+    aliases: Aliases,
+    live: Release | None,
+    deployments: Iterable[Deployment],
+    deploy_id: str,
 ) -> str | None:
     """Bring the alias back if it names the new version and that does not serve.
 
@@ -110,14 +114,15 @@ def settle(
         promotion: what the gate let through.
         aliases: the registry's.
         live: what is live now.
-        deployment: this run's deployment, or None when it had not begun.
+        deployments: of the model, in any order.
+        deploy_id: which of them is this run's; it may not have begun.
 
     Returns:
         What was done or found, as a sentence; None when the alias does not name the new version: nothing was promoted, or somebody
         moved it since, which is left as it is.
 
     Raises:
-        Unavailable: the deployment has not ended, so nobody knows yet what will serve.
+        Unavailable: a deployment of the version has not ended, so nobody knows yet what will serve.
         DeployError: the registry refuses or does not answer.
     """
     name, new = f"{promotion.alias} of {promotion.model}", promotion.version
@@ -125,13 +130,18 @@ def settle(
         return None
     if live is not None and live.active_version == new:
         return f"Alias {name} names version {new}, which serves."
-    if deployment is not None and not deployment.finished and deployment.state is not State.ROLLING_BACK:
-        raise Unavailable(
-            f"Deployment {deployment.deploy_id} is {deployment.state}: alias {name} stays at version {new} until it has ended.",
-            hint="See rollback_minimal; reconcile finishes or undoes the deployment and tells when the alias names another version.",
-        )
+    mine = None
+    for deployment in deployments:
+        mine = deployment if deployment.deploy_id == deploy_id else mine
+        # Not only this run's: an alias that moved may have made somebody else deploy the same version.
+        undecided = not deployment.finished and deployment.state is not State.ROLLING_BACK
+        if deployment.version == new and undecided:
+            raise Unavailable(
+                f"Deployment {deployment.deploy_id} is {deployment.state}: alias {name} stays at version {new} until it has ended.",
+                hint="Reconcile finishes or undoes it, and tells when the alias names another version than serves.",
+            )
     # What was live and was taken back leaves the version that took its place; what never was leaves things as they were.
-    was_live = deployment is not None and deployment.state is State.COMMITTED
+    was_live = mine is not None and mine.state is State.COMMITTED
     back = live.active_version if was_live and live is not None else promotion.alias_before
     aliases.point(promotion.model, promotion.alias, back)
     return f"Alias {name} named version {new}, which does not serve: it names {_version(back)} again."

@@ -553,9 +553,9 @@ class KeptAliases:
 PROMOTION = Promotion(model="m", alias="A", version=4, alias_before=3, generation=5)
 
 
-def deployment(state: State) -> Deployment:
+def deployment(state: State, deploy_id: str = "d") -> Deployment:
     return Deployment(
-        deploy_id="d",
+        deploy_id=deploy_id,
         model="m",
         state=state,
         pinned=Pinned(version=4, run_id="r4", alias="A", artifact_uri="", fingerprint=""),
@@ -597,7 +597,7 @@ def test_the_alias_of_a_version_that_does_not_serve_names_what_it_named_before(
 ) -> None:
     aliases = KeptAliases(A=4)
     told = settle(
-        replace(PROMOTION, alias_before=before), aliases, release(), deployment(state) if state else None
+        replace(PROMOTION, alias_before=before), aliases, release(), [deployment(state)] if state else [], "d"
     )
     assert aliases.kept == ({"A": 3} if before else {})
     assert told is not None
@@ -606,26 +606,32 @@ def test_the_alias_of_a_version_that_does_not_serve_names_what_it_named_before(
 
 def test_the_alias_of_a_version_that_was_taken_back_names_what_took_its_place() -> None:
     aliases = KeptAliases(A=4)
-    settle(PROMOTION, aliases, release(version=2, generation=7), deployment(State.COMMITTED))
+    settle(PROMOTION, aliases, release(version=2, generation=7), [deployment(State.COMMITTED)], "d")
     assert aliases.kept == {"A": 2}
 
 
 def test_the_alias_of_what_serves_stays() -> None:
     aliases = KeptAliases(A=4)
-    told = settle(PROMOTION, aliases, release(version=4, generation=6), deployment(State.COMMITTED))
+    told = settle(PROMOTION, aliases, release(version=4, generation=6), [deployment(State.COMMITTED)], "d")
     assert (told, aliases.kept) == ("Alias A of m names version 4, which serves.", {"A": 4})
 
 
 @pytest.mark.parametrize("state", [State.ROLLED_BACK, State.COMMITTED, State.LOADED, None])
 def test_an_alias_that_names_another_version_is_left_alone(state: State | None) -> None:
     aliases = KeptAliases(A=7)
-    assert settle(PROMOTION, aliases, release(), deployment(state) if state else None) is None
+    assert settle(PROMOTION, aliases, release(), [deployment(state)] if state else [], "d") is None
     assert aliases.kept == {"A": 7}
 
 
+@pytest.mark.parametrize("deploy_id", ["d", "somebody-else"])
 @pytest.mark.parametrize("state", [State.PINNED, State.SWITCHING, State.COMMITTING])
-def test_nothing_is_settled_before_the_deployment_has_ended(state: State) -> None:
+def test_nothing_is_settled_before_every_deployment_of_the_version_has_ended(
+    state: State, deploy_id: str
+) -> None:
     aliases = KeptAliases(A=4)
-    with pytest.raises(Unavailable, match=f"Deployment d is {state}: alias A of m stays at version 4"):
-        settle(PROMOTION, aliases, release(), deployment(state))
+    others = [deployment(State.ROLLED_BACK), deployment(state, deploy_id)]
+    with pytest.raises(
+        Unavailable, match=f"Deployment {deploy_id} is {state}: alias A of m stays at version 4"
+    ):
+        settle(PROMOTION, aliases, release(), others, "d")
     assert aliases.kept == {"A": 4}
