@@ -20,9 +20,10 @@ import requests
 
 from ml_code.train_model import train_and_register
 from ml_code.training import registration
-from ml_code.training.classifier import train
+from ml_code.training.errors import ParityError, RegistryError
 from ml_code.training.heldout import HeldOut
-from ml_code.training.request import ParityError, RegistryError, TrainingRequest
+from ml_code.training.request import TrainingRequest
+from ml_code.training.trainer import train
 
 pytestmark = pytest.mark.integration
 
@@ -141,7 +142,7 @@ def test_a_deployer_finds_by_rest_all_it_needs(rest: Rest, model: str) -> None:
     onnx_file = rest.download(f"{place}/model.onnx")
     assert hashlib.sha256(onnx_file).hexdigest() == result["onnx_sha256"]
     # Another process with the same request: the same bytes.
-    assert onnx_file == train(TrainingRequest(regularization=2)).onnx
+    assert onnx_file == train(TrainingRequest(options={"regularization": 2})).onnx
 
     golden = json.loads(rest.download(f"{place}/triton/golden.json"))
     answered = answers_of(onnx_file, golden)
@@ -157,7 +158,7 @@ def test_the_run_holds_parameters_metrics_and_signature(rest: Rest, model: str) 
     run = rest.run(registered.run_id)
     assert run["info"]["status"] == "FINISHED"
     params = {p["key"]: p["value"] for p in run["data"]["params"]}
-    assert params.items() >= {"seed": "11", "regularization": "1.0", "test_rows": "114"}.items()
+    assert params.items() >= {"trainer": "classifier", "seed": "11", "regularization": "1.0"}.items()
     metrics = {m["key"]: m["value"] for m in run["data"]["metrics"]}
     assert metrics == pytest.approx(dict(registered.metrics))
     assert metrics["parity_max_abs_error"] < request.parity_tolerance
@@ -202,7 +203,7 @@ def test_all_artifacts_are_stored_before_the_version_exists_and_the_alias_moves_
 
 def test_a_second_training_moves_the_alias_and_keeps_the_first_version(rest: Rest, model: str) -> None:
     first = train_and_register(TrainingRequest(model=model))
-    second = train_and_register(TrainingRequest(model=model, regularization=50))
+    second = train_and_register(TrainingRequest(model=model, options={"regularization": 50}))
     assert (first.version, second.version) == (1, 2)
     assert first.onnx_sha256 != second.onnx_sha256
     assert rest.alias(model)[1]["version"] == "2"
