@@ -119,7 +119,7 @@ with DAG(
         """Train a model, check its export and register it; no alias moves."""
         from ml_code.gate.rules import Rules
         from ml_code.train_model import train_and_register
-        from ml_code.training.errors import RegistryError, TrainingError
+        from ml_code.training.errors import DataError, RegistryError, TrainingError
         from ml_code.training.request import TrainingRequest
 
         params = get_current_context()["params"]
@@ -138,7 +138,8 @@ with DAG(
                     parity_tolerance=params["parity_tolerance"],
                 )
             )
-        except RegistryError:
+        # MLflow, or where the data is, may be back.
+        except (DataError, RegistryError):
             raise
         except TrainingError as error:
             raise AirflowFailException(f"{error} {error.hint}") from error

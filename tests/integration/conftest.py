@@ -31,8 +31,12 @@ def _described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         home,
         dags=dags_with_copies(home / "dags"),
         dag_ids=[DEPLOY_DAG, RECONCILE_DAG, RETRAIN_DAG, *COPIES, *RETRAIN_COPIES],
-        # What retrains by itself would do so at midnight.
-        environment={**SOON_MISSED, "RETRAIN_SCHEDULE": "off"},
+        environment={
+            **SOON_MISSED,
+            # What retrains by itself would do so at midnight.
+            "RETRAIN_SCHEDULE": "off",
+            "TRAINERS_PATH": str(Path(__file__).with_name("trainers")),
+        },
     )
     yield stack
     stack.stop()
