@@ -21,9 +21,9 @@ from .airflow_runs import AirflowServer, Run
 from .dag_copies import IMPATIENT, RETRAIN_DAG
 from .publishing import Publisher
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(3000)]
 
-LIMIT_S = 400
+LIMIT_S = 900
 OWN = ["train", "evaluate", "gate"]
 DEPLOY = [
     "snapshot_current",
