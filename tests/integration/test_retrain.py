@@ -12,6 +12,7 @@ import requests
 
 from ml_code.gate.promotion import MlflowAliases
 from ml_code.triton_deploy.errors import NotFound
+from ml_code.triton_deploy.registry import MlflowRegistry
 from ml_code.triton_deploy.repository import ModelFolder
 from ml_code.triton_deploy.settings import Settings
 from stack import Stack
@@ -218,8 +219,9 @@ def test_an_approval_that_nobody_gives_in_time_is_refused(stack_with_airflow: St
 # The registry itself
 
 
-def test_aliases_of_a_real_registry(stack: Stack) -> None:
-    aliases, publisher = MlflowAliases(Settings.from_env(stack.environment)), Publisher(stack.environment)
+def test_aliases_and_versions_of_a_real_registry(mlflow_stack: Stack) -> None:
+    settings, publisher = Settings.from_env(mlflow_stack.environment), Publisher(mlflow_stack.environment)
+    aliases, registry = MlflowAliases(settings), MlflowRegistry(settings)
     name = f"m_{uuid.uuid4().hex[:12]}"
     with pytest.raises(NotFound):
         aliases.named(name)
@@ -228,6 +230,10 @@ def test_aliases_of_a_real_registry(stack: Stack) -> None:
     aliases.point(name, "A", first)
     second = publisher.publish(name, files(times(2.0)), alias="B")
     assert aliases.named(name) == {"A": first, "B": second}
+    assert registry.find(name, first) == registry.resolve(name, "A")
+    assert registry.find(name, first) != registry.find(name, second)
+    with pytest.raises(NotFound, match="not found"):
+        registry.find(name, 3)
     aliases.point(name, "A", second)
     assert aliases.named(name) == {"A": second, "B": second}
     aliases.point(name, "B", None)
