@@ -13,7 +13,7 @@ from tests.integration.gateways import gateway, own_gateway, releases
 
 __all__ = ["gateway", "own_gateway", "releases"]
 
-from .dag_copies import COPIES, dags_with_copies
+from .dag_copies import COPIES, RETRAIN_COPIES, RETRAIN_DAG, dags_with_copies
 
 RECONCILE_DAG = "reconcile_triton"
 SOON_MISSED = {
@@ -30,8 +30,13 @@ def _described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack = Stack(
         home,
         dags=dags_with_copies(home / "dags"),
-        dag_ids=[DEPLOY_DAG, RECONCILE_DAG, *COPIES],
-        environment=SOON_MISSED,
+        dag_ids=[DEPLOY_DAG, RECONCILE_DAG, RETRAIN_DAG, *COPIES, *RETRAIN_COPIES],
+        environment={
+            **SOON_MISSED,
+            # What retrains by itself would do so at midnight.
+            "RETRAIN_SCHEDULE": "off",
+            "TRAINERS_PATH": str(Path(__file__).with_name("trainers")),
+        },
     )
     yield stack
     stack.stop()
