@@ -14,6 +14,8 @@ import yaml
 
 from bench.series import from_json, summaries, table
 from ml_code.alias_events.settings import EventSettings
+from ml_code.gate.rules import Rules
+from ml_code.gate.settings import RetrainSettings
 from ml_code.gateway.settings import GatewaySettings
 from ml_code.triton_deploy.cli import EXIT_CODES
 from ml_code.triton_deploy.environment import FromEnvironment
@@ -187,6 +189,10 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/gateway.md": {"settings": lambda: settings_table(GatewaySettings)},
     "docs/kubernetes.md": {"values": chart_values},
     "docs/repository.md": {"states": state_drawing},
+    "docs/retrain.md": {
+        "rules": lambda: settings_table(Rules),
+        "settings": lambda: settings_table(RetrainSettings),
+    },
 }
 
 

@@ -30,6 +30,8 @@ _FOREIGN = (
     "AWS_",
     "TRITON_",
     "GATEWAY_",
+    "GATE_",
+    "RETRAIN_",
     "PROMETHEUS_",
     "RCLONE_",
     "STACK_",

@@ -29,6 +29,7 @@ class DeployRequest:
         reason: why, for the history.
         allow_schema_change: accept inputs and outputs that break clients of the live version.
         force: accept an artifact that is in quarantine.
+        version: the version that the alias has to name; by default any.
     """
 
     model: str
@@ -38,6 +39,7 @@ class DeployRequest:
     reason: str = ""
     allow_schema_change: bool = False
     force: bool = False
+    version: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +72,15 @@ def pinned_version(
         stores: gives the artifact store of a location.
 
     Raises:
+        Superseded: it is not the version that was asked for.
         ArtifactRejected: it has no ``model.onnx`` in any place.
         DeployError: the artifact store refuses or does not answer.
     """
+    if request.version not in (None, found.version):
+        raise Superseded(
+            f"Alias {request.alias} of {request.model} names version {found.version}, and version {request.version} was to be deployed.",
+            hint="Somebody moved the alias meanwhile: deploy what it names now, or set it back.",
+        )
     for uri in found.artifact_uris:
         files = stores(uri).list_files(uri)
         if any(file.path == MODEL_FILE for file in files):

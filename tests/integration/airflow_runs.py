@@ -180,6 +180,23 @@ class AirflowServer:
         """Return what a user reads in the log of a task."""
         return json.dumps(self._get(run_id, f"/taskInstances/{task_id}/logs/{attempt}"))
 
+    def result(self, run_id: str, task_id: str) -> Any:
+        """Return what a task left for others, as the page of its XComs shows it."""
+        return self._get(run_id, f"/taskInstances/{task_id}/xcomEntries/return_value")["value"]
+
+    def question(self, run_id: str, task_id: str, limit_s: float = 90) -> Mapping[str, Any]:
+        """Wait until a task asks a person, and return what is on its page."""
+
+        def asked() -> Mapping[str, Any] | None:
+            waits = self._get(run_id, f"/taskInstances/{task_id}")["state"] == "awaiting_input"
+            return self._get(run_id, f"/taskInstances/{task_id}/-1/hitlDetails") if waits else None
+
+        return await_value(asked, f"a question of {task_id}", limit_s)
+
+    def answer(self, run_id: str, task_id: str, option: str) -> None:
+        """Answer what a task asks, as the button of its page does."""
+        self._change(f"/dagRuns/{run_id}/taskInstances/{task_id}/-1/hitlDetails", chosen_options=[option])
+
     def mark(self, run_id: str, task_id: str, state: str) -> None:
         """Set a task's state, as the buttons of the UI do."""
         self._change(f"/dagRuns/{run_id}/taskInstances/{task_id}", new_state=state)

@@ -14,7 +14,7 @@ from tests.integration.gateways import gateway, own_gateway, releases
 
 __all__ = ["gateway", "own_gateway", "releases"]
 
-from .dag_copies import COPIES, dags_with_copies
+from .dag_copies import COPIES, RETRAIN_COPIES, RETRAIN_DAG, dags_with_copies
 
 # Its thread would change this process's environment while another reads it.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -37,8 +37,14 @@ def _described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack = Stack(
         home,
         dags=dags_with_copies(home / "dags"),
-        dag_ids=[DEPLOY_DAG, RECONCILE_DAG, *COPIES],
-        environment={**SOON_MISSED, **FOLLOWED},
+        dag_ids=[DEPLOY_DAG, RECONCILE_DAG, RETRAIN_DAG, *COPIES, *RETRAIN_COPIES],
+        environment={
+            **SOON_MISSED,
+            **FOLLOWED,
+            # What retrains by itself would do so at midnight.
+            "RETRAIN_SCHEDULE": "off",
+            "TRAINERS_PATH": str(Path(__file__).with_name("trainers")),
+        },
     )
     yield stack
     stack.stop()

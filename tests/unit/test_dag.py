@@ -261,6 +261,7 @@ class RecordingDeployer:
         return call
 
 
+PROMOTED = {"promote": {"version": 4, "reason": "it is better"}}
 PARAMS = {"model": "m", "alias": "B", "allow_schema_change": True, "force": False, "deploy_id": None}
 
 
@@ -272,8 +273,13 @@ def recorded(dag_file: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Recording
 
 
 def run(dag_file: ModuleType, monkeypatch: pytest.MonkeyPatch, task_id: str, **params: Any) -> None:
-    context = {"params": PARAMS | params, "run_id": "manual__2026-01-02T03:04:05+00:00"}
-    monkeypatch.setattr(importlib.import_module(SHARED), "get_current_context", lambda: context)
+    context = {
+        "params": PARAMS | params,
+        "run_id": "manual__2026-01-02T03:04:05+00:00",
+        "ti": SimpleNamespace(xcom_pull=lambda task_ids: PROMOTED[task_ids]),
+    }
+    for module in (importlib.import_module(SHARED), dag_file):
+        monkeypatch.setattr(module, "get_current_context", lambda: context, raising=False)
     dag_file.dag.get_task(task_id).python_callable()
 
 
@@ -348,3 +354,106 @@ def test_only_what_a_retry_can_mend_is_retried(
     # What a rollback leaves undone, nobody else does in this run.
     with pytest.raises(kind):
         run(dag_file, monkeypatch, "rollback_minimal")
+
+
+# Retraining: the same tasks behind a gate
+
+
+@pytest.fixture
+def retraining(dag_file: ModuleType) -> ModuleType:
+    return importlib.import_module("dags.retrain_and_deploy")
+
+
+def test_retraining_runs_daily_by_itself_only_when_somebody_wants_it(retraining: ModuleType) -> None:
+    dag = retraining.dag
+    assert (dag.schedule, dag.catchup, dag.max_active_runs) == ("@daily", False, 1)
+    assert dag.is_paused_upon_creation
+    assert dag.dagrun_timeout is None
+
+
+def test_retraining_has_the_tasks_of_a_deploy_behind_its_own(retraining: ModuleType, dag: Any) -> None:
+    tasks = {task.task_id: task for task in retraining.dag.tasks}
+    own = {"train", "evaluate", "gate", "approve_promotion", "promote", "settle_alias", "retrained"}
+    assert set(tasks) == {task.task_id for task in dag.tasks} | own
+    for task in dag.tasks:
+        same = tasks[task.task_id]
+        assert (same.trigger_rule, same.execution_timeout) == (task.trigger_rule, task.execution_timeout)
+        assert same.downstream_task_ids - own == task.downstream_task_ids
+
+
+def test_the_way_through_a_retraining(retraining: ModuleType) -> None:
+    before = {task.task_id: task.upstream_task_ids for task in retraining.dag.tasks}
+    assert before["evaluate"] == {"train"}
+    assert before["gate"] == {"evaluate"}
+    assert before["approve_promotion"] == {"gate"}
+    assert before["promote"] == {"evaluate", "gate", "approve_promotion"}
+    assert before["snapshot_current"] == {"promote"}
+    assert before["settle_alias"] == {"deployed", "rollback_minimal"}
+    assert before["retrained"] == {"settle_alias", "deployed"}
+    assert {task.task_id for task in retraining.dag.tasks if not task.downstream_task_ids} == {"retrained"}
+
+
+def test_when_the_tasks_of_a_retraining_run(retraining: ModuleType) -> None:
+    rules = {task.task_id: task.trigger_rule for task in retraining.dag.tasks}
+    # Without an approval the task before is skipped.
+    assert rules["promote"] == "none_failed_min_one_success"
+    # Whatever came of the deploy.
+    assert rules["settle_alias"] == "all_done"
+    assert rules["retrained"] == "all_success"
+
+
+def test_an_approval_that_is_not_given_in_time_is_a_refusal(retraining: ModuleType) -> None:
+    approval = retraining.dag.get_task("approve_promotion")
+    assert approval.defaults == ["Reject"]
+    assert approval.response_timeout.total_seconds() == 12 * 3600
+    assert not approval.fail_on_reject
+    # The alias is settled whatever came before, but not after a refusal.
+    assert approval.ignore_downstream_trigger_rules
+
+
+@pytest.mark.parametrize(
+    ("promote", "approval", "next_task"),
+    [(True, False, "promote"), (True, True, "approve_promotion"), (False, True, None), (False, False, None)],
+)
+def test_the_gate_lets_through_what_is_better(
+    retraining: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    promote: bool,
+    approval: bool,
+    next_task: str | None,
+) -> None:
+    monkeypatch.setattr(retraining, "get_current_context", lambda: {"params": {"approval": approval}})
+    chosen = retraining.dag.get_task("gate").python_callable({"promote": promote, "headline": "why"})
+    assert chosen == next_task
+
+
+def test_a_retraining_deploys_exactly_the_version_that_it_promoted(
+    retraining: ModuleType, recorded: RecordingDeployer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(retraining, monkeypatch, "snapshot_current")
+    ((step, (request,)),) = recorded.calls
+    assert step == "snapshot"
+    assert (request.model, request.alias, request.version) == ("m", "B", 4)
+    assert request.reason == "it is better"
+
+
+@pytest.mark.parametrize(
+    ("param", "value"),
+    [("options", "x"), ("rules", []), ("seed", -1), ("parity_tolerance", 0), ("approval", "yes")],
+)
+def test_the_form_of_a_retraining_refuses(retraining: ModuleType, param: str, value: object) -> None:
+    from airflow.sdk.exceptions import ParamValidationError
+
+    with pytest.raises(ParamValidationError):
+        copy(retraining.dag.params.get_param(param)).resolve(value)
+
+
+def test_rules_that_can_not_be_meant_cost_no_training(
+    retraining: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    params = {"params": {**retraining.dag.params.dump(), "rules": {"margni": 1}}}
+    monkeypatch.setattr(retraining, "get_current_context", lambda: params)
+    with pytest.raises(AirflowFailException, match="'margni' is no rule of the gate"):
+        retraining.dag.get_task("train").python_callable()
