@@ -28,6 +28,8 @@ SHARED = "deploy_tasks"
 DAG_FILES = sorted(
     path.stem for path in (REPO / "dags").glob("*.py") if path.stem not in (SHARED, "bake_task")
 )
+ON_ALIAS = "deploy_on_alias"
+"""Makes a DAG for each alias that is watched."""
 MARGIN_S = 60
 STEPS = {
     "snapshot_current": "snapshot",
@@ -75,7 +77,8 @@ LONG = {"LOAD": 5000.0, "ALIAS_WAIT": 6000.0, "READY": 7000.0, "INFER": 8000.0}
 def parsed(tmp_path_factory: pytest.TempPathFactory) -> Parsed:
     code = f"""
 import importlib, json, sys
-dags = [importlib.import_module(name).dag for name in {[f"dags.{name}" for name in DAG_FILES]}]
+modules = [importlib.import_module(name) for name in {[f"dags.{name}" for name in DAG_FILES]}]
+dags = [dag for module in modules for dag in getattr(module, "dags", None) or [module.dag]]
 limits = {{task.task_id: task.execution_timeout for dag in dags for task in dag.tasks if task.execution_timeout}}
 print(json.dumps([list(sys.modules), {{task: limit.total_seconds() for task, limit in limits.items()}}]))
 """
@@ -83,7 +86,8 @@ print(json.dumps([list(sys.modules), {{task: limit.total_seconds() for task, lim
         f"TRITON_DEPLOY_{name}{'' if name == 'ALIAS_WAIT' else '_TIMEOUT'}_S": str(value)
         for name, value in LONG.items()
     }
-    environment = os.environ | library_environment(tmp_path_factory.mktemp("airflow")) | deadlines
+    watched = {"TRITON_EVENTS_WATCH": "best_model@A,other@champion"}
+    environment = os.environ | library_environment(tmp_path_factory.mktemp("airflow")) | deadlines | watched
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=REPO, env=environment, check=True, capture_output=True, text=True)
     return Parsed(*json.loads(done.stdout.splitlines()[-1]))
@@ -218,13 +222,32 @@ def test_the_defaults_of_the_form(dag: Any) -> None:
     }
 
 
-@pytest.mark.parametrize("name", DAG_FILES)
+@pytest.mark.parametrize("name", [name for name in DAG_FILES if name != ON_ALIAS])
 def test_the_form_can_be_sent_as_it_opens(name: str, dag_file: ModuleType) -> None:
     """Airflow's page keeps its Trigger button grey while a field is empty that may not be null."""
     params = importlib.import_module(f"dags.{name}").dag.params
     empty = {key for key, value in params.dump().items() if value in (None, "")}
     for key in empty:
         assert "null" in params.get_param(key).schema["type"], key
+
+
+# What follows an alias
+
+
+def test_without_a_watched_alias_nothing_follows_one(dag_file: ModuleType) -> None:
+    assert importlib.import_module(f"dags.{ON_ALIAS}").dags == []
+
+
+def test_an_alias_that_moved_triggers_the_deploy_of_just_that(dag_file: ModuleType) -> None:
+    dag = importlib.import_module(f"dags.{ON_ALIAS}").deploys("other", "champion")
+    assert (dag.dag_id, dag.is_paused_upon_creation) == ("deploy_on_alias.other.champion", False)
+    (asset,) = dag.schedule
+    (watcher,) = asset.watchers
+    assert watcher.trigger.serialize()[1] == {"model": "other", "alias": "champion", "poll_s": 5.0}
+    (task,) = dag.tasks
+    assert task.trigger_dag_id == dag_file.dag.dag_id
+    assert task.conf == {"model": "other", "alias": "champion"}
+    assert "{{ run_id }}" in task.trigger_run_id, "a retry asks for the same run"
 
 
 # What a task does
