@@ -44,9 +44,9 @@ def relocated_alertmanager(folder: Path) -> Path:
 class Server:
     """A server in a process of its own; runs while the block does."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, port: int | None = None) -> None:
         self._log = folder / "log"
-        self.port = free_port()
+        self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.url = f"http://{self.address}"
         self._command: list[str] = []
@@ -99,6 +99,7 @@ class Prometheus(Server):
         interval_s: between two scrapes, and two evaluations of the rules, seconds.
         waits: how long an alert's condition has to hold, by the alert's name; as shipped for others.
         ranges: shipped range to range of this test, in every rule: ``{"5m": "10s"}``.
+        port: where it listens; any free one by default.
     """
 
     def __init__(
@@ -109,9 +110,10 @@ class Prometheus(Server):
         interval_s: int = 1,
         waits: Mapping[str, str] | None = None,
         ranges: Mapping[str, str] | None = None,
+        port: int | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        super().__init__(folder)
+        super().__init__(folder, port)
         shutil.copytree(SHIPPED / "rules", folder / "rules")
         (folder / "targets").mkdir()
         for path in (SHIPPED / "targets").iterdir():
