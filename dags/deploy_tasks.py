@@ -48,8 +48,13 @@ def limit(*deadlines_s: float) -> timedelta:
     return timedelta(seconds=sum(deadlines_s) + MARGIN_S)
 
 
-def run_step(name: str) -> None:
-    """Run one step of this run's deployment; an error that a retry can't mend fails the task at once."""
+def run_step(name: str, promoted_by: str | None = None) -> None:
+    """Run one step of this run's deployment; an error that a retry can't mend fails the task at once.
+
+    Args:
+        name: the step.
+        promoted_by: the task whose result says which version the alias has to name, and why; by default any.
+    """
     from ml_code.triton_deploy.canary import canary_of
     from ml_code.triton_deploy.deployer import Deployer
     from ml_code.triton_deploy.intake import DeployRequest
@@ -59,6 +64,7 @@ def run_step(name: str) -> None:
     run_id = str(context["run_id"])
     model, deploy_id = params["model"], params.get("deploy_id") or deploy_id_for(run_id)
     deployer = Deployer(Settings.from_env())
+    promoted = context["ti"].xcom_pull(task_ids=promoted_by) if promoted_by else {}
     try:
         if name == "snapshot":
             deployer.snapshot(
@@ -74,6 +80,8 @@ def run_step(name: str) -> None:
                         params.get("shadow_percent") or 0,
                         params.get("canary_minutes") or 10,
                     ),
+                    version=promoted.get("version"),
+                    reason=promoted.get("reason", ""),
                 )
             )
         else:
@@ -85,7 +93,7 @@ def run_step(name: str) -> None:
         raise AirflowFailException(str(error)) from error
 
 
-def deploy_tasks(settings: Settings) -> DeployTasks:
+def deploy_tasks(settings: Settings, promoted_by: str | None = None) -> DeployTasks:
     """Add the tasks of a deploy to the DAG that is being declared.
 
     The DAG has the params ``model``, ``alias`` and ``allow_schema_change``, and may have ``force``, ``deploy_id``, ``bake_minutes``,
@@ -93,13 +101,15 @@ def deploy_tasks(settings: Settings) -> DeployTasks:
 
     Args:
         settings: the deadlines that the tasks' time limits follow.
+        promoted_by: id of the task before, whose result has the ``version`` that the alias has to name and the ``reason`` for the
+            history; by default whatever the alias names is deployed.
     """
 
     # It may have to load what serves again, when it settles what an abandoned deploy left.
     @task(execution_timeout=limit(settings.alias_wait_s, settings.load_timeout_s))
     def snapshot_current() -> None:
         """Resolve the alias once and record what is to be deployed."""
-        run_step("snapshot")
+        run_step("snapshot", promoted_by)
 
     @task(execution_timeout=timedelta(hours=1))
     def materialize_repo() -> None:

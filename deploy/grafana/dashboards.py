@@ -92,7 +92,7 @@ def number(
 
 def table(title: str, *queries: Query, text: str = "", span: int = 24) -> Table:
     """Return a table with a row a model, and a column a query."""
-    panel = Table().title(title).description(text).datasource(PROMETHEUS).span(span).height(HEIGHT)
+    panel = Table().title(title).description(text).datasource(PROMETHEUS).span(span).height(HEIGHT // 2)
     for query in _targets(queries, instant=True):
         panel = panel.with_target(query.format(PromQueryFormat.TABLE))
     names = {f"Value #{ref}": name for ref, (_, name) in zip("ABCDEFGH", queries, strict=False)}

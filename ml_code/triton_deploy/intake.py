@@ -30,6 +30,7 @@ class DeployRequest:
         allow_schema_change: accept inputs and outputs that break clients of the live version.
         force: accept an artifact that is in quarantine.
         canary: what of the clients' traffic it gets before the commit (see ``canary.canary_of``); by default nothing.
+        version: the version that the alias has to name; by default any.
     """
 
     model: str
@@ -40,6 +41,7 @@ class DeployRequest:
     allow_schema_change: bool = False
     force: bool = False
     canary: Canary | None = None
+    version: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +76,15 @@ def pinned_version(
         stores: gives the artifact store of a location.
 
     Raises:
+        Superseded: it is not the version that was asked for.
         ArtifactRejected: it has no ``model.onnx`` in any place.
         DeployError: the artifact store refuses or does not answer.
     """
+    if request.version not in (None, found.version):
+        raise Superseded(
+            f"Alias {request.alias} of {request.model} names version {found.version}, and version {request.version} was to be deployed.",
+            hint="Somebody moved the alias meanwhile: deploy what it names now, or set it back.",
+        )
     for uri in found.artifact_uris:
         files = stores(uri).list_files(uri)
         if any(file.path == MODEL_FILE for file in files):

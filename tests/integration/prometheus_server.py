@@ -20,24 +20,41 @@ SHIPPED_ALERTMANAGER = REPOSITORY / "deploy/alertmanager/alertmanager.yml"
 STOP_TIMEOUT_S = 30
 
 
+PACKAGES = ["prometheus", "prometheus-alertmanager"]
+TEMPLATES = b"/usr/share/prometheus/alertmanager"
+
+
 def program(name: str) -> Path:
     """Return the path of ``prometheus``, ``promtool``, ``prometheus-alertmanager`` or ``amtool``."""
-    return unpacked("prometheus", ["prometheus", "prometheus-alertmanager"]) / "usr/bin" / name
+    return unpacked("prometheus", PACKAGES) / "usr/bin" / name
+
+
+def relocated_alertmanager(folder: Path) -> Path:
+    """Return a copy of Alertmanager that looks for its templates below the folder that it is started in.
+
+    Debian's has the absolute path built in, and its packages are not installed here.
+    """
+    path = folder / "alertmanager"
+    relative = TEMPLATES[1:] + b"/"
+    path.write_bytes(program("prometheus-alertmanager").read_bytes().replace(TEMPLATES, relative))
+    path.chmod(0o755)
+    return path
 
 
 class Server:
     """A server in a process of its own; runs while the block does."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, port: int | None = None) -> None:
         self._log = folder / "log"
-        self.port = free_port()
+        self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.url = f"http://{self.address}"
         self._command: list[str] = []
+        self._started_in = folder
 
     def __enter__(self) -> Self:
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=self._started_in)
         try:
             eventually(self._is_ready, f"{self._command[0]} is ready, see {self._log}", 60)
         except BaseException:
@@ -82,6 +99,7 @@ class Prometheus(Server):
         interval_s: between two scrapes, and two evaluations of the rules, seconds.
         waits: how long an alert's condition has to hold, by the alert's name; as shipped for others.
         ranges: shipped range to range of this test, in every rule: ``{"5m": "10s"}``.
+        port: where it listens; any free one by default.
     """
 
     def __init__(
@@ -92,9 +110,10 @@ class Prometheus(Server):
         interval_s: int = 1,
         waits: Mapping[str, str] | None = None,
         ranges: Mapping[str, str] | None = None,
+        port: int | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        super().__init__(folder)
+        super().__init__(folder, port)
         shutil.copytree(SHIPPED / "rules", folder / "rules")
         (folder / "targets").mkdir()
         for path in (SHIPPED / "targets").iterdir():
@@ -148,12 +167,13 @@ class Alertmanager(Server):
                 hook["url"] = webhook
         (folder / "alertmanager.yml").write_text(yaml.safe_dump(configuration))
         self._command = [
-            str(program("prometheus-alertmanager")),
+            str(relocated_alertmanager(folder)),
             f"--config.file={folder / 'alertmanager.yml'}",
             f"--storage.path={folder / 'data'}",
             f"--web.listen-address={self.address}",
             "--cluster.listen-address=",
         ]
+        self._started_in = unpacked("prometheus", PACKAGES)
 
 
 def _with_times(rules: str, waits: Mapping[str, str], ranges: Mapping[str, str]) -> str:

@@ -5,18 +5,14 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Self
 
 import pytest
 import requests
@@ -29,73 +25,12 @@ from ml_code.triton_deploy.errors import BakeFailed, Misconfigured, Unavailable
 from ml_code.triton_deploy.records import BAKED_BADLY, BakeVerdict
 from ml_code.triton_deploy.settings import Settings
 from tests.fakes import fake_store
-from tests.integration.gateways import Gateway, Releases, eventually, free_port
+from tests.integration.gateways import Gateway, Releases, free_port
 from tests.integration.prometheus_server import Prometheus
+from tests.integration.v2_clients import ASKED_A_SECOND, Clients, asking
 from tests.models import fails_above, slow
 
 pytestmark = pytest.mark.integration
-
-ASKED_A_SECOND = 40
-ONE_OF = 20
-"""So many requests have one with a number that `fails_above` does not know: 5 %."""
-
-
-@dataclass
-class Clients:
-    """Clients that ask a model at a fixed rate and never give up, while the block runs.
-
-    Args:
-        addresses: where, in turn.
-        model: its name.
-    """
-
-    addresses: list[str]
-    model: str
-    answers: Counter[int] = field(default_factory=Counter)
-    failures: int = 0
-
-    def __post_init__(self) -> None:
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._count = itertools.count(1)
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(4)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(timeout=60)
-
-    def ask_more(self, count: int) -> None:
-        """Return when so many requests more have ended."""
-        wanted = self.answers.total() + self.failures + count
-        eventually(lambda: self.answers.total() + self.failures >= wanted, "clients are answered", 120)
-
-    def _run(self) -> None:
-        with requests.Session() as session:
-            session.trust_env = False
-            while not self._stop.is_set():
-                number = next(self._count)
-                began = time.monotonic()
-                self._ask(session, number)
-                self._stop.wait(max(0.0, len(self._threads) / ASKED_A_SECOND - (time.monotonic() - began)))
-
-    def _ask(self, session: requests.Session, number: int) -> None:
-        value = 99.0 if number % ONE_OF == 0 else 1.0
-        tensor = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [value, value]}
-        address = self.addresses[number % len(self.addresses)]
-        response = session.post(
-            f"http://{address}/v2/models/{self.model}/infer", json={"inputs": [tensor]}, timeout=60
-        )
-        with self._lock:
-            if response.ok:
-                self.answers[int(response.json()["model_version"])] += 1
-            else:
-                self.failures += 1
 
 
 @pytest.fixture(scope="module")
@@ -151,17 +86,6 @@ def site(releases: Releases, prometheus: Prometheus, request: pytest.FixtureRequ
         yield Site(own, settings)
 
 
-def asking(site: Site, *addresses: str) -> Clients:
-    """Clients of the site's model, once it is known at every address."""
-    ready = f"/v2/models/{site.releases.model}/ready"
-    for address in addresses:
-        eventually(
-            lambda url=f"http://{address}{ready}": requests.get(url, timeout=10).ok,
-            f"{address} knows the model",
-        )
-    return Clients(list(addresses), site.releases.model)
-
-
 def watched(site: Site, clients: Clients, make: Callable[[float], object] | None = None) -> Baked:
     """Deploy another version under traffic and bake it; print what clients saw of it."""
     version = site.releases.deploy(make) if make else site.releases.deploy()  # type: ignore[arg-type]
@@ -178,7 +102,7 @@ def watched(site: Site, clients: Clients, make: Callable[[float], object] | None
 
 
 def test_a_release_that_is_ten_times_slower_is_taken_back(site: Site, gateway: Gateway) -> None:
-    with asking(site, gateway.address) as clients:
+    with asking(site.releases.model, gateway.address) as clients:
         clients.ask_more(15 * ASKED_A_SECOND)
         with pytest.raises(BakeFailed, match="Version 1 is live again") as raised:
             watched(site, clients, slow)
@@ -189,7 +113,7 @@ def test_a_release_that_is_ten_times_slower_is_taken_back(site: Site, gateway: G
 
 
 def test_a_release_that_fails_five_of_a_hundred_is_taken_back(site: Site, gateway: Gateway) -> None:
-    with asking(site, gateway.address) as clients:
+    with asking(site.releases.model, gateway.address) as clients:
         clients.ask_more(5 * ASKED_A_SECOND)
         with pytest.raises(BakeFailed, match=r"gateway: \d\.\d% of \d+ requests failed"):
             watched(site, clients, partial(fails_above, 10))
@@ -205,7 +129,7 @@ def test_failures_of_clients_that_go_around_the_gateway_are_seen_in_triton(
     site: Site, releases: Releases
 ) -> None:
     addresses = [stack.url("triton").removeprefix("http://") for stack in releases.stacks]
-    with asking(site, *addresses) as clients:
+    with asking(site.releases.model, *addresses) as clients:
         clients.ask_more(5 * ASKED_A_SECOND)
         with pytest.raises(BakeFailed, match=r"triton: \d\.\d% of \d+ requests failed"):
             watched(site, clients, partial(fails_above, 10))
@@ -213,7 +137,7 @@ def test_failures_of_clients_that_go_around_the_gateway_are_seen_in_triton(
 
 
 def test_a_good_release_is_kept(site: Site, gateway: Gateway) -> None:
-    with asking(site, gateway.address) as clients:
+    with asking(site.releases.model, gateway.address) as clients:
         clients.ask_more(5 * ASKED_A_SECOND)
         baked = watched(site, clients)
         assert not clients.failures
