@@ -31,6 +31,28 @@ def times(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
 
 
+def picky(factor: float) -> onnx.ModelProto:
+    """``times`` for rows whose last number is 2 or more, as in its golden inputs; ONNX Runtime fails on others."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Less", ["x", "two"], ["small"]),
+            helper.make_node("Cast", ["small"], ["each"], to=TensorProto.INT64),
+            helper.make_node("ReduceMax", ["each"], ["place"], axes=[0], keepdims=0),
+            # The only place that exists is the first one: 0.
+            helper.make_node("Gather", ["factors", "place"], ["factor"]),
+            helper.make_node("Mul", ["x", "factor"], ["y"]),
+        ],
+        "picky",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2])],
+        [
+            numpy_helper.from_array(np.array([-1e9, 2], np.float32), "two"),
+            numpy_helper.from_array(np.full(1, factor, np.float32), "factors"),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
 def external(location: str, factor: float = 3.0, rows: int = 1) -> tuple[bytes, bytes]:
     """``times`` with its factor in a file ``location``: the model's bytes, and the bytes of that file."""
     model = times(factor)
@@ -79,3 +101,48 @@ def write(folder: Path, artifact: dict[str, bytes]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     return folder
+
+
+def slow(factor: float, *, columns: int = 2, products: int = 20) -> onnx.ModelProto:
+    """``times``, and for nothing the product of a large matrix with itself, again and again, in each request."""
+    model = times(factor, columns=columns)
+    graph = model.graph
+    size, rows = 512, 256
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.full((1, size), 1e-3, np.float32), "wide"),
+            numpy_helper.from_array(np.full((rows, 1), 1.0, np.float32), "tall"),
+            numpy_helper.from_array(np.full((size, size), 1e-3, np.float32), "square"),
+            numpy_helper.from_array(np.zeros(1, np.float32), "nothing"),
+        ]
+    )
+    graph.node[0].output[0] = "product"
+    graph.node.extend(
+        [
+            helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+            helper.make_node("Mul", ["tall", "sum"], ["column"]),
+            helper.make_node("MatMul", ["column", "wide"], ["step0"]),
+            *(helper.make_node("MatMul", [f"step{n}", "square"], [f"step{n + 1}"]) for n in range(products)),
+            helper.make_node("ReduceSum", [f"step{products}"], ["much"], keepdims=0),
+            # It depends on the request, so no optimizer can leave it out.
+            helper.make_node("Mul", ["much", "nothing"], ["little"]),
+            helper.make_node("Add", ["product", "little"], ["y"]),
+        ]
+    )
+    return model
+
+
+def fails_above(limit: int, factor: float, *, columns: int = 2) -> onnx.ModelProto:
+    """``times``; a request with a number of ``limit`` or more fails: it looks that up in a table, which ends there."""
+    model = times(factor, columns=columns)
+    graph = model.graph
+    graph.initializer.append(numpy_helper.from_array(np.zeros(limit, np.float32), "table"))
+    graph.node[0].output[0] = "product"
+    graph.node.extend(
+        [
+            helper.make_node("Cast", ["x"], ["index"], to=TensorProto.INT64),
+            helper.make_node("Gather", ["table", "index"], ["found"]),
+            helper.make_node("Add", ["product", "found"], ["y"]),
+        ]
+    )
+    return model

@@ -17,6 +17,8 @@ from starlette.types import ASGIApp
 from ..triton_deploy.settings import Settings
 from .admission import Admission
 from .backend import Backend
+from .candidate_metrics import CandidateMetrics
+from .deploy_metrics import DeployMetrics
 from .edge import Edge
 from .errors import GatewayError
 from .exchange import Exchange
@@ -27,6 +29,7 @@ from .prediction import Prediction
 from .settings import GatewaySettings
 
 SAMPLE_INTERVAL_S = 5.0
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PAGE = Path(__file__).with_name("page.html")
 _PAGE_HEADERS = {
     "Cache-Control": "no-store",
@@ -43,8 +46,9 @@ def create_app(settings: GatewaySettings, backend: Backend | None = None) -> ASG
         backend: who runs the models; default: what the settings name.
     """
     admission = Admission(settings.max_concurrency, settings.max_queue, settings.max_buffer_bytes)
-    backend = backend or _backend(settings, admission)
-    metrics = Metrics(backend.states, lambda: admission.waiting)
+    of_candidates = CandidateMetrics()
+    backend = backend or _backend(settings, admission, of_candidates)
+    metrics = Metrics(backend.states, lambda: admission.waiting, of_candidates.all)
     access_log = AccessLog(settings.access_log)
     minutes = LastMinutes(metrics.sums)
 
@@ -73,14 +77,14 @@ def create_app(settings: GatewaySettings, backend: Backend | None = None) -> ASG
     return edge
 
 
-def _backend(settings: GatewaySettings, admission: Admission) -> Backend:
+def _backend(settings: GatewaySettings, admission: Admission, metrics: CandidateMetrics) -> Backend:
     if settings.backend == "local":
         from .local_backend import LocalBackend
 
         return LocalBackend(settings, Settings.from_env(), admission)
     from .triton_backend import TritonBackend
 
-    return TritonBackend(settings, admission)
+    return TritonBackend(settings, admission, metrics)
 
 
 async def _sample(minutes: LastMinutes) -> None:
@@ -138,7 +142,16 @@ def _pages(
     async def prometheus() -> Response:
         """Metrics for Prometheus."""
         text = await asyncio.to_thread(metrics.text)
-        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(text, media_type=METRICS_TYPE)
+
+    if settings.repository is not None:
+        deploys = DeployMetrics(settings.repository)
+
+        @pages.get("/metrics/deployments", tags=["health"], response_class=Response)
+        async def deployments() -> Response:
+            """What the deployer's records say, for Prometheus: the same from every gateway on one repository."""
+            text = await asyncio.to_thread(deploys.text)
+            return Response(text, media_type=METRICS_TYPE)
 
     @pages.get("/status", responses=ERRORS, tags=["what is live"])
     async def status(request: Request, model: str = "") -> Response:

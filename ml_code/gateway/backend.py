@@ -34,8 +34,12 @@ class Target(Protocol):
     def schema(self) -> Schema:
         """Inputs and outputs."""
 
-    async def infer(self, inputs: Mapping[str, Array]) -> Answer:
+    async def infer(self, inputs: Mapping[str, Array], exchange: Exchange) -> Answer:
         """Ask the model.
+
+        Args:
+            inputs: arrays by input name.
+            exchange: whose request it is.
 
         Raises:
             Unprocessable: it refuses these inputs.
@@ -59,6 +63,9 @@ class Backend(Protocol):
             UnknownPath: there is no such model.
             Unavailable: its signature is not known yet.
         """
+
+    def live_version(self, model: str) -> str:
+        """Return the version that is live of a model, as last seen, or nothing: whose a request is that nobody answered."""
 
     async def renewed(self, model: str) -> Target:
         """Look at what is live now rather than at the next interval, and return the target; raises as ``target``."""

@@ -62,7 +62,7 @@ class Served:
         """See Target.schema."""
         return self.model.schema
 
-    async def infer(self, inputs: Mapping[str, Array]) -> Answer:
+    async def infer(self, inputs: Mapping[str, Array], exchange: Exchange) -> Answer:
         """See Target.infer."""
         return Answer(self.version, await self.backend.run(self.model, inputs))
 
@@ -190,6 +190,11 @@ class LocalBackend:
             raise UnknownPath(f"There is no live model {model}.")
         return {"releases": list(self._history), "failures": list(self._failures)}
 
+    def live_version(self, model: str) -> str:
+        """See Backend.live_version."""
+        served = self._served if model == self._settings.model else None
+        return str(served.registered.version) if served is not None else ""
+
     def states(self) -> Iterator[ModelState]:
         """See Backend.states."""
         if self._served is not None:
@@ -221,7 +226,7 @@ class LocalBackend:
                 allow_nan=settings.nan_policy == "allow",
             )
             binary = memoryview(content)[len(content) if body.json_length is None else body.json_length :]
-            answer = await served.infer(local_v2.inputs_of(request, binary, served.schema))
+            answer = await served.infer(local_v2.inputs_of(request, binary, served.schema), exchange)
         finally:
             body.release()
         exchange.version = answer.version

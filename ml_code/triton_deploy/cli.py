@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from .canary import canary_of, step_of
 from .deployer import Deployer
 from .errors import DeployError
 from .feedback import Feedback
@@ -32,10 +33,10 @@ EXIT_CODES = """exit codes:
   1  unexpected error, a defect
   2  wrong usage
   3  bad name or setting, model, alias or deployment unknown, access denied: correct it
-  4  the model is refused or fails its checks: repair the model
+  4  the model is refused, or fails its checks or its bake: repair the model
   5  MLflow, S3, Triton or the disk failed: try again when it is back
   6  another deploy of the model is under way, or came first
-  7  status: a Triton does not serve what is live; reconcile, gc: something is left for a person; doctor: something failed
+  7  status: a Triton does not serve what is live; reconcile, gc, bake: something is left for a person; doctor: something failed
   8  status: the deployment was rolled back
   9  status: the deployment has not ended
 """
@@ -88,6 +89,7 @@ def _deploy(options: argparse.Namespace, settings: Settings) -> int:
         reason=options.reason,
         allow_schema_change=options.allow_schema_change,
         force=options.force,
+        canary=canary_of(options.canary, options.shadow, options.canary_minutes),
     )
     if options.dry_run:
         return _show(options, Deployer(settings).plan_deploy(request))
@@ -113,6 +115,20 @@ def _revert(options: argparse.Namespace, settings: Settings) -> int:
     record = deployer.revert(request)
     serves = deployer.what_serves(options.model)
     _print(options, record, f"Now {serves}{_passed_over(record)}", serves)
+    return 0
+
+
+def _bake(options: argparse.Namespace, settings: Settings) -> int:
+    from .bake.baking import Baking
+    from .bake.policy import BakePolicy
+
+    baking = Baking(settings, options.model, BakePolicy.of(settings, options.minutes))
+    generation = options.generation or baking.live().generation
+    baked = baking.run(generation, act=not options.dry_run)
+    if options.json:
+        print(json.dumps((asdict(baked.bake) if baked.bake else {}) | {"text": baked.text}, indent=2))
+    else:
+        print(baked.text)
     return 0
 
 
@@ -217,8 +233,10 @@ def _status(options: argparse.Namespace, settings: Settings) -> int:
                 )
             )
         if state.unfinished:
+            canary = state.unfinished.canary
+            share = f", {step_of(canary)} since {canary.since_utc}" if canary and canary.step else ""
             print(
-                f"  under way: {state.unfinished.deploy_id}, version {state.unfinished.version}, {state.unfinished.state}"
+                f"  under way: {state.unfinished.deploy_id}, version {state.unfinished.version}, {state.unfinished.state}{share}"
             )
         for name, failure in state.quarantined.items():
             print(f"  quarantined: {name}: {failure.get('step')}: {failure.get('error')}")
@@ -374,16 +392,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--dry-run", action="store_true", help="say what would be done, change nothing")
 
     deploy = command("deploy", _deploy, "deploy the version that an alias names; roll back if anything fails")
-    deploy.add_argument("model", metavar="MODEL", help="model name, in MLflow and in Triton")
-    deploy.add_argument("--alias", default="A", help="MLflow alias to deploy (default: %(default)s)")
-    deploy.add_argument("--deploy-id", help="id of this deployment (default: a new one)")
-    deploy.add_argument(
-        "--allow-schema-change",
-        action="store_true",
-        help="accept inputs and outputs that break clients of the live version",
-    )
-    deploy.add_argument("--force", action="store_true", help="accept an artifact that failed before")
-
+    _add_deploy_options(deploy)
     deploy.add_argument("--reason", default="", help="why, for the history")
     dry_run(deploy)
 
@@ -398,6 +407,10 @@ def _parser() -> argparse.ArgumentParser:
     revert.add_argument("--reason", default="", help="why, for the history")
     revert.add_argument("--deploy-id", help="id of this deployment (default: a new one)")
     dry_run(revert)
+
+    bake = command("bake", _bake, "watch a release on live traffic, and take it back if it is bad")
+    _bake_arguments(bake)
+    dry_run(bake)
 
     reconcile = command(
         "reconcile", _reconcile, "make Triton and the derived files agree with what was committed"
@@ -452,6 +465,46 @@ def _parser() -> argparse.ArgumentParser:
     )
     dry_run(init)
     return parser
+
+
+def _bake_arguments(bake: argparse.ArgumentParser) -> None:
+    bake.add_argument("model", metavar="MODEL")
+    bake.add_argument(
+        "--minutes", type=float, help="how long, since its commit (default: TRITON_DEPLOY_BAKE_MINUTES)"
+    )
+    bake.add_argument("--generation", type=int, help="the release (default: the live one)")
+
+
+def _add_deploy_options(deploy: argparse.ArgumentParser) -> None:
+    deploy.add_argument("model", metavar="MODEL", help="model name, in MLflow and in Triton")
+    deploy.add_argument("--alias", default="A", help="MLflow alias to deploy (default: %(default)s)")
+    deploy.add_argument("--deploy-id", help="id of this deployment (default: a new one)")
+    deploy.add_argument(
+        "--allow-schema-change",
+        action="store_true",
+        help="accept inputs and outputs that break clients of the live version",
+    )
+    deploy.add_argument("--force", action="store_true", help="accept an artifact that failed before")
+    deploy.add_argument(
+        "--canary",
+        default="",
+        metavar="PERCENT,…",
+        help="shares of the clients' requests that it answers before it is committed, such as 5,25,50",
+    )
+    deploy.add_argument(
+        "--shadow",
+        type=int,
+        default=0,
+        metavar="PERCENT",
+        help="share of the requests that are mirrored to it before",
+    )
+    deploy.add_argument(
+        "--canary-minutes",
+        type=float,
+        default=10,
+        metavar="MINUTES",
+        help="how long each of those steps is watched (default: %(default)s)",
+    )
 
 
 if __name__ == "__main__":

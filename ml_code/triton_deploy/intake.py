@@ -11,7 +11,7 @@ from datetime import datetime
 from .artifacts import ArtifactStore
 from .errors import NotFound, Superseded
 from .materialize import source_fingerprint
-from .records import Deployment, Pinned, Release, State, utc_text
+from .records import Canary, Deployment, Pinned, Release, State, utc_text
 from .registry import RegisteredVersion, no_onnx
 from .repository import ModelFolder
 from .repository.versions import MODEL_FILE
@@ -29,6 +29,8 @@ class DeployRequest:
         reason: why, for the history.
         allow_schema_change: accept inputs and outputs that break clients of the live version.
         force: accept an artifact that is in quarantine.
+        canary: what of the clients' traffic it gets before the commit (see ``canary.canary_of``); by default nothing.
+        version: the version that the alias has to name; by default any.
     """
 
     model: str
@@ -38,6 +40,8 @@ class DeployRequest:
     reason: str = ""
     allow_schema_change: bool = False
     force: bool = False
+    canary: Canary | None = None
+    version: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,7 @@ class RevertRequest:
         version: version to go back to, one that was live; by default the one that the live version replaced.
         actor: who asks, for the history.
         reason: why, for the history.
+        only_generation: the release that is to be taken back; when another one is live, nothing is done.
     """
 
     model: str
@@ -57,6 +62,7 @@ class RevertRequest:
     version: int | None = None
     actor: str = ""
     reason: str = ""
+    only_generation: int | None = None
 
 
 def pinned_version(
@@ -70,9 +76,15 @@ def pinned_version(
         stores: gives the artifact store of a location.
 
     Raises:
+        Superseded: it is not the version that was asked for.
         ArtifactRejected: it has no ``model.onnx`` in any place.
         DeployError: the artifact store refuses or does not answer.
     """
+    if request.version not in (None, found.version):
+        raise Superseded(
+            f"Alias {request.alias} of {request.model} names version {found.version}, and version {request.version} was to be deployed.",
+            hint="Somebody moved the alias meanwhile: deploy what it names now, or set it back.",
+        )
     for uri in found.artifact_uris:
         files = stores(uri).list_files(uri)
         if any(file.path == MODEL_FILE for file in files):
@@ -111,6 +123,7 @@ def deploy_record(
         reason=request.reason,
         allow_schema_change=request.allow_schema_change,
         force=request.force,
+        canary=request.canary,
         digest=live.digest if unchanged and live else "",
         times_utc={state: utc_text(now)},
     )
@@ -129,10 +142,17 @@ def revert_record(
 
     Raises:
         NotFound: there is nothing to go back to: no release, no earlier one, a version that was never live, or its files are gone.
+        Superseded: another release is live than the one that is to be taken back.
     """
     model = request.model
     if live is None:
         raise NotFound(f"No version of {model} is live.", hint="Deploy one: triton-deploy deploy.")
+    if request.only_generation not in (None, live.generation):
+        raise Superseded(
+            f"Release {request.only_generation} of {model} is not live any more, release {live.generation} "
+            f"(version {live.active_version}) is.",
+            hint="Nothing is to be taken back.",
+        )
     version = request.version or live.previous_version
     if version is None:
         raise NotFound(

@@ -28,6 +28,8 @@ class State(StrEnum):
     """Every Triton says that exactly this version is ready."""
     VERIFIED = "verified"
     """The candidate's answers are right."""
+    TRIED = "tried"
+    """A canary ended well: a share of the clients' requests, step by step, went to the candidate. Without one: skipped."""
     SWITCHING = "switching"
     """Intent: clients may reach the candidate. A crash here is undone."""
     COMMITTING = "committing"
@@ -47,7 +49,8 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.MATERIALIZED: frozenset({State.LOADED, State.ROLLING_BACK}),
     State.LOADED: frozenset({State.READY, State.ROLLING_BACK}),
     State.READY: frozenset({State.VERIFIED, State.ROLLING_BACK}),
-    State.VERIFIED: frozenset({State.SWITCHING, State.ROLLING_BACK}),
+    State.VERIFIED: frozenset({State.TRIED, State.SWITCHING, State.ROLLING_BACK}),
+    State.TRIED: frozenset({State.SWITCHING, State.ROLLING_BACK}),
     State.SWITCHING: frozenset({State.COMMITTING, State.ROLLING_BACK}),
     # Back from COMMITTING only when another release took the generation: see Settlement.finish.
     State.COMMITTING: frozenset({State.COMMITTED, State.ROLLING_BACK}),
@@ -64,10 +67,11 @@ STEP_AFTER: Mapping[State, str] = {
     State.LOADED: "ready",
     State.READY: "smoke",
     State.VERIFIED: "commit",
+    State.TRIED: "commit",
     State.SWITCHING: "commit",
     State.COMMITTING: "commit",
 }
-"""The step that was due or running when a deployment was last seen in a state."""
+"""The step that was due or running when a deployment was last seen in a state; see also ``Deployment.due_step``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +115,33 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Canary:
+    """How much of the clients' traffic a candidate gets before it is committed; the rules are in canary.py.
+
+    Attributes:
+        shares_percent: shares of the requests that it answers, one after the other.
+        shadow_percent: share of the requests that are mirrored to it before the first of those; 0 for none.
+        step_s: how long each step is watched, seconds.
+        step: how many steps have begun, the mirroring included.
+        share_percent: share that it answers now.
+        mirrored_percent: share that is mirrored to it now.
+        since_utc: when the step began.
+        until_utc: when both shares end unless somebody prolongs them, who goes on watching.
+        judgment: what was last seen of the step: ``verdict``, ``why``, and the figures.
+    """
+
+    shares_percent: tuple[int, ...]
+    shadow_percent: int
+    step_s: float
+    step: int = 0
+    share_percent: int = 0
+    mirrored_percent: int = 0
+    since_utc: str = ""
+    until_utc: str = ""
+    judgment: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Deployment:
     """One deploy from snapshot to its end; ``advance`` is the only way to change its state.
 
@@ -127,6 +158,7 @@ class Deployment:
         force: a quarantined digest is accepted.
         digest: digest of the artifact, once materialized.
         smoke: what the smoke test measured (see serving.Serving.smoke).
+        canary: what of the clients' traffic it gets before the commit, if that was asked for.
         away: why a Triton was passed over when the others were flipped, by its address.
         failure: the last failure, if any.
         quarantine: name of the quarantined directory, if something was put aside.
@@ -145,6 +177,7 @@ class Deployment:
     force: bool = False
     digest: str = ""
     smoke: Mapping[str, Any] = field(default_factory=dict)
+    canary: Canary | None = None
     away: Mapping[str, str] = field(default_factory=dict)
     failure: Failure | None = None
     quarantine: str = ""
@@ -156,6 +189,13 @@ class Deployment:
         return self.pinned.version
 
     @property
+    def due_step(self) -> str | None:
+        """The step that is due or running, or None when none is."""
+        if self.state is State.VERIFIED and self.canary is not None:
+            return "canary"
+        return STEP_AFTER.get(self.state)
+
+    @property
     def finished(self) -> bool:
         """Whether nothing remains to be done."""
         return not TRANSITIONS[self.state]
@@ -164,6 +204,12 @@ class Deployment:
     def last_time(self) -> datetime:
         """When it reached the last of its states."""
         return max(datetime.fromisoformat(text) for text in self.times_utc.values())
+
+    @property
+    def last_sign_of_life(self) -> datetime:
+        """When somebody went on with it last; of one that watches a canary, a little later."""
+        watched = self.canary.until_utc if self.canary else ""
+        return max(self.last_time, datetime.fromisoformat(watched)) if watched else self.last_time
 
     @property
     def generation(self) -> int:
@@ -177,6 +223,9 @@ class Deployment:
         data["state"] = State(data["state"])
         data["pinned"] = Pinned(**data["pinned"])
         data["failure"] = Failure(**data["failure"]) if data.get("failure") else None
+        if data.get("canary"):
+            canary = data["canary"]
+            data["canary"] = Canary(**{**canary, "shares_percent": tuple(canary["shares_percent"])})
         return cls(**data)
 
 
@@ -225,6 +274,87 @@ class Release:
         data = _object(text, cls)
         data["warm_versions"] = tuple(data["warm_versions"])
         return cls(**data)
+
+
+class BakeVerdict(StrEnum):
+    """How the bake of a release ended."""
+
+    PASSED = "passed"
+    """It was judged, and is good."""
+    FAILED = "failed"
+    """It was judged, and is bad."""
+    NO_DATA = "no_data"
+    """It could not be judged: too little traffic, or nobody who saw it could be asked."""
+    SUPERSEDED = "superseded"
+    """Another release is live meanwhile: this one's bake is nobody's concern."""
+
+
+BAKED_BADLY = "failed its bake: "
+"""Begins the reason of a release that takes one back which failed its bake."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bake:
+    """How a release did on live traffic.
+
+    Attributes:
+        model: public model name.
+        generation: the release.
+        version: its version.
+        deploy_id: deployment that committed it.
+        verdict: how it ended.
+        reasons: why, in sentences.
+        looks: how often it was looked at.
+        judged: how many of the looks saw enough to judge by.
+        figures: what each source said last, by its name.
+        began_at_utc: when its release was committed.
+        ended_at_utc: when the verdict was given.
+    """
+
+    model: str
+    generation: int
+    version: int
+    deploy_id: str
+    verdict: BakeVerdict
+    reasons: tuple[str, ...]
+    looks: int
+    judged: int
+    figures: Mapping[str, Any]
+    began_at_utc: str
+    ended_at_utc: str
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read a record back; raises ValueError when ``text`` is not one."""
+        data = _object(text, cls)
+        data["verdict"] = BakeVerdict(data["verdict"])
+        data["reasons"] = tuple(data["reasons"])
+        return cls(**data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconcileNote:
+    """What a reconcile of a model found.
+
+    Attributes:
+        at_utc: when it ended.
+        done: what was put right.
+        problems: what could not be.
+        notices: what is worth knowing, by its kind.
+        under_way: the deployment because of which nothing was looked at, or empty.
+    """
+
+    at_utc: str
+    done: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    notices: Mapping[str, str] = field(default_factory=dict)
+    under_way: str = ""
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read a note back; raises ValueError when ``text`` is not one."""
+        data = _object(text, cls)
+        return cls(**data | {"done": tuple(data["done"]), "problems": tuple(data["problems"])})
 
 
 def advance(record: Deployment, to: State, now: datetime, **facts: Any) -> Deployment:
@@ -278,7 +408,7 @@ def next_release(record: Deployment, previous: Release | None, now: datetime, ke
     )
 
 
-def to_json(record: Deployment | Release | Failure) -> str:
+def to_json(record: Deployment | Release | Failure | Bake | ReconcileNote) -> str:
     """Return a record as the text that its file holds."""
     return json.dumps(asdict(record), indent=2) + "\n"
 
