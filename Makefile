@@ -12,22 +12,27 @@ TORCH := .venv/.torch-stamp
 # nvidia-pytriton's wheels need glibc 2.35; every other wheel needs less.
 COMPILE = $(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_35 --only-binary :all: --custom-compile-command 'make lock'
+# What the images hold is a part of what was tested.
+IMAGE = $(COMPILE) --constraint requirements/main.txt
 # PyTorch for CPUs is not on PyPI, whose build brings CUDA along: where pip is told to look for wheels, uv looks as well.
 PIP_CONFIG = .cache/uv/bin/python -m pip config get
 FIND_LINKS = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$({ $(PIP_CONFIG) :env:.find-links || $(PIP_CONFIG) global.find-links \
 	|| $(PIP_CONFIG) user.find-links; } 2>/dev/null | tr -s '[:space:]' ',' | sed 's/,$$//')}"
 CHECKED := ml_code dags stack bench deploy/grafana/*.py
 
-.PHONY: help demo up test test-unit soak bench bench-quick torch lint format docs lock clean env
+.PHONY: help demo up up-distributed test test-unit soak bench bench-quick torch lint format docs lock clean env
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: env  ## the main job end to end: train, deploy twice, roll back a broken model (under 6 minutes)
 	@.venv/bin/python -m stack demo
 
 up: env  ## start the stack and leave it running; prints URLs and logins; Ctrl-C stops all of it
 	@.venv/bin/python -m stack up
+
+up-distributed: env  ## the same with PostgreSQL, Redis, Celery and two hosts, each with a worker, a Triton and a gateway
+	@.venv/bin/python -m stack up-distributed
 
 test: env torch  ## unit and integration tests on the real servers, with coverage
 	.venv/bin/pytest tests --cov
@@ -63,8 +68,12 @@ docs: $(MAIN)  ## write the generated parts of the documents, and the dashboards
 lock: $(UV)  ## resolve requirements/*.in again into requirements/*.txt
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) requirements/triton.in -o requirements/triton.txt
-	$(COMPILE) pyproject.toml --extra airflow --extra gateway --extra training requirements/main.in -o requirements/main.txt
+	$(COMPILE) pyproject.toml --extra airflow --extra distributed --extra events --extra gateway --extra training requirements/main.in -o requirements/main.txt
 	$(FIND_LINKS) $(COMPILE) --constraint requirements/main.txt --no-emit-package torch requirements/torch.in -o requirements/torch.txt
+	$(IMAGE) requirements/build.in -o requirements/build.txt
+	$(IMAGE) requirements/mlflow.in -o requirements/mlflow.txt
+	$(IMAGE) pyproject.toml --extra airflow --extra distributed --extra events --extra training -o requirements/airflow.txt
+	$(IMAGE) pyproject.toml --extra gateway -o requirements/gateway.txt
 
 clean:  ## remove the environments, caches and the stack's state
 	rm -rf .venv .venv-triton .stack .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis .coverage

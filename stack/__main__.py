@@ -1,4 +1,4 @@
-"""`python -m stack up` and `python -m stack demo`."""
+"""`python -m stack up`, `python -m stack up-distributed` and `python -m stack demo`."""
 
 import argparse
 import importlib
@@ -13,8 +13,10 @@ from types import FrameType
 
 from stack import Stack, StackError
 from stack import services as known
+from stack.distributed import Distributed
 from stack.ports import configured_ports, setting
 from stack.servers import REPO
+from stack.supervision import ProcessState
 
 _WATCH_S = 1.0
 
@@ -35,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     up_parser = commands.add_parser("up", help="start the stack and leave it running")
     up_parser.add_argument("--state-dir", type=Path, default=REPO / ".stack")
+    distributed_parser = commands.add_parser(
+        "up-distributed", help="the same with PostgreSQL, Redis and two hosts"
+    )
+    distributed_parser.add_argument("--state-dir", type=Path, default=REPO / ".stack" / "distributed")
     commands.add_parser("demo", help="the main job, end to end", add_help=False)
     arguments, rest = parser.parse_known_args(argv)
     # SIGINT too: a shell script starts its background jobs with that ignored.
@@ -46,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return int(demo.main(rest))
         if rest:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
-        return up(arguments.state_dir)
+        return {"up": up, "up-distributed": up_distributed}[arguments.command](arguments.state_dir)
     except StackError as error:
         print(error, file=sys.stderr)
         return 1
@@ -74,6 +80,31 @@ def up(state_dir: Path) -> int:
         print("\nstopping ...", flush=True)
     finally:
         stack.stop()
+    print("stopped")
+    return 0
+
+
+def up_distributed(state_dir: Path) -> int:
+    """Run the center and its hosts in the foreground until Ctrl-C.
+
+    Returns:
+        0 after Ctrl-C.
+
+    Raises:
+        StackError: it does not start, or a process died and could not be started again.
+    """
+    state_dir.mkdir(parents=True, exist_ok=True)
+    distributed = Distributed(state_dir, ports=configured_ports(), report=print)
+    print("starting (the first time takes longest) ...", flush=True)
+    distributed.start()
+    try:
+        env_file = write_env_file(state_dir, distributed.environment)
+        print(distributed_summary(distributed, env_file), flush=True)
+        watch(distributed.center, *distributed.hosts)
+    except KeyboardInterrupt:
+        print("\nstopping ...", flush=True)
+    finally:
+        distributed.stop()
     print("stopped")
     return 0
 
@@ -112,22 +143,48 @@ def summary(stack: Stack, env_file: Path) -> str:
 """
 
 
-def watch(stack: Stack) -> None:
+def distributed_summary(distributed: Distributed, env_file: Path) -> str:
+    """Return what `up-distributed` prints when all is ready."""
+    center = distributed.center
+    username, password = center.airflow_login
+    hosts = "".join(
+        f"""
+  host-{number}    Triton {host.url("triton")} (gRPC {host.url("triton-grpc")}), gateway {host.url("gateway")}
+            logs {host.log_path("worker").parent}, those of its tasks in airflow-tasks"""
+        for number, host in enumerate(distributed.hosts, 1)
+    )
+    return f"""
+  Airflow   {center.url("airflow")}  (user {username}, password {password}; logs of tasks are on their hosts)
+  MLflow    {center.url("mlflow")}
+  models    {center.model_repository}
+  logs      {center.log_path("airflow-scheduler").parent}
+{hosts}
+
+  In another shell:  source {shlex.quote(str(env_file))}
+  Ctrl-C stops everything.
+"""
+
+
+def watch(*stacks: Stack) -> None:
     """Report every process that is started again, until one cannot be.
 
     Raises:
         StackError: supervisord gave up on a process.
     """
-    before = stack.states()
+    before = [stack.states() for stack in stacks]
     while True:
         time.sleep(_WATCH_S)
-        now = stack.states()
-        for name, state in now.items():
-            if state.state == "FATAL":
-                raise StackError(f"{name} keeps dying: {stack.log_path(name)}")
-            if state.pid and state.pid != before[name].pid:
-                print(f"{name} died and was started again: {stack.log_path(name)}", flush=True)
-        before = now
+        before = [_watched(stack, states) for stack, states in zip(stacks, before, strict=True)]
+
+
+def _watched(stack: Stack, before: dict[str, ProcessState]) -> dict[str, ProcessState]:
+    now = stack.states()
+    for name, state in now.items():
+        if state.state == "FATAL":
+            raise StackError(f"{name} keeps dying: {stack.log_path(name)}")
+        if state.pid and state.pid != before[name].pid:
+            print(f"{name} died and was started again: {stack.log_path(name)}", flush=True)
+    return now
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

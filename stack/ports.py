@@ -17,6 +17,8 @@ DEFAULT_PORTS: Mapping[str, int] = {
     "gateway": 8100,
     "events": 8110,
     "prometheus": 9090,
+    "postgres": 5432,
+    "redis": 6379,
 }
 
 # Below the kernel's range for outgoing connections (32768 up): a port picked now stays free until

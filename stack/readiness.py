@@ -6,9 +6,13 @@ from functools import cache
 from typing import Any
 
 import boto3
+import psycopg
+import redis
 import requests
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from celery import Celery
+from psycopg.sql import SQL, Identifier
 
 from stack.errors import StackError
 
@@ -38,6 +42,40 @@ def bucket_is_there(endpoint: str, access_key: str, secret_key: str, bucket: str
     except BotoCoreError as error:
         return str(error)
     return None
+
+
+def databases_are_there(host: str, port: int, user: str, password: str, names: Collection[str]) -> str | None:
+    """Ask whether PostgreSQL serves these databases; create those that are missing."""
+    try:
+        with psycopg.connect(
+            host=host, port=port, user=user, password=password, dbname="postgres", autocommit=True
+        ) as server:
+            there = {row[0] for row in server.execute("SELECT datname FROM pg_database")}
+            for name in sorted(set(names) - there):
+                server.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
+    except psycopg.Error as error:
+        return str(error)
+    return None
+
+
+def redis_answers(host: str, port: int, password: str) -> str | None:
+    """Ask whether Redis answers who has the password."""
+    try:
+        with redis.Redis(host=host, port=port, password=password, socket_timeout=_TIMEOUT_S) as client:
+            client.ping()
+    except redis.RedisError as error:
+        return str(error)
+    return None
+
+
+def worker_answers(broker_url: str, node: str, api_url: str) -> str | None:
+    """Ask whether the Celery worker of this name takes orders, and the API that its tasks call answers."""
+    # The API server makes that API at the first request, which takes seconds.
+    if missing := answers(f"{api_url}health"):
+        return f"the execution API {missing}"
+    with Celery(broker=broker_url) as app:
+        answered = app.control.ping(destination=[node], timeout=1.0)
+    return None if answered else f"{node} does not answer"
 
 
 def airflow_runs(url: str, login: tuple[str, str], dag_ids: Collection[str], since: datetime) -> str | None:

@@ -10,6 +10,7 @@ from typing import Self
 from stack import services as known
 from stack.errors import StackError
 from stack.ports import check_free, free_ports
+from stack.site import Service, Site
 from stack.startup import await_all, bring_up, until_ready
 from stack.supervision import ProcessState, Supervisor
 
@@ -24,7 +25,8 @@ class Stack:
     whatever ends it, so call that from one that lives as long as the stack should.
 
     Services are `s3`, `mlflow` (needs `s3`), `triton`, `airflow`, `triggerer` (needs `airflow`), `gateway` (needs `triton`),
-    `events` (needs `mlflow` and `airflow`) and, only when it is named, `prometheus` (needs `gateway`). Processes have the name of their service, except `airflow-api-server`,
+    `events` (needs `mlflow` and `airflow`) and, only when they are named, `prometheus` (needs `gateway`), and `postgres`, `redis` and
+    `worker` (see `stack.distributed`). Processes have the name of their service, except `airflow-api-server`,
     `airflow-scheduler`, `airflow-dag-processor` and `airflow-triggerer`.
     """
 
@@ -62,7 +64,7 @@ class Stack:
             StackError: a service is unknown or lacks another, or no port is free.
         """
         state_dir = state_dir.absolute()
-        self._site = known.Site(
+        self._site = Site(
             repo=repo,
             state_dir=state_dir,
             model_repository=(model_repository or state_dir / "model-repo").absolute(),
@@ -73,7 +75,7 @@ class Stack:
             extra=environment or {},
         )
         self._names = set(services)
-        if unknown := self._names - set(known.WITH_PROMETHEUS):
+        if unknown := self._names - set(known.ALL):
             raise StackError(f"unknown services: {', '.join(sorted(unknown))}")
         if "mlflow" in self._names and "s3" not in self._names:
             raise StackError("mlflow keeps its artifacts on s3: name both")
@@ -86,7 +88,7 @@ class Stack:
         if "prometheus" in self._names and "gateway" not in self._names:
             raise StackError("prometheus asks gateway: name both")
         self._report = report
-        self._services: dict[str, known.Service] = {}
+        self._services: dict[str, Service] = {}
         self._supervisor: Supervisor | None = None
 
     def __enter__(self) -> Self:
@@ -112,7 +114,7 @@ class Stack:
             StackError: a port is taken, a process ended, or a service was not ready in time. The
                 text names the process and its log, with the last lines.
         """
-        names = [name for name in known.WITH_PROMETHEUS if name in (services or self._names)]
+        names = [name for name in known.ALL if name in (services or self._names)]
         first = self._supervisor is None
         try:
             supervisor = self._supervisor or self._start_supervisor()

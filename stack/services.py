@@ -1,29 +1,30 @@
 """What each server is: its processes, their environment, and how to see that it is ready."""
 
-import base64
 import json
 import os
-import secrets
 import shutil
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from stack import distributed_services
 from stack.errors import StackError
-from stack.readiness import Probe, airflow_component_runs, airflow_runs, answers, bucket_is_there
+from stack.readiness import airflow_component_runs, airflow_runs, answers, bucket_is_there
+from stack.site import LOCAL, Service, Site
 from stack.supervision import Program
 
 SERVICES = ("s3", "mlflow", "triton", "airflow", "triggerer", "gateway", "events")
 WITH_PROMETHEUS = (*SERVICES, "prometheus")
 """Those, and what is started where it is installed."""
+DISTRIBUTED = ("postgres", "redis", "worker")
+"""What makes Airflow a distributed one, on request only; what these say of it wins over what `airflow` says."""
+ALL = (*WITH_PROMETHEUS, *DISTRIBUTED)
 
 BUCKET = "mlflow"
 _ACCESS_KEY = "stack"
 _REGION = "us-east-1"
-_LOCAL = "127.0.0.1"
 
 # What the caller's shell exports for another installation must not reach these servers.
 _FOREIGN = (
@@ -42,75 +43,10 @@ _FOREIGN = (
 )
 
 
-@dataclass(frozen=True)
-class Service:
-    """A server.
-
-    Attributes:
-        programs: its processes, started together.
-        probe: None when it is ready, or what is missing.
-        ports: the names of the ports that it listens on.
-        first: a process that has to succeed before `programs` start.
-    """
-
-    programs: Sequence[Program]
-    probe: Probe
-    ports: Sequence[str]
-    first: Program | None = None
-
-    @property
-    def all(self) -> list[Program]:
-        """Every process, `first` included."""
-        return [*([self.first] if self.first else []), *self.programs]
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where everything is.
-
-    Attributes:
-        repo: the checkout; has `dags/`, `.venv-triton/` and `stack/triton_backends/`.
-        state_dir: everything that the servers write, except the model repository.
-        model_repository: what Triton serves.
-        dags: the folder that Airflow parses.
-        dag_ids: the DAGs without which Airflow is not ready.
-        ports: the port of each name in `stack.ports.DEFAULT_PORTS`.
-        triton_args: further arguments of `tritonserver`.
-        extra: further environment variables of every process.
-    """
-
-    repo: Path
-    state_dir: Path
-    model_repository: Path
-    dags: Path
-    dag_ids: Collection[str]
-    ports: Mapping[str, int]
-    triton_args: Sequence[str] = ()
-    extra: Mapping[str, str] = field(default_factory=dict)
-
-    def url(self, name: str) -> str:
-        """Return the address of port `name`; without a scheme for gRPC, as its clients want it."""
-        address = f"{_LOCAL}:{self.ports[name]}"
-        return address if name == "triton-grpc" else f"http://{address}"
-
-    def secret(self, name: str) -> str:
-        """Return secret `name`: 32 random bytes, URL-safe base64, kept in the state directory."""
-        path = self.state_dir / "secrets" / name
-        if not path.exists():
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            path.write_text(base64.urlsafe_b64encode(secrets.token_bytes(32)).decode())
-        return path.read_text()
-
-    @property
-    def airflow_login(self) -> tuple[str, str]:
-        """User name and password of Airflow's administrator."""
-        return "admin", self.secret("airflow-password")[:16]
-
-
 def client_environment(site: Site, names: Collection[str]) -> dict[str, str]:
     """Return the variables that a client of the services `names` needs besides its own."""
-    environment = {"NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), _LOCAL]))}
-    for name in WITH_PROMETHEUS:
+    environment = {"NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), LOCAL]))}
+    for name in ALL:
         if name in names:
             environment |= _ENVIRONMENTS[name](site)
     return {**environment, **site.extra}
@@ -201,6 +137,9 @@ _ENVIRONMENTS: Mapping[str, Callable[[Site], dict[str, str]]] = {
     "gateway": _gateway_environment,
     "events": _events_environment,
     "prometheus": _prometheus_environment,
+    "postgres": distributed_services.postgres_environment,
+    "redis": distributed_services.redis_environment,
+    "worker": lambda site: {},
 }
 
 
@@ -214,7 +153,7 @@ def build(site: Site, names: Collection[str]) -> dict[str, Service]:
         **{key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)},
         **client_environment(site, names),
     }
-    return {name: _BUILDERS[name](site, env) for name in WITH_PROMETHEUS if name in names}
+    return {name: _BUILDERS[name](site, env) for name in ALL if name in names}
 
 
 def _s3(site: Site, env: Mapping[str, str]) -> Service:
@@ -241,9 +180,9 @@ def _mlflow(site: Site, env: Mapping[str, str]) -> Service:
     home = site.state_dir / "mlflow"
     home.mkdir(exist_ok=True)
     options = {
-        "--backend-store-uri": f"sqlite:///{home / 'mlflow.db'}",
+        "--backend-store-uri": env.get("MLFLOW_BACKEND_STORE_URI", f"sqlite:///{home / 'mlflow.db'}"),
         "--artifacts-destination": f"s3://{BUCKET}/artifacts",
-        "--host": _LOCAL,
+        "--host": LOCAL,
         "--port": str(site.ports["mlflow"]),
         "--workers": "1",
     }
@@ -281,11 +220,11 @@ def _triton(site: Site, env: Mapping[str, str]) -> Service:
         "--exit-on-error": "false",
         "--strict-readiness": "false",
         "--exit-timeout-secs": "5",
-        "--http-address": _LOCAL,
+        "--http-address": LOCAL,
         "--http-port": str(site.ports["triton"]),
-        "--grpc-address": _LOCAL,
+        "--grpc-address": LOCAL,
         "--grpc-port": str(site.ports["triton-grpc"]),
-        "--metrics-address": _LOCAL,
+        "--metrics-address": LOCAL,
         "--metrics-port": str(site.ports["triton-metrics"]),
     }
     argv = [str(server / "bin/tritonserver"), *(f"{key}={value}" for key, value in options.items())]
@@ -331,7 +270,7 @@ def _airflow(site: Site, env: Mapping[str, str]) -> Service:
         return _airflow_program(name, args, env, one_shot=one_shot)
 
     port = str(site.ports["airflow"])
-    api = ["api-server", "--host", _LOCAL, "--port", port, "--workers", "1"]
+    api = ["api-server", "--host", LOCAL, "--port", port, "--workers", "1"]
     built = datetime.now(UTC)
     return Service(
         first=program("migrate", "db", "migrate", one_shot=True),
@@ -366,10 +305,10 @@ def _triggerer(site: Site, env: Mapping[str, str]) -> Service:
 
 def _gateway(site: Site, env: Mapping[str, str]) -> Service:
     gateway_env = {
-        **env,
-        "GATEWAY_HOST": _LOCAL,
-        "GATEWAY_PORT": str(site.ports["gateway"]),
         "GATEWAY_TRITON_URLS": urlsplit(site.url("triton")).netloc,
+        **env,
+        "GATEWAY_HOST": LOCAL,
+        "GATEWAY_PORT": str(site.ports["gateway"]),
     }
     argv = [sys.executable, "-m", "ml_code.gateway.cli"]
     return Service(
@@ -384,7 +323,7 @@ def _events(site: Site, env: Mapping[str, str]) -> Service:
     username, password = site.airflow_login
     events_env = {
         **env,
-        "TRITON_EVENTS_HOST": _LOCAL,
+        "TRITON_EVENTS_HOST": LOCAL,
         "TRITON_EVENTS_PORT": str(site.ports["events"]),
         "TRITON_EVENTS_URL": site.url("events"),
         "TRITON_EVENTS_SECRET": site.secret("events"),
@@ -442,6 +381,9 @@ _BUILDERS: Mapping[str, Callable[[Site, Mapping[str, str]], Service]] = {
     "gateway": _gateway,
     "events": _events,
     "prometheus": _prometheus,
+    "postgres": distributed_services.postgres,
+    "redis": distributed_services.redis,
+    "worker": distributed_services.worker,
 }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from stack.errors import StackError
-from stack.services import Service
+from stack.site import Service
 from stack.supervision import ProcessState, Supervisor
 
 _POLL_S = 0.1

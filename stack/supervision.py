@@ -31,8 +31,9 @@ class Program:
         name: unique; names its log file, `<name>.log`.
         argv: the command and its arguments.
         env: its whole environment.
-        stop_group: whether SIGTERM goes to its process group, or to it alone.
-        stop_wait_s: seconds between SIGTERM and SIGKILL.
+        stop_group: whether the stop signal goes to its process group, or to it alone.
+        stop_wait_s: seconds between the stop signal and SIGKILL.
+        stop_signal: what asks it to end, as supervisord writes it.
         one_shot: it is meant to end; it is not started again.
     """
 
@@ -41,6 +42,7 @@ class Program:
     env: Mapping[str, str]
     stop_group: bool = True
     stop_wait_s: int = 10
+    stop_signal: str = "TERM"
     one_shot: bool = False
 
 
@@ -219,6 +221,7 @@ autorestart={"false" if program.one_shot else "true"}
 startsecs={0 if program.one_shot else 1}
 stopasgroup={str(program.stop_group).lower()}
 killasgroup=true
+stopsignal={program.stop_signal}
 stopwaitsecs={program.stop_wait_s}
 redirect_stderr=true
 stdout_logfile=../logs/{program.name}.log

@@ -237,6 +237,11 @@ class AirflowServer:
         """Whether a process ever ran a task; a state alone may have been set by hand."""
         return self._get(run_id, f"/taskInstances/{task_id}")["pid"] is not None
 
+    def hosts(self, run_id: str) -> dict[str, str]:
+        """Return the host that ran each task, of those that were run."""
+        tasks = self._get(run_id, "/taskInstances")["task_instances"]
+        return {task["task_id"]: task["hostname"] for task in tasks if task["hostname"]}
+
     def tries(self, run_id: str, task_id: str) -> int:
         """Return how often a task was begun."""
         return int(self._get(run_id, f"/taskInstances/{task_id}")["try_number"])

@@ -1,87 +1,29 @@
-"""Programs of Debian 12 for the tests, downloaded and checked by apt, unpacked into a cache folder, not installed."""
+"""Programs of Debian 12 for the tests: see ``stack.debian_packages``."""
 
 from __future__ import annotations
 
-import fcntl
-import os
-import platform
-import shutil
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from stack import debian_packages
+from stack.debian_packages import library_path
+
+__all__ = ["REPOSITORY", "library_path", "unpacked"]
+
 REPOSITORY = Path(__file__).resolve().parents[2]
-APT_TIMEOUT_S = 300.0
 
 
 def unpacked(name: str, packages: Sequence[str], needed: tuple[str, ...] = ("",)) -> Path:
-    """Return a folder that stands for ``/`` and holds these packages with what they need beyond what is installed.
-
-    Processes wait for each other. Skips the test where that is not Debian 12. To take newer packages, delete the folder.
+    """Return a folder that stands for ``/`` and holds these packages; skips the test where that is not Debian 12.
 
     Args:
         name: of the folder.
         packages: Debian's names.
         needed: how the names begin of those to unpack, of these packages and what they depend on.
     """
-    _skip_unless_debian_12(name)
-    cache = REPOSITORY / ".cache" / name
-    cache.mkdir(parents=True, exist_ok=True)
-    root = cache / "root"
-    with (cache / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not root.exists():
-            work = cache / "incomplete"
-            shutil.rmtree(work, ignore_errors=True)
-            _download(work, packages)
-            for package in sorted((work / "archives").glob("*.deb")):
-                if package.name.startswith(needed):
-                    subprocess.run(["dpkg", "-x", str(package), str(work / "root")], check=True)
-            # The rename comes last, so that a folder of this name is always complete.
-            (work / "root").rename(root)
-            shutil.rmtree(work)
-    return root
-
-
-def library_path(root: Path) -> str:
-    """Return the ``LD_LIBRARY_PATH`` for programs in such a folder."""
-    patterns = ("usr/lib/*-linux-gnu", "lib/*-linux-gnu", "usr/lib/*-linux-gnu/pulseaudio")
-    return ":".join(str(folder) for pattern in patterns for folder in root.glob(pattern))
-
-
-def _skip_unless_debian_12(name: str) -> None:
     try:
-        release = platform.freedesktop_os_release()
-    except OSError:
-        release = {}
-    if (release.get("ID"), release.get("VERSION_ID")) != ("debian", "12"):
-        pytest.skip(f"{name} for the tests is Debian 12's; run these tests in a container of that")
-
-
-def _download(work: Path, packages: Sequence[str]) -> None:
-    (work / "archives" / "partial").mkdir(parents=True)
-    (work / "lists" / "partial").mkdir(parents=True)
-    # No lock is needed, hence no root: apt only reads the system's state here.
-    options = ["Debug::NoLocking=true", f"Dir::Cache={work}", "Acquire::Retries=3"]
-    download = ["install", "--download-only", "--reinstall", "--no-install-recommends", "--yes", *packages]
-    if _apt_get(options, download).returncode == 0:
-        return
-    # The system's package lists are empty or out of date; ours leave them untouched.
-    options.append(f"Dir::State::lists={work / 'lists'}")
-    update = _apt_get(options, ["update"])
-    done = _apt_get(options, download)
-    assert done.returncode == 0, f"apt cannot provide {' '.join(packages)}:\n{update.stdout}{done.stdout}"
-
-
-def _apt_get(options: Sequence[str], arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["apt-get", *(part for option in options for part in ("-o", option)), *arguments],
-        check=False,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=APT_TIMEOUT_S,
-        env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
-    )
+        return debian_packages.unpacked(REPOSITORY / ".cache" / name, packages, needed)
+    except debian_packages.NotDebian12 as error:
+        pytest.skip(str(error))

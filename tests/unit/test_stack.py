@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from supervisor.options import ServerOptions
 
-from stack import Stack, StackError, launch, readiness, services
+from stack import Stack, StackError, debian_packages, launch, readiness, services
 from stack.__main__ import write_env_file
+from stack.distributed import Distributed
 from stack.ports import DEFAULT_PORTS, check_free, configured_ports, free_ports
 from stack.services import Service
 from stack.startup import await_all, bring_up, until_ready
@@ -293,3 +294,52 @@ def test_no_setting_of_the_callers_airflow_reaches_ours(
     assert program.env["AIRFLOW__CORE__EXECUTOR"] == "LocalExecutor"
     assert "AIRFLOW__CORE__REMOTE_LOGGING" not in program.env
     assert program.env["PATH"] == os.environ["PATH"]
+
+
+def test_with_postgres_and_redis_airflow_is_a_distributed_one(tmp_path: Path) -> None:
+    site = Stack(tmp_path)._site
+    alone = services.client_environment(site, ["mlflow", "airflow"])
+    assert alone["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].startswith("sqlite:")
+    assert "MLFLOW_BACKEND_STORE_URI" not in alone
+
+    distributed = services.client_environment(site, ["mlflow", "airflow", "postgres", "redis"])
+    assert distributed["AIRFLOW__CORE__EXECUTOR"] == "CeleryExecutor"
+    for variable in ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "MLFLOW_BACKEND_STORE_URI"):
+        assert f"@127.0.0.1:{site.ports['postgres']}/" in distributed[variable]
+    assert f"@127.0.0.1:{site.ports['redis']}/" in distributed["AIRFLOW__CELERY__BROKER_URL"]
+
+
+def test_a_workers_host_has_a_folder_and_a_name_of_its_own(tmp_path: Path) -> None:
+    """Whatever the variables say that it is given from where Airflow runs."""
+    given = {
+        "AIRFLOW_HOME": "/center",
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": "/center/logs",
+        "AIRFLOW__CELERY__BROKER_URL": "redis://center",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": "http://center/execution/",
+    }
+    found = []
+    for host in ("host-1", "host-2"):
+        (tmp_path / host).mkdir()
+        site = Stack(tmp_path / host, ["worker"], environment=given)._site
+        (program,) = services.build(site, ["worker"])["worker"].programs
+        assert program.env["AIRFLOW__CELERY__BROKER_URL"] == "redis://center"
+        assert f"airflow@{host}" in program.argv
+        found.append({key: program.env[key] for key in [*given][:2]} | {"name": program.env["STACK_HOST"]})
+    assert all(value.startswith(str(tmp_path / "host-1")) for value in [*found[0].values()][:2])
+    assert not set(found[0].values()) & set(found[1].values())
+
+
+def test_the_hosts_are_told_of_every_triton(tmp_path: Path) -> None:
+    (tmp_path / "center").mkdir()
+    distributed = Distributed(tmp_path)
+    urls = distributed.environment["TRITON_DEPLOY_GRPC_URLS"].split(",")
+    assert len(set(urls)) == 2
+    assert len(distributed.environment["GATEWAY_TRITON_URLS"].split(",")) == 2
+    assert distributed.environment["TRITON_DEPLOY_REPOSITORY"] == str(tmp_path / "model-repo")
+
+
+def test_programs_of_another_system_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = {"ID": "debian", "VERSION_ID": "13"}
+    monkeypatch.setattr(debian_packages.platform, "freedesktop_os_release", lambda: release)
+    with pytest.raises(StackError, match="postgresql-15: taken from Debian 12's packages"):
+        debian_packages.unpacked(tmp_path / "cache", ["postgresql-15"])

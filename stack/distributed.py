@@ -1,0 +1,134 @@
+"""Airflow as it runs on several machines: a center, and hosts that share nothing but the model repository."""
+
+import contextlib
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+from stack.ports import free_ports
+from stack.servers import DEPLOY_DAG, REPO, Stack
+
+_OF_ONE_HOST = ("AIRFLOW_HOME", "NO_PROXY")
+_FIRST = ("postgres", "redis", "s3")
+
+
+class Distributed:
+    """PostgreSQL, Redis, S3, MLflow and Airflow with Celery in the center; a worker, a Triton and a gateway on each host.
+
+    The hosts are processes of this machine with folders of their own. Airflow knows them as `host-1`, `host-2` and so on. Each is a
+    `Stack`, so it can be hurt and stopped like one.
+
+    Attributes:
+        center: the stack of what there is once.
+        hosts: the stacks of the hosts.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        count: int = 2,
+        ports: Mapping[str, int] | None = None,
+        dags: Path = REPO / "dags",
+        dag_ids: Collection[str] = (DEPLOY_DAG,),
+        environment: Mapping[str, str] | None = None,
+        report: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """Describe it; starts nothing.
+
+        Args:
+            state_dir: where everything is written; the repository is `model-repo` in it.
+            count: number of hosts.
+            ports: a port for each name in `stack.ports.DEFAULT_PORTS`, for the center and the first host; default: free ones.
+            dags: the folder that Airflow parses.
+            dag_ids: DAGs that must be parsed before Airflow counts as ready.
+            environment: further variables for every process.
+            report: called with a line when a service is ready.
+
+        Raises:
+            StackError: no port is free.
+        """
+        first = dict(ports or free_ports())
+        sites = [first, *(free_ports() for _ in range(count - 1))]
+        repository = state_dir.absolute() / "model-repo"
+        addresses = {
+            "TRITON_DEPLOY_REPOSITORY": str(repository),
+            "TRITON_DEPLOY_GRPC_URLS": ",".join(f"127.0.0.1:{site['triton-grpc']}" for site in sites),
+            "GATEWAY_TRITON_URLS": ",".join(f"127.0.0.1:{site['triton']}" for site in sites),
+            **(environment or {}),
+        }
+        self.center = Stack(
+            state_dir / "center",
+            ["s3", "mlflow", "airflow", "postgres", "redis"],
+            ports=first,
+            model_repository=repository,
+            dags=dags,
+            dag_ids=dag_ids,
+            environment=addresses,
+            report=report,
+        )
+        self._report = report
+        self._repository = repository
+        self._sites = sites
+        self._state_dir = state_dir
+        self.hosts: list[Stack] = []
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop."""
+        self.stop()
+
+    def start(self, timeout_s: float = 300) -> None:
+        """Start the center, then the hosts; returns when all is ready. Leaves nothing running when it fails.
+
+        Args:
+            timeout_s: longest wait for what is started together, seconds.
+
+        Raises:
+            StackError: something did not start.
+        """
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.stop)
+            self.center.start(_FIRST, timeout_s)
+            self.center.start(["mlflow", "airflow"], timeout_s)
+            self.hosts = [self._host(number) for number in range(len(self._sites))]
+            for host in self.hosts:
+                host.start(timeout_s=timeout_s)
+            undo.pop_all()
+
+    def stop(self) -> None:
+        """Stop everything, all at once."""
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Stack.stop, [*self.hosts, self.center]))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a deployer, trainer or client needs in its environment."""
+        return self.center.environment
+
+    @property
+    def gateways(self) -> list[str]:
+        """`host:port` of every gateway."""
+        return [urlsplit(host.url("gateway")).netloc for host in self.hosts]
+
+    def _host(self, number: int) -> Stack:
+        name = f"host-{number + 1}"
+        # Secrets and addresses come from the center; its folders stay there.
+        given = {key: value for key, value in self.center.environment.items() if key not in _OF_ONE_HOST}
+        return Stack(
+            self._state_dir / name,
+            ["triton", "gateway", "worker"],
+            ports=self._sites[number],
+            model_repository=self._repository,
+            environment=given,
+            report=lambda line: self._report(f"{name}: {line}"),
+        )
