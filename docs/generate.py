@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import tomllib
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -55,6 +56,18 @@ def chart_values() -> str:
             value = functools.reduce(lambda inner, part: inner[part], path, yaml.safe_load(text))
             shown = "" if value == "" else f"`{value if isinstance(value, str) else json.dumps(value)}`"
             lines.append(f"| `{'.'.join(path)}` | {shown} | {comment} |")
+    return "\n".join(lines)
+
+
+def versions_table() -> str:
+    """Return deploy/versions.toml as a Markdown table."""
+    matrix = tomllib.loads((ROOT / "deploy/versions.toml").read_text(encoding="utf-8"))
+    lines = ["| what | version | why this one |", "|---|---|---|"]
+    lines += [
+        f"| {name} | `{version}` | What the tests run. |" for name, version in matrix["packages"].items()
+    ]
+    images = matrix["images"].values()
+    lines += [f"| `{entry['image']}` | `{entry['tag']}` | {entry['why']} |" for entry in images]
     return "\n".join(lines)
 
 
@@ -198,6 +211,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/events.md": {"settings": lambda: settings_table(EventSettings)},
     "docs/gateway.md": {"settings": lambda: settings_table(GatewaySettings)},
     "docs/kubernetes.md": {"values": chart_values},
+    "docs/operations.md": {"versions": versions_table},
     "docs/repository.md": {"states": state_drawing},
     "docs/retrain.md": {
         "rules": lambda: settings_table(Rules),

@@ -1,0 +1,12 @@
+#!/bin/sh
+# Runs once, when PostgreSQL makes its files: a database and an owner of it for Airflow, and the same for MLflow.
+set -eu
+psql --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname postgres \
+    --set airflow="$AIRFLOW_DATABASE_PASSWORD" --set mlflow="$MLFLOW_DATABASE_PASSWORD" <<'SQL'
+CREATE ROLE airflow LOGIN PASSWORD :'airflow';
+CREATE DATABASE airflow OWNER airflow;
+REVOKE ALL ON DATABASE airflow FROM PUBLIC;
+CREATE ROLE mlflow LOGIN PASSWORD :'mlflow';
+CREATE DATABASE mlflow OWNER mlflow;
+REVOKE ALL ON DATABASE mlflow FROM PUBLIC;
+SQL
