@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from ml_code.triton_deploy.intake import DeployRequest
 from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.records import State
 from stack import Stack
+from stack.__main__ import distributed_summary
 from stack.debian_packages import NotDebian12, library_path
 from stack.distributed import Distributed
 from stack.distributed_services import POSTGRES_PROGRAMS, postgres_root
@@ -174,6 +176,19 @@ def test_a_deploy_a_rollback_and_a_revert_by_tasks_on_both_hosts(
     for seen in traffic:
         seen.assert_unnoticed()
         assert seen.seen.versions == {1, 2}
+
+
+def test_what_up_distributed_says_is_there(platform: Distributed, tmp_path: Path) -> None:
+    text = distributed_summary(platform, tmp_path / "env")
+    urls = re.findall(r"http://127\.0\.0\.1:\d+", text)
+    assert urls == [
+        *(platform.center.url(name) for name in ("airflow", "mlflow")),
+        *(host.url(name) for host in platform.hosts for name in ("triton", "gateway")),
+    ]
+    folders = re.findall(r"(?:models|logs) +(/[^\s,]+)", text)
+    assert len(folders) == 2 + len(platform.hosts)
+    assert all(Path(folder).is_dir() for folder in folders)
+    assert "(user admin, password " in text
 
 
 def test_a_worker_is_lost_in_mid_deploy_and_another_goes_on(
