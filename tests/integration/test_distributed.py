@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import psycopg
 import pytest
+import requests
 from celery import Celery
 
 from ml_code.triton_deploy.deployer import Deployer
@@ -29,7 +30,7 @@ from tests.models import files, golden, times
 from .airflow_runs import AirflowServer
 from .conftest import RECONCILE_DAG, SOON_MISSED
 from .dag_copies import QUICK_RETRIES, dags_with_copies
-from .gateways import Traffic
+from .gateways import Traffic, eventually
 from .publishing import Publisher
 from .test_airflow_deploy import ALL_WENT_WELL, TASKS, Model, failed_at, good, hanging_load
 
@@ -116,6 +117,14 @@ def served(model: Model, platform: Distributed) -> list[set[int]]:
     return found
 
 
+def wait_until_known(gateway: str, model: str) -> None:
+    """A gateway looks for models that are new once a second."""
+    url = f"http://{gateway}/model-info/{model}"
+    with requests.Session() as session:
+        session.trust_env = False
+        eventually(lambda: session.get(url, timeout=30).ok, f"{url} knows what is live")
+
+
 def steps_on(airflow: AirflowServer, run_id: str) -> dict[str, str]:
     """The host that ran each step of a deploy."""
     where = airflow.hosts(run_id)
@@ -138,6 +147,8 @@ def test_a_deploy_a_rollback_and_a_revert_by_tasks_on_both_hosts(
     live: Model, platform: Distributed, hosts: Hosts
 ) -> None:
     airflow = AirflowServer(platform.center)
+    for address in platform.gateways:
+        wait_until_known(address, live.name)
     with ExitStack() as asking:
         traffic = [
             asking.enter_context(Traffic(address, live.name, per_second=20, clients=1))
