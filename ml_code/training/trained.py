@@ -141,6 +141,9 @@ def compare(onnx: bytes, inputs: Arrays, reference: Arrays) -> Parity:
         onnx: The export.
         inputs: Every input by name, ``[rows, ...]``.
         reference: What the trained model answers to them, by name, every output.
+
+    Raises:
+        ValueError: The outputs of both differ in name or shape.
     """
     rows = len(next(iter(inputs.values())))
     parities = [
@@ -156,8 +159,9 @@ def compare(onnx: bytes, inputs: Arrays, reference: Arrays) -> Parity:
 
 
 def _difference(answered: Arrays, reference: Arrays, count: int) -> Parity:
-    absolute, relative, agreement = [0.0], [0.0], [1.0]
-    counted = [0.0]
+    if set(answered) != set(reference):
+        raise ValueError(f"The export answers {sorted(answered)}, the reference has {sorted(reference)}.")
+    absolute, relative, counted, agreement = [0.0], [0.0], [0.0], [1.0]
     for name, array in answered.items():
         expected = np.asarray(reference[name][:count])
         if expected.shape != array.shape:

@@ -190,6 +190,8 @@ def test_numbers_may_differ_absolutely_or_relatively_but_a_nan_never_holds() -> 
     assert near.max_rel_error == pytest.approx(2e-3)
     assert near.max_error == pytest.approx(2e-6, rel=1e-2)
     assert not compare(model, {"x": rows}, {"y": np.where(rows == 1, np.nan, rows)}).holds(1)
+    with pytest.raises(ValueError, match="reference has \\['z'\\]"):
+        compare(model, {"x": rows}, {"z": rows})
     with pytest.raises(ValueError, match="has shape"):
         compare(model, {"x": rows}, {"y": rows[:, :1]})
 
