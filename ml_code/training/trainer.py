@@ -140,6 +140,7 @@ def train(request: TrainingRequest) -> TrainedModel:
     Raises:
         InvalidRequestError: See :func:`load_trainer`, or an option is not usable.
         DataError: The data can't be read, or nothing can be learned from it.
+        ParityError: The export can't be run with one row or with many.
     """
     return train_with(load_trainer(request.trainer), request)
 

@@ -104,18 +104,29 @@ def test_the_network_recognizes_digits_that_it_has_not_seen() -> None:
     assert train(TrainingRequest(trainer="cnn")).metrics["test_accuracy"] > 0.93
 
 
-def test_no_window_reaches_into_another_part_and_what_follows_it_is_its_target() -> None:
-    options = lstm.Options(window=3, horizon=2)
-    series = np.arange(1, 201, dtype=float)
-    seen = []
-    for part in chronological(len(series)):
-        prices, target = lstm.windows(series[part], options, "")
-        np.testing.assert_array_equal(prices[:, -1] + 1, target[:, :1])
-        assert prices.shape[1:] == (3, 1)
-        assert target.shape[1:] == (2,)
-        seen.append({*prices.ravel(), *target.ravel()})
-    assert [len(steps) for steps in seen] == [120, 40, 40]
-    assert len(set().union(*seen)) == 200
+def test_no_window_reaches_into_another_part_and_what_follows_it_is_its_target(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    series = np.arange(1, 401, dtype=float)
+    cut = lstm.windows
+    seen = {}
+
+    def watched(steps: Any, options: lstm.Options, part: str) -> Any:
+        prices, target = cut(steps, options, part)
+        assert (prices.shape[1:], target.shape[1:]) == ((6, 1), (2,))
+        np.testing.assert_array_equal(prices[:, -1] + [1, 2], target)
+        seen[part] = {*prices.ravel(), *target.ravel()}
+        return prices, target
+
+    monkeypatch.setattr(lstm, "windows", watched)
+    monkeypatch.setattr(lstm, "generated", lambda *_: series)
+    lstm.train(lstm.Options(**SMALL["lstm"]), Training(seed=7, golden_rows=5))
+    assert {part: len(steps) for part, steps in seen.items()} == {
+        "training": 240,
+        "validation": 80,
+        "test": 80,
+    }
+    assert len(set().union(*seen.values())) == 400
 
 
 def test_what_comes_after_the_training_part_changes_neither_scaling_nor_what_is_learned(

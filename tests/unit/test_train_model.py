@@ -215,6 +215,15 @@ def test_golden_document_is_what_the_file_answers_to_held_out_rows(trained: Trai
     )
 
 
+def test_an_export_that_takes_batches_of_one_size_only_is_no_export() -> None:
+    model = times(1.0)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
+    rows = np.ones((3, 2), np.float32)
+    with pytest.raises(ParityError, match="fails on a batch of 1: ") as refusal:
+        compare(model.SerializeToString(), {"x": rows}, {"y": rows})
+    assert "first dimension" in refusal.value.hint
+
+
 @pytest.mark.parametrize("uri", ["", "localhost:5000", "sqlite:///mlflow.db", "./mlruns"])
 def test_a_tracking_uri_that_is_no_server_is_refused(uri: str) -> None:
     with pytest.raises(InvalidRequestError, match=r"MLFLOW_TRACKING_URI|tracking URI"):
