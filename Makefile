@@ -8,12 +8,17 @@ SHELL := bash
 UV := .cache/uv/bin/uv
 MAIN := .venv/.stamp
 TRITON := .venv-triton/.stamp
+TORCH := .venv/.torch-stamp
 # nvidia-pytriton's wheels need glibc 2.35; every other wheel needs less.
 COMPILE = $(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_35 --only-binary :all: --custom-compile-command 'make lock'
+# PyTorch for CPUs is not on PyPI, whose build brings CUDA along: where pip is told to look for wheels, uv looks as well.
+PIP_CONFIG = .cache/uv/bin/python -m pip config get
+FIND_LINKS = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$({ $(PIP_CONFIG) :env:.find-links || $(PIP_CONFIG) global.find-links \
+	|| $(PIP_CONFIG) user.find-links; } 2>/dev/null | tr -s '[:space:]' ',' | sed 's/,$$//')}"
 CHECKED := ml_code dags stack bench
 
-.PHONY: help demo up test test-unit soak bench bench-quick lint format docs lock clean env
+.PHONY: help demo up test test-unit soak bench bench-quick torch lint format docs lock clean env
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,13 +29,13 @@ demo: env  ## the main job end to end: train, deploy twice, roll back a broken m
 up: env  ## start the stack and leave it running; prints URLs and logins; Ctrl-C stops all of it
 	@.venv/bin/python -m stack up
 
-test: env  ## unit and integration tests on the real servers, with coverage
+test: env torch  ## unit and integration tests on the real servers, with coverage
 	.venv/bin/pytest tests --cov
 
-test-unit: $(MAIN)  ## unit tests only: no server is started
+test-unit: $(MAIN) torch  ## unit tests only: no server is started
 	.venv/bin/pytest tests/unit
 
-soak: env  ## the long runs: crashes, restarts and swaps by the hundred; writes docs/reliability.json
+soak: env torch  ## the long runs: crashes, restarts and swaps by the hundred; writes docs/reliability.json
 	FAULTS_SEED=$${FAULTS_SEED:-$$(date +%s)} .venv/bin/pytest tests -m soak
 
 bench: env  ## measure what docs/performance.md claims, side by side, and write it anew
@@ -39,6 +44,8 @@ bench: env  ## measure what docs/performance.md claims, side by side, and write 
 
 bench-quick: env  ## the same with a few rounds, printed only
 	.venv/bin/python -m bench --quick
+
+torch: $(TORCH)  ## PyTorch, for the trainers that need it
 
 lint: $(MAIN)  ## ruff and mypy --strict
 	.venv/bin/ruff check .
@@ -55,7 +62,8 @@ docs: $(MAIN)  ## write the generated parts of the documents
 lock: $(UV)  ## resolve requirements/*.in again into requirements/*.txt
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) requirements/triton.in -o requirements/triton.txt
-	$(COMPILE) pyproject.toml --all-extras requirements/main.in -o requirements/main.txt
+	$(COMPILE) pyproject.toml --extra airflow --extra gateway --extra training requirements/main.in -o requirements/main.txt
+	$(FIND_LINKS) $(COMPILE) --constraint requirements/main.txt --no-emit-package torch requirements/torch.in -o requirements/torch.txt
 
 clean:  ## remove the environments, caches and the stack's state
 	rm -rf .venv .venv-triton .stack .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis .coverage
@@ -71,6 +79,12 @@ $(MAIN): requirements/main.txt pyproject.toml | $(UV)
 $(TRITON): requirements/triton.txt | $(UV)
 	$(UV) venv --quiet --allow-existing --python .cache/uv/bin/python .venv-triton
 	$(UV) pip sync --quiet --python .venv-triton --require-hashes --no-build requirements/triton.txt
+	@touch $@
+
+# PyTorch itself is the one package that is not held by its hash: which build of it is to be had differs from place to place.
+$(TORCH): requirements/torch.in requirements/torch.txt $(MAIN)
+	$(UV) pip install --quiet --python .venv --require-hashes --no-build -r requirements/torch.txt
+	$(FIND_LINKS) $(UV) pip install --quiet --python .venv --no-build -r requirements/torch.in
 	@touch $@
 
 $(UV): requirements/uv.txt

@@ -239,12 +239,12 @@ class Trained:
         self._uri = os.environ["MLFLOW_TRACKING_URI"]
         from ml_code.training.request import TrainingRequest
 
-        self._request = TrainingRequest(model=MODEL, alias=ALIAS, dataset="breast_cancer")
+        self._request = TrainingRequest(model=MODEL, alias=ALIAS)
         with self._quiet():
-            from ml_code.training.classifier import train
+            from ml_code.training.trainer import train
 
             self._register(train(self._request), ALIAS)
-            self._second = train(replace(self._request, regularization=0.01))
+            self._second = train(replace(self._request, options={"regularization": 0.01}))
             self._register(self._second, "candidate")
         self.inputs = {name: array[:1] for name, array in self._second.examples.items()}
 

@@ -1,4 +1,4 @@
-"""Logs a trained model in MLflow, registers it and moves the alias, whatever trained it."""
+"""Logs a trained model in MLflow, registers it and moves the alias if one is asked for, whatever trained it."""
 
 from __future__ import annotations
 
@@ -6,32 +6,35 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import mlflow
 import mlflow.onnx
 import numpy.typing as npt
 import onnx
+from mlflow.entities import Metric
 from mlflow.models import infer_signature
 
-from ml_code.training.classifier import Parity, TrainedModel
-from ml_code.training.request import (
-    ParityError,
-    RegistryError,
-    TrainingError,
-    TrainingRequest,
-    check_tracking_uri,
-)
+from ml_code.training.errors import ParityError, RegistryError, TrainingError
+from ml_code.training.heldout import ARTIFACT_PATH as HELD_OUT
+from ml_code.training.provenance import environment, git_tags
+from ml_code.training.request import TrainingRequest, check_tracking_uri
+from ml_code.training.trained import Parity, TrainedModel
 from ml_code.triton_deploy.materialize import GOLDEN, tree_digest
 from ml_code.triton_deploy.registry import DIGEST_TAG
 from ml_code.triton_deploy.repository import FileEntry
 from ml_code.triton_deploy.repository.versions import MODEL_FILE
 
 GOLDEN_TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
+
+MAX_METRICS_A_REQUEST = 1000
+"""MLflow's REST API refuses more."""
 
 # MLflow's own defaults retry an unreachable server for 246 s.
 _MLFLOW_HTTP_DEFAULTS = {
@@ -43,12 +46,12 @@ _MLFLOW_HTTP_DEFAULTS = {
 
 @dataclass(frozen=True, slots=True)
 class RegisteredVersion:
-    """A model version that the alias points at.
+    """A model version, new in the registry.
 
     Args:
         name: Registered model.
         version: Its new version.
-        alias: The alias that now names it.
+        alias: The alias that now names it; None when none was to be moved.
         run_id: MLflow run with parameters and metrics.
         model_id: MLflow logged model (``m-…``) that holds the artifacts.
         onnx_sha256: SHA-256 of ``model.onnx``, in hex.
@@ -57,7 +60,7 @@ class RegisteredVersion:
 
     name: str
     version: int
-    alias: str
+    alias: str | None
     run_id: str
     model_id: str
     onnx_sha256: str
@@ -65,10 +68,10 @@ class RegisteredVersion:
 
 
 def publish(trained: TrainedModel, request: TrainingRequest, tracking_uri: str) -> RegisteredVersion:
-    """Logs a trained model in a run, registers it, and moves the alias to the new version.
+    """Logs a trained model in a run, registers it, and moves the alias to the new version if the request names one.
 
-    The order is what a deployer relies on: all artifacts, ``triton/golden.json`` included, are
-    stored before a version exists, and the alias moves last.
+    The order is what a deployer and a gate rely on: all artifacts, ``triton/golden.json`` and the run's
+    ``evaluation/heldout.npz`` included, are stored before a version exists, and the alias moves last.
 
     Args:
         trained: What :func:`train` returned.
@@ -76,7 +79,7 @@ def publish(trained: TrainedModel, request: TrainingRequest, tracking_uri: str) 
         tracking_uri: MLflow's tracking server, http or https.
 
     Returns:
-        The version that the alias now names.
+        The new version.
 
     Raises:
         ParityError: The export differs from the model by more than the tolerance. The run is
@@ -94,12 +97,13 @@ def publish(trained: TrainedModel, request: TrainingRequest, tracking_uri: str) 
         version = mlflow.register_model(
             f"models:/{model_id}", request.model, await_registration_for=60, tags={DIGEST_TAG: digest}
         )
-        # Nothing that can fail comes after this.
-        mlflow.MlflowClient().set_registered_model_alias(request.model, request.alias, version.version)
+        if request.alias:
+            # Nothing that can fail comes after this.
+            mlflow.MlflowClient().set_registered_model_alias(request.model, request.alias, version.version)
     return RegisteredVersion(
         name=request.model,
         version=int(version.version),
-        alias=request.alias,
+        alias=request.alias or None,
         run_id=run.info.run_id,
         model_id=model_id,
         onnx_sha256=trained.onnx_sha256,
@@ -163,14 +167,41 @@ def select_experiment(tracking_uri: str, experiment: str) -> None:
 def _log_measurements(trained: TrainedModel, request: TrainingRequest) -> dict[str, float]:
     metrics = {
         **trained.metrics,
-        "parity_max_abs_error": trained.parity.max_abs_error,
-        "parity_label_agreement": trained.parity.label_agreement,
-        "parity_rows": float(trained.parity.rows),
+        **{f"parity_{name}": float(x) for name, x in asdict(trained.parity).items()},
     }
-    mlflow.log_params({**trained.params, "parity_tolerance": request.parity_tolerance})
+    mlflow.log_params(
+        {
+            **trained.params,
+            "data_sha256": trained.data_sha256,
+            "parity_tolerance": request.parity_tolerance,
+            "python_version": platform.python_version(),
+        }
+    )
     mlflow.log_metrics(metrics)
-    mlflow.set_tag("onnx_sha256", trained.onnx_sha256)
+    _log_curves(trained.curves)
+    mlflow.set_tags({"onnx_sha256": trained.onnx_sha256, **git_tags()})
+    mlflow.log_dict(environment(), "environment.json")
+    with tempfile.TemporaryDirectory() as directory:
+        for name, png in trained.plots.items():
+            Path(directory, f"{name}.png").write_bytes(png)
+        mlflow.log_artifacts(directory, "plots")
     return metrics
+
+
+def _log_curves(curves: Mapping[str, Sequence[float]]) -> None:
+    """Logs all steps of all curves in as few requests as MLflow takes."""
+    now_ms = int(time.time() * 1000)
+    points = [
+        Metric(name, float(value), now_ms, step)
+        for name, values in curves.items()
+        for step, value in enumerate(values, start=1)
+    ]
+    run = mlflow.active_run()
+    assert run is not None
+    for first in range(0, len(points), MAX_METRICS_A_REQUEST):
+        mlflow.MlflowClient().log_batch(
+            run.info.run_id, metrics=points[first : first + MAX_METRICS_A_REQUEST]
+        )
 
 
 def _log_artifacts(trained: TrainedModel) -> tuple[str, str]:
@@ -191,6 +222,10 @@ def _log_artifacts(trained: TrainedModel) -> tuple[str, str]:
     # Not `extra_files`, which MLflow puts under extra_files/: the deployer looks beside model.onnx.
     golden = json.dumps(golden_document(trained.examples, trained.expected)).encode()
     with tempfile.TemporaryDirectory() as directory:
+        held_out = Path(directory, PurePosixPath(HELD_OUT).name)
+        held_out.write_bytes(trained.held_out.to_bytes())
+        mlflow.log_artifact(str(held_out), str(PurePosixPath(HELD_OUT).parent))
+    with tempfile.TemporaryDirectory() as directory:
         Path(directory, "golden.json").write_bytes(golden)
         mlflow.MlflowClient().log_model_artifacts(logged.model_id, directory, "triton")
     # What a deployer will find if nothing damages the files on the way.
@@ -204,10 +239,10 @@ def _entry(path: str, content: bytes) -> FileEntry:
 
 def _parity_error(parity: Parity, tolerance: float, run_id: str) -> ParityError:
     return ParityError(
-        f"the ONNX export differs from the trained model: probabilities by up to"
-        f" {parity.max_abs_error:.3g} (tolerance {tolerance:.3g}), labels agree in"
+        f"the ONNX export differs from the trained model: numbers by up to {parity.max_abs_error:.3g}"
+        f" ({parity.max_rel_error:.3g} of their size; tolerance {tolerance:.3g}), labels agree in"
         f" {parity.label_agreement:.2%} of {parity.rows} rows",
-        f"Nothing was registered; see run {run_id}. Check the versions of skl2onnx and"
+        f"Nothing was registered; see run {run_id}. Check the versions of the exporter and of"
         " onnxruntime, or raise the tolerance if the difference is acceptable.",
     )
 

@@ -18,10 +18,12 @@ import onnxruntime
 import pytest
 import requests
 
-from ml_code.train_model import train_and_register
+from ml_code.train_model import main, train_and_register
 from ml_code.training import registration
-from ml_code.training.classifier import train
-from ml_code.training.request import ParityError, RegistryError, TrainingRequest
+from ml_code.training.errors import ParityError, RegistryError
+from ml_code.training.heldout import HeldOut
+from ml_code.training.request import TrainingRequest
+from ml_code.training.trainer import train
 
 pytestmark = pytest.mark.integration
 
@@ -140,7 +142,7 @@ def test_a_deployer_finds_by_rest_all_it_needs(rest: Rest, model: str) -> None:
     onnx_file = rest.download(f"{place}/model.onnx")
     assert hashlib.sha256(onnx_file).hexdigest() == result["onnx_sha256"]
     # Another process with the same request: the same bytes.
-    assert onnx_file == train(TrainingRequest(regularization=2)).onnx
+    assert onnx_file == train(TrainingRequest(options={"regularization": 2})).onnx
 
     golden = json.loads(rest.download(f"{place}/triton/golden.json"))
     answered = answers_of(onnx_file, golden)
@@ -156,7 +158,7 @@ def test_the_run_holds_parameters_metrics_and_signature(rest: Rest, model: str) 
     run = rest.run(registered.run_id)
     assert run["info"]["status"] == "FINISHED"
     params = {p["key"]: p["value"] for p in run["data"]["params"]}
-    assert params.items() >= {"seed": "11", "regularization": "1.0", "test_rows": "114"}.items()
+    assert params.items() >= {"trainer": "classifier", "seed": "11", "regularization": "1.0"}.items()
     metrics = {m["key"]: m["value"] for m in run["data"]["metrics"]}
     assert metrics == pytest.approx(dict(registered.metrics))
     assert metrics["parity_max_abs_error"] < request.parity_tolerance
@@ -201,7 +203,7 @@ def test_all_artifacts_are_stored_before_the_version_exists_and_the_alias_moves_
 
 def test_a_second_training_moves_the_alias_and_keeps_the_first_version(rest: Rest, model: str) -> None:
     first = train_and_register(TrainingRequest(model=model))
-    second = train_and_register(TrainingRequest(model=model, regularization=50))
+    second = train_and_register(TrainingRequest(model=model, options={"regularization": 50}))
     assert (first.version, second.version) == (1, 2)
     assert first.onnx_sha256 != second.onnx_sha256
     assert rest.alias(model)[1]["version"] == "2"
@@ -219,6 +221,26 @@ def test_failed_parity_leaves_a_failed_run_with_its_metrics_and_no_model(rest: R
     assert "parity_max_abs_error" in {m["key"] for m in run["data"]["metrics"]}
     assert "outputs" not in run or not run["outputs"].get("model_outputs")
     assert rest.get("mlflow/registered-models/get", name=model)[0] == 404
+
+
+def test_without_an_alias_a_version_waits_with_its_held_out_rows_for_a_gate(
+    rest: Rest, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--model", model, "--alias", "", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["version"], result["alias"]) == (1, None)
+    assert not rest.get("mlflow/registered-models/get", name=model)[1]["registered_model"].get("aliases")
+
+    run = rest.run(result["run_id"])
+    assert run["info"]["status"] == "FINISHED"
+    place = run["info"]["artifact_uri"].removeprefix("mlflow-artifacts:/")
+    held_out = HeldOut.from_bytes(rest.download(f"{place}/evaluation/heldout.npz"))
+    assert held_out.task == "classification"
+    onnx_file = rest.download(f"{rest.place(model, 1).removeprefix('mlflow-artifacts:/')}/model.onnx")
+    session = onnxruntime.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
+    (probabilities,) = session.run(["probabilities"], dict(held_out.inputs))
+    accuracy = (probabilities.argmax(axis=1) == held_out.target).mean()
+    assert accuracy == pytest.approx(result["metrics"]["test_accuracy"])
 
 
 def test_a_store_that_fails_half_way_leaves_the_alias_where_it_was(

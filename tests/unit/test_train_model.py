@@ -16,15 +16,14 @@ import onnx
 import pytest
 
 from ml_code import train_model
-from ml_code.training import classifier
-from ml_code.training.classifier import Parity, TrainedModel, train
+from ml_code.training import split
+from ml_code.training.errors import InvalidRequestError, ParityError, RegistryError
 from ml_code.training.registration import golden_document, select_experiment
-from ml_code.training.request import (
-    InvalidRequestError,
-    ParityError,
-    RegistryError,
-    TrainingRequest,
-)
+from ml_code.training.request import TrainingRequest
+from ml_code.training.trained import Parity, TrainedModel, compare, infer
+from ml_code.training.trainer import train
+from ml_code.training.trainers import classifier
+from tests.models import times
 
 REPOSITORY = Path(__file__).parents[2]
 NOBODY_LISTENS = "http://127.0.0.1:1"
@@ -47,11 +46,10 @@ def trained() -> TrainedModel:
         {"alias": "v12"},
         {"alias": "a/b"},
         {"experiment": " "},
-        {"dataset": "iris"},
+        {"trainer": "forest"},
+        {"trainer": "../classifier"},
         {"seed": -1},
         {"seed": 2**32},
-        {"regularization": 0.0},
-        {"regularization": math.nan},
         {"parity_tolerance": -1.0},
         {"parity_tolerance": math.inf},
         {"golden_rows": 0},
@@ -70,13 +68,13 @@ def test_the_same_request_gives_the_same_file_and_another_seed_another(
 ) -> None:
     assert train(TrainingRequest()).onnx == trained.onnx
     assert train(TrainingRequest(seed=8)).onnx_sha256 != trained.onnx_sha256
-    assert train(TrainingRequest(regularization=100)).onnx_sha256 != trained.onnx_sha256
+    assert train(TrainingRequest(options={"regularization": 100})).onnx_sha256 != trained.onnx_sha256
 
 
 def test_every_process_writes_the_same_bytes(trained: TrainedModel) -> None:
     program = (
-        "from ml_code.training.classifier import train\n"
         "from ml_code.training.request import TrainingRequest\n"
+        "from ml_code.training.trainer import train\n"
         "print(train(TrainingRequest()).onnx_sha256)"
     )
     # Two seeds for which skl2onnx's set of opsets comes in different orders.
@@ -94,22 +92,31 @@ def test_every_process_writes_the_same_bytes(trained: TrainedModel) -> None:
     assert digests == {trained.onnx_sha256}
 
 
-def test_splits_share_no_row_and_keep_the_proportions_of_the_classes() -> None:
-    split = classifier._split(TrainingRequest())
-    rows = [{row.tobytes() for row in part[0]} for part in (split.train, split.validation)]
-    test_rows = {row.tobytes() for row in split.test[0]}
-    assert rows[0].isdisjoint(rows[1])
-    assert test_rows.isdisjoint(rows[0] | rows[1])
-    assert sum(map(len, rows)) + len(test_rows) == 569
-    shares = [part[1].mean() for part in (split.train, split.validation, split.test)]
-    assert max(shares) - min(shares) < 0.01
+def test_splits_share_no_row_and_take_their_shares() -> None:
+    rows = classifier.read(classifier.Options()).features
+    parts = split.by_content(rows, 7)
+    contents = [{row.tobytes() for row in rows[part]} for part in (parts.train, parts.validation, parts.test)]
+    assert sum(map(len, contents)) == len(set().union(*contents)) == len(rows) == 569
+    shares = [len(part) / len(rows) for part in contents]
+    np.testing.assert_allclose(shares, [0.6, 0.2, 0.2], atol=0.05)
+
+
+def test_a_row_stays_in_its_part_when_rows_are_added_repeated_and_reordered() -> None:
+    rows = classifier.read(classifier.Options()).features
+    before, half = split.by_content(rows, 7), rows[:300]
+    grown = np.concatenate([half, half])[::-1]
+    after = split.by_content(grown, 7)
+    for part in ("train", "validation", "test"):
+        was = {rows[row].tobytes() for row in getattr(before, part) if row < 300}
+        assert {row.tobytes() for row in grown[getattr(after, part)]} == was
+    assert {*split.by_content(rows, 8).test} != {*before.test}
 
 
 def test_the_scaler_has_seen_training_rows_only() -> None:
-    request = TrainingRequest()
-    split = classifier._split(request)
-    scaler = classifier._fit(split, request)[0]
-    np.testing.assert_allclose(scaler.mean_, split.train[0].mean(axis=0))
+    rows = classifier.read(classifier.Options())
+    parts = split.by_content(rows.features, 7)
+    scaler = classifier.fit(rows, parts.train, classifier.Options())[0]
+    np.testing.assert_allclose(scaler.mean_, rows.features[parts.train].mean(axis=0))
 
 
 def test_metrics_cover_validation_and_test_and_are_those_of_a_working_model(
@@ -126,7 +133,7 @@ def test_metrics_cover_validation_and_test_and_are_those_of_a_working_model(
 def test_the_file_has_the_names_types_and_shapes_that_clients_rely_on(
     dataset: str, features: int, classes: int
 ) -> None:
-    model = onnx.load_model_from_string(train(TrainingRequest(dataset=dataset)).onnx)
+    model = onnx.load_model_from_string(train(TrainingRequest(options={"dataset": dataset})).onnx)
     onnx.checker.check_model(model, full_check=True)
 
     def interface(values: Any) -> list[tuple[str, int, list[Any]]]:
@@ -147,28 +154,46 @@ def test_the_file_has_the_names_types_and_shapes_that_clients_rely_on(
 @pytest.mark.parametrize("rows", [1, 17])
 def test_the_file_answers_batches_of_any_size(trained: TrainedModel, rows: int) -> None:
     batch = np.repeat(trained.examples["features"][:1], rows, axis=0)
-    answer = classifier._infer(trained.onnx, {"features": batch})
+    answer = infer(trained.onnx, {"features": batch})
     assert answer["label"].shape == (rows,)
     assert answer["probabilities"].shape == (rows, 2)
 
 
 def test_parity_is_measured_on_all_held_out_rows_and_holds(trained: TrainedModel) -> None:
-    assert trained.parity.rows == 228
+    assert trained.parity.rows == trained.held_out.rows == trained.params["test_rows"]
     assert 0 < trained.parity.max_abs_error < 1e-5
     assert trained.parity.holds(1e-4)
     assert not trained.parity.holds(1e-12)
 
 
 def test_parity_does_not_hold_for_the_export_of_another_model(trained: TrainedModel) -> None:
-    request = TrainingRequest(regularization=1000)
-    split = classifier._split(request)
-    parity = classifier._compare(classifier._fit(split, request), trained.onnx, split.test[0])
-    assert not parity.holds(1e-4)
+    inputs = trained.held_out.inputs
+    reference = infer(train(TrainingRequest(options={"regularization": 1000})).onnx, inputs)
+    assert not compare(trained.onnx, inputs, reference).holds(1e-4)
+    assert compare(trained.onnx, inputs, infer(trained.onnx, inputs)).holds(1e-6)
 
 
-@pytest.mark.parametrize("parity", [Parity(math.nan, 1.0, 9), Parity(0.0, 0.99, 9)], ids=repr)
+@pytest.mark.parametrize(
+    "parity",
+    [Parity(math.nan, math.nan, math.nan, 1.0, 9), Parity(0.0, 0.0, 0.0, 0.99, 9), Parity(9, 9, 2e-4, 1, 9)],
+    ids=repr,
+)
 def test_parity_does_not_hold_for_nan_or_one_wrong_label(parity: Parity) -> None:
     assert not parity.holds(1e-4)
+
+
+def test_numbers_may_differ_absolutely_or_relatively_but_a_nan_never_holds() -> None:
+    model = times(1.0).SerializeToString()
+    rows = np.array([[1e-9, 1e6], [1.0, 1e6]], np.float32)
+    near = compare(model, {"x": rows}, {"y": rows + np.array([2e-6, 2.0])})
+    assert near.max_abs_error == pytest.approx(2)
+    assert near.max_rel_error == pytest.approx(2e-3)
+    assert near.max_error == pytest.approx(2e-6, rel=1e-2)
+    assert not compare(model, {"x": rows}, {"y": np.where(rows == 1, np.nan, rows)}).holds(1)
+    with pytest.raises(ValueError, match="reference has \\['z'\\]"):
+        compare(model, {"x": rows}, {"z": rows})
+    with pytest.raises(ValueError, match="has shape"):
+        compare(model, {"x": rows}, {"y": rows[:, :1]})
 
 
 def test_golden_document_is_what_the_file_answers_to_held_out_rows(trained: TrainedModel) -> None:
@@ -182,13 +207,21 @@ def test_golden_document_is_what_the_file_answers_to_held_out_rows(trained: Trai
     }
     assert document["tolerance"] == {"rtol": 1e-4, "atol": 1e-5}
     features = np.array(tensors["features"]["data"], np.float32).reshape(5, 30)
-    held_out = classifier._split(TrainingRequest()).test[0]
-    np.testing.assert_array_equal(features, held_out[:5].astype(np.float32))
-    answer = classifier._infer(trained.onnx, {"features": features})
+    np.testing.assert_array_equal(features, trained.held_out.inputs["features"][:5])
+    answer = infer(trained.onnx, {"features": features})
     assert answer["label"].tolist() == tensors["label"]["data"]
     np.testing.assert_array_equal(
         answer["probabilities"].ravel(), np.array(tensors["probabilities"]["data"], np.float32)
     )
+
+
+def test_an_export_that_takes_batches_of_one_size_only_is_no_export() -> None:
+    model = times(1.0)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
+    rows = np.ones((3, 2), np.float32)
+    with pytest.raises(ParityError, match="fails on a batch of 1: ") as refusal:
+        compare(model.SerializeToString(), {"x": rows}, {"y": rows})
+    assert "first dimension" in refusal.value.hint
 
 
 @pytest.mark.parametrize("uri", ["", "localhost:5000", "sqlite:///mlflow.db", "./mlruns"])
@@ -244,19 +277,89 @@ def test_command_line_exits_with_4_when_parity_fails(
     assert capsys.readouterr().err == "error: the ONNX export differs\nhint: Look at it.\n"
 
 
-def test_help_imports_nothing_slow_and_names_every_exit_code() -> None:
-    program = (
-        "import sys\n"
-        "from ml_code.train_model import main\n"
-        "try: main(['--help'])\n"
-        "except SystemExit: pass\n"
-        "print([m for m in ('mlflow', 'sklearn', 'onnx', 'numpy') if m in sys.modules])"
-    )
-    printed = subprocess.run(
-        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True
+HEAVY = ("mlflow", "sklearn", "onnx", "numpy", "torch", "pandas")
+
+
+def printed_by(*statements: str, **environment: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", "\n".join(("import sys", *statements))],
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
+
+
+def test_help_imports_nothing_slow_and_names_every_trainer_and_exit_code() -> None:
+    printed = printed_by(
+        "from ml_code.train_model import main",
+        "try: main(['--help'])",
+        "except SystemExit: pass",
+        f"print([m for m in {HEAVY} if m in sys.modules])",
+    )
     assert printed.endswith("[]\n")
     text = " ".join(printed.split())
-    assert "exit codes: 0 registered; 2 an" in text
-    assert " 3 MLflow" in text
-    assert " 4 the ONNX export" in text
+    for line in (
+        "classifier Predicts the class of a row of numbers by logistic regression (scikit-learn).",
+        "cnn Recognizes handwritten digits",
+        "lstm Forecasts the next prices",
+        "exit codes: 0 registered; 2 an",
+        " 3 MLflow",
+        " 4 the ONNX export",
+        " 5 the data",
+    ):
+        assert line in text
+
+
+def test_help_of_a_trainer_names_its_own_options_with_their_defaults(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        train_model.main(["--trainer", "classifier", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--regularization REGULARIZATION L2 penalty (1 / C), larger: simpler (default: 1.0)" in text
+    assert "--dataset {breast_cancer,digits}" in text
+    assert "--window" not in text
+
+
+def test_a_trainer_without_its_library_says_what_to_install_and_the_others_work() -> None:
+    printed = printed_by(
+        "class Missing:",
+        "    def find_spec(name, path=None, target=None):",
+        "        if name == 'torch': raise ModuleNotFoundError('No module named torch', name='torch')",
+        "sys.meta_path.insert(0, Missing)",
+        "from ml_code import train_model",
+        "sys.stderr = sys.stdout",
+        "print(train_model.main(['--trainer', 'lstm', '--tracking-uri', 'http://127.0.0.1:1']))",
+        "from ml_code.training.request import TrainingRequest",
+        "from ml_code.training.trainer import train",
+        "print(train(TrainingRequest()).metrics['test_accuracy'] > 0.9)",
+    )
+    assert "the trainer 'lstm' needs torch, which is not installed\nhint: Install it: 'make torch'" in printed
+    assert printed.endswith("2\nTrue\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"colour": "red"}, "has no option 'colour'"),
+        ({"dataset": "iris"}, "dataset 'iris' is unknown"),
+        ({"regularization": 0}, "regularization 0.0 is out of range"),
+        ({"regularization": math.nan}, "is not a number"),
+        ({"regularization": "much"}, "is not a number"),
+        ({"regularization": True}, "is not a number"),
+        ({"target": 3}, "target 3 is not text"),
+        ({"target": None}, "target None is not text"),
+    ],
+    ids=repr,
+)
+def test_options_that_a_trainer_does_not_have_or_take_are_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidRequestError) as refusal:
+        train(TrainingRequest(options=options))
+    assert says in str(refusal.value)
+    assert refusal.value.hint
+
+
+def test_options_may_be_text_as_a_form_sends_them(trained: TrainedModel) -> None:
+    assert train(TrainingRequest(options={"regularization": "1"})).onnx == trained.onnx

@@ -1,0 +1,29 @@
+"""How good a classifier's probabilities are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import accuracy_score, f1_score, log_loss
+
+
+def classification_scores(
+    target: npt.NDArray[np.int64], probabilities: npt.NDArray[Any], prefix: str
+) -> dict[str, float]:
+    """Accuracy, macro F1 and log loss (nats).
+
+    Args:
+        target: Class indices ``[rows]``.
+        probabilities: ``[rows, classes]``.
+        prefix: Put before each name, with an underscore.
+    """
+    predicted = probabilities.argmax(axis=1)
+    # In double precision a row of float32 probabilities no longer adds up to 1 as closely as scikit-learn wants.
+    shares = probabilities.astype(np.float64) / probabilities.sum(axis=1, keepdims=True, dtype=np.float64)
+    return {
+        f"{prefix}_accuracy": float(accuracy_score(target, predicted)),
+        f"{prefix}_f1": float(f1_score(target, predicted, average="macro")),
+        f"{prefix}_log_loss": float(log_loss(target, shares, labels=np.arange(probabilities.shape[1]))),
+    }

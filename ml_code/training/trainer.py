@@ -1,0 +1,158 @@
+"""Finds the trainers, which are files in ``trainers/``, and runs the one that a request names."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
+
+from ml_code.training import trainers
+from ml_code.training.errors import InvalidRequestError
+from ml_code.training.option import from_values
+
+if TYPE_CHECKING:
+    from ml_code.training.request import TrainingRequest
+    from ml_code.training.trained import TrainedModel
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What a trainer is given beside its options.
+
+    Args:
+        seed: Whatever is random follows from it: the split, the first weights, the order of the rows; 0 to 2**32 - 1.
+        golden_rows: How many held-out rows become golden inputs.
+    """
+
+    seed: int
+    golden_rows: int
+
+    def progress(self, items: Sequence[Item], what: str) -> Iterator[Item]:
+        """Yields the items, with a progress bar on stderr if that is a terminal.
+
+        Args:
+            items: What there is to go through, for example the epochs.
+            what: What they are, shown before the bar.
+        """
+        from rich.console import Console
+        from rich.progress import track
+
+        console = Console(stderr=True)
+        yield from track(items, what, console=console, disable=not console.is_terminal, transient=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Trainer:
+    """A trainer that was found.
+
+    Args:
+        name: The name of its file, without ``.py``.
+        options: The dataclass of its options, see :func:`option`.
+        train: Trains with such options, and exports.
+    """
+
+    name: str
+    options: type
+    train: Callable[[Any, Training], TrainedModel]
+
+
+def trainer_names() -> list[str]:
+    """The names of all trainers, sorted; imports none of them."""
+    return sorted({module.name for module in pkgutil.iter_modules(trainers.__path__) if not module.ispkg})
+
+
+def summary(name: str) -> str:
+    """The first line of a trainer's docstring; reads its file and does not import it, which may take seconds."""
+    spec = find_spec(f"{trainers.__name__}.{name}")
+    path = Path(spec.origin) if spec and spec.origin else None
+    try:
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) if path else None
+    except (SyntaxError, UnicodeDecodeError, OSError):
+        # Choosing it says what is wrong with it; the others must remain usable.
+        text = None
+    return (text or "").partition("\n")[0]
+
+
+def load_trainer(name: str) -> Trainer:
+    """Imports a trainer.
+
+    Args:
+        name: One of :func:`trainer_names`.
+
+    Raises:
+        InvalidRequestError: There is none of that name, a library that it needs is not installed, its file can't be
+            imported, or lacks what a trainer has to have.
+    """
+    check_trainer(name)
+    try:
+        module = importlib.import_module(f"{trainers.__name__}.{name}")
+    except ModuleNotFoundError as error:
+        raise InvalidRequestError(
+            f"the trainer {name!r} needs {error.name}, which is not installed",
+            "Install it: 'make torch' in a checkout of this project for PyTorch, otherwise the extra"
+            " 'training' or 'torch' of the package.",
+        ) from error
+    except Exception as error:  # whatever a user's file raises
+        raise InvalidRequestError(
+            f"the trainer {name!r} can't be imported: {type(error).__name__}: {error}", "Correct its file."
+        ) from error
+    options, train = getattr(module, "Options", None), getattr(module, "train", None)
+    if not (_has_options(options) and callable(train)):
+        raise InvalidRequestError(
+            f"{module.__file__} is no trainer: it needs a dataclass Options, each field made by option(…), and a function train",
+            "docs/training.md shows one.",
+        )
+    return Trainer(name, options, train)
+
+
+def _has_options(options: Any) -> TypeGuard[type]:
+    return (
+        isinstance(options, type)
+        and is_dataclass(options)
+        and all("doc" in f.metadata for f in fields(options))
+    )
+
+
+def check_trainer(name: str) -> None:
+    """Raises InvalidRequestError unless there is a trainer of that name; imports none."""
+    if name not in trainer_names():
+        raise InvalidRequestError(f"unknown trainer {name!r}", f"Use one of {', '.join(trainer_names())}.")
+
+
+def train(request: TrainingRequest) -> TrainedModel:
+    """Trains, measures, exports to ONNX and compares; needs no MLflow.
+
+    The same request gives the same ONNX bytes on the same kind of processor and library versions.
+
+    Args:
+        request: What to train.
+
+    Returns:
+        The export with its metrics, parity, golden and held-out rows, whether or not parity holds.
+
+    Raises:
+        InvalidRequestError: See :func:`load_trainer`, or an option is not usable.
+        DataError: The data can't be read, or nothing can be learned from it.
+        ParityError: The export can't be run with one row or with many.
+    """
+    return train_with(load_trainer(request.trainer), request)
+
+
+def train_with(trainer: Trainer, request: TrainingRequest) -> TrainedModel:
+    """:func:`train` with a trainer that is imported already."""
+    options: Any = from_values(trainer.options, request.options, trainer.name)
+    trained = trainer.train(options, Training(request.seed, request.golden_rows))
+    params = {"trainer": trainer.name, "seed": request.seed, **asdict(options), **trained.params}
+    return replace(trained, params=params)
+
+
+def option_names(trainer: Trainer) -> list[str]:
+    """The names of a trainer's options, in the order of its file."""
+    return [f.name for f in fields(trainer.options)]
