@@ -53,7 +53,7 @@ class Model:
         return self.server.deploy(model=self.name, options=options, **conf)
 
     def night(self, options: Mapping[str, Any] = SHARP, **conf: Any) -> Run:
-        return self.server.ended(self.trigger(options, **conf), LIMIT_S)
+        return self.server.ended(self.trigger(options, **conf), LIMIT_S, pause_s=1)
 
     @property
     def aliases(self) -> Mapping[str, int]:
@@ -195,14 +195,14 @@ def test_a_person_refuses_and_another_approves(model: Model) -> None:
     assert "| log_loss (decides) | 0.0" in question["body"]
     assert model.aliases == {}
     model.server.answer(refused, "approve_promotion", "Reject")
-    run = model.server.ended(refused, LIMIT_S)
+    run = model.server.ended(refused, LIMIT_S, pause_s=1)
     assert (run.state, run.tasks) == ("success", went(run, approve_promotion="success", **kept()))
     assert (model.live, model.aliases) == (None, {})
 
     approved = model.trigger(approval=True)
     model.server.question(approved, "approve_promotion", LIMIT_S)
     model.server.answer(approved, "approve_promotion", "Approve")
-    run = model.server.ended(approved, LIMIT_S)
+    run = model.server.ended(approved, LIMIT_S, pause_s=1)
     assert (run.state, run.tasks) == ("success", went(run, approve_promotion="success"))
     assert (model.live, model.aliases) == (2, {"A": 2})
 
