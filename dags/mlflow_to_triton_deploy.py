@@ -40,6 +40,13 @@ with DAG(
             description="Accept inputs and outputs that break clients of the live version.",
         ),
         "force": Param(False, type="boolean", description="Accept an artifact that failed before."),
+        "bake_minutes": Param(
+            None,
+            type=["null", "number"],
+            minimum=0,
+            maximum=1440,
+            description="How long the release is watched, minutes; empty: TRITON_DEPLOY_BAKE_MINUTES, 0: not at all.",
+        ),
         # Nullable: the form's Trigger button stays grey while a string that may not be null is empty.
         "deploy_id": Param(
             None,

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from bench.series import from_json, summaries, table
+from ml_code.alias_events.settings import EventSettings
 from ml_code.gate.rules import Rules
 from ml_code.gate.settings import RetrainSettings
 from ml_code.gateway.settings import GatewaySettings
@@ -184,6 +185,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
         "traffic": runs_table("traffic"),
         "concurrency": runs_table("concurrency"),
     },
+    "docs/events.md": {"settings": lambda: settings_table(EventSettings)},
     "docs/gateway.md": {"settings": lambda: settings_table(GatewaySettings)},
     "docs/kubernetes.md": {"values": chart_values},
     "docs/repository.md": {"states": state_drawing},

@@ -93,6 +93,7 @@ class Deployer:
 
         Raises:
             NotFound: there is no earlier release, or the version was never live, or its files are gone.
+            Superseded: another release is live than the one that is to be taken back.
             LeaseHeld: a deploy of the model is under way.
             DeployError: as for the steps of a deploy; what was live stays live.
         """

@@ -149,6 +149,13 @@ class AirflowServer:
         assert answer.ok, answer.text
         return str(answer.json()["dag_run_id"])
 
+    def runs_about(self, model: str | None = None) -> list[str]:
+        """Return the ids of the DAG's runs, oldest first; of those whose params name a model, if one is given."""
+        answer = self._ask("GET", f"{self._dag}/dagRuns", params={"order_by": "id", "limit": 1000})
+        assert answer.ok, answer.text
+        runs = answer.json()["dag_runs"]
+        return [str(run["dag_run_id"]) for run in runs if model in (None, (run["conf"] or {}).get("model"))]
+
     def run(self, run_id: str) -> Run:
         """Return a run as it is now."""
         # The state first: when it says that the run has ended, the tasks have.

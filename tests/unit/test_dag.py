@@ -25,7 +25,11 @@ from ml_code.triton_deploy.serving import SMOKE_REQUESTS
 REPO = Path(__file__).parents[2]
 DAG_MODULE = "dags.mlflow_to_triton_deploy"
 SHARED = "deploy_tasks"
-DAG_FILES = sorted(path.stem for path in (REPO / "dags").glob("*.py") if path.stem != SHARED)
+DAG_FILES = sorted(
+    path.stem for path in (REPO / "dags").glob("*.py") if path.stem not in (SHARED, "bake_task")
+)
+ON_ALIAS = "deploy_on_alias"
+"""Makes a DAG for each alias that is watched."""
 MARGIN_S = 60
 STEPS = {
     "snapshot_current": "snapshot",
@@ -73,7 +77,8 @@ LONG = {"LOAD": 5000.0, "ALIAS_WAIT": 6000.0, "READY": 7000.0, "INFER": 8000.0}
 def parsed(tmp_path_factory: pytest.TempPathFactory) -> Parsed:
     code = f"""
 import importlib, json, sys
-dags = [importlib.import_module(name).dag for name in {[f"dags.{name}" for name in DAG_FILES]}]
+modules = [importlib.import_module(name) for name in {[f"dags.{name}" for name in DAG_FILES]}]
+dags = [dag for module in modules for dag in getattr(module, "dags", None) or [module.dag]]
 limits = {{task.task_id: task.execution_timeout for dag in dags for task in dag.tasks if task.execution_timeout}}
 print(json.dumps([list(sys.modules), {{task: limit.total_seconds() for task, limit in limits.items()}}]))
 """
@@ -81,7 +86,8 @@ print(json.dumps([list(sys.modules), {{task: limit.total_seconds() for task, lim
         f"TRITON_DEPLOY_{name}{'' if name == 'ALIAS_WAIT' else '_TIMEOUT'}_S": str(value)
         for name, value in LONG.items()
     }
-    environment = os.environ | library_environment(tmp_path_factory.mktemp("airflow")) | deadlines
+    watched = {"TRITON_EVENTS_WATCH": "best_model@A,other@champion"}
+    environment = os.environ | library_environment(tmp_path_factory.mktemp("airflow")) | deadlines | watched
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=REPO, env=environment, check=True, capture_output=True, text=True)
     return Parsed(*json.loads(done.stdout.splitlines()[-1]))
@@ -102,6 +108,7 @@ def test_deadlines_come_before_the_time_limits_of_the_tasks_that_wait_for_them(p
         # Its flip may fail, and the way back needs a load.
         "commit_current": LONG["INFER"] + LONG["LOAD"],
         "rollback_minimal": LONG["LOAD"],
+        "bake_release": 24 * 3600 + 3 * LONG["LOAD"] + LONG["READY"],
         "revert": 3 * LONG["LOAD"] + LONG["READY"] + (2 + SMOKE_REQUESTS) * LONG["INFER"],
         "reconcile": 2 * LONG["LOAD"],
     }
@@ -115,15 +122,18 @@ def test_its_tasks_and_when_each_runs(dag: Any) -> None:
     rules = {task.task_id: task.trigger_rule for task in dag.tasks}
     assert rules == {
         **dict.fromkeys(STEPS, "all_success"),
+        "bake_release": "all_success",
         "rollback_minimal": "one_failed",
         "deployed": "all_success",
     }
 
 
 def test_one_chain_and_a_rollback_of_every_step(dag: Any) -> None:
-    *steps, last = [*STEPS, "deployed"]
+    *steps, last = [*STEPS, "bake_release"]
     for step, following in zip(steps, [*steps[1:], last], strict=True):
         assert dag.get_task(step).downstream_task_ids == {following, "rollback_minimal"}
+    # What is committed is not undone by the rollback: a bad release is reverted by the bake itself.
+    assert dag.get_task("bake_release").downstream_task_ids == {"deployed"}
     assert dag.get_task("rollback_minimal").upstream_task_ids == set(STEPS)
 
 
@@ -143,7 +153,7 @@ def test_it_runs_on_demand_one_run_at_a_time(dag: Any) -> None:
 def test_tasks_time_out_and_the_run_does_not(dag: Any) -> None:
     # Airflow skips the rollback of a run that times out.
     assert dag.dagrun_timeout is None
-    for name in [*STEPS, "rollback_minimal"]:
+    for name in [*STEPS, "bake_release", "rollback_minimal"]:
         assert dag.get_task(name).execution_timeout, name
 
 
@@ -171,6 +181,8 @@ def test_the_rollback_is_tried_again(dag: Any) -> None:
         ("force", 1),
         ("deploy_id", "../x"),
         ("deploy_id", ".hidden"),
+        ("bake_minutes", -1),
+        ("bake_minutes", "long"),
     ],
 )
 def test_the_form_refuses(dag: Any, param: str, value: object) -> None:
@@ -190,6 +202,9 @@ def test_the_form_refuses(dag: Any, param: str, value: object) -> None:
         ("deploy_id", ""),
         ("deploy_id", None),
         ("deploy_id", "ci-17.2"),
+        ("bake_minutes", None),
+        ("bake_minutes", 0),
+        ("bake_minutes", 2.5),
     ],
 )
 def test_the_form_accepts(dag: Any, param: str, value: object) -> None:
@@ -203,16 +218,36 @@ def test_the_defaults_of_the_form(dag: Any) -> None:
         "allow_schema_change": False,
         "force": False,
         "deploy_id": None,
+        "bake_minutes": None,
     }
 
 
-@pytest.mark.parametrize("name", DAG_FILES)
+@pytest.mark.parametrize("name", [name for name in DAG_FILES if name != ON_ALIAS])
 def test_the_form_can_be_sent_as_it_opens(name: str, dag_file: ModuleType) -> None:
     """Airflow's page keeps its Trigger button grey while a field is empty that may not be null."""
     params = importlib.import_module(f"dags.{name}").dag.params
     empty = {key for key, value in params.dump().items() if value in (None, "")}
     for key in empty:
         assert "null" in params.get_param(key).schema["type"], key
+
+
+# What follows an alias
+
+
+def test_without_a_watched_alias_nothing_follows_one(dag_file: ModuleType) -> None:
+    assert importlib.import_module(f"dags.{ON_ALIAS}").dags == []
+
+
+def test_an_alias_that_moved_triggers_the_deploy_of_just_that(dag_file: ModuleType) -> None:
+    dag = importlib.import_module(f"dags.{ON_ALIAS}").deploys("other", "champion")
+    assert (dag.dag_id, dag.is_paused_upon_creation) == ("deploy_on_alias.other.champion", False)
+    (asset,) = dag.schedule
+    (watcher,) = asset.watchers
+    assert watcher.trigger.serialize()[1] == {"model": "other", "alias": "champion", "poll_s": 5.0}
+    (task,) = dag.tasks
+    assert task.trigger_dag_id == dag_file.dag.dag_id
+    assert task.conf == {"model": "other", "alias": "champion"}
+    assert "{{ run_id }}" in task.trigger_run_id, "a retry asks for the same run"
 
 
 # What a task does
