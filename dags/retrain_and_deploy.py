@@ -115,7 +115,7 @@ with DAG(
     },
 ) as dag:
 
-    @task(execution_timeout=timedelta(seconds=RETRAIN.train_timeout_s), retries=1)
+    @task(execution_timeout=timedelta(seconds=RETRAIN.train_timeout_s), retries=2)
     def train() -> dict[str, Any]:
         """Train a model, check its export and register it; no alias moves."""
         from ml_code.gate.rules import Rules
