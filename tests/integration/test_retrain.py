@@ -10,12 +10,14 @@ import pytest
 import requests
 
 from ml_code.gate.promotion import MlflowAliases
+from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import NotFound
+from ml_code.triton_deploy.intake import DeployRequest
 from ml_code.triton_deploy.registry import MlflowRegistry
 from ml_code.triton_deploy.repository import ModelFolder
 from ml_code.triton_deploy.settings import Settings
 from stack import Stack
-from tests.models import files, times
+from tests.models import files, golden, times
 
 from .airflow_runs import AirflowServer, Run
 from .dag_copies import IMPATIENT, RETRAIN_DAG
@@ -167,11 +169,12 @@ def test_three_nights(model: Model) -> None:
     assert model.version(4) == {}
 
 
-def test_an_alias_goes_back_when_its_version_can_not_be_deployed(model: Model) -> None:
+def test_an_alias_goes_back_when_its_version_can_not_be_deployed(stack: Stack, model: Model) -> None:
     """A model of other inputs passes a gate that does not insist on a comparison; clients of what serves would break."""
-    model.night(DULL)
+    Publisher(stack.environment).publish(model.name, files(times(1.0), triton__golden_json=golden(1.0)))
+    Deployer(model.settings).deploy(DeployRequest(model=model.name, alias="A", deploy_id="before"))
     served = model.current
-    run = model.night({"dataset": "digits"}, rules={"incomparable": "floor"})
+    run = model.night(SHARP, rules={"incomparable": "floor"})
     failed = dict.fromkeys([*DEPLOY[2:], "deployed", "retrained"], "upstream_failed")
     assert run.state == "failed"
     assert run.tasks == went(
