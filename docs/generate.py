@@ -13,18 +13,22 @@ from typing import Any
 import yaml
 
 from bench.series import from_json, summaries, table
+from ml_code.alias_events.settings import EventSettings
+from ml_code.gate.rules import Rules
+from ml_code.gate.settings import RetrainSettings
 from ml_code.gateway.settings import GatewaySettings
 from ml_code.triton_deploy.cli import EXIT_CODES
+from ml_code.triton_deploy.environment import FromEnvironment
 from ml_code.triton_deploy.records import TRANSITIONS
 from ml_code.triton_deploy.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def settings_table(settings: type[Settings] | type[GatewaySettings] = Settings) -> str:
+def settings_table(settings: type[FromEnvironment] = Settings) -> str:
     """Return every setting with its default, as a Markdown table."""
     lines = ["| variable | default | meaning |", "|---|---|---|"]
-    for f in fields(settings):
+    for f in fields(settings):  # type: ignore[arg-type]
         default = ",".join(f.default) if isinstance(f.default, tuple) else f.default
         shown = "" if default in (None, "") else f"`{default}`"
         lines.append(f"| `{f.metadata['variable']}` | {shown} | {f.metadata['doc']} |")
@@ -181,9 +185,14 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
         "traffic": runs_table("traffic"),
         "concurrency": runs_table("concurrency"),
     },
+    "docs/events.md": {"settings": lambda: settings_table(EventSettings)},
     "docs/gateway.md": {"settings": lambda: settings_table(GatewaySettings)},
     "docs/kubernetes.md": {"values": chart_values},
     "docs/repository.md": {"states": state_drawing},
+    "docs/retrain.md": {
+        "rules": lambda: settings_table(Rules),
+        "settings": lambda: settings_table(RetrainSettings),
+    },
 }
 
 

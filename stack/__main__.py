@@ -12,10 +12,13 @@ from pathlib import Path
 from types import FrameType
 
 from stack import Stack, StackError
+from stack import services as known
 from stack.ports import configured_ports, setting
 from stack.servers import REPO
 
 _WATCH_S = 1.0
+SERVICES = [name for name in known.SERVICES if name != "triggerer"]
+"""What `up` starts: the receiver follows aliases, so nothing waits for Airflow's own looking."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +57,7 @@ def up(state_dir: Path) -> int:
     """
     stack = Stack(state_dir, ports=configured_ports(), report=print)
     print("starting (the first time takes longest) ...", flush=True)
-    stack.start()
+    stack.start(SERVICES)
     try:
         env_file = write_env_file(state_dir, stack.environment)
         print(summary(stack, env_file), flush=True)
@@ -86,6 +89,7 @@ def summary(stack: Stack, env_file: Path) -> str:
   MLflow    {stack.url("mlflow")}
   Triton    {stack.url("triton")}  (gRPC {grpc}, metrics {metrics})
   Gateway   {stack.url("gateway")}  (what is live; /docs)
+  Events    {stack.url("events")}  (deploys best_model when its alias A is set in MLflow)
   S3        {stack.url("s3")}  (key {key}, secret {secret})
   models    {stack.model_repository}
   logs      {env_file.parent / "logs"}

@@ -15,6 +15,7 @@ DEFAULT_PORTS: Mapping[str, int] = {
     "triton-metrics": 8002,
     "airflow": 8080,
     "gateway": 8100,
+    "events": 8110,
 }
 
 # Below the kernel's range for outgoing connections (32768 up): a port picked now stays free until

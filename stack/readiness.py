@@ -49,11 +49,24 @@ def airflow_runs(url: str, login: tuple[str, str], dag_ids: Collection[str], sin
     try:
         health = _request("GET", f"{url}/api/v2/monitor/health")
         for component in ("metadatabase", "scheduler", "dag_processor"):
-            if health[component]["status"] != "healthy":
-                return f"{component} is {health[component]['status'] or 'not heard of yet'}"
+            if missing := _unhealthy(health, component):
+                return missing
         return _dags_are_parsed(url, login, dag_ids, since)
     except requests.RequestException as error:
         return _text(error)
+
+
+def airflow_component_runs(url: str, component: str) -> str | None:
+    """Ask whether a component of Airflow beats."""
+    try:
+        return _unhealthy(_request("GET", f"{url}/api/v2/monitor/health"), component)
+    except requests.RequestException as error:
+        return _text(error)
+
+
+def _unhealthy(health: Any, component: str) -> str | None:
+    status = health[component]["status"]
+    return None if status == "healthy" else f"{component} is {status or 'not heard of yet'}"
 
 
 def _dags_are_parsed(

@@ -23,8 +23,9 @@ class Stack:
     A process that dies later is started again. All of them end with the thread that called `start`,
     whatever ends it, so call that from one that lives as long as the stack should.
 
-    Services are `s3`, `mlflow` (needs `s3`), `triton`, `airflow` and `gateway` (needs `triton`). Processes have the name of
-    their service, except `airflow-api-server`, `airflow-scheduler` and `airflow-dag-processor`.
+    Services are `s3`, `mlflow` (needs `s3`), `triton`, `airflow`, `triggerer` (needs `airflow`), `gateway` (needs `triton`) and
+    `events` (needs `mlflow` and `airflow`). Processes have the name of their service, except `airflow-api-server`,
+    `airflow-scheduler`, `airflow-dag-processor` and `airflow-triggerer`.
     """
 
     def __init__(
@@ -78,6 +79,10 @@ class Stack:
             raise StackError("mlflow keeps its artifacts on s3: name both")
         if "gateway" in self._names and "triton" not in self._names:
             raise StackError("gateway asks triton: name both")
+        if "triggerer" in self._names and "airflow" not in self._names:
+            raise StackError("triggerer is a part of airflow: name both")
+        if "events" in self._names and not {"mlflow", "airflow"} <= self._names:
+            raise StackError("events are from mlflow to airflow: name all three")
         self._report = report
         self._services: dict[str, known.Service] = {}
         self._supervisor: Supervisor | None = None
@@ -132,6 +137,11 @@ class Stack:
     def airflow_login(self) -> tuple[str, str]:
         """User name and password of Airflow's administrator."""
         return self._site.airflow_login
+
+    @property
+    def events_secret(self) -> str:
+        """What MLflow signs its webhooks with."""
+        return self._site.secret("events")
 
     @property
     def model_repository(self) -> Path:

@@ -13,10 +13,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from stack.errors import StackError
-from stack.readiness import Probe, airflow_runs, answers, bucket_is_there
+from stack.readiness import Probe, airflow_component_runs, airflow_runs, answers, bucket_is_there
 from stack.supervision import Program
 
-SERVICES = ("s3", "mlflow", "triton", "airflow", "gateway")
+SERVICES = ("s3", "mlflow", "triton", "airflow", "triggerer", "gateway", "events")
 
 BUCKET = "mlflow"
 _ACCESS_KEY = "stack"
@@ -30,6 +30,8 @@ _FOREIGN = (
     "AWS_",
     "TRITON_",
     "GATEWAY_",
+    "GATE_",
+    "RETRAIN_",
     "PROMETHEUS_",
     "RCLONE_",
     "STACK_",
@@ -143,6 +145,10 @@ def _gateway_environment(site: Site) -> dict[str, str]:
     return {"STACK_GATEWAY_URL": site.url("gateway")}
 
 
+def _events_environment(site: Site) -> dict[str, str]:
+    return {"STACK_EVENTS_URL": site.url("events")}
+
+
 def _airflow_environment(site: Site) -> dict[str, str]:
     home = site.state_dir / "airflow"
     settings = {
@@ -184,7 +190,9 @@ _ENVIRONMENTS: Mapping[str, Callable[[Site], dict[str, str]]] = {
     "mlflow": _mlflow_environment,
     "triton": _triton_environment,
     "airflow": _airflow_environment,
+    "triggerer": lambda site: {},
     "gateway": _gateway_environment,
+    "events": _events_environment,
 }
 
 
@@ -233,7 +241,16 @@ def _mlflow(site: Site, env: Mapping[str, str]) -> Service:
     }
     argv = [sys.executable, "-m", "mlflow", "server", "--serve-artifacts", *_flat(options)]
     # Background jobs of the server: eight more processes that nothing here uses.
-    mlflow_env = {**env, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    mlflow_env = {
+        **env,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        # By default it calls public addresses only, by https, and remembers for a minute which webhooks there are.
+        "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
+        "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+        "MLFLOW_WEBHOOK_CACHE_TTL": "1",
+        # Without one of its own it can't read the webhooks' secrets any more after a restart.
+        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": site.secret("mlflow-webhook-key"),
+    }
     return Service(
         programs=[Program("mlflow", argv, mlflow_env)],
         probe=lambda: answers(f"{site.url('mlflow')}/health"),
@@ -303,8 +320,7 @@ def _airflow(site: Site, env: Mapping[str, str]) -> Service:
     (home / "passwords.json").write_text(json.dumps(dict([site.airflow_login])))
 
     def program(name: str, *args: str, one_shot: bool = False) -> Program:
-        argv = [sys.executable, "-m", "airflow", *args]
-        return Program(f"airflow-{name}", argv, env, one_shot=one_shot)
+        return _airflow_program(name, args, env, one_shot=one_shot)
 
     port = str(site.ports["airflow"])
     api = ["api-server", "--host", _LOCAL, "--port", port, "--workers", "1"]
@@ -319,6 +335,24 @@ def _airflow(site: Site, env: Mapping[str, str]) -> Service:
         ],
         probe=lambda: airflow_runs(site.url("airflow"), site.airflow_login, site.dag_ids, built),
         ports=["airflow"],
+    )
+
+
+def _airflow_program(
+    name: str, args: Sequence[str], env: Mapping[str, str], *, one_shot: bool = False
+) -> Program:
+    argv = [sys.executable, "-m", "airflow", *args]
+    return Program(f"airflow-{name}", argv, env, one_shot=one_shot)
+
+
+def _triggerer(site: Site, env: Mapping[str, str]) -> Service:
+    wait = ["db", "check-migrations", "--migration-wait-timeout", "120"]
+    return Service(
+        # The other components make the database, maybe at this moment.
+        first=_airflow_program("migrated", wait, env, one_shot=True),
+        programs=[_airflow_program("triggerer", ["triggerer", "--skip-serve-logs"], env)],
+        probe=lambda: airflow_component_runs(site.url("airflow"), "triggerer"),
+        ports=[],
     )
 
 
@@ -338,12 +372,35 @@ def _gateway(site: Site, env: Mapping[str, str]) -> Service:
     )
 
 
+def _events(site: Site, env: Mapping[str, str]) -> Service:
+    username, password = site.airflow_login
+    events_env = {
+        **env,
+        "TRITON_EVENTS_HOST": _LOCAL,
+        "TRITON_EVENTS_PORT": str(site.ports["events"]),
+        "TRITON_EVENTS_URL": site.url("events"),
+        "TRITON_EVENTS_SECRET": site.secret("events"),
+        "TRITON_EVENTS_AIRFLOW_URL": site.url("airflow"),
+        "TRITON_EVENTS_AIRFLOW_USERNAME": username,
+        "TRITON_EVENTS_AIRFLOW_PASSWORD": password,
+    }
+    argv = [sys.executable, "-m", "ml_code.alias_events.cli", "serve"]
+    return Service(
+        programs=[Program("events", argv, events_env)],
+        # Ready when MLflow has called it and Airflow has the DAG.
+        probe=lambda: answers(f"{site.url('events')}/health/ready"),
+        ports=["events"],
+    )
+
+
 _BUILDERS: Mapping[str, Callable[[Site, Mapping[str, str]], Service]] = {
     "s3": _s3,
     "mlflow": _mlflow,
     "triton": _triton,
     "airflow": _airflow,
+    "triggerer": _triggerer,
     "gateway": _gateway,
+    "events": _events,
 }
 
 

@@ -19,7 +19,7 @@ log = logging.getLogger("ml_code.gateway")
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """One JSON object a line; ``extra={"fields": …}`` adds to it."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -27,6 +27,7 @@ class JsonFormatter(logging.Formatter):
             "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "event": record.getMessage(),
+            **getattr(record, "fields", {}),
         }
         if record.exc_info:
             entry["trace"] = self.formatException(record.exc_info)

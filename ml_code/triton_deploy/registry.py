@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from .errors import AliasNotFound, ArtifactRejected, Misconfigured, Unavailable
 from .locations import (
@@ -70,7 +70,23 @@ class MlflowRegistry:
 
     def resolve(self, model: str, alias: str) -> RegisteredVersion:
         """See Registry.resolve."""
-        found = self._api.get("mlflow/registered-models/alias", "model_version", name=model, alias=alias)
+        return self._known(
+            model, self._api.get("mlflow/registered-models/alias", "model_version", name=model, alias=alias)
+        )
+
+    def find(self, model: str, version: int) -> RegisteredVersion:
+        """Return a version by its number; the errors are those of ``resolve``, without AliasNotFound."""
+        return self._known(
+            model,
+            self._api.get("mlflow/model-versions/get", "model_version", name=model, version=str(version)),
+        )
+
+    def run_place(self, run_id: str, path: str) -> str:
+        """Return where a folder of a run's artifacts is; same errors."""
+        info = self._api.get("mlflow/runs/get", "run", run_id=run_id)["info"]
+        return str(parse_place(info["artifact_uri"]).child(path))
+
+    def _known(self, model: str, found: Mapping[str, Any]) -> RegisteredVersion:
         version = int(found["version"])
         if found.get("status", "READY") != "READY":
             raise Unavailable(
@@ -80,7 +96,7 @@ class MlflowRegistry:
         run_id = found.get("run_id", "")
         places = [self._real_place(parse(self._download_uri(model, version)))]
         if run_id:
-            places.append(self._run_place(run_id, "onnx"))
+            places.append(self.run_place(run_id, "onnx"))
         tags = {tag["key"]: tag["value"] for tag in found.get("tags", [])}
         return RegisteredVersion(
             version=version,
@@ -93,7 +109,7 @@ class MlflowRegistry:
         """Follow MLflow's own schemes to the place where files are."""
         match location:
             case RunPlace(run_id, path):
-                return self._run_place(run_id, path)
+                return self.run_place(run_id, path)
             case LoggedModelRef(model_id) if hops:
                 info = self._api.get(f"mlflow/logged-models/{model_id}", "model")["info"]
                 return self._real_place(parse(info["artifact_uri"]), hops - 1)
@@ -109,10 +125,6 @@ class MlflowRegistry:
     def _download_uri(self, model: str, version: int) -> str:
         endpoint = "mlflow/model-versions/get-download-uri"
         return str(self._api.get(endpoint, "artifact_uri", name=model, version=str(version)))
-
-    def _run_place(self, run_id: str, path: str) -> str:
-        info = self._api.get("mlflow/runs/get", "run", run_id=run_id)["info"]
-        return str(parse_place(info["artifact_uri"]).child(path))
 
 
 def wait_for_alias(

@@ -149,6 +149,13 @@ class AirflowServer:
         assert answer.ok, answer.text
         return str(answer.json()["dag_run_id"])
 
+    def runs_about(self, model: str | None = None) -> list[str]:
+        """Return the ids of the DAG's runs, oldest first; of those whose params name a model, if one is given."""
+        answer = self._ask("GET", f"{self._dag}/dagRuns", params={"order_by": "id", "limit": 1000})
+        assert answer.ok, answer.text
+        runs = answer.json()["dag_runs"]
+        return [str(run["dag_run_id"]) for run in runs if model in (None, (run["conf"] or {}).get("model"))]
+
     def run(self, run_id: str) -> Run:
         """Return a run as it is now."""
         # The state first: when it says that the run has ended, the tasks have.
@@ -161,11 +168,13 @@ class AirflowServer:
         run = self._get(run_id)
         return run["start_date"], run["end_date"]
 
-    def ended(self, run_id: str, limit_s: float = 90) -> Run:
-        """Wait for the end of a run."""
+    def ended(self, run_id: str, limit_s: float = 90, pause_s: float = 0.1) -> Run:
+        """Wait for the end of a run; a longer pause between two looks leaves more of the machine to it."""
         ended = ("success", "failed")
         with contextlib.suppress(AssertionError):
-            await_value(lambda: self.run(run_id).state in ended or None, f"the end of {run_id}", limit_s)
+            await_value(
+                lambda: self.run(run_id).state in ended or None, f"the end of {run_id}", limit_s, pause_s
+            )
         run = self.run(run_id)
         assert run.state in ended, f"not ended after {limit_s:g} s: {run}"
         return run
@@ -173,6 +182,23 @@ class AirflowServer:
     def log(self, run_id: str, task_id: str, attempt: int = 1) -> str:
         """Return what a user reads in the log of a task."""
         return json.dumps(self._get(run_id, f"/taskInstances/{task_id}/logs/{attempt}"))
+
+    def result(self, run_id: str, task_id: str) -> Any:
+        """Return what a task left for others, as the page of its XComs shows it."""
+        return self._get(run_id, f"/taskInstances/{task_id}/xcomEntries/return_value")["value"]
+
+    def question(self, run_id: str, task_id: str, limit_s: float = 90) -> Mapping[str, Any]:
+        """Wait until a task asks a person, and return what is on its page."""
+
+        def asked() -> Mapping[str, Any] | None:
+            waits = self._get(run_id, f"/taskInstances/{task_id}")["state"] == "awaiting_input"
+            return self._get(run_id, f"/taskInstances/{task_id}/-1/hitlDetails") if waits else None
+
+        return await_value(asked, f"a question of {task_id}", limit_s, pause_s=1)
+
+    def answer(self, run_id: str, task_id: str, option: str) -> None:
+        """Answer what a task asks, as the button of its page does."""
+        self._change(f"/dagRuns/{run_id}/taskInstances/{task_id}/-1/hitlDetails", chosen_options=[option])
 
     def mark(self, run_id: str, task_id: str, state: str) -> None:
         """Set a task's state, as the buttons of the UI do."""
@@ -227,7 +253,7 @@ class AirflowServer:
         return answer.json()
 
     def _ask(self, method: str, path: str, **options: Any) -> requests.Response:
-        return self._session.request(method, f"{self._url}{path}", timeout=30, **options)
+        return self._session.request(method, f"{self._url}{path}", timeout=120, **options)
 
 
 def await_value(look: Callable[[], T | None], what: str, limit_s: float = 30, pause_s: float = 0.1) -> T:

@@ -1,5 +1,6 @@
 """Real servers for the tests: started when the first test asks for them, one stack for all tests."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +14,10 @@ from tests.integration.gateways import gateway, own_gateway, releases
 
 __all__ = ["gateway", "own_gateway", "releases"]
 
-from .dag_copies import COPIES, dags_with_copies
+from .dag_copies import COPIES, RETRAIN_COPIES, RETRAIN_DAG, dags_with_copies
+
+# Its thread would change this process's environment while another reads it.
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 RECONCILE_DAG = "reconcile_triton"
 SOON_MISSED = {
@@ -22,6 +26,9 @@ SOON_MISSED = {
     "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
 }
 """Airflow notices after 30 s, not 300, that nobody looks after a task any more."""
+WATCHED_MODEL, BY_EVENT = "watched_model", "by_event"
+FOLLOWED = {"TRITON_EVENTS_ALLOW": f"*@{BY_EVENT}", "TRITON_EVENTS_WATCH": f"{WATCHED_MODEL}@{BY_EVENT}"}
+"""Nothing else that a test moves is deployed by itself."""
 
 
 @pytest.fixture(scope="session")
@@ -30,8 +37,14 @@ def _described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack = Stack(
         home,
         dags=dags_with_copies(home / "dags"),
-        dag_ids=[DEPLOY_DAG, RECONCILE_DAG, *COPIES],
-        environment=SOON_MISSED,
+        dag_ids=[DEPLOY_DAG, RECONCILE_DAG, RETRAIN_DAG, *COPIES, *RETRAIN_COPIES],
+        environment={
+            **SOON_MISSED,
+            **FOLLOWED,
+            # What retrains by itself would do so at midnight.
+            "RETRAIN_SCHEDULE": "off",
+            "TRAINERS_PATH": str(Path(__file__).with_name("trainers")),
+        },
     )
     yield stack
     stack.stop()
@@ -58,6 +71,13 @@ def stack_with_airflow(stack: Stack) -> Stack:
     # It would put right, at a moment of its own, what tests break on purpose.
     AirflowApi(stack.url("airflow"), stack.airflow_login).pause(RECONCILE_DAG)
     return stack
+
+
+@pytest.fixture(scope="session")
+def stack_with_events(stack_with_airflow: Stack) -> Stack:
+    """As before, and what is set to the alias ``BY_EVENT`` in MLflow is deployed."""
+    stack_with_airflow.start(["triggerer", "events"])
+    return stack_with_airflow
 
 
 class TritonServer:

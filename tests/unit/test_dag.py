@@ -24,7 +24,12 @@ from ml_code.triton_deploy.serving import SMOKE_REQUESTS
 
 REPO = Path(__file__).parents[2]
 DAG_MODULE = "dags.mlflow_to_triton_deploy"
-DAG_FILES = sorted(path.stem for path in (REPO / "dags").glob("*.py"))
+SHARED = "deploy_tasks"
+DAG_FILES = sorted(
+    path.stem for path in (REPO / "dags").glob("*.py") if path.stem not in (SHARED, "bake_task")
+)
+ON_ALIAS = "deploy_on_alias"
+"""Makes a DAG for each alias that is watched."""
 MARGIN_S = 60
 STEPS = {
     "snapshot_current": "snapshot",
@@ -39,7 +44,7 @@ SLOW = ["mlflow", "boto3", "tritonclient", "onnx", "onnxruntime", "sklearn", "sk
 
 def library_environment(home: Path) -> dict[str, str]:
     """Airflow as a library: it sets up no logging and no database, and reads no airflow.cfg of this user."""
-    return {"_AIRFLOW__AS_LIBRARY": "1", "AIRFLOW_HOME": str(home)}
+    return {"_AIRFLOW__AS_LIBRARY": "1", "AIRFLOW_HOME": str(home), "PYTHONPATH": str(REPO / "dags")}
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +52,7 @@ def dag_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in library_environment(tmp_path_factory.mktemp("airflow")).items():
             patch.setenv(name, value)
+        patch.syspath_prepend(REPO / "dags")
         yield importlib.import_module(DAG_MODULE)
 
 
@@ -71,7 +77,8 @@ LONG = {"LOAD": 5000.0, "ALIAS_WAIT": 6000.0, "READY": 7000.0, "INFER": 8000.0}
 def parsed(tmp_path_factory: pytest.TempPathFactory) -> Parsed:
     code = f"""
 import importlib, json, sys
-dags = [importlib.import_module(name).dag for name in {[f"dags.{name}" for name in DAG_FILES]}]
+modules = [importlib.import_module(name) for name in {[f"dags.{name}" for name in DAG_FILES]}]
+dags = [dag for module in modules for dag in getattr(module, "dags", None) or [module.dag]]
 limits = {{task.task_id: task.execution_timeout for dag in dags for task in dag.tasks if task.execution_timeout}}
 print(json.dumps([list(sys.modules), {{task: limit.total_seconds() for task, limit in limits.items()}}]))
 """
@@ -79,7 +86,8 @@ print(json.dumps([list(sys.modules), {{task: limit.total_seconds() for task, lim
         f"TRITON_DEPLOY_{name}{'' if name == 'ALIAS_WAIT' else '_TIMEOUT'}_S": str(value)
         for name, value in LONG.items()
     }
-    environment = os.environ | library_environment(tmp_path_factory.mktemp("airflow")) | deadlines
+    watched = {"TRITON_EVENTS_WATCH": "best_model@A,other@champion"}
+    environment = os.environ | library_environment(tmp_path_factory.mktemp("airflow")) | deadlines | watched
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=REPO, env=environment, check=True, capture_output=True, text=True)
     return Parsed(*json.loads(done.stdout.splitlines()[-1]))
@@ -100,6 +108,7 @@ def test_deadlines_come_before_the_time_limits_of_the_tasks_that_wait_for_them(p
         # Its flip may fail, and the way back needs a load.
         "commit_current": LONG["INFER"] + LONG["LOAD"],
         "rollback_minimal": LONG["LOAD"],
+        "bake_release": 24 * 3600 + 3 * LONG["LOAD"] + LONG["READY"],
         "revert": 3 * LONG["LOAD"] + LONG["READY"] + (2 + SMOKE_REQUESTS) * LONG["INFER"],
         "reconcile": 2 * LONG["LOAD"],
     }
@@ -113,15 +122,18 @@ def test_its_tasks_and_when_each_runs(dag: Any) -> None:
     rules = {task.task_id: task.trigger_rule for task in dag.tasks}
     assert rules == {
         **dict.fromkeys(STEPS, "all_success"),
+        "bake_release": "all_success",
         "rollback_minimal": "one_failed",
         "deployed": "all_success",
     }
 
 
 def test_one_chain_and_a_rollback_of_every_step(dag: Any) -> None:
-    *steps, last = [*STEPS, "deployed"]
+    *steps, last = [*STEPS, "bake_release"]
     for step, following in zip(steps, [*steps[1:], last], strict=True):
         assert dag.get_task(step).downstream_task_ids == {following, "rollback_minimal"}
+    # What is committed is not undone by the rollback: a bad release is reverted by the bake itself.
+    assert dag.get_task("bake_release").downstream_task_ids == {"deployed"}
     assert dag.get_task("rollback_minimal").upstream_task_ids == set(STEPS)
 
 
@@ -141,7 +153,7 @@ def test_it_runs_on_demand_one_run_at_a_time(dag: Any) -> None:
 def test_tasks_time_out_and_the_run_does_not(dag: Any) -> None:
     # Airflow skips the rollback of a run that times out.
     assert dag.dagrun_timeout is None
-    for name in [*STEPS, "rollback_minimal"]:
+    for name in [*STEPS, "bake_release", "rollback_minimal"]:
         assert dag.get_task(name).execution_timeout, name
 
 
@@ -169,6 +181,8 @@ def test_the_rollback_is_tried_again(dag: Any) -> None:
         ("force", 1),
         ("deploy_id", "../x"),
         ("deploy_id", ".hidden"),
+        ("bake_minutes", -1),
+        ("bake_minutes", "long"),
     ],
 )
 def test_the_form_refuses(dag: Any, param: str, value: object) -> None:
@@ -188,6 +202,9 @@ def test_the_form_refuses(dag: Any, param: str, value: object) -> None:
         ("deploy_id", ""),
         ("deploy_id", None),
         ("deploy_id", "ci-17.2"),
+        ("bake_minutes", None),
+        ("bake_minutes", 0),
+        ("bake_minutes", 2.5),
     ],
 )
 def test_the_form_accepts(dag: Any, param: str, value: object) -> None:
@@ -201,16 +218,36 @@ def test_the_defaults_of_the_form(dag: Any) -> None:
         "allow_schema_change": False,
         "force": False,
         "deploy_id": None,
+        "bake_minutes": None,
     }
 
 
-@pytest.mark.parametrize("name", DAG_FILES)
+@pytest.mark.parametrize("name", [name for name in DAG_FILES if name != ON_ALIAS])
 def test_the_form_can_be_sent_as_it_opens(name: str, dag_file: ModuleType) -> None:
     """Airflow's page keeps its Trigger button grey while a field is empty that may not be null."""
     params = importlib.import_module(f"dags.{name}").dag.params
     empty = {key for key, value in params.dump().items() if value in (None, "")}
     for key in empty:
         assert "null" in params.get_param(key).schema["type"], key
+
+
+# What follows an alias
+
+
+def test_without_a_watched_alias_nothing_follows_one(dag_file: ModuleType) -> None:
+    assert importlib.import_module(f"dags.{ON_ALIAS}").dags == []
+
+
+def test_an_alias_that_moved_triggers_the_deploy_of_just_that(dag_file: ModuleType) -> None:
+    dag = importlib.import_module(f"dags.{ON_ALIAS}").deploys("other", "champion")
+    assert (dag.dag_id, dag.is_paused_upon_creation) == ("deploy_on_alias.other.champion", False)
+    (asset,) = dag.schedule
+    (watcher,) = asset.watchers
+    assert watcher.trigger.serialize()[1] == {"model": "other", "alias": "champion", "poll_s": 5.0}
+    (task,) = dag.tasks
+    assert task.trigger_dag_id == dag_file.dag.dag_id
+    assert task.conf == {"model": "other", "alias": "champion"}
+    assert "{{ run_id }}" in task.trigger_run_id, "a retry asks for the same run"
 
 
 # What a task does
@@ -236,6 +273,7 @@ class RecordingDeployer:
         return call
 
 
+PROMOTED = {"promote": {"version": 4, "reason": "it is better"}}
 PARAMS = {"model": "m", "alias": "B", "allow_schema_change": True, "force": False, "deploy_id": None}
 
 
@@ -247,8 +285,13 @@ def recorded(dag_file: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Recording
 
 
 def run(dag_file: ModuleType, monkeypatch: pytest.MonkeyPatch, task_id: str, **params: Any) -> None:
-    context = {"params": PARAMS | params, "run_id": "manual__2026-01-02T03:04:05+00:00"}
-    monkeypatch.setattr(dag_file, "get_current_context", lambda: context)
+    context = {
+        "params": PARAMS | params,
+        "run_id": "manual__2026-01-02T03:04:05+00:00",
+        "ti": SimpleNamespace(xcom_pull=lambda task_ids: PROMOTED[task_ids]),
+    }
+    for module in (importlib.import_module(SHARED), dag_file):
+        monkeypatch.setattr(module, "get_current_context", lambda: context, raising=False)
     dag_file.dag.get_task(task_id).python_callable()
 
 
@@ -323,3 +366,106 @@ def test_only_what_a_retry_can_mend_is_retried(
     # What a rollback leaves undone, nobody else does in this run.
     with pytest.raises(kind):
         run(dag_file, monkeypatch, "rollback_minimal")
+
+
+# Retraining: the same tasks behind a gate
+
+
+@pytest.fixture
+def retraining(dag_file: ModuleType) -> ModuleType:
+    return importlib.import_module("dags.retrain_and_deploy")
+
+
+def test_retraining_runs_daily_by_itself_only_when_somebody_wants_it(retraining: ModuleType) -> None:
+    dag = retraining.dag
+    assert (dag.schedule, dag.catchup, dag.max_active_runs) == ("@daily", False, 1)
+    assert dag.is_paused_upon_creation
+    assert dag.dagrun_timeout is None
+
+
+def test_retraining_has_the_tasks_of_a_deploy_behind_its_own(retraining: ModuleType, dag: Any) -> None:
+    tasks = {task.task_id: task for task in retraining.dag.tasks}
+    own = {"train", "evaluate", "gate", "approve_promotion", "promote", "settle_alias", "retrained"}
+    assert set(tasks) == {task.task_id for task in dag.tasks} | own
+    for task in dag.tasks:
+        same = tasks[task.task_id]
+        assert (same.trigger_rule, same.execution_timeout) == (task.trigger_rule, task.execution_timeout)
+        assert same.downstream_task_ids - own == task.downstream_task_ids
+
+
+def test_the_way_through_a_retraining(retraining: ModuleType) -> None:
+    before = {task.task_id: task.upstream_task_ids for task in retraining.dag.tasks}
+    assert before["evaluate"] == {"train"}
+    assert before["gate"] == {"evaluate"}
+    assert before["approve_promotion"] == {"gate"}
+    assert before["promote"] == {"evaluate", "gate", "approve_promotion"}
+    assert before["snapshot_current"] == {"promote"}
+    assert before["settle_alias"] == {"deployed", "rollback_minimal"}
+    assert before["retrained"] == {"settle_alias", "deployed"}
+    assert {task.task_id for task in retraining.dag.tasks if not task.downstream_task_ids} == {"retrained"}
+
+
+def test_when_the_tasks_of_a_retraining_run(retraining: ModuleType) -> None:
+    rules = {task.task_id: task.trigger_rule for task in retraining.dag.tasks}
+    # Without an approval the task before is skipped.
+    assert rules["promote"] == "none_failed_min_one_success"
+    # Whatever came of the deploy.
+    assert rules["settle_alias"] == "all_done"
+    assert rules["retrained"] == "all_success"
+
+
+def test_an_approval_that_is_not_given_in_time_is_a_refusal(retraining: ModuleType) -> None:
+    approval = retraining.dag.get_task("approve_promotion")
+    assert approval.defaults == ["Reject"]
+    assert approval.response_timeout.total_seconds() == 12 * 3600
+    assert not approval.fail_on_reject
+    # The alias is settled whatever came before, but not after a refusal.
+    assert approval.ignore_downstream_trigger_rules
+
+
+@pytest.mark.parametrize(
+    ("promote", "approval", "next_task"),
+    [(True, False, "promote"), (True, True, "approve_promotion"), (False, True, None), (False, False, None)],
+)
+def test_the_gate_lets_through_what_is_better(
+    retraining: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    promote: bool,
+    approval: bool,
+    next_task: str | None,
+) -> None:
+    monkeypatch.setattr(retraining, "get_current_context", lambda: {"params": {"approval": approval}})
+    chosen = retraining.dag.get_task("gate").python_callable({"promote": promote, "headline": "why"})
+    assert chosen == next_task
+
+
+def test_a_retraining_deploys_exactly_the_version_that_it_promoted(
+    retraining: ModuleType, recorded: RecordingDeployer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(retraining, monkeypatch, "snapshot_current")
+    ((step, (request,)),) = recorded.calls
+    assert step == "snapshot"
+    assert (request.model, request.alias, request.version) == ("m", "B", 4)
+    assert request.reason == "it is better"
+
+
+@pytest.mark.parametrize(
+    ("param", "value"),
+    [("options", "x"), ("rules", []), ("seed", -1), ("parity_tolerance", 0), ("approval", "yes")],
+)
+def test_the_form_of_a_retraining_refuses(retraining: ModuleType, param: str, value: object) -> None:
+    from airflow.sdk.exceptions import ParamValidationError
+
+    with pytest.raises(ParamValidationError):
+        copy(retraining.dag.params.get_param(param)).resolve(value)
+
+
+def test_rules_that_can_not_be_meant_cost_no_training(
+    retraining: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    params = {"params": {**retraining.dag.params.dump(), "rules": {"margni": 1}}}
+    monkeypatch.setattr(retraining, "get_current_context", lambda: params)
+    with pytest.raises(AirflowFailException, match="'margni' is no rule of the gate"):
+        retraining.dag.get_task("train").python_callable()

@@ -1,0 +1,54 @@
+"""Deploy an alias that was moved in MLflow, seen by Airflow's triggerer: one DAG for each of TRITON_EVENTS_WATCH.
+
+An event is a hint. The deploy looks itself what the alias names, and does nothing when that is live. Several DAGs, because
+Airflow 3.3 starts a run with the first of several events and leaves the others to the next: those of one alias may be left,
+those of another may not.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.sdk import DAG, Asset, AssetWatcher
+
+from ml_code.alias_events.settings import EventSettings
+from ml_code.triton_deploy.settings import Settings
+
+SETTINGS = EventSettings.from_env()
+POLL_S = Settings.from_env().alias_poll_s
+
+
+def deploys(model: str, alias: str) -> DAG:
+    """Return the DAG that deploys one alias when it was moved."""
+    # Where nothing is looked at nothing of this is imported, at every parse.
+    from ml_code.alias_events.airflow_trigger import AliasTrigger
+
+    name = f"{model}.{alias}"
+    watcher = AssetWatcher(name=name, trigger=AliasTrigger(model=model, alias=alias, poll_s=POLL_S))
+    with DAG(
+        dag_id=f"deploy_on_alias.{name}",
+        description=f"Deploy {model} when its alias {alias} was moved in MLflow.",
+        schedule=[Asset(f"mlflow_alias.{name}", watchers=[watcher])],
+        start_date=datetime(2026, 1, 1, tzinfo=UTC),
+        catchup=False,
+        max_active_runs=1,
+        # Who names an alias in TRITON_EVENTS_WATCH wants it followed.
+        is_paused_upon_creation=False,
+        tags=["deploy", "mlflow", "triton"],
+        doc_md=__doc__,
+    ) as dag:
+        TriggerDagRunOperator(
+            task_id="trigger_deploy",
+            trigger_dag_id=SETTINGS.dag_id,
+            # The same at each try, so that a try that was killed behind Airflow's answer has triggered all the same.
+            trigger_run_id=f"{name}__{{{{ run_id }}}}",
+            conf={"model": model, "alias": alias},
+            logical_date=None,
+            skip_when_already_exists=True,
+            retries=2,
+        )
+    return dag
+
+
+dags = [deploys(pair.model, pair.alias) for pair in SETTINGS.watched]

@@ -1,0 +1,176 @@
+"""The tasks of a deploy, for every DAG that makes one: no DAG has a copy of them.
+
+Airflow puts the folder of the DAGs on the path of whatever parses or runs one, so a DAG file imports this by its bare name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import Param, TriggerRule, chain, get_current_context, task
+from airflow.sdk.exceptions import AirflowFailException
+
+from bake_task import BakeOperator
+from ml_code.triton_deploy.errors import DeployError
+from ml_code.triton_deploy.names import deploy_id_for
+from ml_code.triton_deploy.settings import Settings
+
+MARGIN_S = 600
+"""Time for what a step does besides waiting for its own deadlines."""
+
+
+@dataclass(frozen=True)
+class DeployTasks:
+    """Where a deploy is tied into a DAG.
+
+    Attributes:
+        snapshot: the first task; with its upstream tasks skipped or failed, nothing is deployed.
+        commit: the task after which the version is live.
+        bake: watches it then, and fails when it was bad.
+        rollback: runs when a step failed, or when what comes before the first one did: it finds that nothing had begun then.
+        deployed: succeeds when everything did; a leaf, so that a failed deploy makes a failed run.
+    """
+
+    snapshot: Any
+    commit: Any
+    bake: BakeOperator
+    rollback: Any
+    deployed: EmptyOperator
+
+
+def bake_minutes() -> Param:
+    """Return the param that says how long the release is watched."""
+    return Param(
+        None,
+        type=["null", "number"],
+        minimum=0,
+        maximum=1440,
+        description="How long the release is watched, minutes; empty: TRITON_DEPLOY_BAKE_MINUTES, 0: not at all.",
+    )
+
+
+def limit(*deadlines_s: float) -> timedelta:
+    """Return a task's time limit: the deadlines inside, which come first and say what is the matter, and a margin."""
+    return timedelta(seconds=sum(deadlines_s) + MARGIN_S)
+
+
+def run_step(name: str, promoted_by: str | None = None) -> None:
+    """Run one step of this run's deployment; an error that a retry can't mend fails the task at once.
+
+    Args:
+        name: the step.
+        promoted_by: the task whose result says which version the alias has to name, and why; by default any.
+    """
+    from ml_code.triton_deploy.deployer import Deployer
+    from ml_code.triton_deploy.intake import DeployRequest
+
+    context = get_current_context()
+    params: dict[str, Any] = dict(context["params"])
+    run_id = str(context["run_id"])
+    model, deploy_id = params["model"], params.get("deploy_id") or deploy_id_for(run_id)
+    deployer = Deployer(Settings.from_env())
+    promoted = context["ti"].xcom_pull(task_ids=promoted_by) if promoted_by else {}
+    try:
+        if name == "snapshot":
+            deployer.snapshot(
+                DeployRequest(
+                    model=model,
+                    alias=params["alias"],
+                    deploy_id=deploy_id,
+                    actor=f"airflow:{run_id}",
+                    allow_schema_change=params["allow_schema_change"],
+                    force=params.get("force", False),
+                    version=promoted.get("version"),
+                    reason=promoted.get("reason", ""),
+                )
+            )
+        else:
+            getattr(deployer, name)(model, deploy_id)
+    except DeployError as error:
+        # A rollback is repeated whatever stopped it: a disk or a Triton may be back.
+        if error.retryable or name == "rollback":
+            raise
+        raise AirflowFailException(str(error)) from error
+
+
+def deploy_tasks(settings: Settings, promoted_by: str | None = None) -> DeployTasks:
+    """Add the tasks of a deploy to the DAG that is being declared.
+
+    The DAG has the params ``model``, ``alias`` and ``allow_schema_change``, and may have ``force``, ``deploy_id`` and ``bake_minutes``.
+
+    Args:
+        settings: the deadlines that the tasks' time limits follow.
+        promoted_by: id of the task before, whose result has the ``version`` that the alias has to name and the ``reason`` for the
+            history; by default whatever the alias names is deployed.
+    """
+
+    # It may have to load what serves again, when it settles what an abandoned deploy left.
+    @task(execution_timeout=limit(settings.alias_wait_s, settings.load_timeout_s))
+    def snapshot_current() -> None:
+        """Resolve the alias once and record what is to be deployed."""
+        run_step("snapshot", promoted_by)
+
+    @task(execution_timeout=timedelta(hours=1))
+    def materialize_repo() -> None:
+        """Stream the artifact into the model repository and check it."""
+        run_step("materialize")
+
+    @task(execution_timeout=limit(settings.load_timeout_s))
+    def triton_load() -> None:
+        """Load the candidate beside the live version."""
+        run_step("load")
+
+    @task(execution_timeout=limit(settings.ready_timeout_s))
+    def triton_ready() -> None:
+        """Ask every Triton for exactly this version."""
+        run_step("ready")
+
+    # A handful of inferences.
+    @task(execution_timeout=limit(10 * settings.infer_timeout_s))
+    def triton_infer_smoke() -> None:
+        """Compare the candidate's answers with the expected ones."""
+        run_step("smoke")
+
+    # A flip that fails is undone at once; what serves may have to be loaded for that.
+    @task(execution_timeout=limit(settings.infer_timeout_s, settings.load_timeout_s))
+    def commit_current() -> None:
+        """Make the candidate live."""
+        run_step("commit")
+
+    @task(
+        trigger_rule=TriggerRule.ONE_FAILED,
+        execution_timeout=limit(settings.load_timeout_s),
+        retries=5,
+        retry_delay=timedelta(seconds=5),
+    )
+    def rollback_minimal() -> None:
+        """Put everything back and keep what failed."""
+        run_step("rollback")
+
+    # The run's state is its leaves': without this one, a rollback that succeeds would turn a failed deploy green.
+    deployed = EmptyOperator(task_id="deployed", trigger_rule=TriggerRule.ALL_SUCCESS)
+
+    steps = [
+        snapshot_current(),
+        materialize_repo(),
+        triton_load(),
+        triton_ready(),
+        triton_infer_smoke(),
+        commit_current(),
+    ]
+    rollback = rollback_minimal()
+    # A release that bakes badly is reverted by its own task: the rollback is for what is not committed.
+    bake = BakeOperator(
+        task_id="bake_release",
+        # To take a release back it may have to wait for a deploy that is under way.
+        retries=10,
+        retry_delay=timedelta(seconds=30),
+        # Its wait in the triggerer counts, a day at most; then it may load three times, as every revert.
+        execution_timeout=timedelta(days=1) + limit(3 * settings.load_timeout_s, settings.ready_timeout_s),
+    )
+    chain(*steps, bake, deployed)
+    steps >> rollback
+    return DeployTasks(snapshot=steps[0], commit=steps[-1], bake=bake, rollback=rollback, deployed=deployed)

@@ -1,0 +1,93 @@
+"""The command ``triton-events``: the receiver of MLflow's webhooks, and its registration in MLflow."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+
+from ..triton_deploy.errors import DeployError
+from ..triton_deploy.settings import Settings
+from .settings import EventSettings
+
+STOP_TIMEOUT_S = 30
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, or that of a DeployError (3 for a wrong setting, 5 for a server that is away)."""
+    options = _parser().parse_args(argv)
+    try:
+        code: int = options.run(EventSettings.from_env())
+    except DeployError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return code
+
+
+def _serve(settings: EventSettings) -> int:
+    import uvicorn
+
+    from .logs import set_up_logging
+    from .receiver import create_app
+
+    set_up_logging()
+    app = create_app(settings)
+    # uvicorn ends in order and then raises the signal again: being told to stop is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        uvicorn.run(
+            app,
+            host=settings.host,
+            port=settings.port,
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=STOP_TIMEOUT_S,
+        )
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+def _register(settings: EventSettings) -> int:
+    from ..triton_deploy.errors import Misconfigured
+    from .webhook import Webhooks, address
+
+    if not settings.url:
+        raise Misconfigured(
+            "TRITON_EVENTS_URL is not set.", hint="Set it to where MLflow reaches the receiver."
+        )
+    webhooks = Webhooks(Settings.from_env())
+    webhook = webhooks.ensure(settings.url, settings.secrets[0])
+    print(f"MLflow calls {address(settings.url)} when an alias is set (webhook {webhook}).")
+    webhooks.test(webhook)
+    print("It has just done so, for a test, and the receiver took it.")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    lines = [f"  {f.metadata['variable']:32} {f.metadata['doc']}" for f in fields(EventSettings)]
+    parser = argparse.ArgumentParser(
+        prog="triton-events",
+        description="Have Airflow deploy what an alias is set to in MLflow.",
+        epilog="settings, from the environment:\n" + "\n".join(lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="take MLflow's webhooks; SIGTERM stops it")
+    serve.set_defaults(run=_serve)
+    register = commands.add_parser(
+        "register", help="make or set right the webhook in MLflow, and let MLflow try it; needs a receiver"
+    )
+    register.set_defaults(run=_register)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,17 @@
+"""JSON lines on standard output, one for each delivery and each thing that went wrong."""
+
+from __future__ import annotations
+
+import logging
+
+from ..gateway import logs
+
+log = logging.getLogger("ml_code.alias_events")
+
+
+def set_up_logging() -> None:
+    """Send the events of every library to standard output as JSON, in the gateway's form."""
+    logs.set_up_logging()
+    log.setLevel(logging.INFO)
+    # It tells of every try; what comes of them is told here.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)

@@ -1,0 +1,189 @@
+"""The receiver of MLflow's webhooks as an ASGI application: checks a delivery, and answers when Airflow has its run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from starlette.requests import ClientDisconnect
+
+from ..triton_deploy.errors import DeployError
+from ..triton_deploy.settings import Settings
+from . import signature
+from .airflow import Airflow, Outcome
+from .errors import Malformed, Refused, TooLarge, TooSlow
+from .logs import log
+from .moves import Move, read_event, why_not
+from .once import Once
+from .settings import EventSettings
+from .webhook import PATH, Webhooks
+
+REMEMBERED = 10_000
+"""Deliveries that are answered without asking Airflow again. What is forgotten Airflow still knows, by its run id."""
+TRY_AGAIN_S = 20
+"""MLflow 3.17 repeats a delivery three times; without this word all of it within 8 s, in which no Airflow restarts."""
+REGISTER_PAUSE_S = 5.0
+BODY_TIMEOUT_S = 10.0
+
+
+def create_app(settings: EventSettings, mlflow: Settings | None = None) -> FastAPI:
+    """Return the receiver.
+
+    Args:
+        settings: see EventSettings.
+        mlflow: where the webhook is registered, if ``settings.url`` is set; from the environment by default.
+
+    Raises:
+        Misconfigured: there is no secret, or a setting can't be right.
+    """
+    receiver = Receiver(settings)
+    registration = Registration(settings, mlflow or Settings.from_env()) if settings.url else None
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        registering = asyncio.create_task(registration.run()) if registration else None
+        try:
+            yield
+        finally:
+            if registering:
+                registering.cancel()
+
+    app = FastAPI(
+        title="Alias events",
+        version="1",
+        description="Takes MLflow's webhooks and has Airflow deploy what an alias was set to.",
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+
+    @app.post(PATH, response_class=Response)
+    async def deliver(request: Request) -> Response:
+        """Take a delivery of MLflow's webhooks; 200 says that Airflow has its run, or that it needs none."""
+        return await receiver.answer(request)
+
+    @app.get("/health/live", response_class=Response)
+    async def live() -> Response:
+        """Whether the process runs."""
+        return _json({"live": True})
+
+    @app.get("/health/ready", response_class=Response)
+    async def ready() -> Response:
+        """Whether a move would be deployed now, and why not."""
+        reason = (registration.reason if registration else "") or await asyncio.to_thread(
+            receiver.airflow.why_not_ready
+        )
+        return _json({"ready": not reason, "reason": reason or None}, 503 if reason else 200)
+
+    return app
+
+
+class Receiver:
+    """What is done with a delivery.
+
+    Args:
+        settings: see EventSettings.
+    """
+
+    def __init__(self, settings: EventSettings) -> None:
+        self.airflow = Airflow(settings)
+        self._settings = settings
+        self._secrets = settings.secrets
+        self._allowed = settings.allowed
+        self._once: Once[Outcome] = Once(REMEMBERED)
+
+    async def answer(self, request: Request) -> Response:
+        """Answer a delivery, whatever it is."""
+        try:
+            body = await _body(request, self._settings.max_body_bytes)
+            delivery_id = signature.check(
+                request.headers,
+                body,
+                self._secrets,
+                now_s=time.time(),
+                tolerance_s=self._settings.tolerance_s,
+            )
+            move = read_event(body)
+        except Refused as error:
+            log.warning(
+                "refused a delivery: %s",
+                error,
+                extra={"fields": {"client": request.client.host if request.client else ""}},
+            )
+            return _json({"error": str(error)}, error.status, {"Connection": "close"})
+        if move is None:
+            return _json({"result": "ignored", "reason": "only an alias that is set is deployed"})
+        return await self._deploy(move, delivery_id)
+
+    async def _deploy(self, move: Move, delivery_id: str) -> Response:
+        about = {"delivery": delivery_id, "model": move.model, "alias": move.alias, "version": move.version}
+        reason = why_not(move, self._allowed)
+        if reason:
+            log.info("ignored a move: %s", reason, extra={"fields": about})
+            return _json({"result": "ignored", "reason": reason})
+        try:
+            outcome, first = await self._once.do(
+                delivery_id, lambda: asyncio.to_thread(self.airflow.deploy, move, delivery_id)
+            )
+        except DeployError as error:
+            log.error("a move is not deployed yet: %s", error, extra={"fields": about})
+            return _json({"error": str(error)}, 503, {"Retry-After": str(TRY_AGAIN_S)})
+        result = outcome if first else Outcome.DUPLICATE
+        log.info("a move: %s", result, extra={"fields": about})
+        return _json({"result": result, "run": move.run_id(delivery_id)})
+
+
+class Registration:
+    """Registers the receiver in MLflow, and tries again until that has succeeded.
+
+    Args:
+        settings: the receiver's address and secret.
+        mlflow: MLflow's.
+    """
+
+    def __init__(self, settings: EventSettings, mlflow: Settings) -> None:
+        self._url, self._secret = settings.url, settings.secrets[0]
+        self._webhooks = Webhooks(mlflow)
+        self.reason = "The webhook is not registered in MLflow yet."
+
+    async def run(self) -> None:
+        """Return when MLflow has reached the receiver once."""
+        while self.reason:
+            try:
+                await asyncio.to_thread(self._register)
+                self.reason = ""
+                log.info("MLflow calls %s when an alias is set", self._url)
+            except DeployError as error:
+                self.reason = f"The webhook is not registered in MLflow: {error}"
+                log.warning("%s", self.reason)
+                await asyncio.sleep(REGISTER_PAUSE_S)
+
+    def _register(self) -> None:
+        self._webhooks.test(self._webhooks.ensure(self._url, self._secret))
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    """Return the body; raises TooLarge as soon as it is, and TooSlow when it does not come."""
+    pieces, total = [], 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for piece in request.stream():
+                total += len(piece)
+                if total > limit:
+                    raise TooLarge(f"The body is larger than {limit} bytes.")
+                pieces.append(piece)
+    except TimeoutError as error:
+        raise TooSlow(f"The body did not arrive within {BODY_TIMEOUT_S:g} s.") from error
+    except ClientDisconnect as error:
+        raise Malformed("The sender went away before its body was complete.") from error
+    return b"".join(pieces)
+
+
+def _json(
+    content: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    return Response(orjson.dumps(content), status, dict(headers or {}), media_type="application/json")

@@ -1,0 +1,100 @@
+"""Settings of the receiver and the watcher: read from the environment once, in the same way as the deployer's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from ..triton_deploy.environment import FromEnvironment, setting
+from ..triton_deploy.errors import Misconfigured
+from .moves import ANY, Followed
+
+SHORTEST_SECRET = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventSettings(FromEnvironment):
+    """Everything that alias events can be told; the table in docs/events.md is generated from these fields.
+
+    MLflow's address and credentials are the deployer's (``MLFLOW_TRACKING_URI`` and so on).
+    """
+
+    allow: tuple[str, ...] = setting(
+        "TRITON_EVENTS_ALLOW",
+        ("best_model@A",),
+        "Moves that the receiver deploys, `model@alias`, comma-separated; `*` stands for every model or every alias.",
+    )
+    watch: tuple[str, ...] = setting(
+        "TRITON_EVENTS_WATCH",
+        (),
+        "Aliases that Airflow's triggerer looks at, `model@alias`, comma-separated, every `TRITON_DEPLOY_ALIAS_POLL_S`; none by default.",
+    )
+    secret: tuple[str, ...] = setting(
+        "TRITON_EVENTS_SECRET",
+        (),
+        "Secret that MLflow signs with, 16 characters or more. Several, comma-separated, are all accepted; MLflow is given the first. The receiver requires it.",
+        secret=True,
+    )
+    url: str = setting(
+        "TRITON_EVENTS_URL",
+        "",
+        "Where MLflow reaches the receiver, for example `https://events.example.org`. If set, the receiver registers its webhook there by itself.",
+    )
+    airflow_url: str = setting("TRITON_EVENTS_AIRFLOW_URL", "http://127.0.0.1:8080", "Airflow's API server.")
+    airflow_username: str = setting("TRITON_EVENTS_AIRFLOW_USERNAME", "", "User that triggers the deploys.")
+    airflow_password: str = setting("TRITON_EVENTS_AIRFLOW_PASSWORD", "", "Its password.", secret=True)
+    airflow_token: str = setting(
+        "TRITON_EVENTS_AIRFLOW_TOKEN", "", "Bearer token at Airflow, instead of a user.", secret=True
+    )
+    airflow_timeout_s: float = setting(
+        "TRITON_EVENTS_AIRFLOW_TIMEOUT_S", 10.0, "Longest wait for one answer of Airflow, seconds."
+    )
+    dag_id: str = setting("TRITON_EVENTS_DAG_ID", "mlflow_to_triton_deploy", "DAG that is triggered.")
+    host: str = setting("TRITON_EVENTS_HOST", "127.0.0.1", "Address to listen on; `0.0.0.0` for all.")
+    port: int = setting("TRITON_EVENTS_PORT", 8110, "Port to listen on; 0 for any free one.")
+    tolerance_s: float = setting(
+        "TRITON_EVENTS_TOLERANCE_S",
+        300.0,
+        "How far the time of a delivery may be from the receiver's clock, seconds.",
+    )
+    max_body_bytes: int = setting(
+        "TRITON_EVENTS_MAX_BODY_BYTES", 64 << 10, "Largest body of a delivery, bytes; more gets 413."
+    )
+
+    @property
+    def allowed(self) -> list[Followed]:
+        """What the receiver deploys."""
+        return [Followed.parse(text) for text in self.allow]
+
+    @property
+    def watched(self) -> list[Followed]:
+        """What Airflow's triggerer looks at."""
+        return [Followed.parse(text) for text in dict.fromkeys(self.watch)]
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The secrets, the newest first; raises Misconfigured when there is none, or a short one."""
+        if not self.secret or any(len(secret) < SHORTEST_SECRET for secret in self.secret):
+            raise Misconfigured(
+                f"TRITON_EVENTS_SECRET is {'too short' if self.secret else 'not set'}.",
+                hint=f"Set it to {SHORTEST_SECRET} random characters or more: openssl rand -hex 32.",
+            )
+        return self.secret
+
+    def check(self) -> None:
+        """See FromEnvironment.check."""
+        _ = self.allowed
+        if ANY in [name for pair in self.watched for name in (pair.model, pair.alias)]:
+            raise Misconfigured(
+                "TRITON_EVENTS_WATCH has a '*': what is looked at has to be named.",
+                hint="Write model@alias for each.",
+            )
+        for variable, url in (
+            ("TRITON_EVENTS_AIRFLOW_URL", self.airflow_url),
+            ("TRITON_EVENTS_URL", self.url),
+        ):
+            if url and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
+                raise Misconfigured(
+                    f"{variable}={url!r} is not an http:// or https:// URL.",
+                    hint=f"Write it with its scheme, for example http://{url.split('://')[-1] or 'host:port'}.",
+                )

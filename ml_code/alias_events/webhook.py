@@ -1,0 +1,89 @@
+"""The webhook in MLflow that calls the receiver: made once, set right when it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..triton_deploy.errors import Misconfigured, Unavailable
+from ..triton_deploy.mlflow_api import MlflowApi
+from ..triton_deploy.settings import Settings
+
+NAME = "triton-events"
+PATH = "/mlflow"
+"""Where the receiver takes deliveries."""
+_EVENTS = [{"entity": "MODEL_VERSION_ALIAS", "action": "CREATED"}]
+
+
+def address(url: str) -> str:
+    """Return where MLflow delivers, of a receiver at ``url``."""
+    return url.rstrip("/") + PATH
+
+
+class Webhooks:
+    """The webhooks of an MLflow server.
+
+    Args:
+        settings: the server's address and credentials.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._api = MlflowApi(settings)
+
+    def ensure(self, url: str, secret: str) -> str:
+        """Have MLflow call the receiver at ``url``; returns the webhook's id.
+
+        One that is there is set right: MLflow tells nobody its secret, so it is given again. Of several (two receivers
+        started at once) the oldest stays.
+
+        Raises:
+            Misconfigured: MLflow takes no such webhook.
+            DeployError: it refuses otherwise, or does not answer.
+        """
+        wanted = {
+            "name": NAME,
+            "url": address(url),
+            "events": _EVENTS,
+            "secret": secret,
+            "status": "ACTIVE",
+            "description": "Deploys to Triton what an alias is set to.",
+        }
+        try:
+            if not self._ours(address(url)):
+                self._api.send("POST", "mlflow/webhooks", **wanted)
+            first, *others = self._ours(address(url))
+            self._api.send("PATCH", f"mlflow/webhooks/{first}", **wanted)
+            for other in others:
+                self._api.send("DELETE", f"mlflow/webhooks/{other}")
+        except Misconfigured as error:
+            raise Misconfigured(
+                error.message,
+                hint="MLflow takes webhooks with a database as its registry, and by default only https:// URLs of public addresses: "
+                "docs/events.md has the server's settings.",
+            ) from error
+        return first
+
+    def test(self, webhook_id: str) -> None:
+        """Let MLflow deliver an example, which the receiver does not deploy.
+
+        Raises:
+            Unavailable: MLflow does not reach the receiver.
+            Misconfigured: the receiver does not take what it sends.
+        """
+        result: Mapping[str, Any] = self._api.send("POST", f"mlflow/webhooks/{webhook_id}/test")["result"]
+        status = int(result.get("response_status", 0))
+        if not status:
+            raise Unavailable(
+                f"MLflow does not reach the receiver: {result.get('error_message', 'no answer')}",
+                hint="Check TRITON_EVENTS_URL from where MLflow runs.",
+            )
+        if status >= 400:
+            raise Misconfigured(
+                f"The receiver refused MLflow's test ({status}): {result.get('response_body', '')}",
+                hint="Start it with the TRITON_EVENTS_SECRET that was registered, and compare the clocks.",
+            )
+
+    def _ours(self, url: str) -> list[str]:
+        found = [hook for hook in self._api.every("mlflow/webhooks", "webhooks") if hook["url"] == url]
+        found.sort(key=lambda hook: (int(hook["creation_timestamp"]), hook["webhook_id"]))
+        return [str(hook["webhook_id"]) for hook in found]

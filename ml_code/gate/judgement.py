@@ -1,0 +1,173 @@
+"""The verdict: each rule held against what was measured. Pure rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .rules import BASELINE, OFF, Rules
+from .scores import Improvement, Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What was measured of a model.
+
+    Attributes:
+        scores: every metric of the task, by name.
+        latency_ms: median over requests of ``Rules.latency_rows`` rows, milliseconds.
+        size_bytes: of the model with its external data.
+    """
+
+    scores: Mapping[str, float]
+    latency_ms: float
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """All that the rules look at.
+
+    Attributes:
+        rows: held-out rows.
+        metric: what decides.
+        challenger: the new model.
+        champion: what serves; None when nothing does, or when it can't be compared.
+        incomparable: why it can't be compared, or empty.
+        improvement: of the challenger over the champion; None without one.
+        baseline: the metric of the best constant answer.
+    """
+
+    rows: int
+    metric: Metric
+    challenger: Measured
+    champion: Measured | None
+    incomparable: str
+    improvement: Improvement | None
+    baseline: float
+
+
+@dataclass(frozen=True)
+class Check:
+    """One rule: its name, whether it holds, and the sentence that says why."""
+
+    name: str
+    holds: bool
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Whether the challenger is to be promoted, and why.
+
+    Attributes:
+        promote: yes or no.
+        reason: a sentence for people.
+        checks: every rule that was looked at.
+    """
+
+    promote: bool
+    reason: str
+    checks: tuple[Check, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        return {**asdict(self), "checks": [asdict(check) for check in self.checks]}
+
+
+def judge(rules: Rules, evidence: Evidence) -> Verdict:
+    """Return whether the challenger is to be promoted: when every rule holds.
+
+    Args:
+        rules: the rules.
+        evidence: what was measured.
+    """
+    checks = tuple(_checks(rules, evidence))
+    broken = [check.text for check in checks if not check.holds]
+    if broken:
+        return Verdict(promote=False, reason="; ".join(broken), checks=checks)
+    decisive = next(check.text for check in checks if check.name in ("improvement", "champion"))
+    return Verdict(promote=True, reason=decisive, checks=checks)
+
+
+def _checks(rules: Rules, evidence: Evidence) -> Iterator[Check]:
+    yield Check(
+        "rows",
+        evidence.rows >= rules.min_rows,
+        f"{evidence.rows} held-out rows, at least {rules.min_rows} are wanted",
+    )
+    yield from _floor(rules, evidence)
+    if evidence.improvement is not None:
+        yield _improvement(rules, evidence.metric, evidence.improvement)
+    elif evidence.incomparable:
+        yield Check(
+            "champion",
+            rules.incomparable == "floor",
+            f"what serves can't be compared: {evidence.incomparable}",
+        )
+    else:
+        yield Check("champion", True, "nothing serves yet, and the floor is reached")
+    yield from _calibration(rules, evidence)
+    yield from _latency(rules, evidence)
+    yield from _size(rules, evidence)
+
+
+def _floor(rules: Rules, evidence: Evidence) -> Iterator[Check]:
+    if rules.floor == OFF:
+        return
+    metric = evidence.metric
+    floor = evidence.baseline if rules.floor == BASELINE else float(rules.floor)
+    value = evidence.challenger.scores[metric.name]
+    better = value > floor if metric.larger_is_better else value < floor
+    # A constant answer has to be beaten, a number that somebody set has to be reached.
+    holds = better or (rules.floor != BASELINE and value == floor)
+    if rules.floor == BASELINE:
+        text = f"{metric.name} {value:.4g} is {'' if holds else 'not '}better than the best constant answer's {floor:.4g}"
+    else:
+        text = f"{metric.name} {value:.4g} {'reaches' if holds else 'does not reach'} the floor of {floor:g}"
+    yield Check("floor", holds, text)
+
+
+def _improvement(rules: Rules, metric: Metric, found: Improvement) -> Check:
+    bound = rules.margin if rules.demand == "better" else -rules.margin
+    # At a margin of 0 "not worse" lets an equal model through, "better" does not.
+    holds = found.low > bound or (rules.demand == "not_worse" and found.low == bound)
+    return Check(
+        "improvement",
+        holds,
+        f"{metric.name} improves by {found.estimate:.4g} ({found.confidence:.0%} interval {found.low:.4g} to {found.high:.4g}), "
+        f"the interval {'lies' if holds else 'does not lie'} above {bound:g}",
+    )
+
+
+def _calibration(rules: Rules, evidence: Evidence) -> Iterator[Check]:
+    if evidence.champion is None or "ece" not in evidence.challenger.scores or rules.max_ece_increase >= 1:
+        return
+    before, after = evidence.champion.scores["ece"], evidence.challenger.scores["ece"]
+    yield Check(
+        "calibration",
+        after - before <= rules.max_ece_increase,
+        f"calibration error {after:.3f} after {before:.3f}, at most {rules.max_ece_increase:g} more is allowed",
+    )
+
+
+def _latency(rules: Rules, evidence: Evidence) -> Iterator[Check]:
+    after = evidence.challenger.latency_ms
+    if rules.max_latency_ms:
+        text = f"latency {after:.3g} ms, at most {rules.max_latency_ms:g} ms are allowed"
+        yield Check("latency_limit", after <= rules.max_latency_ms, text)
+    if evidence.champion is not None and rules.max_latency_ratio:
+        before = evidence.champion.latency_ms
+        holds = after <= before * rules.max_latency_ratio or after - before <= rules.latency_slack_ms
+        text = f"latency {after:.3g} ms after {before:.3g} ms, at most {rules.max_latency_ratio:g} times that is allowed"
+        yield Check("latency", holds, text)
+
+
+def _size(rules: Rules, evidence: Evidence) -> Iterator[Check]:
+    if evidence.champion is None or not rules.max_size_ratio:
+        return
+    before, after = evidence.champion.size_bytes, evidence.challenger.size_bytes
+    holds = after <= before * rules.max_size_ratio or after - before <= rules.size_slack_bytes
+    text = f"{after} bytes after {before}, at most {rules.max_size_ratio:g} times that is allowed"
+    yield Check("size", holds, text)

@@ -1,0 +1,188 @@
+"""Models run by ONNX Runtime on this machine: their answers to the held-out rows, and how long they take."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..training.heldout import PROBABILITIES_NAME, HeldOut
+from ..triton_deploy import onnx_model
+from ..triton_deploy.errors import ArtifactRejected, VerificationFailed
+from ..triton_deploy.golden import NUMPY_TYPES
+from ..triton_deploy.schema import Tensor
+
+Array = npt.NDArray[Any]
+
+ROWS_AT_ONCE = 256
+WARM_UP_ROUNDS = 5
+LONGEST_MEASUREMENT_S = 20.0
+
+
+class DoesNotFit(ArtifactRejected):
+    """The model does not take the held-out rows, or does not answer in their terms."""
+
+    kind = "does_not_fit"
+
+
+class OnnxModel:
+    """A model that is loaded here.
+
+    One thread a model, so that two of them are compared and not the machine's cores. Triton's latency is another: the smoke
+    test measures that.
+
+    Args:
+        file: ``model.onnx``, external data beside it.
+        name: what to call it in messages.
+
+    Raises:
+        ArtifactRejected: ONNX Runtime can't load it, or it has tensors that Triton does not serve.
+    """
+
+    def __init__(self, file: Path, name: str) -> None:
+        import onnxruntime
+
+        self.name = name
+        # Nothing is limited here: what may be deployed is decided when it is deployed.
+        self._schema = onnx_model.inspect(file, max_opset=10**6, max_ir_version=10**6)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(file), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception.
+            raise ArtifactRejected(
+                f"ONNX Runtime can't load {name}: {error}", hint="Export the model again."
+            ) from error
+        files = [file.name, *onnx_model.external_files(file)]
+        self.size_bytes = sum((file.parent / path).stat().st_size for path in files)
+
+    def answers(self, held_out: HeldOut) -> Array:
+        """Return what is scored: ``probabilities`` ``[rows, classes]``, or the first output in the target's shape.
+
+        Raises:
+            DoesNotFit: the model does not take such rows, or does not answer in their terms.
+            VerificationFailed: it fails on them, or an answer is not finite.
+        """
+        self._check_inputs(held_out)
+        output = self._scored_output(held_out)
+        step = self._batch_rows()
+        parts = [self._run(output, held_out.inputs, start, step) for start in range(0, held_out.rows, step)]
+        found = np.concatenate(parts)[: held_out.rows]
+        if not np.isfinite(found).all():
+            raise VerificationFailed(
+                f"{self.name} gives answers that are not finite on held-out rows.",
+                hint="Look at its training; such a model must not serve.",
+            )
+        return self._in_terms_of(held_out, output, found)
+
+    def request(self, held_out: HeldOut, rows: int) -> Mapping[str, Array]:
+        """Return inputs of ``rows`` rows, the held-out ones again and again."""
+        taken = np.arange(rows) % held_out.rows
+        return {name: array[taken] for name, array in held_out.inputs.items()}
+
+    def run(self, inputs: Mapping[str, Array]) -> None:
+        """Answer one request with all outputs, and forget the answer."""
+        self._session.run(None, dict(inputs))
+
+    @property
+    def request_rows(self) -> int:
+        """Rows that every request has to have; 0 when any number goes."""
+        sizes = {tensor.shape[0] for tensor in self._schema.inputs if tensor.shape and tensor.shape[0] > 0}
+        return max(sizes, default=0)
+
+    def _batch_rows(self) -> int:
+        return self.request_rows or ROWS_AT_ONCE
+
+    def _run(self, output: str, inputs: Mapping[str, Array], start: int, step: int) -> Array:
+        # A model with a fixed number of rows gets a full request at the end too: the last row again.
+        rows = next(iter(inputs.values())).shape[0]
+        last = min(start + step, rows)
+        taken = np.arange(start, start + self.request_rows if self.request_rows else last).clip(max=rows - 1)
+        try:
+            (answer,) = self._session.run([output], {name: array[taken] for name, array in inputs.items()})
+        except Exception as error:  # As above.
+            raise VerificationFailed(
+                f"{self.name} fails on held-out rows: {error}",
+                hint="The export does not take what training was evaluated on; export the model again.",
+            ) from error
+        return np.asarray(answer)
+
+    def _check_inputs(self, held_out: HeldOut) -> None:
+        wanted = {tensor.name: tensor for tensor in self._schema.inputs}
+        missing = [
+            name for name, tensor in wanted.items() if not tensor.optional and name not in held_out.inputs
+        ]
+        if missing:
+            raise self._misfit(f"its input {missing[0]} is not among the held-out inputs")
+        for name, array in held_out.inputs.items():
+            if name not in wanted:
+                raise self._misfit(f"it has no input {name}")
+            if not _takes(wanted[name], array):
+                raise self._misfit(f"its input {wanted[name]} does not take {array.dtype}{list(array.shape)}")
+
+    def _scored_output(self, held_out: HeldOut) -> str:
+        if held_out.task == "regression":
+            return self._schema.outputs[0].name
+        if PROBABILITIES_NAME not in {tensor.name for tensor in self._schema.outputs}:
+            raise self._misfit(f"it has no output {PROBABILITIES_NAME}")
+        return PROBABILITIES_NAME
+
+    def _in_terms_of(self, held_out: HeldOut, output: str, found: Array) -> Array:
+        if held_out.task == "classification":
+            if found.ndim != 2 or found.shape[1] <= held_out.target.max():
+                raise self._misfit(
+                    f"its output {output} has shape {list(found.shape)}, and a row is of class {held_out.target.max()}"
+                )
+            return found
+        if found.size != held_out.target.size:
+            raise self._misfit(
+                f"its output {output} has shape {list(found.shape)}, the target {list(held_out.target.shape)}"
+            )
+        return found.reshape(held_out.target.shape)
+
+    def _misfit(self, what: str) -> DoesNotFit:
+        return DoesNotFit(
+            f"{self.name} can't be judged on the held-out rows: {what}.",
+            hint="Compare them on data that both take, or set the rule incomparable to 'floor'.",
+        )
+
+
+def latencies_ms(models: Sequence[OnnxModel], held_out: HeldOut, *, rows: int, rounds: int) -> list[float]:
+    """Return the median latency of each model, milliseconds, from requests in turn.
+
+    In turn, and with the order reversed every other round, so that whatever else the machine does meets all of them.
+
+    Args:
+        models: which.
+        held_out: where the rows come from.
+        rows: rows of a request, unless a model takes only another number.
+        rounds: measured requests to each model; fewer when they take longer than 20 s in all.
+    """
+    requests = [model.request(held_out, model.request_rows or rows) for model in models]
+    taken: list[list[float]] = [[] for _ in models]
+    order = list(range(len(models)))
+    deadline = time.perf_counter() + LONGEST_MEASUREMENT_S
+    for number in range(WARM_UP_ROUNDS + rounds):
+        for index in order if number % 2 else reversed(order):
+            started = time.perf_counter()
+            models[index].run(requests[index])
+            taken[index].append(time.perf_counter() - started)
+        if time.perf_counter() > deadline and number > WARM_UP_ROUNDS:
+            break
+    return [statistics.median(times[WARM_UP_ROUNDS:]) * 1e3 for times in taken]
+
+
+def _takes(tensor: Tensor, array: Array) -> bool:
+    sizes = zip(tensor.shape[1:], array.shape[1:], strict=False)
+    return (
+        np.dtype(NUMPY_TYPES[tensor.datatype]) == array.dtype
+        and len(tensor.shape) == array.ndim
+        and all(wanted in (-1, given) for wanted, given in sizes)
+    )

@@ -1,0 +1,82 @@
+"""Writes a comparison into MLflow: numbers and verdict on the challenger's run, the whole of it as artifacts, a tag on the version."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any
+
+from ..triton_deploy.errors import Unavailable
+from ..triton_deploy.settings import Settings
+from .evaluation import Comparison
+from .report import headline, page
+
+LONGEST_TAG = 500
+
+
+def numbers(comparison: Comparison) -> dict[str, float]:
+    """Return what becomes metrics of the run, by name."""
+    evidence = comparison.evidence
+    found = {f"gate.challenger.{name}": value for name, value in evidence.challenger.scores.items()}
+    found["gate.challenger.latency_ms"] = evidence.challenger.latency_ms
+    found["gate.challenger.size_bytes"] = float(evidence.challenger.size_bytes)
+    if evidence.champion:
+        found |= {f"gate.champion.{name}": value for name, value in evidence.champion.scores.items()}
+        found["gate.champion.latency_ms"] = evidence.champion.latency_ms
+        found["gate.champion.size_bytes"] = float(evidence.champion.size_bytes)
+    if evidence.improvement:
+        found |= {
+            f"gate.improvement{suffix}": value
+            for suffix, value in (
+                ("", evidence.improvement.estimate),
+                (".low", evidence.improvement.low),
+                (".high", evidence.improvement.high),
+            )
+        }
+    return found
+
+
+def tags(comparison: Comparison) -> dict[str, str]:
+    """Return what becomes tags, of the run and of the version."""
+    return {
+        "gate.verdict": "promote" if comparison.verdict.promote else "keep",
+        "gate.reason": headline(comparison)[:LONGEST_TAG],
+        "gate.champion": str(comparison.live.active_version) if comparison.live else "none",
+    }
+
+
+def record(settings: Settings, comparison: Comparison) -> None:
+    """Write a comparison into MLflow.
+
+    Args:
+        settings: where MLflow is.
+        comparison: what to write.
+
+    Raises:
+        Unavailable: MLflow or its artifact store refused or did not answer.
+    """
+    # Read by MLflow's client at every request, whose own defaults retry for minutes; what the user has set wins.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", f"{settings.mlflow_timeout_s:.0f}")
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, RunTag
+
+    client: Any = MlflowClient(tracking_uri=settings.tracking_url)
+    now_ms = int(time.time() * 1000)
+    try:
+        client.log_batch(
+            comparison.run_id,
+            metrics=[Metric(name, value, now_ms, 0) for name, value in numbers(comparison).items()],
+            tags=[RunTag(name, value) for name, value in tags(comparison).items()],
+        )
+        client.log_text(comparison.run_id, json.dumps(comparison.to_dict(), indent=2), "gate/verdict.json")
+        client.log_text(comparison.run_id, page(comparison), "gate/verdict.md")
+        for name, value in tags(comparison).items():
+            client.set_model_version_tag(comparison.model, str(comparison.version), name, value)
+    # MLflow lets through whatever its store's client raises: there is no narrower type.
+    except Exception as error:
+        raise Unavailable(
+            f"The verdict could not be written to MLflow: {type(error).__name__}: {error}",
+            hint="Check that MLflow and its artifact store run; the gate can be asked again.",
+        ) from error

@@ -1,0 +1,166 @@
+"""What a challenger has to show: the rules of the gate, with their units and defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+from ..training.heldout import Task
+from ..triton_deploy.environment import FromEnvironment, setting
+from ..triton_deploy.errors import Misconfigured
+from .scores import METRICS, Metric
+
+AUTO, BASELINE, OFF = "auto", "baseline", "off"
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "metric": (AUTO, *METRICS),
+    "demand": ("better", "not_worse"),
+    "incomparable": ("refuse", "floor"),
+}
+DEFAULT_METRICS: Mapping[Task, str] = {"classification": "log_loss", "regression": "rmse"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules(FromEnvironment):
+    """The rules; read from the environment, and overridden for a run by ``overridden``.
+
+    The table in docs/retrain.md is generated from the metadata of these fields.
+    """
+
+    metric: str = setting(
+        "GATE_METRIC",
+        AUTO,
+        "What decides: `log_loss`, `brier` or `accuracy` of a classification, `rmse` or `mae` of a regression; `auto` is the first of each.",
+    )
+    demand: str = setting(
+        "GATE_DEMAND",
+        "better",
+        "`better`: the whole interval of the improvement lies above the margin. `not_worse`: above minus the margin.",
+    )
+    margin: float = setting("GATE_MARGIN", 0.0, "The margin, in units of the metric.")
+    confidence: float = setting("GATE_CONFIDENCE", 0.95, "Confidence of the interval, between 0 and 1.")
+    resamples: int = setting("GATE_RESAMPLES", 2000, "Resamples of the paired bootstrap, at least 100.")
+    block_rows: int = setting(
+        "GATE_BLOCK_ROWS",
+        1,
+        "Rows that are resampled together, in their order: 1 for independent rows; for a time series about as many as the errors are correlated over.",
+    )
+    seed: int = setting("GATE_SEED", 7, "Seed of the bootstrap: the same rows give the same interval.")
+    min_rows: int = setting("GATE_MIN_ROWS", 30, "Fewer held-out rows than this decide nothing.")
+    floor: str = setting(
+        "GATE_FLOOR",
+        BASELINE,
+        "What the challenger has to reach whoever serves, in units of the metric; `baseline`: better than the best constant answer; `off`.",
+    )
+    incomparable: str = setting(
+        "GATE_INCOMPARABLE",
+        "refuse",
+        "When the champion can't take the held-out rows: `refuse`, or `floor`, which judges the challenger alone.",
+    )
+    max_ece_increase: float = setting(
+        "GATE_MAX_ECE_INCREASE",
+        0.05,
+        "Largest increase of the expected calibration error over the champion's, 0 to 1; 1 is no limit. Classification only.",
+    )
+    max_latency_ratio: float = setting(
+        "GATE_MAX_LATENCY_RATIO",
+        2.0,
+        "Largest ratio of the challenger's median latency to the champion's; 0 is no limit.",
+    )
+    latency_slack_ms: float = setting(
+        "GATE_LATENCY_SLACK_MS", 1.0, "A difference of latency up to this is never too much, milliseconds."
+    )
+    max_latency_ms: float = setting(
+        "GATE_MAX_LATENCY_MS",
+        0.0,
+        "Largest median latency, whatever the champion's, milliseconds; 0 is no limit.",
+    )
+    latency_rows: int = setting("GATE_LATENCY_ROWS", 1, "Rows of a request whose latency is measured.")
+    latency_rounds: int = setting(
+        "GATE_LATENCY_ROUNDS", 200, "Measured requests to each model, in turn; cut short after 20 s."
+    )
+    max_size_ratio: float = setting(
+        "GATE_MAX_SIZE_RATIO",
+        4.0,
+        "Largest ratio of the challenger's size on disk to the champion's; 0 is no limit.",
+    )
+    size_slack_bytes: int = setting(
+        "GATE_SIZE_SLACK_BYTES", 1 << 20, "A difference of size up to this is never too much, bytes."
+    )
+
+    def overridden(self, values: Mapping[str, Any]) -> Self:
+        """Return these rules with some replaced.
+
+        Args:
+            values: new values by field name, such as ``{"metric": "accuracy", "margin": 0.005}``.
+
+        Raises:
+            Misconfigured: a name is none of the rules, or a value can't be right.
+        """
+        known = {f.name: f for f in fields(self)}
+        for name, value in values.items():
+            if name not in known:
+                raise Misconfigured(
+                    f"{name!r} is no rule of the gate.", hint=f"The rules are {', '.join(sorted(known))}."
+                )
+            default = known[name].default
+            allowed = (int, float) if isinstance(default, float) else (type(default),)
+            if isinstance(value, bool) or not isinstance(value, allowed):
+                raise Misconfigured(
+                    f"The rule {name} is {value!r}, which is no {'number' if float in allowed else 'whole number' if int in allowed else 'text'}.",
+                    hint=f"Its default is {default!r}.",
+                )
+        changed = replace(self, **values)
+        changed.check()
+        return changed
+
+    def check(self) -> None:
+        """See FromEnvironment.check."""
+        for name, choices in CHOICES.items():
+            self._need(
+                getattr(self, name) in choices, name, f"none of {', '.join(choices)}", "Use one of them."
+            )
+        self._need(
+            0 < self.confidence < 1, "confidence", "not between 0 and 1", "Use 0.95 for an interval of 95 %."
+        )
+        self._need(self.resamples >= 100, "resamples", "too few for an interval", "Use 100 or more.")
+        for name in ("block_rows", "min_rows", "latency_rows", "latency_rounds"):
+            self._need(getattr(self, name) >= 1, name, "less than 1", "Use 1 or more.")
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, (int, float)):
+                self._need(
+                    0 <= value < float("inf"), f.name, "no number of 0 or more", "Use a number of 0 or more."
+                )
+        if self.floor not in (BASELINE, OFF):
+            try:
+                number = float(self.floor)
+            except ValueError:
+                number = float("nan")
+            self._need(
+                abs(number) < float("inf"),
+                "floor",
+                "neither a number, 'baseline' nor 'off'",
+                "Use one of them.",
+            )
+
+    def metric_for(self, task: Task) -> Metric:
+        """Return the metric that decides.
+
+        Raises:
+            Misconfigured: the rule names one of the other task.
+        """
+        name = DEFAULT_METRICS[task] if self.metric == AUTO else self.metric
+        metric = METRICS[name]
+        fitting = [m.name for m in METRICS.values() if m.task == task]
+        self._need(
+            metric.task == task, "metric", f"no metric of a {task}", f"Use one of {', '.join(fitting)}."
+        )
+        return metric
+
+    def _need(self, holds: bool, name: str, problem: str, hint: str) -> None:
+        if not holds:
+            variable = next(f.metadata["variable"] for f in fields(self) if f.name == name)
+            raise Misconfigured(
+                f"The gate's rule {name} ({variable}) is {getattr(self, name)!r}: {problem}.", hint=hint
+            )

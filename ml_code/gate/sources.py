@@ -1,0 +1,150 @@
+"""Where the two models and the held-out rows come from: what serves from the model repository, the rest from MLflow.
+
+The champion is what the repository says is live, byte for byte what Triton has loaded; no alias and no registry is asked for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..training.heldout import ARTIFACT_PATH, HeldOut, HeldOutError
+from ..triton_deploy import onnx_model
+from ..triton_deploy.artifacts import ArtifactStore, RemoteFile, store_for
+from ..triton_deploy.errors import ArtifactRejected, DeployError, NotFound
+from ..triton_deploy.materialize import GOLDEN, OPTIONS, tree_digest
+from ..triton_deploy.records import Release
+from ..triton_deploy.registry import MlflowRegistry, RegisteredVersion, no_onnx
+from ..triton_deploy.repository import FileEntry, ModelFolder
+from ..triton_deploy.repository.durable import storage_errors
+from ..triton_deploy.repository.versions import MODEL_FILE
+from ..triton_deploy.settings import Settings
+from ..triton_deploy.transfer import Transfer
+
+
+@dataclass(frozen=True)
+class Champion:
+    """What serves: its release, and its ``model.onnx`` in the model repository."""
+
+    release: Release
+    file: Path
+
+
+def live_champion(settings: Settings, model: str) -> Champion | None:
+    """Return what serves, or None before the first release.
+
+    Args:
+        settings: where the model repository is.
+        model: model name.
+
+    Raises:
+        NotFound: its files are gone or damaged.
+        StorageFailed: they can't be read.
+    """
+    folder = ModelFolder.at(settings.repository_root, model)
+    release = folder.releases.latest()
+    if release is None:
+        return None
+    damage = next(folder.versions.damage(release.active_version, deep=True), None)
+    if damage:
+        raise NotFound(
+            f"Version {release.active_version} of {model} serves, and can't be compared with: {damage}.",
+            hint="See triton-deploy reconcile --deep, and restore the file.",
+        )
+    return Champion(release, folder.versions.path(release.active_version) / MODEL_FILE)
+
+
+class Challengers:
+    """New versions and what their runs keep, in MLflow.
+
+    Args:
+        settings: address, credentials and deadlines.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._registry = MlflowRegistry(settings)
+
+    def find(self, model: str, version: int) -> RegisteredVersion:
+        """Return a version; same errors as registry.Registry.resolve."""
+        return self._registry.find(model, version)
+
+    def fetch(self, model: str, found: RegisteredVersion, folder: Path) -> Path:
+        """Bring what a version consists of into a folder.
+
+        Args:
+            model: model name.
+            found: the version.
+            folder: an empty one.
+
+        Returns:
+            Its ``model.onnx``, external data beside it.
+
+        Raises:
+            ArtifactRejected: it has no ``model.onnx``, or is not what training recorded.
+            DeployError: the artifact store refuses or does not answer.
+        """
+        for uri in found.artifact_uris:
+            store = store_for(uri, self._settings)
+            listed = {file.path: file for file in store.list_files(uri)}
+            if MODEL_FILE in listed:
+                entries = [self._fetch(store, uri, listed[MODEL_FILE], folder)]
+                others = [*onnx_model.external_files(folder / MODEL_FILE), GOLDEN, OPTIONS]
+                entries += [
+                    self._fetch(store, uri, listed[path], folder) for path in others if path in listed
+                ]
+                if found.expected_digest and tree_digest(entries) != found.expected_digest:
+                    raise ArtifactRejected(
+                        f"The files of version {found.version} of {model} are not those that training recorded.",
+                        hint="They were changed or damaged after training; train again.",
+                    )
+                return folder / MODEL_FILE
+        raise no_onnx(model, found.version, found.artifact_uris)
+
+    def held_out(self, run_id: str, folder: Path) -> HeldOut:
+        """Return the held-out rows that a run keeps.
+
+        Args:
+            run_id: the run.
+            folder: where the file may lie for a moment.
+
+        Raises:
+            NotFound: the run keeps none.
+            ArtifactRejected: what it keeps is damaged.
+            DeployError: MLflow or the artifact store refuse or do not answer.
+        """
+        path = Path(ARTIFACT_PATH)
+        uri = self._registry.run_place(run_id, str(path.parent))
+        store = store_for(uri, self._settings)
+        listed = next((file for file in store.list_files(uri) if file.path == path.name), None)
+        if listed is None:
+            raise NotFound(
+                f"Run {run_id} keeps no held-out rows ({ARTIFACT_PATH}).",
+                hint="Train with ml_code.train_model, or log them as ml_code/training/heldout.py says.",
+            )
+        self._fetch(store, uri, listed, folder)
+        try:
+            return HeldOut.from_bytes((folder / path.name).read_bytes())
+        except HeldOutError as error:
+            raise ArtifactRejected(
+                f"{ARTIFACT_PATH} of run {run_id}: {error}", hint="Train again."
+            ) from error
+
+    def held_out_of(self, run_id: str, folder: Path) -> HeldOut | None:
+        """Return the held-out rows of a run that may be gone, or may never have kept any; None then."""
+        if not run_id:
+            return None
+        try:
+            return self.held_out(run_id, folder)
+        except DeployError as error:
+            if error.retryable:
+                raise
+            return None
+
+    def _fetch(self, store: ArtifactStore, uri: str, file: RemoteFile, folder: Path) -> FileEntry:
+        target = folder / file.path
+        with storage_errors(f"writing {target}"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        source = store.source(uri, file.path)
+        digest = Transfer(self._settings).fetch(source, target, file.size_bytes, lambda count: None)
+        return FileEntry(path=file.path, size_bytes=file.size_bytes, sha256=digest)

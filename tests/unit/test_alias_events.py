@@ -1,0 +1,546 @@
+"""Alias events without MLflow and Airflow: what is taken for MLflow's, what is deployed, and how often."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ml_code.alias_events import cli, receiver, signature
+from ml_code.alias_events.airflow import Airflow
+from ml_code.alias_events.airflow_trigger import AliasTrigger, Step, after_look
+from ml_code.alias_events.errors import Forged, Malformed
+from ml_code.alias_events.moves import Followed, Move, read_event, why_not
+from ml_code.alias_events.once import Once
+from ml_code.alias_events.settings import EventSettings
+from ml_code.triton_deploy.errors import AccessDenied, DeployError, Misconfigured, Unavailable
+from ml_code.triton_deploy.settings import Settings
+from tests.fake_airflow import FakeAirflow, fake_airflow, takes_a_delivery_once
+
+SECRET = "a secret of some length"
+NOW_S = 1_790_000_000
+MOVE = Move("best_model", "A", "13")
+
+
+def event(move: Move = MOVE, **changes: Any) -> bytes:
+    """The body that MLflow 3.17 sends."""
+    data = {"name": move.model, "alias": move.alias, "version": move.version}
+    content = {
+        "entity": "model_version_alias",
+        "action": "created",
+        "timestamp": "2026-11-25T12:00:00+00:00",
+        "data": data,
+    }
+    return json.dumps(content | changes).encode()
+
+
+def signed(
+    body: bytes, delivery_id: str = "d-1", secret: str = SECRET, at_s: float | None = None
+) -> dict[str, str]:
+    timestamp = str(int(time.time() if at_s is None else at_s))
+    return {
+        signature.SIGNATURE: signature.sign(secret, delivery_id, timestamp, body),
+        signature.DELIVERY_ID: delivery_id,
+        signature.TIMESTAMP: timestamp,
+    }
+
+
+# What is taken for MLflow's
+
+
+def check(headers: dict[str, str], body: bytes, *secrets: str, now_s: float = NOW_S) -> str:
+    return signature.check(headers, body, secrets or (SECRET,), now_s=now_s, tolerance_s=300)
+
+
+def test_the_signature_is_the_one_that_mlflow_makes() -> None:
+    """Made with MLflow 3.17's own function; tests/integration has deliveries of a real one."""
+    from mlflow.webhooks.delivery import _generate_hmac_signature
+
+    theirs = _generate_hmac_signature(SECRET, "id", "17", event().decode())
+    assert signature.sign(SECRET, "id", "17", event()) == theirs
+
+
+def test_a_signed_delivery_is_taken_by_any_of_the_secrets() -> None:
+    headers = signed(event(), at_s=NOW_S)
+    assert check(headers, event()) == "d-1"
+    assert check(headers, event(), "another secret, a newer one", SECRET) == "d-1"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({signature.SIGNATURE: ""}, "not signed"),
+        ({signature.DELIVERY_ID: ""}, "not signed"),
+        ({signature.TIMESTAMP: ""}, "not signed"),
+        ({signature.DELIVERY_ID: "d-2"}, "signature is wrong"),
+        ({signature.TIMESTAMP: str(NOW_S + 1)}, "signature is wrong"),
+        ({signature.SIGNATURE: "v1,"}, "signature is wrong"),
+        ({signature.SIGNATURE: "v1,schlüssel"}, "signature is wrong"),
+        ({signature.DELIVERY_ID: "../d"}, "not as MLflow writes"),
+        ({signature.TIMESTAMP: "now"}, "not as MLflow writes"),
+        ({signature.TIMESTAMP: "1" * 400}, "not as MLflow writes"),
+    ],
+)
+def test_what_mlflow_did_not_sign_is_refused(change: dict[str, str], why: str) -> None:
+    with pytest.raises(Forged, match=why):
+        check(signed(event(), at_s=NOW_S) | change, event())
+
+
+def test_a_body_that_was_changed_or_signed_by_another_secret_is_refused() -> None:
+    with pytest.raises(Forged, match="signature is wrong"):
+        check(signed(event(), at_s=NOW_S), event(replace(MOVE, version="14")))
+    with pytest.raises(Forged, match="signature is wrong"):
+        check(signed(event(), secret="not the right secret", at_s=NOW_S), event())
+
+
+def test_what_is_signed_may_not_be_moved_between_id_time_and_body() -> None:
+    headers = signed(b"17.{}", delivery_id="d", at_s=NOW_S)
+    moved = {**headers, signature.DELIVERY_ID: f"d.{NOW_S}", signature.TIMESTAMP: "17"}
+    with pytest.raises(Forged):
+        check(moved, b"{}", now_s=17)
+
+
+@pytest.mark.parametrize(("off_s", "taken"), [(-301, False), (-300, True), (300, True), (301, False)])
+def test_a_delivery_is_taken_for_five_minutes(off_s: int, taken: bool) -> None:
+    headers = signed(event(), at_s=NOW_S)
+    if taken:
+        assert check(headers, event(), now_s=NOW_S + off_s) == "d-1"
+        return
+    with pytest.raises(Forged, match=r"301 s (ago|ahead)"):
+        check(headers, event(), now_s=NOW_S + off_s)
+
+
+# What is a move
+
+
+def test_an_alias_that_is_set_is_a_move_and_nothing_else_is() -> None:
+    assert read_event(event()) == MOVE
+    assert read_event(event(action="deleted")) is None
+    assert read_event(event(entity="model_version", data={})) is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[1]",
+        b'"text"',
+        b"\xff\xfe",
+        b"[" * 50_000,
+        event(data={}),
+        event(data=None),
+        event(data={"name": 1, "alias": "A", "version": "1"}),
+        event(replace(MOVE, version="latest")),
+        event(replace(MOVE, version="1" * 11)),
+    ],
+)
+def test_what_is_no_event_is_malformed(body: bytes) -> None:
+    with pytest.raises(Malformed):
+        read_event(body)
+
+
+@given(st.text(), st.text(), st.text())
+def test_whatever_is_in_an_event_it_is_read_or_malformed(model: str, alias: str, version: str) -> None:
+    try:
+        assert read_event(event(Move(model, alias, version))) == Move(model, alias, version)
+    except Malformed:
+        assert not version.isdigit() or not version.isascii() or not 1 <= len(version) <= 10
+
+
+@pytest.mark.parametrize(
+    ("allow", "model", "alias", "deployed"),
+    [
+        ("best_model@A", "best_model", "A", True),
+        ("best_model@A", "best_model", "B", False),
+        ("best_model@A", "other", "A", False),
+        ("best_model@A", "best_model", "a", False),
+        ("*@A", "other", "A", True),
+        ("other@*", "other", "champion", True),
+        ("*@*", "no.such/../name", "A", False),
+        ("*@*", "x" * 101, "A", False),
+        ("*@*", "other", "latest", False),
+    ],
+)
+def test_only_what_is_followed_and_has_a_name_that_triton_can_have_is_deployed(
+    allow: str, model: str, alias: str, deployed: bool
+) -> None:
+    assert (why_not(Move(model, alias, "1"), [Followed.parse(allow)]) == "") is deployed
+
+
+def test_a_run_id_follows_from_the_delivery_and_fits_airflow() -> None:
+    assert MOVE.run_id("d-1") == "alias__best_model__A__v13__d-1"
+    assert MOVE.run_id("d-2") != MOVE.run_id("d-1")
+    longest = Move("m" * 100, "a" * 100, "1" * 10).run_id("d" * 64)
+    assert len(longest) <= 250
+
+
+# Settings
+
+
+def test_the_defaults_follow_alias_a_of_the_default_model() -> None:
+    settings = EventSettings.from_env({})
+    assert settings.allowed == [Followed("best_model", "A")]
+    assert settings.watched == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "why"),
+    [
+        ("TRITON_EVENTS_ALLOW", "best_model", "no '@'"),
+        ("TRITON_EVENTS_ALLOW", "best.model@A", "not a valid model name"),
+        ("TRITON_EVENTS_ALLOW", "best_model@latest", "not a valid alias"),
+        ("TRITON_EVENTS_ALLOW", "@", "not a valid model name"),
+        ("TRITON_EVENTS_WATCH", "*@A", "has to be named"),
+        ("TRITON_EVENTS_AIRFLOW_URL", "airflow:8080", "not an http"),
+        ("TRITON_EVENTS_URL", "ftp://receiver", "not an http"),
+    ],
+)
+def test_a_setting_that_cannot_be_right_is_named(variable: str, value: str, why: str) -> None:
+    with pytest.raises(Misconfigured, match=why):
+        EventSettings.from_env({variable: value})
+
+
+@pytest.mark.parametrize("secret", ["", "short", "long enough for anybody,short"])
+def test_the_receiver_does_not_start_without_a_secret(
+    secret: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TRITON_EVENTS_SECRET", secret)
+    assert cli.main(["serve"]) == 3
+    assert "openssl rand" in capsys.readouterr().err
+
+
+def test_a_secret_is_not_shown() -> None:
+    settings = EventSettings.from_env(
+        {"TRITON_EVENTS_SECRET": SECRET, "TRITON_EVENTS_AIRFLOW_PASSWORD": "pw!"}
+    )
+    assert SECRET not in repr(settings)
+    assert "pw!" not in repr(settings)
+
+
+# Airflow
+
+
+@pytest.fixture
+def airflow_server() -> Iterator[FakeAirflow]:
+    with fake_airflow() as fake:
+        yield fake
+
+
+@pytest.fixture
+def settings(airflow_server: FakeAirflow) -> EventSettings:
+    return EventSettings(
+        secret=(SECRET,),
+        airflow_url=airflow_server.url,
+        airflow_username="admin",
+        airflow_password="right",
+    )
+
+
+def test_airflow_takes_a_delivery_once(settings: EventSettings) -> None:
+    takes_a_delivery_once(Airflow(settings), MOVE, "d-1")
+
+
+def test_a_token_that_ran_out_is_replaced(settings: EventSettings, airflow_server: FakeAirflow) -> None:
+    airflow = Airflow(settings)
+    airflow.deploy(MOVE, "d-1")
+    airflow_server.token = "second"
+    airflow.deploy(MOVE, "d-2")
+    assert len(airflow_server.runs) == 2
+
+
+def test_a_token_that_was_given_is_not_replaced(settings: EventSettings, airflow_server: FakeAirflow) -> None:
+    airflow = Airflow(replace(settings, airflow_token="given"))
+    with pytest.raises(AccessDenied, match=r"\(401\): Invalid JWT token"):
+        airflow.deploy(MOVE, "d-1")
+    airflow_server.token = "given"
+    airflow.deploy(MOVE, "d-1")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"airflow_password": "wrong"}, AccessDenied, "Invalid credentials.*TRITON_EVENTS_AIRFLOW_USERNAME"),
+        ({"dag_id": "another"}, Misconfigured, "`another` was not found.*TRITON_EVENTS_DAG_ID"),
+        ({"airflow_url": "http://127.0.0.1:1"}, Unavailable, "can't be reached.*TRITON_EVENTS_AIRFLOW_URL"),
+    ],
+)
+def test_what_airflow_refuses_is_said_with_what_to_do(
+    settings: EventSettings, change: dict[str, str], error: type[DeployError], text: str
+) -> None:
+    airflow = Airflow(replace(settings, **change))  # type: ignore[arg-type]
+    with pytest.raises(error, match=text):
+        airflow.deploy(MOVE, "d-1")
+    assert airflow.why_not_ready()
+
+
+def test_a_paused_dag_is_said(settings: EventSettings, airflow_server: FakeAirflow) -> None:
+    airflow_server.paused = True
+    assert "is paused" in Airflow(settings).why_not_ready()
+
+
+# The receiver
+
+
+Post = Callable[..., Coroutine[Any, Any, httpx.Response]]
+
+
+def with_receiver(
+    settings: EventSettings, act: Callable[[Post, httpx.AsyncClient], Coroutine[Any, Any, None]]
+) -> None:
+    async def run() -> None:
+        transport = httpx.ASGITransport(receiver.create_app(settings))
+        async with httpx.AsyncClient(transport=transport, base_url="http://receiver") as client:
+
+            async def post(body: bytes = event(), **how: Any) -> httpx.Response:
+                return await client.post("/mlflow", content=body, headers=signed(body, **how))
+
+            await act(post, client)
+
+    asyncio.run(run())
+
+
+def test_a_delivery_is_answered_when_airflow_has_its_run(
+    settings: EventSettings, airflow_server: FakeAirflow
+) -> None:
+    async def act(post: Post, client: httpx.AsyncClient) -> None:
+        answer = await post()
+        assert answer.status_code == 200
+        assert answer.json() == {"result": "triggered", "run": MOVE.run_id("d-1")}
+
+    with_receiver(settings, act)
+    (run,) = airflow_server.runs.values()
+    assert run["conf"] == {"model": "best_model", "alias": "A"}
+    assert run["logical_date"] is None
+
+
+def test_duplicates_at_once_ask_airflow_once(settings: EventSettings, airflow_server: FakeAirflow) -> None:
+    async def act(post: Post, client: httpx.AsyncClient) -> None:
+        answers = await asyncio.gather(*(post() for _ in range(100)))
+        assert {answer.status_code for answer in answers} == {200}
+        results = [answer.json()["result"] for answer in answers]
+        assert sorted(results) == ["duplicate"] * 99 + ["triggered"]
+
+    with_receiver(settings, act)
+    assert airflow_server.asked == 1
+
+
+def test_a_duplicate_after_a_restart_or_at_another_worker_is_found_out_by_airflow(
+    settings: EventSettings, airflow_server: FakeAirflow
+) -> None:
+    async def first(post: Post, client: httpx.AsyncClient) -> None:
+        assert (await post()).json()["result"] == "triggered"
+
+    async def second(post: Post, client: httpx.AsyncClient) -> None:
+        assert (await post()).json()["result"] == "duplicate"
+
+    with_receiver(settings, first)
+    with_receiver(settings, second)
+    assert (airflow_server.asked, len(airflow_server.runs)) == (2, 1)
+
+
+def test_an_alias_that_moves_away_and_back_is_deployed_each_time(
+    settings: EventSettings, airflow_server: FakeAirflow
+) -> None:
+    async def act(post: Post, client: httpx.AsyncClient) -> None:
+        for number, version in enumerate(("13", "12", "13")):
+            answer = await post(event(replace(MOVE, version=version)), delivery_id=f"d-{number}")
+            assert answer.json()["result"] == "triggered"
+
+    with_receiver(settings, act)
+    assert len(airflow_server.runs) == 3
+
+
+def test_what_is_not_to_be_deployed_is_not_repeated_by_mlflow(
+    settings: EventSettings, airflow_server: FakeAirflow
+) -> None:
+    async def act(post: Post, client: httpx.AsyncClient) -> None:
+        for body in (event(replace(MOVE, alias="B")), event(action="deleted")):
+            answer = await post(body)
+            assert (answer.status_code, answer.json()["result"]) == (200, "ignored")
+
+    with_receiver(settings, act)
+    assert airflow_server.asked == 0
+
+
+def test_while_airflow_is_away_mlflow_is_told_to_try_again_later(
+    settings: EventSettings, airflow_server: FakeAirflow
+) -> None:
+    async def act(post: Post, client: httpx.AsyncClient) -> None:
+        airflow_server.failing = 503
+        answers = await asyncio.gather(post(), post())
+        assert [answer.status_code for answer in answers] == [503, 503]
+        assert answers[0].headers["Retry-After"] == "20"
+        assert "it is not well" in answers[0].json()["error"]
+        airflow_server.failing = 0
+        assert (await post()).json()["result"] == "triggered"
+
+    with_receiver(settings, act)
+    assert len(airflow_server.runs) == 1
+
+
+def test_what_is_forged_too_large_or_no_event_reaches_nobody(
+    settings: EventSettings, airflow_server: FakeAirflow
+) -> None:
+    async def act(post: Post, client: httpx.AsyncClient) -> None:
+        assert (await client.post("/mlflow", content=event())).status_code == 401
+        assert (await post(secret="not the right secret")).status_code == 401
+        assert (await post(at_s=time.time() - 400)).status_code == 401
+        assert (await post(b"{}")).status_code == 400
+        large = await post(b" " * (settings.max_body_bytes + 1))
+        assert (large.status_code, large.headers["Connection"]) == (413, "close")
+        assert (await client.get("/mlflow")).status_code == 405
+
+    with_receiver(settings, act)
+    assert airflow_server.asked == 0
+
+
+def test_a_body_that_does_not_come_is_given_up(
+    settings: EventSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiver, "BODY_TIMEOUT_S", 0.05)
+
+    async def act(post: Post, client: httpx.AsyncClient) -> None:
+        async def never() -> Any:
+            yield b"{"
+            await asyncio.sleep(60)
+
+        answer = await client.post("/mlflow", content=never(), headers=signed(b"{"))
+        assert answer.status_code == 408
+
+    with_receiver(settings, act)
+
+
+def test_readiness_says_what_is_missing(settings: EventSettings, airflow_server: FakeAirflow) -> None:
+    async def act(post: Post, client: httpx.AsyncClient) -> None:
+        assert (await client.get("/health/ready")).json() == {"ready": True, "reason": None}
+        airflow_server.paused = True
+        answer = await client.get("/health/ready")
+        assert (answer.status_code, "is paused" in answer.json()["reason"]) == (503, True)
+        assert (await client.get("/health/live")).status_code == 200
+
+    with_receiver(settings, act)
+
+
+def test_a_receiver_whose_webhook_is_not_registered_is_not_ready(settings: EventSettings) -> None:
+    app = receiver.create_app(
+        replace(settings, url="http://receiver"), Settings(mlflow_tracking_uri="http://127.0.0.1:1")
+    )
+
+    async def run() -> None:
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://receiver") as client,
+        ):
+            answer = await client.get("/health/ready")
+            assert (answer.status_code, "not registered" in answer.json()["reason"]) == (503, True)
+
+    asyncio.run(run())
+
+
+def test_what_was_done_longest_ago_is_forgotten_first() -> None:
+    async def run() -> list[bool]:
+        once: Once[int] = Once(most=2)
+
+        async def work() -> int:
+            return 1
+
+        return [(await once.do(key, work))[1] for key in ("a", "b", "b", "c", "b", "a")]
+
+    assert asyncio.run(run()) == [True, True, False, True, False, True]
+
+
+def test_a_client_that_goes_away_does_not_stop_what_others_wait_for() -> None:
+    async def run() -> tuple[int, bool]:
+        once: Once[int] = Once(most=2)
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def work() -> int:
+            begun.set()
+            await go_on.wait()
+            return 1
+
+        leaving = asyncio.create_task(once.do("a", work))
+        await begun.wait()
+        staying = asyncio.create_task(once.do("a", work))
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        go_on.set()
+        return await staying
+
+    assert asyncio.run(run()) == (1, False)
+
+
+# The watcher
+
+
+class AssetState:
+    """The state of an asset, as the triggerer gives it to a trigger."""
+
+    def __init__(self, kept: dict[str, Any]) -> None:
+        self._kept = kept
+
+    async def aget(self, key: str, default: Any = None) -> Any:
+        return self._kept.get(key, default)
+
+    async def aset(self, key: str, value: Any) -> None:
+        assert value is not None, "Airflow refuses that"
+        self._kept[key] = value
+
+
+def seen_by_a_triggerer(looks: list[str | DeployError], kept: dict[str, Any]) -> list[str]:
+    """Return the versions that a new triggerer tells of, of what it finds at each look."""
+    ended = asyncio.CancelledError()
+    trigger = AliasTrigger("best_model", "A", poll_s=0)
+    trigger.asset_state_store = AssetState(kept)
+    found = iter([*looks, ended])
+
+    def look() -> str:
+        result = next(found)
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    trigger._look = look  # type: ignore[method-assign]
+    told: list[str] = []
+
+    async def run() -> None:
+        async for fired in trigger.run():
+            told.append(fired.payload["version"])
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(run())
+    return told
+
+
+def test_the_watcher_tells_of_moves_and_a_restart_of_nothing() -> None:
+    kept: dict[str, Any] = {}
+    away = Unavailable("MLflow is away.", hint="")
+    assert seen_by_a_triggerer(["12", "12", "13", away, "13", "12"], kept) == ["13", "12"]
+    assert seen_by_a_triggerer(["12", "12"], kept) == []
+    assert seen_by_a_triggerer(["13"], kept) == ["13"], "moved while no triggerer ran"
+
+
+def test_an_alias_that_is_set_for_the_first_time_is_a_move_and_one_that_is_removed_is_not() -> None:
+    assert seen_by_a_triggerer(["", "", "1", "", "1"], {}) == ["1", "1"]
+
+
+def test_who_dies_before_remembering_tells_again() -> None:
+    assert after_look("12", "13") is Step.TELL
+    assert after_look(None, "13") is Step.REMEMBER
+    assert after_look("13", "13") is Step.NOTHING
+
+
+def test_the_triggerer_can_make_it_again_from_what_is_serialized() -> None:
+    path, arguments = AliasTrigger("best_model", "A", poll_s=5).serialize()
+    assert path == "ml_code.alias_events.airflow_trigger.AliasTrigger"
+    assert AliasTrigger(**arguments).serialize() == (path, arguments)
