@@ -80,7 +80,7 @@ def site(releases: Releases, prometheus: Prometheus, request: pytest.FixtureRequ
             bake_min_requests=40,
             # Machines of tests are noisy; what is bad here is worse by far.
             bake_max_latency_ratio=4.0,
-            bake_min_latency_rise_s=0.05,
+            bake_min_latency_rise_s=0.03,
         )
         own.deploy()
         yield Site(own, settings)
