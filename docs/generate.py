@@ -16,6 +16,7 @@ from bench.series import from_json, summaries, table
 from ml_code.alias_events.settings import EventSettings
 from ml_code.gate.rules import Rules
 from ml_code.gate.settings import RetrainSettings
+from ml_code.gateway.deploy_metrics import FAMILIES
 from ml_code.gateway.settings import GatewaySettings
 from ml_code.triton_deploy.cli import EXIT_CODES
 from ml_code.triton_deploy.environment import FromEnvironment
@@ -32,6 +33,14 @@ def settings_table(settings: type[FromEnvironment] = Settings) -> str:
         default = ",".join(f.default) if isinstance(f.default, tuple) else f.default
         shown = "" if default in (None, "") else f"`{default}`"
         lines.append(f"| `{f.metadata['variable']}` | {shown} | {f.metadata['doc']} |")
+    return "\n".join(lines)
+
+
+def deployer_metrics() -> str:
+    """Return every metric of the deployer's records, as a Markdown table."""
+    lines = ["| metric | labels | meaning |", "|---|---|---|"]
+    for name, (text, labels) in FAMILIES.items():
+        lines.append(f"| `triton_deploy_{name}` | {', '.join(['model', *labels])} | {text} |")
     return "\n".join(lines)
 
 
@@ -185,6 +194,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
         "traffic": runs_table("traffic"),
         "concurrency": runs_table("concurrency"),
     },
+    "docs/bake.md": {"deployer metrics": deployer_metrics},
     "docs/events.md": {"settings": lambda: settings_table(EventSettings)},
     "docs/gateway.md": {"settings": lambda: settings_table(GatewaySettings)},
     "docs/kubernetes.md": {"values": chart_values},

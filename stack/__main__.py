@@ -17,8 +17,16 @@ from stack.ports import configured_ports, setting
 from stack.servers import REPO
 
 _WATCH_S = 1.0
-SERVICES = [name for name in known.SERVICES if name != "triggerer"]
-"""What `up` starts: the receiver follows aliases, so nothing waits for Airflow's own looking."""
+
+
+def services_here() -> list[str]:
+    """Return what `up` starts: where Prometheus is installed, that one too, and the triggerer, in which releases bake.
+
+    Otherwise nothing waits in a triggerer: the receiver follows aliases.
+    """
+    if known.installed_prometheus() is not None:
+        return list(known.WITH_PROMETHEUS)
+    return [name for name in known.SERVICES if name != "triggerer"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,9 +63,9 @@ def up(state_dir: Path) -> int:
     Raises:
         StackError: it does not start, or a process died and could not be started again.
     """
-    stack = Stack(state_dir, ports=configured_ports(), report=print)
+    stack = Stack(state_dir, services_here(), ports=configured_ports(), report=print)
     print("starting (the first time takes longest) ...", flush=True)
-    stack.start(SERVICES)
+    stack.start()
     try:
         env_file = write_env_file(state_dir, stack.environment)
         print(summary(stack, env_file), flush=True)
@@ -84,12 +92,16 @@ def summary(stack: Stack, env_file: Path) -> str:
     username, password = stack.airflow_login
     grpc, metrics = stack.url("triton-grpc"), f"{stack.url('triton-metrics')}/metrics"
     key, secret = (stack.environment[f"AWS_{name}"] for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"))
+    prometheus = (
+        stack.url("prometheus") if "prometheus" in stack.states() else "not installed: no release bakes"
+    )
     return f"""
   Airflow   {stack.url("airflow")}  (user {username}, password {password})
   MLflow    {stack.url("mlflow")}
   Triton    {stack.url("triton")}  (gRPC {grpc}, metrics {metrics})
   Gateway   {stack.url("gateway")}  (what is live; /docs)
   Events    {stack.url("events")}  (deploys best_model when its alias A is set in MLflow)
+  Metrics   {prometheus}
   S3        {stack.url("s3")}  (key {key}, secret {secret})
   models    {stack.model_repository}
   logs      {env_file.parent / "logs"}

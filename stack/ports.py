@@ -16,6 +16,7 @@ DEFAULT_PORTS: Mapping[str, int] = {
     "airflow": 8080,
     "gateway": 8100,
     "events": 8110,
+    "prometheus": 9090,
 }
 
 # Below the kernel's range for outgoing connections (32768 up): a port picked now stays free until

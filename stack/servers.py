@@ -23,8 +23,8 @@ class Stack:
     A process that dies later is started again. All of them end with the thread that called `start`,
     whatever ends it, so call that from one that lives as long as the stack should.
 
-    Services are `s3`, `mlflow` (needs `s3`), `triton`, `airflow`, `triggerer` (needs `airflow`), `gateway` (needs `triton`) and
-    `events` (needs `mlflow` and `airflow`). Processes have the name of their service, except `airflow-api-server`,
+    Services are `s3`, `mlflow` (needs `s3`), `triton`, `airflow`, `triggerer` (needs `airflow`), `gateway` (needs `triton`),
+    `events` (needs `mlflow` and `airflow`) and, only when it is named, `prometheus` (needs `gateway`). Processes have the name of their service, except `airflow-api-server`,
     `airflow-scheduler`, `airflow-dag-processor` and `airflow-triggerer`.
     """
 
@@ -73,7 +73,7 @@ class Stack:
             extra=environment or {},
         )
         self._names = set(services)
-        if unknown := self._names - set(known.SERVICES):
+        if unknown := self._names - set(known.WITH_PROMETHEUS):
             raise StackError(f"unknown services: {', '.join(sorted(unknown))}")
         if "mlflow" in self._names and "s3" not in self._names:
             raise StackError("mlflow keeps its artifacts on s3: name both")
@@ -83,6 +83,8 @@ class Stack:
             raise StackError("triggerer is a part of airflow: name both")
         if "events" in self._names and not {"mlflow", "airflow"} <= self._names:
             raise StackError("events are from mlflow to airflow: name all three")
+        if "prometheus" in self._names and "gateway" not in self._names:
+            raise StackError("prometheus asks gateway: name both")
         self._report = report
         self._services: dict[str, known.Service] = {}
         self._supervisor: Supervisor | None = None
@@ -110,7 +112,7 @@ class Stack:
             StackError: a port is taken, a process ended, or a service was not ready in time. The
                 text names the process and its log, with the last lines.
         """
-        names = [name for name in known.SERVICES if name in (services or self._names)]
+        names = [name for name in known.WITH_PROMETHEUS if name in (services or self._names)]
         first = self._supervisor is None
         try:
             supervisor = self._supervisor or self._start_supervisor()

@@ -17,6 +17,8 @@ from stack.readiness import Probe, airflow_component_runs, airflow_runs, answers
 from stack.supervision import Program
 
 SERVICES = ("s3", "mlflow", "triton", "airflow", "triggerer", "gateway", "events")
+WITH_PROMETHEUS = (*SERVICES, "prometheus")
+"""Those, and what is started where it is installed."""
 
 BUCKET = "mlflow"
 _ACCESS_KEY = "stack"
@@ -108,7 +110,7 @@ class Site:
 def client_environment(site: Site, names: Collection[str]) -> dict[str, str]:
     """Return the variables that a client of the services `names` needs besides its own."""
     environment = {"NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), _LOCAL]))}
-    for name in SERVICES:
+    for name in WITH_PROMETHEUS:
         if name in names:
             environment |= _ENVIRONMENTS[name](site)
     return {**environment, **site.extra}
@@ -143,6 +145,11 @@ def _triton_environment(site: Site) -> dict[str, str]:
 
 def _gateway_environment(site: Site) -> dict[str, str]:
     return {"STACK_GATEWAY_URL": site.url("gateway")}
+
+
+def _prometheus_environment(site: Site) -> dict[str, str]:
+    # Nobody who tries it out wants to wait for a quarter of an hour.
+    return {"TRITON_DEPLOY_PROMETHEUS_URL": site.url("prometheus"), "TRITON_DEPLOY_BAKE_MINUTES": "2"}
 
 
 def _events_environment(site: Site) -> dict[str, str]:
@@ -193,6 +200,7 @@ _ENVIRONMENTS: Mapping[str, Callable[[Site], dict[str, str]]] = {
     "triggerer": lambda site: {},
     "gateway": _gateway_environment,
     "events": _events_environment,
+    "prometheus": _prometheus_environment,
 }
 
 
@@ -206,7 +214,7 @@ def build(site: Site, names: Collection[str]) -> dict[str, Service]:
         **{key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)},
         **client_environment(site, names),
     }
-    return {name: _BUILDERS[name](site, env) for name in SERVICES if name in names}
+    return {name: _BUILDERS[name](site, env) for name in WITH_PROMETHEUS if name in names}
 
 
 def _s3(site: Site, env: Mapping[str, str]) -> Service:
@@ -393,6 +401,38 @@ def _events(site: Site, env: Mapping[str, str]) -> Service:
     )
 
 
+def _prometheus(site: Site, env: Mapping[str, str]) -> Service:
+    program = installed_prometheus()
+    if program is None:
+        raise StackError("no prometheus on PATH: install it (Debian: apt-get install prometheus)")
+    shipped, home = site.repo / "deploy/prometheus", site.state_dir / "prometheus"
+    shutil.rmtree(home / "rules", ignore_errors=True)
+    shutil.copytree(shipped / "rules", home / "rules")
+    shutil.copy2(shipped / "prometheus.yml", home)
+    (home / "targets").mkdir(exist_ok=True)
+    scraped = {"triton": "triton-metrics", "gateway": "gateway"}
+    for path in (shipped / "targets").iterdir():
+        targets = [urlsplit(site.url(scraped[path.stem])).netloc] if path.stem in scraped else []
+        # JSON is YAML.
+        (home / "targets" / path.name).write_text(json.dumps([{"targets": targets}]))
+    options = {
+        "--config.file": str(home / "prometheus.yml"),
+        "--storage.tsdb.path": str(home / "data"),
+        "--web.listen-address": urlsplit(site.url("prometheus")).netloc,
+    }
+    argv = [program, *(f"{key}={value}" for key, value in options.items())]
+    return Service(
+        programs=[Program("prometheus", argv, env)],
+        probe=lambda: answers(f"{site.url('prometheus')}/-/ready"),
+        ports=["prometheus"],
+    )
+
+
+def installed_prometheus() -> str | None:
+    """Return where the program is, or None where it is not installed."""
+    return shutil.which("prometheus")
+
+
 _BUILDERS: Mapping[str, Callable[[Site, Mapping[str, str]], Service]] = {
     "s3": _s3,
     "mlflow": _mlflow,
@@ -401,6 +441,7 @@ _BUILDERS: Mapping[str, Callable[[Site, Mapping[str, str]], Service]] = {
     "triggerer": _triggerer,
     "gateway": _gateway,
     "events": _events,
+    "prometheus": _prometheus,
 }
 
 

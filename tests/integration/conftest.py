@@ -9,6 +9,7 @@ import pytest
 
 from stack import Stack
 from stack.airflow_api import AirflowApi
+from stack.ports import free_ports
 from stack.servers import DEPLOY_DAG
 from tests.integration.gateways import gateway, own_gateway, releases
 
@@ -29,6 +30,16 @@ SOON_MISSED = {
 WATCHED_MODEL, BY_EVENT = "watched_model", "by_event"
 FOLLOWED = {"TRITON_EVENTS_ALLOW": f"*@{BY_EVENT}", "TRITON_EVENTS_WATCH": f"{WATCHED_MODEL}@{BY_EVENT}"}
 """Nothing else that a test moves is deployed by itself."""
+PROMETHEUS_PORT = free_ports()["gateway"]
+"""Where a test may start a Prometheus that Airflow's tasks ask."""
+BAKES_ON_DEMAND = {
+    "TRITON_DEPLOY_PROMETHEUS_URL": f"http://127.0.0.1:{PROMETHEUS_PORT}",
+    "TRITON_DEPLOY_BAKE_MINUTES": "0",
+    "TRITON_DEPLOY_BAKE_INTERVAL_S": "1",
+    "TRITON_DEPLOY_BAKE_WINDOW_S": "10",
+    "TRITON_DEPLOY_BAKE_MIN_REQUESTS": "40",
+}
+"""A release bakes when the run's form says so, and then quickly."""
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +52,7 @@ def _described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         environment={
             **SOON_MISSED,
             **FOLLOWED,
+            **BAKES_ON_DEMAND,
             # What retrains by itself would do so at midnight.
             "RETRAIN_SCHEDULE": "off",
             "TRAINERS_PATH": str(Path(__file__).with_name("trainers")),

@@ -53,13 +53,17 @@ TASKS = {
     "smoke": "triton_infer_smoke",
     "commit": "commit_current",
 }
-ALL_WENT_WELL = {**dict.fromkeys([*TASKS.values(), "deployed"], "success"), "rollback_minimal": "skipped"}
+AFTER_COMMIT = ["bake_release", "deployed"]
+ALL_WENT_WELL = {
+    **dict.fromkeys([*TASKS.values(), *AFTER_COMMIT], "success"),
+    "rollback_minimal": "skipped",
+}
 
 
 def failed_at(step: str) -> dict[str, str]:
     """The states of a run whose ``step`` failed and whose rollback did its work."""
     before, failing = list(TASKS)[: list(TASKS).index(step)], TASKS[step]
-    states = dict.fromkeys([*TASKS.values(), "deployed"], "upstream_failed")
+    states = dict.fromkeys([*TASKS.values(), *AFTER_COMMIT], "upstream_failed")
     return states | {TASKS[s]: "success" for s in before} | {failing: "failed", "rollback_minimal": "success"}
 
 

@@ -34,6 +34,7 @@ DEPLOY = [
     "triton_ready",
     "triton_infer_smoke",
     "commit_current",
+    "bake_release",
 ]
 AFTER = ["deployed", "settle_alias", "retrained"]
 # Of breast_cancer: a strong penalty makes a model that is rarely sure, and much worse by its log loss.

@@ -21,10 +21,12 @@ import requests
 from botocore.exceptions import ClientError
 
 from stack import Stack, StackError, services
+from stack.__main__ import services_here
 from stack.ports import free_ports, setting
 from stack.supervision import Program, Supervisor
 
 from .conftest import TritonServer
+from .prometheus_server import program
 
 pytestmark = pytest.mark.integration
 
@@ -338,3 +340,25 @@ def test_up_prints_where_everything_is_and_ctrl_c_stops_all_of_it(
         assert up.stdout.read().endswith("stopped\n")
     assert up.returncode == 0
     assert not processes_of(tmp_path)
+
+
+def test_prometheus_runs_where_it_is_installed_and_sees_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{program('prometheus').parent}:{os.environ['PATH']}")
+    assert "prometheus" in services_here()
+    with Stack(tmp_path, ["triton", "gateway", "prometheus"]) as stack:
+        url = stack.environment["TRITON_DEPLOY_PROMETHEUS_URL"]
+
+        def seen() -> dict[str, str]:
+            targets = requests.get(f"{url}/api/v1/targets", timeout=10).json()["data"]["activeTargets"]
+            return {target["labels"]["job"]: target["health"] for target in targets}
+
+        eventually(lambda: seen() == dict.fromkeys(("triton", "gateway", "deployments"), "up"), 60)
+        rules = requests.get(f"{url}/api/v1/rules", timeout=10).json()["data"]["groups"]
+        assert {group["name"] for group in rules} == {"gateway", "triton", "both", "serving", "deployments"}
+
+
+def test_without_prometheus_nothing_asks_for_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not {"prometheus", "triggerer"} & set(services_here())
