@@ -16,7 +16,7 @@ from .test_airflow_deploy import ALL_WENT_WELL, Model, failed_at, live, model
 
 __all__ = ["live", "model"]
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture
@@ -35,9 +35,9 @@ def test_a_canary_is_watched_by_the_triggerer_and_then_committed(live: Model, ai
     run_id = airflow.deploy(
         model=live.name, deploy_id="d2", canary="5,50", canary_minutes=0.1, bake_minutes=0
     )
-    share = await_value(lambda: exposed(live), "a share", limit_s=240)
+    share = await_value(lambda: exposed(live), "a share", limit_s=600)
     assert (share.version, share.share_percent) == (2, 5)
-    run = airflow.ended(run_id, limit_s=240)
+    run = airflow.ended(run_id, limit_s=600)
     assert (run.state, run.tasks) == ("success", ALL_WENT_WELL)
     record = live.folder.journal.get("d2")
     assert record.state is State.COMMITTED
@@ -55,15 +55,15 @@ def test_a_canary_that_somebody_rolls_back_fails_its_run(live: Model, airflow: A
     live.register()
     before = live.current
     run_id = airflow.deploy(model=live.name, deploy_id="d2", canary="50", canary_minutes=30)
-    await_value(lambda: exposed(live), "a share", limit_s=240)
+    await_value(lambda: exposed(live), "a share", limit_s=600)
     await_value(
         lambda: airflow.run(run_id).tasks["canary_release"] == "deferred" or None,
         "the wait in the triggerer",
-        limit_s=120,
+        limit_s=300,
     )
     Deployer(live.settings).rollback(live.name, "d2")
     assert exposed(live) is None
-    run = airflow.ended(run_id, limit_s=240)
+    run = airflow.ended(run_id, limit_s=600)
     assert (run.state, run.tasks) == ("failed", failed_at("canary"))
     assert live.state("d2") is State.ROLLED_BACK
     assert live.current == before
