@@ -16,7 +16,7 @@ COMPILE = $(UV) pip compile --quiet --upgrade --generate-hashes --python-version
 PIP_CONFIG = .cache/uv/bin/python -m pip config get
 FIND_LINKS = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$({ $(PIP_CONFIG) :env:.find-links || $(PIP_CONFIG) global.find-links \
 	|| $(PIP_CONFIG) user.find-links; } 2>/dev/null | tr -s '[:space:]' ',' | sed 's/,$$//')}"
-CHECKED := ml_code dags stack bench
+CHECKED := ml_code dags stack bench deploy/grafana/*.py
 
 .PHONY: help demo up test test-unit soak bench bench-quick torch lint format docs lock clean env
 
@@ -56,8 +56,9 @@ format: $(MAIN)  ## format and mend what ruff can
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-docs: $(MAIN)  ## write the generated parts of the documents
+docs: $(MAIN)  ## write the generated parts of the documents, and the dashboards
 	.venv/bin/python docs/generate.py
+	.venv/bin/python deploy/grafana/dashboards.py
 
 lock: $(UV)  ## resolve requirements/*.in again into requirements/*.txt
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt

@@ -14,9 +14,11 @@ from airflow.sdk import Param, TriggerRule, chain, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException
 
 from bake_task import BakeOperator
+from canary_task import CanaryOperator
 from ml_code.triton_deploy.errors import DeployError
 from ml_code.triton_deploy.names import deploy_id_for
 from ml_code.triton_deploy.settings import Settings
+from notifier import DeployNotifier
 
 MARGIN_S = 600
 """Time for what a step does besides waiting for its own deadlines."""
@@ -64,6 +66,7 @@ def run_step(name: str, promoted_by: str | None = None) -> None:
         name: the step.
         promoted_by: the task whose result says which version the alias has to name, and why; by default any.
     """
+    from ml_code.triton_deploy.canary import canary_of
     from ml_code.triton_deploy.deployer import Deployer
     from ml_code.triton_deploy.intake import DeployRequest
 
@@ -83,6 +86,11 @@ def run_step(name: str, promoted_by: str | None = None) -> None:
                     actor=f"airflow:{run_id}",
                     allow_schema_change=params["allow_schema_change"],
                     force=params.get("force", False),
+                    canary=canary_of(
+                        params.get("canary") or "",
+                        params.get("shadow_percent") or 0,
+                        params.get("canary_minutes") or 10,
+                    ),
                     version=promoted.get("version"),
                     reason=promoted.get("reason", ""),
                 )
@@ -99,7 +107,8 @@ def run_step(name: str, promoted_by: str | None = None) -> None:
 def deploy_tasks(settings: Settings, promoted_by: str | None = None) -> DeployTasks:
     """Add the tasks of a deploy to the DAG that is being declared.
 
-    The DAG has the params ``model``, ``alias`` and ``allow_schema_change``, and may have ``force``, ``deploy_id`` and ``bake_minutes``.
+    The DAG has the params ``model``, ``alias`` and ``allow_schema_change``, and may have ``force``, ``deploy_id``, ``bake_minutes``,
+    ``canary``, ``shadow_percent`` and ``canary_minutes``.
 
     Args:
         settings: the deadlines that the tasks' time limits follow.
@@ -145,6 +154,8 @@ def deploy_tasks(settings: Settings, promoted_by: str | None = None) -> DeployTa
         execution_timeout=limit(settings.load_timeout_s),
         retries=5,
         retry_delay=timedelta(seconds=5),
+        on_success_callback=DeployNotifier("rolled_back"),
+        on_failure_callback=DeployNotifier("rollback_failed"),
     )
     def rollback_minimal() -> None:
         """Put everything back and keep what failed."""
@@ -159,6 +170,8 @@ def deploy_tasks(settings: Settings, promoted_by: str | None = None) -> DeployTa
         triton_load(),
         triton_ready(),
         triton_infer_smoke(),
+        # Its wait in the triggerer counts.
+        CanaryOperator(task_id="canary_release", execution_timeout=timedelta(hours=12) + limit()),
         commit_current(),
     ]
     rollback = rollback_minimal()
@@ -168,6 +181,8 @@ def deploy_tasks(settings: Settings, promoted_by: str | None = None) -> DeployTa
         # To take a release back it may have to wait for a deploy that is under way.
         retries=10,
         retry_delay=timedelta(seconds=30),
+        on_success_callback=DeployNotifier("baked"),
+        on_failure_callback=DeployNotifier("baked"),
         # Its wait in the triggerer counts, a day at most; then it may load three times, as every revert.
         execution_timeout=timedelta(days=1) + limit(3 * settings.load_timeout_s, settings.ready_timeout_s),
     )

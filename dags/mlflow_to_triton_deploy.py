@@ -11,6 +11,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, Param
 
 from deploy_tasks import bake_minutes, deploy_tasks
+from ml_code.triton_deploy.canary import STEPS_PATTERN
 from ml_code.triton_deploy.names import ALIAS_PATTERN, DEPLOY_ID_PATTERN, MODEL_PATTERN
 from ml_code.triton_deploy.settings import Settings
 
@@ -40,6 +41,26 @@ with DAG(
             description="Accept inputs and outputs that break clients of the live version.",
         ),
         "force": Param(False, type="boolean", description="Accept an artifact that failed before."),
+        "canary": Param(
+            None,
+            type=["null", "string"],
+            pattern=f"^$|{STEPS_PATTERN}",
+            description="Shares of the clients' requests that it answers before it is committed, percent, such as 5,25,50; empty: none.",
+        ),
+        "canary_minutes": Param(
+            10,
+            type="number",
+            exclusiveMinimum=0,
+            maximum=480,
+            description="How long each of those steps is watched, minutes.",
+        ),
+        "shadow_percent": Param(
+            0,
+            type="integer",
+            minimum=0,
+            maximum=100,
+            description="Share of the requests that are mirrored to it before, for as long; 0: none.",
+        ),
         "bake_minutes": bake_minutes(),
         # Nullable: the form's Trigger button stays grey while a string that may not be null is empty.
         "deploy_id": Param(

@@ -13,6 +13,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from ml_code.triton_deploy.errors import DeployError
 from ml_code.triton_deploy.names import MODEL_PATTERN, deploy_id_for
 from ml_code.triton_deploy.settings import Settings
+from notifier import DeployNotifier
 
 SETTINGS = Settings.from_env()
 MARGIN_S = 600
@@ -51,6 +52,7 @@ with DAG(
         ),
         retries=2,
         retry_delay=timedelta(seconds=5),
+        on_success_callback=DeployNotifier("reverted"),
     )
     def revert() -> None:
         """Check the earlier version as a candidate and make it live."""

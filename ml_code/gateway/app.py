@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from ..triton_deploy.settings import Settings
 from .admission import Admission
 from .backend import Backend
+from .candidate_metrics import CandidateMetrics
 from .deploy_metrics import DeployMetrics
 from .edge import Edge
 from .errors import GatewayError
@@ -45,8 +46,9 @@ def create_app(settings: GatewaySettings, backend: Backend | None = None) -> ASG
         backend: who runs the models; default: what the settings name.
     """
     admission = Admission(settings.max_concurrency, settings.max_queue, settings.max_buffer_bytes)
-    backend = backend or _backend(settings, admission)
-    metrics = Metrics(backend.states, lambda: admission.waiting)
+    of_candidates = CandidateMetrics()
+    backend = backend or _backend(settings, admission, of_candidates)
+    metrics = Metrics(backend.states, lambda: admission.waiting, of_candidates.all)
     access_log = AccessLog(settings.access_log)
     minutes = LastMinutes(metrics.sums)
 
@@ -75,14 +77,14 @@ def create_app(settings: GatewaySettings, backend: Backend | None = None) -> ASG
     return edge
 
 
-def _backend(settings: GatewaySettings, admission: Admission) -> Backend:
+def _backend(settings: GatewaySettings, admission: Admission, metrics: CandidateMetrics) -> Backend:
     if settings.backend == "local":
         from .local_backend import LocalBackend
 
         return LocalBackend(settings, Settings.from_env(), admission)
     from .triton_backend import TritonBackend
 
-    return TritonBackend(settings, admission)
+    return TritonBackend(settings, admission, metrics)
 
 
 async def _sample(minutes: LastMinutes) -> None:

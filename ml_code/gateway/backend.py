@@ -34,8 +34,12 @@ class Target(Protocol):
     def schema(self) -> Schema:
         """Inputs and outputs."""
 
-    async def infer(self, inputs: Mapping[str, Array]) -> Answer:
+    async def infer(self, inputs: Mapping[str, Array], exchange: Exchange) -> Answer:
         """Ask the model.
+
+        Args:
+            inputs: arrays by input name.
+            exchange: whose request it is.
 
         Raises:
             Unprocessable: it refuses these inputs.

@@ -25,7 +25,9 @@ STEPS = {
     "load": (State.MATERIALIZED, State.LOADED),
     "ready": (State.LOADED, State.READY),
     "smoke": (State.READY, State.VERIFIED),
-    "commit": (State.VERIFIED, State.COMMITTED),
+    "canary": (State.VERIFIED, State.TRIED),
+    # Without a canary, see _tell_ended.
+    "commit": (State.TRIED, State.COMMITTED),
     "rollback": (State.ROLLING_BACK, State.ROLLED_BACK),
 }
 """Between which states each step is."""
@@ -153,7 +155,7 @@ class DeployMetrics:
                 known.ended[deploy_id] = record
             elif record is not None:
                 unfinished.append(record)
-        silent_s = [(now - record.last_time).total_seconds() for record in unfinished]
+        silent_s = [(now - record.last_sign_of_life).total_seconds() for record in unfinished]
         families.add("unfinished", folder.model, len(unfinished))
         families.add("unfinished_age_seconds", folder.model, max([0.0, *silent_s]))
         _tell_ended(list(known.ended.values()), folder.model, families)
@@ -191,8 +193,9 @@ def _tell_ended(ended: list[Deployment], model: str, families: Families) -> None
     done = [record for record in ended if record.state is not State.UNCHANGED]
     for step, (begin, end) in STEPS.items() if done else ():
         times = done[-1].times_utc
-        if begin in times and end in times:
-            families.add("step_duration_seconds", model, _seconds(times[end]) - _seconds(times[begin]), step)
+        began = begin if begin in times or begin is not State.TRIED else State.VERIFIED
+        if began in times and end in times:
+            families.add("step_duration_seconds", model, _seconds(times[end]) - _seconds(times[began]), step)
 
 
 def _seconds(utc_text: str) -> float:

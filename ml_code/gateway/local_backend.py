@@ -62,7 +62,7 @@ class Served:
         """See Target.schema."""
         return self.model.schema
 
-    async def infer(self, inputs: Mapping[str, Array]) -> Answer:
+    async def infer(self, inputs: Mapping[str, Array], exchange: Exchange) -> Answer:
         """See Target.infer."""
         return Answer(self.version, await self.backend.run(self.model, inputs))
 
@@ -226,7 +226,7 @@ class LocalBackend:
                 allow_nan=settings.nan_policy == "allow",
             )
             binary = memoryview(content)[len(content) if body.json_length is None else body.json_length :]
-            answer = await served.infer(local_v2.inputs_of(request, binary, served.schema))
+            answer = await served.infer(local_v2.inputs_of(request, binary, served.schema), exchange)
         finally:
             body.release()
         exchange.version = answer.version

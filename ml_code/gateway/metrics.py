@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -34,6 +35,9 @@ class ModelState:
         staleness_s: since current.json or the alias was last read, seconds.
         swaps: changes of version that this process saw.
         failed_swaps: changes that did not happen because the new model failed (local backend).
+        candidate_version: the version that shares in the traffic before it is committed; 0 for none.
+        share_percent: share of the requests that it answers.
+        mirrored_percent: share of the requests that are mirrored to it.
     """
 
     model: str
@@ -43,6 +47,9 @@ class ModelState:
     staleness_s: float
     swaps: int
     failed_swaps: int = 0
+    candidate_version: int = 0
+    share_percent: int = 0
+    mirrored_percent: int = 0
 
 
 class _States:
@@ -60,6 +67,12 @@ class _States:
                 ("release_generation", "Generation of the release that is live."),
                 ("release_age_seconds", "Seconds since the release."),
                 ("release_staleness_seconds", "Seconds since current.json or the alias was last read."),
+                (
+                    "candidate_version",
+                    "Version that shares in the traffic before it is committed; 0 for none.",
+                ),
+                ("canary_share_percent", "Share of the requests that the candidate answers."),
+                ("shadow_share_percent", "Share of the requests that are mirrored to the candidate."),
             )
         }
         swaps = CounterMetricFamily("gateway_swaps", "Changes of the live version seen.", labels=["model"])
@@ -72,6 +85,9 @@ class _States:
             gauges["release_generation"].add_metric(label, state.generation)
             gauges["release_age_seconds"].add_metric(label, state.release_age_s)
             gauges["release_staleness_seconds"].add_metric(label, state.staleness_s)
+            gauges["candidate_version"].add_metric(label, state.candidate_version)
+            gauges["canary_share_percent"].add_metric(label, state.share_percent)
+            gauges["shadow_share_percent"].add_metric(label, state.mirrored_percent)
             swaps.add_metric(label, state.swaps)
             failed.add_metric(label, state.failed_swaps)
         yield from gauges.values()
@@ -97,9 +113,15 @@ class Metrics:
     Args:
         states: asked at each scrape.
         waiting: length of the queue.
+        more: further metrics of this process.
     """
 
-    def __init__(self, states: Callable[[], Iterable[ModelState]], waiting: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        states: Callable[[], Iterable[ModelState]],
+        waiting: Callable[[], int],
+        more: Iterable[MetricWrapperBase] = (),
+    ) -> None:
         own = CollectorRegistry()
         self._duration = Histogram(
             DURATION,
@@ -108,6 +130,8 @@ class Metrics:
             registry=own,
             buckets=BUCKETS_S,
         )
+        for metric in more:
+            own.register(metric)
         self._children: dict[tuple[str, str, str], Histogram] = {}
         self._registry = own
         if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):

@@ -59,7 +59,7 @@ class Prediction:
 
     async def _infer(self, exchange: Exchange, target: Target, content: object) -> Answer:
         try:
-            return await target.infer(to_tensors(content, target.schema, allow_nan=self._allow_nan))
+            return await target.infer(to_tensors(content, target.schema, allow_nan=self._allow_nan), exchange)
         except Unprocessable:
             # Whose signature it is that the refusal speaks of.
             exchange.version = target.version

@@ -6,8 +6,10 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
+from ..triton_deploy.canary import Exposure, exposure
 from ..triton_deploy.errors import DeployError
 from ..triton_deploy.records import Release
 from ..triton_deploy.repository import Manifest, ModelFolder, models_in
@@ -23,12 +25,16 @@ class Followed:
         schema: inputs and outputs of its version; None when its manifest can't be read.
         seen_at: when the file was last read whole, seconds of the follower's clock.
         swaps: how often the version changed since this process first saw one.
+        exposed: the candidate that shares in its traffic, as last read; see ``ReleaseFollower.exposure``.
+        exposed_until: until when, seconds of the follower's clock.
     """
 
     release: Release
     schema: Schema | None
     seen_at: float
     swaps: int = 0
+    exposed: Exposure | None = None
+    exposed_until: float = 0.0
 
 
 class ReleaseFollower:
@@ -40,16 +46,30 @@ class ReleaseFollower:
     Args:
         root: the model repository; only read.
         clock: seconds that only go forward.
+        now: the time, aware.
     """
 
-    def __init__(self, root: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        root: Path,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._root = root
         self._clock = clock
+        self._now = now
         self._followed: Mapping[str, Followed] = {}
 
     def get(self, model: str) -> Followed | None:
         """Return what is live of a model, or None when nothing is known to be."""
         return self._followed.get(model)
+
+    def exposure(self, model: str) -> Exposure | None:
+        """Return the candidate that shares in a model's traffic, or None; also when it could not be read for too long."""
+        followed = self._followed.get(model)
+        if followed is None or followed.exposed is None or self._clock() >= followed.exposed_until:
+            return None
+        return followed.exposed
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -70,7 +90,7 @@ class ReleaseFollower:
             with contextlib.suppress(DeployError):
                 seen = self._look_at(model)
                 if seen is not None:
-                    followed[model] = seen
+                    followed[model] = self._with_candidate(seen)
         self._followed = followed
 
     def _look_at(self, model: str) -> Followed | None:
@@ -90,6 +110,17 @@ class ReleaseFollower:
         return Followed(
             release, self._schema(folder, release), self._clock(), known.swaps + (1 if moved else 0)
         )
+
+    def _with_candidate(self, followed: Followed) -> Followed:
+        """Add the candidate, which the record of the deployment says that has the lease; what can't be read gets nothing."""
+        exposed = None
+        with contextlib.suppress(DeployError, ValueError, TypeError, KeyError):
+            folder, now = ModelFolder.at(self._root, followed.release.model), self._now()
+            deploy_id, _ = folder.lease.last(now)
+            if deploy_id is not None:
+                exposed = exposure(folder.journal.find(deploy_id), followed.release.generation, now)
+        until = self._clock() + exposed.left_s if exposed else 0.0
+        return replace(followed, exposed=exposed, exposed_until=until)
 
     def _schema(self, folder: ModelFolder, release: Release) -> Schema | None:
         with contextlib.suppress(DeployError, KeyError, TypeError):

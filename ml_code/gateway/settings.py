@@ -90,6 +90,19 @@ class GatewaySettings(FromEnvironment):
         256 << 20,
         "Bodies held in memory at once, bytes in each process; more gets 429.",
     )
+    canary_header: str = setting(
+        "GATEWAY_CANARY_HEADER",
+        "X-Canary-Key",
+        "Header by which a client names itself, so that while a canary goes on it gets one version.",
+    )
+    canary_timeout_s: float = setting(
+        "GATEWAY_CANARY_TIMEOUT_S",
+        2.0,
+        "Longest wait for a candidate's answer, seconds; then the live version answers.",
+    )
+    max_shadows: int = setting(
+        "GATEWAY_MAX_SHADOWS", 16, "Mirrored requests at once, in each process; more are left out."
+    )
     nan_policy: str = setting(
         "GATEWAY_NAN_POLICY",
         "reject",

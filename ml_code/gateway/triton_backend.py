@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,10 +12,13 @@ from typing import Any
 
 from starlette.types import Receive
 
+from ..triton_deploy.canary import Exposure
 from ..triton_deploy.golden import Array
 from ..triton_deploy.schema import Schema
 from .admission import Admission
 from .backend import Answer
+from .candidate_metrics import CandidateMetrics
+from .candidates import Candidates
 from .deploy_history import DeployHistory
 from .errors import BackendFailed, GatewayError, Unavailable, UnknownPath, Unprocessable
 from .exchange import Exchange
@@ -39,9 +43,9 @@ class TritonTarget:
     version: str
     schema: Schema
 
-    async def infer(self, inputs: Mapping[str, Array]) -> Answer:
+    async def infer(self, inputs: Mapping[str, Array], exchange: Exchange) -> Answer:
         """See Target.infer."""
-        return await self.backend.infer(self.model, inputs)
+        return await self.backend.infer(self.model, inputs, exchange)
 
 
 class TritonBackend:
@@ -50,15 +54,18 @@ class TritonBackend:
     Args:
         settings: where they are, and limits.
         admission: grants turns.
+        metrics: told what becomes of requests to candidates.
     """
 
-    def __init__(self, settings: GatewaySettings, admission: Admission) -> None:
+    def __init__(self, settings: GatewaySettings, admission: Admission, metrics: CandidateMetrics) -> None:
         self._settings = settings
         self._admission = admission
+        self._metrics = metrics
         self._root = settings.repository_root
         self._follower = ReleaseFollower(self._root)
         self._tritons = Tritons(settings.triton_urls, settings.connect_timeout_s)
-        self._v2 = V2Forward(settings, self._tritons, self._follower, admission)
+        self._candidates = Candidates(settings, self._tritons, self._follower, admission, metrics)
+        self._v2 = V2Forward(settings, self._tritons, self._follower, admission, self._candidates)
         self._history: dict[str, DeployHistory] = {}
         self._following: asyncio.Task[None] | None = None
 
@@ -73,6 +80,7 @@ class TritonBackend:
             self._following.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._following
+        await self._candidates.stop()
         self._tritons.close()
 
     def target(self, model: str) -> TritonTarget:
@@ -92,13 +100,22 @@ class TritonBackend:
         await asyncio.to_thread(self._look)
         return self.target(model)
 
-    async def infer(self, model: str, inputs: Mapping[str, Array]) -> Answer:
+    async def infer(self, model: str, inputs: Mapping[str, Array], exchange: Exchange) -> Answer:
         """Ask the Tritons for one answer; raises as Target.infer."""
         body, json_length = binary_request(inputs)
         headers = b"Content-Length: %d\r\nInference-Header-Content-Length: %d\r\n" % (len(body), json_length)
+        candidate, shadow = self._candidates.of(model, exchange)
         await self._admission.enter()
         try:
-            with await self._tritons.ask("POST", f"/v2/models/{model}/infer", headers, body) as reply:
+            asked_at = time.perf_counter()
+            if candidate is not None:
+                lease = await self._candidates.ask(model, candidate, headers, body)
+            else:
+                lease = await self._tritons.ask("POST", f"/v2/models/{model}/infer", headers, body)
+            with lease as reply:
+                if shadow is not None and reply.status == 200:
+                    took_s = time.perf_counter() - asked_at
+                    self._candidates.mirror(model, shadow, headers, body, reply, took_s)
                 content = reply.head + b"".join([piece async for piece in reply.rest()])
         finally:
             self._admission.leave()
@@ -146,6 +163,7 @@ class TritonBackend:
             "since_utc": release.updated_at_utc,
             "backend": "triton",
             "previous_version": release.previous_version,
+            "candidate": self._candidate(model),
             "last_failure": next(iter(history["failures"]), None),
         }
 
@@ -161,7 +179,7 @@ class TritonBackend:
         now = datetime.now(UTC)
         for model in self._follower.models:
             followed = self._followed(model)
-            release = followed.release
+            release, exposed = followed.release, self._follower.exposure(model)
             yield ModelState(
                 model=model,
                 version=release.active_version,
@@ -169,7 +187,31 @@ class TritonBackend:
                 release_age_s=(now - datetime.fromisoformat(release.updated_at_utc)).total_seconds(),
                 staleness_s=self._follower.staleness_s(model),
                 swaps=followed.swaps,
+                candidate_version=exposed.version if exposed else 0,
+                share_percent=exposed.share_percent if exposed else 0,
+                mirrored_percent=exposed.mirrored_percent if exposed else 0,
             )
+
+    def _tell_candidate(self, model: str, before: Exposure | None) -> None:
+        shares = [
+            (e.version, e.share_percent, e.mirrored_percent) if e else (0, 0, 0)
+            for e in (before, self._follower.exposure(model))
+        ]
+        if shares[0] != shares[1]:
+            if shares[1][0]:
+                self._metrics.begin(model, shares[1][0])
+            log.info("%s: candidate %s answers %s %%, %s %% are mirrored to it", model, *shares[1])
+
+    def _candidate(self, model: str) -> dict[str, Any] | None:
+        exposed = self._follower.exposure(model)
+        if exposed is None:
+            return None
+        return {
+            "version": exposed.version,
+            "deploy_id": exposed.deploy_id,
+            "share_percent": exposed.share_percent,
+            "mirrored_percent": exposed.mirrored_percent,
+        }
 
     def _followed(self, model: str) -> Followed:
         followed = self._follower.get(model)
@@ -184,6 +226,7 @@ class TritonBackend:
 
     def _look(self) -> None:
         before = {model: self._followed(model).release for model in self._follower.models}
+        exposed = {model: self._follower.exposure(model) for model in before}
         try:
             self._follower.look()
         except OSError as error:
@@ -193,3 +236,4 @@ class TritonBackend:
             now = self._followed(model).release
             if model not in before or before[model].generation != now.generation:
                 log.info("%s: version %s is live, generation %s", model, now.active_version, now.generation)
+            self._tell_candidate(model, exposed.get(model))

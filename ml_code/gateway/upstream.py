@@ -283,6 +283,8 @@ class Tritons:
         headers: bytes = b"",
         body: bytes = b"",
         more: AsyncIterator[bytes] | None = None,
+        *,
+        candidate: bool = False,
     ) -> Lease:
         """Send a request and return the answer; what is repeated says the module.
 
@@ -292,6 +294,8 @@ class Tritons:
             headers: further header lines, ``Content-Length`` among them.
             body: the body, or its beginning.
             more: the rest of a body that is not held; such a request is not repeated.
+            candidate: it is for a version that is not live: one that ends a Triton or is not there must not tell against the
+                server, nor be tried on the next.
 
         Raises:
             Unavailable: no server took it.
@@ -306,7 +310,7 @@ class Tritons:
             except Broken:
                 server.is_away()
                 broken += 1
-                if broken > 1 or more is not None:
+                if broken > 1 or more is not None or candidate:
                     break
                 continue
             except (OSError, TimeoutError):
@@ -316,7 +320,8 @@ class Tritons:
                 if last is not None:
                     last.__exit__()
                 return lease
-            server.away_until = time.monotonic() + _AWAY_S
+            if not candidate:
+                server.away_until = time.monotonic() + _AWAY_S
             if last is not None:
                 last.__exit__()
             last = lease

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import AsyncIterator
 
 from starlette.types import Receive
 
+from ..triton_deploy.canary import Exposure
 from .admission import Admission
 from .body import Body
+from .candidates import Candidates
 from .errors import BackendFailed, Malformed, TooLarge, Unavailable, UnknownPath
 from .exchange import Exchange
 from .release_follower import ReleaseFollower
@@ -49,15 +52,22 @@ class V2Forward:
         tritons: the servers.
         follower: says which models exist.
         admission: grants turns and memory.
+        candidates: share in the traffic.
     """
 
     def __init__(
-        self, settings: GatewaySettings, tritons: Tritons, follower: ReleaseFollower, admission: Admission
+        self,
+        settings: GatewaySettings,
+        tritons: Tritons,
+        follower: ReleaseFollower,
+        admission: Admission,
+        candidates: Candidates,
     ) -> None:
         self._settings = settings
         self._tritons = tritons
         self._follower = follower
         self._admission = admission
+        self._candidates = candidates
 
     async def answer(self, route: Route, exchange: Exchange, receive: Receive) -> None:
         """Answer one request; raises GatewayError when it is refused."""
@@ -80,9 +90,17 @@ class V2Forward:
         exchange.body = body
         try:
             begun, more = await self._checked(body)
-            with await self._forward(route, body, begun, more) as reply:
+            headers = _headers(body)
+            # Who names a version means it; and a body that is not held could not be given to live as well.
+            shared = not route.version and more is None
+            candidate, shadow = self._candidates.of(route.model, exchange) if shared else (None, None)
+            asked_at = time.perf_counter()
+            with await self._forward(route, headers, begun, more, candidate) as reply:
+                took_s = time.perf_counter() - asked_at
                 if reply.status == 200:
                     exchange.version = version_of(reply.head)
+                    if shadow is not None:
+                        self._candidates.mirror(route.model, shadow, headers, begun, reply, took_s)
                 await self._pass_on(route, exchange, reply)
         finally:
             body.release()
@@ -114,14 +132,18 @@ class V2Forward:
         return begun, None if body.complete else _rest(body)
 
     async def _forward(
-        self, route: Route, body: Body, begun: bytes, more: AsyncIterator[bytes] | None
+        self,
+        route: Route,
+        headers: bytes,
+        begun: bytes,
+        more: AsyncIterator[bytes] | None,
+        candidate: Exposure | None,
     ) -> Lease:
-        headers = b"Content-Length: %d\r\nContent-Type: application/octet-stream\r\n" % (body.announced or 0)
-        if body.json_length is not None:
-            headers += b"Inference-Header-Content-Length: %d\r\n" % body.json_length
         await self._admission.enter()
         try:
-            return await self._tritons.ask("POST", route.path, headers, begun, more)
+            if candidate is None:
+                return await self._tritons.ask("POST", route.path, headers, begun, more)
+            return await self._candidates.ask(route.model, candidate, headers, begun)
         finally:
             self._admission.leave()
 
@@ -150,6 +172,13 @@ class V2Forward:
             async for piece in reply.rest():
                 await exchange.send({"type": "http.response.body", "body": piece, "more_body": True})
             await exchange.send({"type": "http.response.body", "body": b""})
+
+
+def _headers(body: Body) -> bytes:
+    headers = b"Content-Length: %d\r\nContent-Type: application/octet-stream\r\n" % (body.announced or 0)
+    if body.json_length is not None:
+        headers += b"Inference-Header-Content-Length: %d\r\n" % body.json_length
+    return headers
 
 
 async def _rest(body: Body) -> AsyncIterator[bytes]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from .canary import canary_of, step_of
 from .deployer import Deployer
 from .errors import DeployError
 from .feedback import Feedback
@@ -88,6 +89,7 @@ def _deploy(options: argparse.Namespace, settings: Settings) -> int:
         reason=options.reason,
         allow_schema_change=options.allow_schema_change,
         force=options.force,
+        canary=canary_of(options.canary, options.shadow, options.canary_minutes),
     )
     if options.dry_run:
         return _show(options, Deployer(settings).plan_deploy(request))
@@ -231,8 +233,10 @@ def _status(options: argparse.Namespace, settings: Settings) -> int:
                 )
             )
         if state.unfinished:
+            canary = state.unfinished.canary
+            share = f", {step_of(canary)} since {canary.since_utc}" if canary and canary.step else ""
             print(
-                f"  under way: {state.unfinished.deploy_id}, version {state.unfinished.version}, {state.unfinished.state}"
+                f"  under way: {state.unfinished.deploy_id}, version {state.unfinished.version}, {state.unfinished.state}{share}"
             )
         for name, failure in state.quarantined.items():
             print(f"  quarantined: {name}: {failure.get('step')}: {failure.get('error')}")
@@ -388,16 +392,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--dry-run", action="store_true", help="say what would be done, change nothing")
 
     deploy = command("deploy", _deploy, "deploy the version that an alias names; roll back if anything fails")
-    deploy.add_argument("model", metavar="MODEL", help="model name, in MLflow and in Triton")
-    deploy.add_argument("--alias", default="A", help="MLflow alias to deploy (default: %(default)s)")
-    deploy.add_argument("--deploy-id", help="id of this deployment (default: a new one)")
-    deploy.add_argument(
-        "--allow-schema-change",
-        action="store_true",
-        help="accept inputs and outputs that break clients of the live version",
-    )
-    deploy.add_argument("--force", action="store_true", help="accept an artifact that failed before")
-
+    _add_deploy_options(deploy)
     deploy.add_argument("--reason", default="", help="why, for the history")
     dry_run(deploy)
 
@@ -478,6 +473,38 @@ def _bake_arguments(bake: argparse.ArgumentParser) -> None:
         "--minutes", type=float, help="how long, since its commit (default: TRITON_DEPLOY_BAKE_MINUTES)"
     )
     bake.add_argument("--generation", type=int, help="the release (default: the live one)")
+
+
+def _add_deploy_options(deploy: argparse.ArgumentParser) -> None:
+    deploy.add_argument("model", metavar="MODEL", help="model name, in MLflow and in Triton")
+    deploy.add_argument("--alias", default="A", help="MLflow alias to deploy (default: %(default)s)")
+    deploy.add_argument("--deploy-id", help="id of this deployment (default: a new one)")
+    deploy.add_argument(
+        "--allow-schema-change",
+        action="store_true",
+        help="accept inputs and outputs that break clients of the live version",
+    )
+    deploy.add_argument("--force", action="store_true", help="accept an artifact that failed before")
+    deploy.add_argument(
+        "--canary",
+        default="",
+        metavar="PERCENT,…",
+        help="shares of the clients' requests that it answers before it is committed, such as 5,25,50",
+    )
+    deploy.add_argument(
+        "--shadow",
+        type=int,
+        default=0,
+        metavar="PERCENT",
+        help="share of the requests that are mirrored to it before",
+    )
+    deploy.add_argument(
+        "--canary-minutes",
+        type=float,
+        default=10,
+        metavar="MINUTES",
+        help="how long each of those steps is watched (default: %(default)s)",
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The six steps and the way back, in the order in which they happen.
+"""The steps and the way back, in the order in which they happen.
 
 Each step reads the deployment's record, does its part, and records the fact; so a step may run on any worker, may be
 repeated, and continues where the record says. Nothing passes between steps but the model's name and the deploy id.
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from .artifacts import ArtifactStore, store_for
+from .canary_watch import CanaryWatch, Judge, nobody
 from .errors import DeployError, IllegalTransition
 from .feedback import Feedback
 from .intake import (
@@ -27,7 +28,7 @@ from .intake import (
 from .materialize import Materializer, refuse_quarantined
 from .names import check_alias, check_deploy_id, check_model
 from .plan import Plan, plan_deploy, plan_revert, plan_rollback
-from .records import STEP_AFTER, Deployment, Pinned, Release, State
+from .records import Deployment, Pinned, Release, State
 from .registry import MlflowRegistry, Registry, wait_for_alias
 from .repository import ModelFolder
 from .serving import Serving
@@ -53,6 +54,8 @@ class Deployer:
         clock: gives the time, aware.
         report: told bytes done and bytes in all during a transfer.
         feedback: tells the registry how a deployment ended; MLflow by default.
+        judge: says how a candidate does on the clients' requests; Prometheus by default.
+        sleep: waits so many seconds between two looks at a canary.
     """
 
     def __init__(
@@ -65,8 +68,12 @@ class Deployer:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         report: Callable[[int, int], None] = lambda done, total: None,
         feedback: Feedback | None = None,
+        judge: Judge | None = None,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._settings = settings
+        self._judge = judge
+        self._sleep = sleep
         self._feedback = feedback or Feedback(settings)
         self._registry = registry
         self._stores = stores or (lambda uri: store_for(uri, settings))
@@ -81,7 +88,7 @@ class Deployer:
             The deployment: COMMITTED, or UNCHANGED when the version was live already.
         """
         self.snapshot(request)
-        steps = (self.materialize, self.load, self.ready, self.smoke, self.commit)
+        steps = (self.materialize, self.load, self.ready, self.smoke, self.canary, self.commit)
         return self._through(steps, request.model, request.deploy_id)
 
     def revert(self, request: RevertRequest, earlier_tries: Sequence[str] = ()) -> Deployment:
@@ -228,6 +235,36 @@ class Deployer:
                 log.info("version %s answers as expected: %s", step.record.version, measured)
         return step.record
 
+    def canary(self, model: str, deploy_id: str) -> Deployment:
+        """Give the candidate a growing share of the clients' requests, and watch it until the last step has ended.
+
+        Raises:
+            VerificationFailed, DeployError: see look_at_canary.
+        """
+        while (pause_s := self.look_at_canary(model, deploy_id)) is not None:
+            self._sleep(pause_s)
+        return self._settlement(model).folder.journal.get(deploy_id)
+
+    def look_at_canary(self, model: str, deploy_id: str) -> float | None:
+        """Do what is due now of a canary: begin a step, judge it, or end the canary.
+
+        Returns:
+            Seconds until the next look is due, or None when nothing is left to watch: the canary has ended well, or
+            none was asked for, or nothing is live with which it could share the clients.
+
+        Raises:
+            VerificationFailed: the candidate does worse; its share has ended.
+            SchemaChanged: clients of the live version could not use it.
+            Superseded: somebody else committed, or rolled this deployment back.
+        """
+        record = still_wanted(self._settlement(model).folder.journal.get(deploy_id))
+        if record.canary is None or record.state is State.UNCHANGED:
+            return None
+        with self._step("canary", State.TRIED, model, deploy_id) as step:
+            return (
+                CanaryWatch(step, self._the_judge(), self._settings).look(self._clock()) if step.due else None
+            )
+
     def commit(self, model: str, deploy_id: str) -> Deployment:
         """Flip the switch, check through the public name, then write the release: from then on it is live.
 
@@ -243,7 +280,7 @@ class Deployer:
                 return step.record
             if step.record.state is not State.COMMITTING:
                 step.refuse_outdated()
-                if step.record.state is State.VERIFIED:
+                if step.record.state in (State.VERIFIED, State.TRIED):
                     step.reached(State.SWITCHING)
                 try:
                     away = step.serving.switch_to(step.folder.versions.need(step.record.version))
@@ -289,6 +326,13 @@ class Deployer:
 
     def _the_registry(self) -> Registry:
         return self._registry or MlflowRegistry(self._settings)
+
+    def _the_judge(self) -> Judge:
+        if self._judge is None:
+            from .bake.canary_judge import CanaryJudge
+
+            self._judge = CanaryJudge.of(self._settings) if self._settings.prometheus_url else nobody
+        return self._judge
 
     def _settlement(self, model: str) -> Settlement:
         folder = ModelFolder.at(self._settings.repository_root, check_model(model))
@@ -351,9 +395,9 @@ class Deployer:
         if not step.due:
             yield step
             return
-        if STEP_AFTER[step.record.state] != name:
+        if step.record.due_step != name:
             raise IllegalTransition(
-                f"Deployment {deploy_id} is {step.record.state}: {STEP_AFTER[step.record.state]} is due, not {name}.",
+                f"Deployment {deploy_id} is {step.record.state}: {step.record.due_step} is due, not {name}.",
                 hint="Run the steps in order.",
             )
         step.keep_lease()
@@ -364,5 +408,6 @@ class Deployer:
         except BaseException as error:
             step.failed(name, error)
             raise
-        took_s = time.perf_counter() - started
-        log.info("%s of %s version %s took %.2f s", name, model, step.record.version, took_s)
+        if not step.due:
+            took_s = time.perf_counter() - started
+            log.info("%s of %s version %s took %.2f s", name, model, step.record.version, took_s)

@@ -11,7 +11,7 @@ from datetime import datetime
 from .artifacts import ArtifactStore
 from .errors import NotFound, Superseded
 from .materialize import source_fingerprint
-from .records import Deployment, Pinned, Release, State, utc_text
+from .records import Canary, Deployment, Pinned, Release, State, utc_text
 from .registry import RegisteredVersion, no_onnx
 from .repository import ModelFolder
 from .repository.versions import MODEL_FILE
@@ -29,6 +29,7 @@ class DeployRequest:
         reason: why, for the history.
         allow_schema_change: accept inputs and outputs that break clients of the live version.
         force: accept an artifact that is in quarantine.
+        canary: what of the clients' traffic it gets before the commit (see ``canary.canary_of``); by default nothing.
         version: the version that the alias has to name; by default any.
     """
 
@@ -39,6 +40,7 @@ class DeployRequest:
     reason: str = ""
     allow_schema_change: bool = False
     force: bool = False
+    canary: Canary | None = None
     version: int | None = None
 
 
@@ -121,6 +123,7 @@ def deploy_record(
         reason=request.reason,
         allow_schema_change=request.allow_schema_change,
         force=request.force,
+        canary=request.canary,
         digest=live.digest if unchanged and live else "",
         times_utc={state: utc_text(now)},
     )

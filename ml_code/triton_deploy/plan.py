@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .artifacts import ArtifactStore
+from .canary import steps_of
 from .errors import DeployError, LeaseHeld, VerificationFailed
 from .intake import DeployRequest, RevertRequest, deploy_record, pinned_version, revert_record, still_wanted
 from .materialize import Materializer, refuse_quarantined
-from .records import STEP_AFTER, Deployment, Pinned, State
+from .records import Deployment, Pinned, State
 from .registry import Registry, wait_for_alias
 from .settings import Settings
 from .settlement import Settlement
@@ -215,7 +216,7 @@ def _plan_of_known(draft: _Draft, known: Deployment) -> None:
     with draft.obstacle():
         still_wanted(known)
     if not draft.obstacles:
-        due = STEP_AFTER.get(known.state)
+        due = known.due_step
         draft.does.append(
             f"go on with deployment {known.deploy_id} at {due}"
             if due
@@ -259,6 +260,9 @@ def _plan_of_pinned(
         else "copy nothing: its files are here"
     )
     draft.does.append(f"{what}; load and check version {pinned.version} beside what serves")
+    if record.canary is not None and live is not None:
+        steps = ", ".join(map(str, steps_of(record.canary)))
+        draft.does.append(f"watch {record.canary.step_s / 60:g} minutes each: {steps}")
     draft.does.append(f"make it live as release {record.generation}")
     with draft.obstacle():
         materializer.check_before(record, copied, files)

@@ -28,6 +28,8 @@ class State(StrEnum):
     """Every Triton says that exactly this version is ready."""
     VERIFIED = "verified"
     """The candidate's answers are right."""
+    TRIED = "tried"
+    """A canary ended well: a share of the clients' requests, step by step, went to the candidate. Without one: skipped."""
     SWITCHING = "switching"
     """Intent: clients may reach the candidate. A crash here is undone."""
     COMMITTING = "committing"
@@ -47,7 +49,8 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.MATERIALIZED: frozenset({State.LOADED, State.ROLLING_BACK}),
     State.LOADED: frozenset({State.READY, State.ROLLING_BACK}),
     State.READY: frozenset({State.VERIFIED, State.ROLLING_BACK}),
-    State.VERIFIED: frozenset({State.SWITCHING, State.ROLLING_BACK}),
+    State.VERIFIED: frozenset({State.TRIED, State.SWITCHING, State.ROLLING_BACK}),
+    State.TRIED: frozenset({State.SWITCHING, State.ROLLING_BACK}),
     State.SWITCHING: frozenset({State.COMMITTING, State.ROLLING_BACK}),
     # Back from COMMITTING only when another release took the generation: see Settlement.finish.
     State.COMMITTING: frozenset({State.COMMITTED, State.ROLLING_BACK}),
@@ -64,10 +67,11 @@ STEP_AFTER: Mapping[State, str] = {
     State.LOADED: "ready",
     State.READY: "smoke",
     State.VERIFIED: "commit",
+    State.TRIED: "commit",
     State.SWITCHING: "commit",
     State.COMMITTING: "commit",
 }
-"""The step that was due or running when a deployment was last seen in a state."""
+"""The step that was due or running when a deployment was last seen in a state; see also ``Deployment.due_step``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +115,33 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Canary:
+    """How much of the clients' traffic a candidate gets before it is committed; the rules are in canary.py.
+
+    Attributes:
+        shares_percent: shares of the requests that it answers, one after the other.
+        shadow_percent: share of the requests that are mirrored to it before the first of those; 0 for none.
+        step_s: how long each step is watched, seconds.
+        step: how many steps have begun, the mirroring included.
+        share_percent: share that it answers now.
+        mirrored_percent: share that is mirrored to it now.
+        since_utc: when the step began.
+        until_utc: when both shares end unless somebody prolongs them, who goes on watching.
+        judgment: what was last seen of the step: ``verdict``, ``why``, and the figures.
+    """
+
+    shares_percent: tuple[int, ...]
+    shadow_percent: int
+    step_s: float
+    step: int = 0
+    share_percent: int = 0
+    mirrored_percent: int = 0
+    since_utc: str = ""
+    until_utc: str = ""
+    judgment: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Deployment:
     """One deploy from snapshot to its end; ``advance`` is the only way to change its state.
 
@@ -127,6 +158,7 @@ class Deployment:
         force: a quarantined digest is accepted.
         digest: digest of the artifact, once materialized.
         smoke: what the smoke test measured (see serving.Serving.smoke).
+        canary: what of the clients' traffic it gets before the commit, if that was asked for.
         away: why a Triton was passed over when the others were flipped, by its address.
         failure: the last failure, if any.
         quarantine: name of the quarantined directory, if something was put aside.
@@ -145,6 +177,7 @@ class Deployment:
     force: bool = False
     digest: str = ""
     smoke: Mapping[str, Any] = field(default_factory=dict)
+    canary: Canary | None = None
     away: Mapping[str, str] = field(default_factory=dict)
     failure: Failure | None = None
     quarantine: str = ""
@@ -156,6 +189,13 @@ class Deployment:
         return self.pinned.version
 
     @property
+    def due_step(self) -> str | None:
+        """The step that is due or running, or None when none is."""
+        if self.state is State.VERIFIED and self.canary is not None:
+            return "canary"
+        return STEP_AFTER.get(self.state)
+
+    @property
     def finished(self) -> bool:
         """Whether nothing remains to be done."""
         return not TRANSITIONS[self.state]
@@ -164,6 +204,12 @@ class Deployment:
     def last_time(self) -> datetime:
         """When it reached the last of its states."""
         return max(datetime.fromisoformat(text) for text in self.times_utc.values())
+
+    @property
+    def last_sign_of_life(self) -> datetime:
+        """When somebody went on with it last; of one that watches a canary, a little later."""
+        watched = self.canary.until_utc if self.canary else ""
+        return max(self.last_time, datetime.fromisoformat(watched)) if watched else self.last_time
 
     @property
     def generation(self) -> int:
@@ -177,6 +223,9 @@ class Deployment:
         data["state"] = State(data["state"])
         data["pinned"] = Pinned(**data["pinned"])
         data["failure"] = Failure(**data["failure"]) if data.get("failure") else None
+        if data.get("canary"):
+            canary = data["canary"]
+            data["canary"] = Canary(**{**canary, "shares_percent": tuple(canary["shares_percent"])})
         return cls(**data)
 
 

@@ -139,6 +139,35 @@ class Settings(FromEnvironment):
         1e-5,
         "Absolute tolerance of the smoke test, unless the golden file has its own.",
     )
+    notify_url: str = setting(
+        "TRITON_DEPLOY_NOTIFY_URL",
+        "",
+        "Webhook that the DAGs tell of rollbacks, reverts and releases that could not be judged; empty tells nobody.",
+        secret=True,
+    )
+    notify_format: str = setting(
+        "TRITON_DEPLOY_NOTIFY_FORMAT",
+        "slack",
+        "What it gets: `slack` (`text` alone, as Slack, Mattermost and others take it) or `json` (all of the facts).",
+    )
+    notify_timeout_s: float = setting(
+        "TRITON_DEPLOY_NOTIFY_TIMEOUT_S", 5.0, "Longest wait for the webhook, seconds."
+    )
+    canary_queries: Path | None = setting(
+        "TRITON_DEPLOY_CANARY_QUERIES",
+        None,
+        "File with the queries by which a canary is judged, written like those of the bake; by default those of the package.",
+    )
+    canary_interval_s: float = setting(
+        "TRITON_DEPLOY_CANARY_INTERVAL_S",
+        15.0,
+        "Pause between two looks at a canary, seconds; not more than a third of the following.",
+    )
+    canary_silence_s: float = setting(
+        "TRITON_DEPLOY_CANARY_SILENCE_S",
+        90.0,
+        "A canary's share ends so long after the last sign of life of whoever watches it, seconds; 10 to 600.",
+    )
     keep_warm: int = setting(
         "TRITON_DEPLOY_KEEP_WARM", 1, "Earlier versions kept loaded beside the live one."
     )
@@ -319,6 +348,22 @@ class Settings(FromEnvironment):
             raise Misconfigured(
                 f"TRITON_DEPLOY_ALIAS_DRIFT={self.alias_drift!r} is neither 'notice' nor 'problem'.",
                 hint="Unset it for the default, notice.",
+            )
+        if not 10 <= self.canary_silence_s <= 600:
+            raise Misconfigured(
+                f"TRITON_DEPLOY_CANARY_SILENCE_S={self.canary_silence_s:g} is not 10 to 600.",
+                hint="Unset it for the default, 90.",
+            )
+        if self.notify_url and not re.match("https?://[^/]", self.notify_url):
+            # Not shown: whoever knows it can write there.
+            raise Misconfigured(
+                "TRITON_DEPLOY_NOTIFY_URL is not an http:// or https:// URL.",
+                hint="Write it with its scheme.",
+            )
+        if self.notify_format not in ("slack", "json"):
+            raise Misconfigured(
+                f"TRITON_DEPLOY_NOTIFY_FORMAT={self.notify_format!r} is neither 'slack' nor 'json'.",
+                hint="Unset it for the default, slack.",
             )
         self._check_bake()
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", self.feedback_prefix):

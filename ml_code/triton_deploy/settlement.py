@@ -11,7 +11,7 @@ from typing import Any
 
 from .errors import DeployError, FlipUnanswered, Superseded
 from .names import check_deploy_id
-from .records import STEP_AFTER, Deployment, Failure, Pinned, Release, State, advance, next_release, utc_text
+from .records import Deployment, Failure, Pinned, Release, State, advance, next_release, utc_text
 from .repository import Manifest, ModelFolder
 from .serving import Serving
 from .settings import Settings
@@ -222,7 +222,7 @@ class Settlement:
             return self.finish(record)
         if record.state is not State.ROLLING_BACK:
             crashed = Failure(
-                step=STEP_AFTER[record.state],
+                step=record.due_step or "",
                 kind="crashed",
                 error="The step ended without saying why: its process was killed, timed out or marked failed, or nobody went on.",
                 at_utc=utc_text(self.clock()),

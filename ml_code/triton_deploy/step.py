@@ -52,6 +52,11 @@ class Step:
         """Record a state, by default the step's goal, with what came with it; same errors as Settlement.move."""
         self.record = self.settlement.move(self.record, state or self._goal, failure=None, **facts)
 
+    def note(self, **facts: Any) -> None:
+        """Record facts that leave the state as it is; same errors as Settlement.move."""
+        noted = replace(self.record, failure=None, **facts)
+        self.record = self.folder.journal.append(noted, self.record)
+
     def refuse_outdated(self) -> None:
         """Raise Superseded when the release that the deployment builds on is no longer the last one."""
         live = self.folder.releases.latest()

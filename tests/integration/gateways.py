@@ -29,6 +29,7 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import DeployError
 from ml_code.triton_deploy.intake import DeployRequest, RevertRequest
+from ml_code.triton_deploy.records import Canary
 from ml_code.triton_deploy.registry import RegisteredVersion
 from stack import Stack
 from tests.fakes import FakeRegistry, FakeStore, fake_store
@@ -179,6 +180,19 @@ class Releases:
         version = self._register(right=True, make=make)
         self.deployer.deploy(DeployRequest(model=self.model, alias="A", deploy_id=next(self._ids)))
         return version
+
+    def request(
+        self, canary: Canary | None, make: Callable[[float], onnx.ModelProto] = times
+    ) -> tuple[int, DeployRequest]:
+        """Return the next version, and what asks for its deploy.
+
+        Args:
+            canary: what of the traffic it gets before.
+            make: makes it, given its factor.
+        """
+        version = self._register(right=True, make=make)
+        deploy_id = next(self._ids)
+        return version, DeployRequest(model=self.model, alias="A", deploy_id=deploy_id, canary=canary)
 
     def fail(self) -> int:
         """Deploy a version whose answers are wrong; return it. It is rolled back."""

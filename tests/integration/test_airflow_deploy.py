@@ -53,18 +53,17 @@ TASKS = {
     "smoke": "triton_infer_smoke",
     "commit": "commit_current",
 }
-AFTER_COMMIT = ["bake_release", "deployed"]
-ALL_WENT_WELL = {
-    **dict.fromkeys([*TASKS.values(), *AFTER_COMMIT], "success"),
-    "rollback_minimal": "skipped",
-}
+CHAIN = [*list(TASKS.values())[:-1], "canary_release", TASKS["commit"], "bake_release", "deployed"]
+"""What comes one after the other; a canary and a bake that were not asked for succeed at once."""
+ALL_WENT_WELL = {**dict.fromkeys(CHAIN, "success"), "rollback_minimal": "skipped"}
 
 
 def failed_at(step: str) -> dict[str, str]:
     """The states of a run whose ``step`` failed and whose rollback did its work."""
-    before, failing = list(TASKS)[: list(TASKS).index(step)], TASKS[step]
-    states = dict.fromkeys([*TASKS.values(), *AFTER_COMMIT], "upstream_failed")
-    return states | {TASKS[s]: "success" for s in before} | {failing: "failed", "rollback_minimal": "success"}
+    failing = TASKS.get(step, f"{step}_release")
+    before = CHAIN[: CHAIN.index(failing)]
+    states = dict.fromkeys(CHAIN, "upstream_failed") | dict.fromkeys(before, "success")
+    return states | {failing: "failed", "rollback_minimal": "success"}
 
 
 class Model:

@@ -50,7 +50,8 @@ def test_below_the_limit_the_previous_release_is_the_measure() -> None:
     assert complaints_of(now) == []
     (complaint,) = complaints_of(now, figures(requests=100_000, failures=10))
     assert (
-        complaint == "gateway: 0.9% of 100000 requests failed, 0.0% of the previous release's at the same age"
+        complaint
+        == "gateway: 0.9% of 100000 requests failed, 0.0% of those of the previous release at the same age"
     )
 
 

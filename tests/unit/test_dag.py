@@ -20,14 +20,14 @@ from ml_code.triton_deploy import deployer
 from ml_code.triton_deploy.errors import DeployError, LeaseHeld, Unavailable
 from ml_code.triton_deploy.intake import DeployRequest
 from ml_code.triton_deploy.names import deploy_id_for
+from ml_code.triton_deploy.records import Canary
 from ml_code.triton_deploy.serving import SMOKE_REQUESTS
 
 REPO = Path(__file__).parents[2]
 DAG_MODULE = "dags.mlflow_to_triton_deploy"
 SHARED = "deploy_tasks"
-DAG_FILES = sorted(
-    path.stem for path in (REPO / "dags").glob("*.py") if path.stem not in (SHARED, "bake_task")
-)
+IMPORTED = {SHARED, "bake_task", "canary_task", "notifier"}
+DAG_FILES = sorted(path.stem for path in (REPO / "dags").glob("*.py") if path.stem not in IMPORTED)
 ON_ALIAS = "deploy_on_alias"
 """Makes a DAG for each alias that is watched."""
 MARGIN_S = 60
@@ -39,6 +39,8 @@ STEPS = {
     "triton_infer_smoke": "smoke",
     "commit_current": "commit",
 }
+CHAIN = [*list(STEPS)[:-1], "canary_release", list(STEPS)[-1]]
+"""What comes one after the other before a version is live."""
 SLOW = ["mlflow", "boto3", "tritonclient", "onnx", "onnxruntime", "sklearn", "skl2onnx", "requests", "grpc"]
 
 
@@ -121,7 +123,7 @@ def test_deadlines_come_before_the_time_limits_of_the_tasks_that_wait_for_them(p
 def test_its_tasks_and_when_each_runs(dag: Any) -> None:
     rules = {task.task_id: task.trigger_rule for task in dag.tasks}
     assert rules == {
-        **dict.fromkeys(STEPS, "all_success"),
+        **dict.fromkeys(CHAIN, "all_success"),
         "bake_release": "all_success",
         "rollback_minimal": "one_failed",
         "deployed": "all_success",
@@ -129,12 +131,12 @@ def test_its_tasks_and_when_each_runs(dag: Any) -> None:
 
 
 def test_one_chain_and_a_rollback_of_every_step(dag: Any) -> None:
-    *steps, last = [*STEPS, "bake_release"]
+    *steps, last = [*CHAIN, "bake_release"]
     for step, following in zip(steps, [*steps[1:], last], strict=True):
         assert dag.get_task(step).downstream_task_ids == {following, "rollback_minimal"}
     # What is committed is not undone by the rollback: a bad release is reverted by the bake itself.
     assert dag.get_task("bake_release").downstream_task_ids == {"deployed"}
-    assert dag.get_task("rollback_minimal").upstream_task_ids == set(STEPS)
+    assert dag.get_task("rollback_minimal").upstream_task_ids == set(CHAIN)
 
 
 def test_the_rollback_is_not_the_only_leaf(dag: Any) -> None:
@@ -153,7 +155,7 @@ def test_it_runs_on_demand_one_run_at_a_time(dag: Any) -> None:
 def test_tasks_time_out_and_the_run_does_not(dag: Any) -> None:
     # Airflow skips the rollback of a run that times out.
     assert dag.dagrun_timeout is None
-    for name in [*STEPS, "bake_release", "rollback_minimal"]:
+    for name in [*CHAIN, "bake_release", "rollback_minimal"]:
         assert dag.get_task(name).execution_timeout, name
 
 
@@ -182,6 +184,12 @@ def test_the_rollback_is_tried_again(dag: Any) -> None:
         ("deploy_id", "../x"),
         ("deploy_id", ".hidden"),
         ("bake_minutes", -1),
+        ("canary", "5;25"),
+        ("canary", "all"),
+        ("canary_minutes", 0),
+        ("canary_minutes", 481),
+        ("shadow_percent", 101),
+        ("shadow_percent", 2.5),
         ("bake_minutes", "long"),
     ],
 )
@@ -203,6 +211,10 @@ def test_the_form_refuses(dag: Any, param: str, value: object) -> None:
         ("deploy_id", None),
         ("deploy_id", "ci-17.2"),
         ("bake_minutes", None),
+        ("canary", ""),
+        ("canary", "5, 25,50"),
+        ("canary_minutes", 0.5),
+        ("shadow_percent", 100),
         ("bake_minutes", 0),
         ("bake_minutes", 2.5),
     ],
@@ -219,6 +231,9 @@ def test_the_defaults_of_the_form(dag: Any) -> None:
         "force": False,
         "deploy_id": None,
         "bake_minutes": None,
+        "canary": None,
+        "canary_minutes": 10,
+        "shadow_percent": 0,
     }
 
 
@@ -309,6 +324,8 @@ def test_the_snapshot_asks_for_what_the_form_says(
         force=False,
     )
     assert recorded.calls == [("snapshot", (request,))]
+    run(dag_file, monkeypatch, "snapshot_current", canary="5,25", shadow_percent=10, canary_minutes=2)
+    assert recorded.calls[1][1][0].canary == Canary(shares_percent=(5, 25), shadow_percent=10, step_s=120)
 
 
 @pytest.mark.parametrize(("task_id", "step"), [*list(STEPS.items())[1:], ("rollback_minimal", "rollback")])

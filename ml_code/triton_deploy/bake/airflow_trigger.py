@@ -1,4 +1,4 @@
-"""The wait of ``bake_release``, in Airflow's triggerer: it holds no worker slot. The only piece here that knows Airflow.
+"""The waits of ``bake_release`` and ``canary_release``, in Airflow's triggerer: they hold no worker slot. The only piece here that knows Airflow.
 
 The triggerer imports it by its path, from what is installed, not from the folder of the DAGs.
 """
@@ -11,6 +11,8 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from ..deployer import Deployer
+from ..errors import DeployError
 from ..records import to_json
 from ..settings import Settings
 from .policy import BakePolicy
@@ -46,3 +48,38 @@ class BakeTrigger(BaseTrigger):
         while (bake := await asyncio.to_thread(watch.look)) is None:
             await asyncio.sleep(policy.interval_s)
         yield TriggerEvent(to_json(bake))  # type: ignore[no-untyped-call]
+
+
+class CanaryTrigger(BaseTrigger):
+    """Watches a canary until it has ended; the event says how: ``error``, empty when it went well, and whether it is ``retryable``.
+
+    It adds facts to the deployment's record, so the triggerer needs the repository writable. While there is no triggerer,
+    the candidate's share ends by itself; the next one begins the step anew.
+
+    Args:
+        model: its name.
+        deploy_id: the deployment.
+    """
+
+    def __init__(self, model: str, deploy_id: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.model, self.deploy_id = model, deploy_id
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """See BaseTrigger."""
+        arguments = {"model": self.model, "deploy_id": self.deploy_id}
+        return f"{type(self).__module__}.{type(self).__qualname__}", arguments
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """See BaseTrigger."""
+        event = {"error": "", "retryable": False}
+        try:
+            deployer = Deployer(Settings.from_env())
+            while True:
+                pause_s = await asyncio.to_thread(deployer.look_at_canary, self.model, self.deploy_id)
+                if pause_s is None:
+                    break
+                await asyncio.sleep(pause_s)
+        except DeployError as error:
+            event = {"error": str(error), "retryable": error.retryable}
+        yield TriggerEvent(event)  # type: ignore[no-untyped-call]

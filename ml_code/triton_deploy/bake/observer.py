@@ -31,6 +31,7 @@ class Observer:
         metrics: whom.
         limits: what the version has to keep.
         alerts: who knows which alerts fire, and the names of those that count.
+        beside: what the version is compared with, for people.
     """
 
     def __init__(
@@ -39,11 +40,13 @@ class Observer:
         metrics: Metrics,
         limits: Limits,
         alerts: tuple[Alerts, Sequence[str]] | None = None,
+        beside: str = Reading.beside,
     ) -> None:
         self._queries = queries
         self._metrics = metrics
         self._limits = limits
         self._alerts = alerts
+        self._beside = beside
 
     def look(self, now: Span, before: Span | None, since: datetime) -> Observed:
         """Look once; who does not answer makes it a look without a result, and never a bad one.
@@ -75,7 +78,7 @@ class Observer:
             figures = self._figures(queries, now)
             # Who saw nothing now is not asked what was.
             compared = self._figures(queries, before) if before is not None and figures.requests > 0 else None
-            found.append(Reading(source=name, now=figures, before=compared))
+            found.append(Reading(source=name, now=figures, before=compared, beside=self._beside))
         return found
 
     def _figures(self, queries: Mapping[str, str], span: Span) -> Figures:

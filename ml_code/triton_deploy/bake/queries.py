@@ -59,16 +59,17 @@ class Queries:
     checks: tuple[Check, ...] = ()
 
     @classmethod
-    def read(cls, path: Path | None = None) -> Queries:
+    def read(cls, path: Path | None = None, default: Path = DEFAULT) -> Queries:
         """Read a file of queries.
 
         Args:
             path: the file; the default ones if None.
+            default: where those are.
 
         Raises:
             Misconfigured: it can't be read, or is not such a file; the text says where it is wrong.
         """
-        path = path or DEFAULT
+        path = path or default
         try:
             content = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:

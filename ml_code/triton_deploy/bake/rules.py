@@ -64,11 +64,13 @@ class Reading:
         source: its name.
         now: of the version that is judged.
         before: of the version that it is compared with; None when there is none.
+        beside: which that is, for people.
     """
 
     source: str
     now: Figures
     before: Figures | None = None
+    beside: str = "the previous release at the same age"
 
 
 def is_enough(reading: Reading, limits: Limits) -> bool:
@@ -97,7 +99,7 @@ def _failures(reading: Reading, before: Figures | None, limits: Limits) -> Itera
     if least > limits.max_failure_ratio:
         yield f"{share}, the limit is {limits.max_failure_ratio:.1%}"
     elif before is not None and least > before.failure_ratio + limits.max_failure_rise:
-        yield f"{share}, {before.failure_ratio:.1%} of the previous release's at the same age"
+        yield f"{share}, {before.failure_ratio:.1%} of those of {reading.beside}"
 
 
 def _latency(reading: Reading, before: Figures | None, limits: Limits) -> Iterator[str]:
@@ -110,7 +112,7 @@ def _latency(reading: Reading, before: Figures | None, limits: Limits) -> Iterat
     elif before is not None and before.latency_s is not None and limits.max_latency_ratio > 0:
         slower = latency_s > limits.max_latency_ratio * before.latency_s
         if slower and latency_s - before.latency_s > limits.min_latency_rise_s:
-            yield f"{took}, {1000 * before.latency_s:.1f} ms those of the previous release at the same age"
+            yield f"{took}, {1000 * before.latency_s:.1f} ms those of {reading.beside}"
 
 
 def lower_bound(failures: float, requests: float) -> float:

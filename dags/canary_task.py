@@ -1,0 +1,47 @@
+"""The task in which a candidate shares in the clients' traffic, before its commit."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+from ml_code.triton_deploy.errors import DeployError
+from ml_code.triton_deploy.names import deploy_id_for
+from ml_code.triton_deploy.settings import Settings
+
+
+class CanaryOperator(BaseOperator):
+    """Watches the canary of this run's deployment; succeeds at once when none was asked for.
+
+    It is never skipped, so that the commit needs no other rule than all success. While it waits it holds no worker slot.
+    """
+
+    def execute(self, context: Any) -> str:
+        """Hand the watch to the triggerer, unless there is nothing to wait for."""
+        from ml_code.triton_deploy.bake.airflow_trigger import CanaryTrigger
+        from ml_code.triton_deploy.repository import ModelFolder
+
+        params = context["params"]
+        folder = ModelFolder.at(Settings.from_env().repository_root, params["model"])
+        try:
+            record = folder.journal.get(params.get("deploy_id") or deploy_id_for(str(context["run_id"])))
+        except DeployError as error:
+            raise AirflowFailException(str(error)) from error
+        if record.due_step != "canary":
+            return f"No canary is due: deployment {record.deploy_id} is {record.state}."
+        # The longest canary, and a triggerer that is away meanwhile: the step begins anew then.
+        self.defer(
+            trigger=CanaryTrigger(record.model, record.deploy_id),
+            method_name="resume",
+            timeout=timedelta(hours=12),
+        )
+        raise AssertionError("defer does not return")
+
+    def resume(self, context: Any, event: dict[str, Any]) -> str:
+        """Say how it ended; what failed has no share any more, and is left to the rollback."""
+        if not event["error"]:
+            return "The candidate did well."
+        raise (AirflowException if event["retryable"] else AirflowFailException)(event["error"])

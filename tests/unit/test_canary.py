@@ -1,0 +1,361 @@
+"""A canary on fakes: what the record says of the clients' traffic, what a gateway makes of it, and how it ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ml_code.gateway import deploy_metrics
+from ml_code.gateway.release_follower import ReleaseFollower
+from ml_code.triton_deploy.canary import Exposure, canary_of, steps_of
+from ml_code.triton_deploy.canary_watch import Judge, Judgment, Verdict, Watched
+from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.errors import DeployError, IllegalTransition, InvalidInput, VerificationFailed
+from ml_code.triton_deploy.records import Canary, Deployment, State
+from tests.models import files, golden, times
+from tests.world import MODEL, World
+
+SHARES = "5,25,50"
+SILENCE_S = 90
+
+
+class Scene:
+    """A live version 1, a candidate 2, a judge that says what the test wants, and a gateway that looks at the record."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.verdict: Callable[[Watched], Verdict] = lambda watched: Verdict.PASS
+        self.watched: list[Watched] = []
+        self.seen: list[tuple[int, int]] = []
+        world.register_times(1)
+        world.deploy("d1")
+        world.register_times(2)
+        self._follower = ReleaseFollower(world.root, lambda: 0.0, lambda: world.now)
+
+    def deployer(self, judge: Judge | None = None) -> Deployer:
+        return Deployer(
+            self.world.settings,
+            registry=self.world.registry,
+            stores=lambda uri: self.world.store,
+            tritons=[self.world.triton],
+            clock=lambda: self.world.now,
+            judge=judge or self._judge,
+            sleep=self._sleep,
+        )
+
+    def deploy(self, shares: str = SHARES, shadow: int = 0, **request: Any) -> Deployment:
+        canary = canary_of(shares, shadow, 2)
+        return self.deployer().deploy(self.world.request("d2", canary=canary, **request))
+
+    def until_canary(self, shares: str = SHARES) -> Deployer:
+        """Everything but the canary."""
+        deployer = self.deployer()
+        deployer.snapshot(self.world.request("d2", canary=canary_of(shares, 0, 2)))
+        for step in (deployer.materialize, deployer.load, deployer.ready, deployer.smoke):
+            step(MODEL, "d2")
+        return deployer
+
+    @property
+    def exposure(self) -> Exposure | None:
+        """What a gateway knows after a look."""
+        self._follower.look()
+        return self._follower.exposure(MODEL)
+
+    @property
+    def share(self) -> int:
+        found = self.exposure
+        return found.share_percent if found else 0
+
+    @property
+    def record(self) -> Deployment:
+        return self.world.folder.journal.get("d2")
+
+    def _judge(self, watched: Watched) -> Judgment:
+        self.watched.append(watched)
+        return Judgment(self.verdict(watched), "so the test says", {"requests": 1000})
+
+    def _sleep(self, seconds: float) -> None:
+        found = self.exposure
+        self.seen.append((found.share_percent, found.mirrored_percent) if found else (0, 0))
+        self.world.later(seconds)
+
+
+@pytest.fixture
+def scene(world: World) -> Scene:
+    return Scene(world)
+
+
+# From step to step
+
+
+def test_a_good_candidate_gets_a_growing_share_and_is_committed(scene: Scene) -> None:
+    assert scene.deploy().state is State.COMMITTED
+    assert list(dict.fromkeys(scene.seen)) == [(5, 0), (25, 0), (50, 0)]
+    assert scene.world.ask() == (2, 2.0)
+    assert scene.exposure is None, "who is live needs no share"
+    looks = [watched for watched in scene.watched if not watched.mirrored]
+    assert {(watched.candidate, watched.live) for watched in looks} == {(2, 1)}
+    assert max(watched.seconds for watched in looks) == 120
+    assert len(looks) == 3 * 120 / scene.world.settings.canary_interval_s
+
+
+def test_a_shadow_comes_before_the_first_share(scene: Scene) -> None:
+    scene.deploy("50", shadow=30)
+    assert list(dict.fromkeys(scene.seen)) == [(0, 30), (50, 0)]
+    assert {watched.mirrored for watched in scene.watched} == {True, False}
+
+
+def test_between_the_last_step_and_the_commit_clients_stay_where_they_are(scene: Scene) -> None:
+    deployer = scene.until_canary("5,100")
+    deployer.canary(MODEL, "d2")
+    assert scene.record.state is State.TRIED
+    assert scene.share == 100
+    deployer.commit(MODEL, "d2")
+    assert scene.share == 0
+    assert scene.world.ask() == (2, 2.0)
+
+
+def test_a_bad_candidate_loses_its_share_at_once(scene: Scene) -> None:
+    scene.verdict = lambda watched: Verdict.FAIL if watched.seconds > 60 else Verdict.PASS
+    deployer = scene.until_canary()
+    with pytest.raises(VerificationFailed, match="5 % answered by the candidate: so the test says"):
+        deployer.canary(MODEL, "d2")
+    assert scene.share == 0, "before anybody has come to the rollback"
+    assert deployer.rollback(MODEL, "d2").state is State.ROLLED_BACK  # type: ignore[union-attr]
+    assert scene.share == 0
+    assert max(share for share, _ in scene.seen) == 5
+    assert scene.world.ask() == (1, 1.0)
+    failure = scene.record.failure
+    assert failure is not None
+    assert (failure.step, failure.kind) == ("canary", "verification_failed")
+    assert any(name.startswith("2.failed_") for name in scene.world.names)
+
+
+def test_a_rollback_in_the_middle_takes_the_share_away(scene: Scene) -> None:
+    deployer = scene.until_canary()
+    deployer.look_at_canary(MODEL, "d2")
+    assert scene.share == 5
+    deployer.rollback(MODEL, "d2")
+    assert scene.share == 0
+    with pytest.raises(DeployError):
+        deployer.look_at_canary(MODEL, "d2")
+    assert scene.share == 0
+
+
+def test_the_commit_waits_for_the_canary(scene: Scene) -> None:
+    deployer = scene.until_canary()
+    for _ in range(2):
+        with pytest.raises(IllegalTransition, match="canary is due, not commit"):
+            deployer.commit(MODEL, "d2")
+        deployer.look_at_canary(MODEL, "d2")
+    assert scene.world.ask() == (1, 1.0)
+
+
+def test_without_a_canary_there_is_nothing_to_look_at(scene: Scene) -> None:
+    deployer = scene.until_canary(shares="")
+    assert deployer.look_at_canary(MODEL, "d2") is None
+    assert scene.record.state is State.VERIFIED
+    assert deployer.commit(MODEL, "d2").state is State.COMMITTED
+    assert State.TRIED not in scene.record.times_utc
+
+
+def test_a_first_release_shares_with_nobody(world: World) -> None:
+    world.register_times(1)
+    request = world.request("d1", canary=canary_of(SHARES, 20, 2))
+    assert world.deployer().deploy(request).state is State.COMMITTED
+
+
+def test_too_few_requests_are_told_and_pass_unless_the_settings_say_otherwise(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.verdict = lambda watched: Verdict.NO_DATA
+    assert scene.deploy("10").state is State.COMMITTED
+    assert "no_data: so the test says" in caplog.text
+    scene.world.register_times(3)
+    scene.world.settings = replace(scene.world.settings, bake_no_data="hold")
+    with pytest.raises(VerificationFailed):
+        scene.deployer().deploy(scene.world.request("d3", canary=canary_of("10", 0, 2)))
+
+
+def test_a_candidate_that_the_clients_could_not_use_gets_no_share(scene: Scene) -> None:
+    scene.world.register(2, files(times(2.0, target="z"), triton__golden_json=golden(2.0, target="z")))
+    with pytest.raises(DeployError, match="output y"):
+        scene.deploy(allow_schema_change=True)
+    assert scene.seen == []
+
+
+# Nobody watches
+
+
+def test_a_deployer_that_died_leaves_no_share(scene: Scene) -> None:
+    deployer = scene.until_canary()
+    deployer.look_at_canary(MODEL, "d2")
+    scene.world.later(SILENCE_S - 1)
+    assert scene.share == 5
+    scene.world.later(2)
+    assert scene.share == 0
+
+
+def test_a_watch_that_goes_on_after_a_gap_begins_the_step_anew(scene: Scene) -> None:
+    deployer = scene.until_canary()
+    deployer.look_at_canary(MODEL, "d2")
+    scene.world.later(110)
+    deployer.look_at_canary(MODEL, "d2")
+    assert scene.share == 5
+    assert scene.watched == [], "what was seen in the gap says nothing"
+    scene.world.later(60)
+    deployer.look_at_canary(MODEL, "d2")
+    assert [watched.seconds for watched in scene.watched] == [60]
+
+
+def test_a_gateway_that_can_read_nothing_any_more_ends_the_share_by_itself(scene: Scene) -> None:
+    passed = [0.0]
+    follower = ReleaseFollower(scene.world.root, lambda: passed[0], lambda: scene.world.now)
+    scene.until_canary().look_at_canary(MODEL, "d2")
+    follower.look()
+    passed[0] = SILENCE_S - 1
+    assert follower.exposure(MODEL) is not None
+    passed[0] = SILENCE_S + 1
+    assert follower.exposure(MODEL) is None
+
+
+def test_a_record_or_lease_that_is_torn_or_gone_means_live(scene: Scene) -> None:
+    scene.until_canary().look_at_canary(MODEL, "d2")
+    assert scene.share == 5
+    folder = scene.world.root / MODEL
+    last = sorted((folder / "deployments/d2").iterdir())[-1]
+    lease = sorted((folder / "leases").iterdir())[-1]
+    for path in (last, lease):
+        whole = path.read_text()
+        for torn in ("", whole[: len(whole) // 2], "[]", '{"canary": {}}'):
+            path.write_text(torn)
+            assert scene.share == 0, (path, torn)
+        path.write_text(whole)
+        assert scene.share == 5
+    for path in folder.glob("deployments/d2/*"):
+        path.unlink()
+    assert scene.share == 0
+
+
+def test_an_end_that_a_wrong_clock_wrote_is_not_believed(scene: Scene) -> None:
+    scene.until_canary().look_at_canary(MODEL, "d2")
+    scene.world.later(-3600)
+    assert scene.share == 0
+
+
+def test_a_release_that_somebody_else_committed_ends_the_share(scene: Scene) -> None:
+    """As when the clock let the lease run out, and this deployer was only slow."""
+    deployer = scene.until_canary()
+    deployer.look_at_canary(MODEL, "d2")
+    current = json.loads((scene.world.root / MODEL / "current.json").read_text())
+    release = json.dumps(current | {"generation": 2, "deploy_id": "other"})
+    (scene.world.root / MODEL / "releases/000002.json").write_text(release)
+    (scene.world.root / MODEL / "current.json").write_text(release)
+    assert scene.share == 0
+    with pytest.raises(DeployError, match="was committed since"):
+        deployer.look_at_canary(MODEL, "d2")
+
+
+# What people and Prometheus are told
+
+
+def test_a_dry_run_says_how_long_is_watched(scene: Scene) -> None:
+    plan = scene.deployer().plan_deploy(scene.world.request("d2", canary=canary_of("5,25", 10, 2)))
+    assert plan.does[1:] == (
+        "watch 2 minutes each: 10 % mirrored to the candidate, 5 % answered by the candidate, 25 % answered by the candidate",
+        "make it live as release 2",
+    )
+
+
+def test_a_canary_is_no_deploy_that_is_stuck_and_a_step_of_its_own(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock:
+        @staticmethod
+        def now(zone: object) -> datetime:
+            return scene.world.now
+
+        fromisoformat = datetime.fromisoformat
+
+    monkeypatch.setattr(deploy_metrics, "datetime", Clock)
+    metrics = deploy_metrics.DeployMetrics(scene.world.root)
+
+    def value(name: str) -> float:
+        found = [line for line in metrics.text().decode().splitlines() if line.startswith(name)]
+        return float(found[0].rsplit(" ", 1)[1])
+
+    deployer = scene.until_canary("5")
+    for _ in range(8):
+        deployer.look_at_canary(MODEL, "d2")
+        scene.world.later(15)
+    assert value("triton_deploy_unfinished_age_seconds") == 0
+    scene.world.later(SILENCE_S + 60)
+    assert value("triton_deploy_unfinished_age_seconds") > 60
+    deployer.canary(MODEL, "d2")
+    scene.world.later(7)
+    deployer.commit(MODEL, "d2")
+    of_step = 'triton_deploy_step_duration_seconds{model="best_model",step="%s"}'
+    assert value(of_step % "canary") == pytest.approx(8 * 15 + SILENCE_S + 60 + 120)
+    assert value(of_step % "commit") == pytest.approx(7)
+
+
+# What is asked for
+
+
+@pytest.mark.parametrize(
+    ("shares", "shadow", "minutes"),
+    [
+        ("5,5", 0, 1),
+        ("25,5", 0, 1),
+        ("0,5", 0, 1),
+        ("101", 0, 1),
+        ("5;25", 0, 1),
+        ("5,", 0, 1),
+        ("five", 0, 1),
+        (",".join(map(str, range(1, 12))), 0, 1),
+        ("5", -1, 1),
+        ("5", 101, 1),
+        ("5", 0, 0),
+        ("5", 0, -1),
+        ("5,25", 0, 300),
+        ("5", 0, float("nan")),
+    ],
+)
+def test_what_can_not_be_meant_is_refused(shares: str, shadow: int, minutes: float) -> None:
+    with pytest.raises(InvalidInput):
+        canary_of(shares, shadow, minutes)
+
+
+def test_no_share_is_no_canary() -> None:
+    assert canary_of("", 0, 10) is None
+    canary = canary_of(" 5, 25 ", 20, 10)
+    assert canary == Canary(shares_percent=(5, 25), shadow_percent=20, step_s=600)
+    assert [str(step) for step in steps_of(canary)] == [
+        "20 % mirrored to the candidate",
+        "5 % answered by the candidate",
+        "25 % answered by the candidate",
+    ]
+
+
+@given(st.binary(min_size=1), st.sampled_from([(1, 5), (5, 25), (25, 100)]))
+def test_a_client_that_has_met_the_candidate_stays_with_it(key: bytes, shares: tuple[int, int]) -> None:
+    few, more = (Exposure("d2", 2, share, 0, 60) for share in shares)
+    assert more.answers(key) >= few.answers(key)
+    assert Exposure("d2", 2, 100, 0, 60).answers(key)
+    assert not Exposure("d2", 2, 0, 0, 60).answers(key)
+
+
+def test_a_share_is_that_share_of_the_clients_and_another_one_in_the_next_deployment() -> None:
+    keys = [str(number).encode() for number in range(20_000)]
+    first, second = (
+        {key for key in keys if Exposure(deploy_id, 2, 5, 0, 60).answers(key)} for deploy_id in ("d2", "d3")
+    )
+    assert 0.045 < len(first) / len(keys) < 0.055
+    assert len(first & second) / len(first) < 0.1
