@@ -26,6 +26,7 @@ from ml_code.alias_events import cli, receiver, signature
 from ml_code.alias_events.airflow import Airflow
 from ml_code.alias_events.moves import Move
 from ml_code.alias_events.settings import EventSettings
+from ml_code.triton_deploy.repository import ModelFolder
 from ml_code.triton_deploy.settings import Settings
 from stack import Stack
 from stack.servers import REPO
@@ -53,6 +54,7 @@ class Followed(Model):
         super().__init__(stack)
         if name:
             self.name = name
+            self.folder = ModelFolder.at(self.settings.repository_root, name)
         self.airflow = AirflowServer(stack)
         self.client_of_mlflow = MlflowClient(stack.url("mlflow"))
         for _ in range(2):
@@ -213,7 +215,7 @@ def test_the_triggerer_sees_moves_and_its_death_and_both_ways_at_once_deploy_not
             return log.read_text().count(f"registered-models/alias?name={WATCHED_MODEL}&alias={BY_EVENT}")
 
         wanted = looks() + count
-        await_value(lambda: looks() >= wanted or None, "the triggerer to look", 90)
+        await_value(lambda: looks() >= wanted or None, "the triggerer to look", LIVE_LIMIT_S)
 
     await_looks(2)
     model.move(1)
@@ -224,8 +226,8 @@ def test_the_triggerer_sees_moves_and_its_death_and_both_ways_at_once_deploy_not
 
     request.getfixturevalue("without_receiver")
     stack_with_events.kill("airflow-triggerer")
-    # What remembered nothing would tell of version 1 again, and of version 2 not.
-    await_looks(2)
+    # What remembered nothing would take version 1 for new, or version 2 for what it found.
+    await_looks(3)
     model.move(2)
     model.await_live(2)
     assert model.releases() == [1, 2]
