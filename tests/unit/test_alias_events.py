@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
@@ -21,6 +24,7 @@ from ml_code.alias_events.errors import Forged, Malformed
 from ml_code.alias_events.moves import Followed, Move, read_event, why_not
 from ml_code.alias_events.once import Once
 from ml_code.alias_events.settings import EventSettings
+from ml_code.alias_events.webhook import Webhooks
 from ml_code.triton_deploy.errors import AccessDenied, DeployError, Misconfigured, Unavailable
 from ml_code.triton_deploy.settings import Settings
 from tests.fake_airflow import FakeAirflow, fake_airflow, takes_a_delivery_once
@@ -478,6 +482,58 @@ def test_a_client_that_goes_away_does_not_stop_what_others_wait_for() -> None:
         return await staying
 
     assert asyncio.run(run()) == (1, False)
+
+
+# The webhook in MLflow; tests/integration has it with a real one
+
+
+@contextmanager
+def mlflow_that_says(status: int, content: dict[str, Any]) -> Iterator[Webhooks]:
+    """An MLflow without webhooks that answers everything else with one thing."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._answer(200, {})
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"] or 0))
+            self._answer(status, content)
+
+        def _answer(self, status: int, content: dict[str, Any]) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(content).encode())
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield Webhooks(Settings(mlflow_tracking_uri=f"http://127.0.0.1:{server.server_port}"))
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_webhook_that_mlflow_does_not_take_is_explained() -> None:
+    said = {"error_code": "INVALID_PARAMETER_VALUE", "message": "Invalid webhook URL scheme: 'http'."}
+    with (
+        mlflow_that_says(400, said) as webhooks,
+        pytest.raises(Misconfigured, match=r"URL scheme: 'http'.*docs/events.md"),
+    ):
+        webhooks.ensure("http://receiver", SECRET)
+
+
+def test_a_receiver_that_mlflow_does_not_reach_is_explained() -> None:
+    result = {"success": False, "error_message": "Failed to test webhook: refused"}
+    with (
+        mlflow_that_says(200, {"result": result}) as webhooks,
+        pytest.raises(Unavailable, match=r"refused.*TRITON_EVENTS_URL"),
+    ):
+        webhooks.test("id")
 
 
 # The watcher
