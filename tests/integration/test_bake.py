@@ -77,7 +77,7 @@ def site(releases: Releases, prometheus: Prometheus, request: pytest.FixtureRequ
             bake_minutes=16 / 60,
             bake_interval_s=2,
             bake_window_s=10,
-            bake_min_requests=40,
+            bake_min_requests=30,
             # Machines of tests are noisy; what is bad here is worse by far.
             bake_max_latency_ratio=4.0,
             bake_min_latency_rise_s=0.03,
@@ -91,7 +91,8 @@ def watched(site: Site, clients: Clients, make: Callable[[float], object] | None
     version = site.releases.deploy(make) if make else site.releases.deploy()  # type: ignore[arg-type]
     began, failed = time.monotonic(), clients.failures
     try:
-        return site.bake()
+        # A bad one ends it long before.
+        return site.bake(minutes=1.5 if make else None)
     finally:
         spent_s = time.monotonic() - began
         clients.ask_more(40)
