@@ -10,9 +10,10 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import TriggerRule, chain, get_current_context, task
+from airflow.sdk import Param, TriggerRule, chain, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException
 
+from bake_task import BakeOperator
 from ml_code.triton_deploy.errors import DeployError
 from ml_code.triton_deploy.names import deploy_id_for
 from ml_code.triton_deploy.settings import Settings
@@ -28,14 +29,27 @@ class DeployTasks:
     Attributes:
         snapshot: the first task; with its upstream tasks skipped or failed, nothing is deployed.
         commit: the task after which the version is live.
+        bake: watches it then, and fails when it was bad.
         rollback: runs when a step failed, or when what comes before the first one did: it finds that nothing had begun then.
         deployed: succeeds when everything did; a leaf, so that a failed deploy makes a failed run.
     """
 
     snapshot: Any
     commit: Any
+    bake: BakeOperator
     rollback: Any
     deployed: EmptyOperator
+
+
+def bake_minutes() -> Param:
+    """Return the param that says how long the release is watched."""
+    return Param(
+        None,
+        type=["null", "number"],
+        minimum=0,
+        maximum=1440,
+        description="How long the release is watched, minutes; empty: TRITON_DEPLOY_BAKE_MINUTES, 0: not at all.",
+    )
 
 
 def limit(*deadlines_s: float) -> timedelta:
@@ -85,7 +99,7 @@ def run_step(name: str, promoted_by: str | None = None) -> None:
 def deploy_tasks(settings: Settings, promoted_by: str | None = None) -> DeployTasks:
     """Add the tasks of a deploy to the DAG that is being declared.
 
-    The DAG has the params ``model``, ``alias`` and ``allow_schema_change``, and may have ``force`` and ``deploy_id``.
+    The DAG has the params ``model``, ``alias`` and ``allow_schema_change``, and may have ``force``, ``deploy_id`` and ``bake_minutes``.
 
     Args:
         settings: the deadlines that the tasks' time limits follow.
@@ -148,6 +162,15 @@ def deploy_tasks(settings: Settings, promoted_by: str | None = None) -> DeployTa
         commit_current(),
     ]
     rollback = rollback_minimal()
-    chain(*steps, deployed)
+    # A release that bakes badly is reverted by its own task: the rollback is for what is not committed.
+    bake = BakeOperator(
+        task_id="bake_release",
+        # To take a release back it may have to wait for a deploy that is under way.
+        retries=10,
+        retry_delay=timedelta(seconds=30),
+        # Its wait in the triggerer counts, a day at most; then it may load three times, as every revert.
+        execution_timeout=timedelta(days=1) + limit(3 * settings.load_timeout_s, settings.ready_timeout_s),
+    )
+    chain(*steps, bake, deployed)
     steps >> rollback
-    return DeployTasks(snapshot=steps[0], commit=steps[-1], rollback=rollback, deployed=deployed)
+    return DeployTasks(snapshot=steps[0], commit=steps[-1], bake=bake, rollback=rollback, deployed=deployed)

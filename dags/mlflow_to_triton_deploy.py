@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param
 
-from deploy_tasks import deploy_tasks
+from deploy_tasks import bake_minutes, deploy_tasks
 from ml_code.triton_deploy.names import ALIAS_PATTERN, DEPLOY_ID_PATTERN, MODEL_PATTERN
 from ml_code.triton_deploy.settings import Settings
 
@@ -40,6 +40,7 @@ with DAG(
             description="Accept inputs and outputs that break clients of the live version.",
         ),
         "force": Param(False, type="boolean", description="Accept an artifact that failed before."),
+        "bake_minutes": bake_minutes(),
         # Nullable: the form's Trigger button stays grey while a string that may not be null is empty.
         "deploy_id": Param(
             None,

@@ -79,3 +79,48 @@ def write(folder: Path, artifact: dict[str, bytes]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     return folder
+
+
+def slow(factor: float, *, columns: int = 2, products: int = 20) -> onnx.ModelProto:
+    """``times``, and for nothing the product of a large matrix with itself, again and again, in each request."""
+    model = times(factor, columns=columns)
+    graph = model.graph
+    size, rows = 512, 256
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.full((1, size), 1e-3, np.float32), "wide"),
+            numpy_helper.from_array(np.full((rows, 1), 1.0, np.float32), "tall"),
+            numpy_helper.from_array(np.full((size, size), 1e-3, np.float32), "square"),
+            numpy_helper.from_array(np.zeros(1, np.float32), "nothing"),
+        ]
+    )
+    graph.node[0].output[0] = "product"
+    graph.node.extend(
+        [
+            helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+            helper.make_node("Mul", ["tall", "sum"], ["column"]),
+            helper.make_node("MatMul", ["column", "wide"], ["step0"]),
+            *(helper.make_node("MatMul", [f"step{n}", "square"], [f"step{n + 1}"]) for n in range(products)),
+            helper.make_node("ReduceSum", [f"step{products}"], ["much"], keepdims=0),
+            # It depends on the request, so no optimizer can leave it out.
+            helper.make_node("Mul", ["much", "nothing"], ["little"]),
+            helper.make_node("Add", ["product", "little"], ["y"]),
+        ]
+    )
+    return model
+
+
+def fails_above(limit: int, factor: float, *, columns: int = 2) -> onnx.ModelProto:
+    """``times``; a request with a number of ``limit`` or more fails: it looks that up in a table, which ends there."""
+    model = times(factor, columns=columns)
+    graph = model.graph
+    graph.initializer.append(numpy_helper.from_array(np.zeros(limit, np.float32), "table"))
+    graph.node[0].output[0] = "product"
+    graph.node.extend(
+        [
+            helper.make_node("Cast", ["x"], ["index"], to=TensorProto.INT64),
+            helper.make_node("Gather", ["table", "index"], ["found"]),
+            helper.make_node("Add", ["product", "found"], ["y"]),
+        ]
+    )
+    return model

@@ -122,8 +122,10 @@ def _floor(rules: Rules, evidence: Evidence) -> Iterator[Check]:
     better = value > floor if metric.larger_is_better else value < floor
     # A constant answer has to be beaten, a number that somebody set has to be reached.
     holds = better or (rules.floor != BASELINE and value == floor)
-    what = "the best constant answer's" if rules.floor == BASELINE else "the floor,"
-    text = f"{metric.name} {value:.4g} is {'as wanted' if holds else 'not'} better than {what} {floor:.4g}"
+    if rules.floor == BASELINE:
+        text = f"{metric.name} {value:.4g} is {'' if holds else 'not '}better than the best constant answer's {floor:.4g}"
+    else:
+        text = f"{metric.name} {value:.4g} {'reaches' if holds else 'does not reach'} the floor of {floor:g}"
     yield Check("floor", holds, text)
 
 

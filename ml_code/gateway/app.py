@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from ..triton_deploy.settings import Settings
 from .admission import Admission
 from .backend import Backend
+from .deploy_metrics import DeployMetrics
 from .edge import Edge
 from .errors import GatewayError
 from .exchange import Exchange
@@ -27,6 +28,7 @@ from .prediction import Prediction
 from .settings import GatewaySettings
 
 SAMPLE_INTERVAL_S = 5.0
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PAGE = Path(__file__).with_name("page.html")
 _PAGE_HEADERS = {
     "Cache-Control": "no-store",
@@ -138,7 +140,16 @@ def _pages(
     async def prometheus() -> Response:
         """Metrics for Prometheus."""
         text = await asyncio.to_thread(metrics.text)
-        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(text, media_type=METRICS_TYPE)
+
+    if settings.repository is not None:
+        deploys = DeployMetrics(settings.repository)
+
+        @pages.get("/metrics/deployments", tags=["health"], response_class=Response)
+        async def deployments() -> Response:
+            """What the deployer's records say, for Prometheus: the same from every gateway on one repository."""
+            text = await asyncio.to_thread(deploys.text)
+            return Response(text, media_type=METRICS_TYPE)
 
     @pages.get("/status", responses=ERRORS, tags=["what is live"])
     async def status(request: Request, model: str = "") -> Response:

@@ -73,7 +73,9 @@ class Edge:
         finally:
             duration_s = time.perf_counter() - exchange.began
             if exchange.model:
-                self._metrics.observe(exchange.model, exchange.version, exchange.outcome, duration_s)
+                # A failure names no version, and is one of the version that should have answered.
+                version = exchange.version or self._backend.live_version(exchange.model)
+                self._metrics.observe(exchange.model, version, exchange.outcome, duration_s)
             self._access_log.write(exchange, duration_s)
 
     async def _answer(self, exchange: Exchange, receive: Receive) -> None:

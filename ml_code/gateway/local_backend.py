@@ -190,6 +190,11 @@ class LocalBackend:
             raise UnknownPath(f"There is no live model {model}.")
         return {"releases": list(self._history), "failures": list(self._failures)}
 
+    def live_version(self, model: str) -> str:
+        """See Backend.live_version."""
+        served = self._served if model == self._settings.model else None
+        return str(served.registered.version) if served is not None else ""
+
     def states(self) -> Iterator[ModelState]:
         """See Backend.states."""
         if self._served is not None:

@@ -82,6 +82,11 @@ class TritonBackend:
             raise Unavailable(f"The signature of {model} can't be read from the model repository.")
         return TritonTarget(self, model, str(followed.release.active_version), followed.schema)
 
+    def live_version(self, model: str) -> str:
+        """See Backend.live_version."""
+        followed = self._follower.get(model)
+        return str(followed.release.active_version) if followed else ""
+
     async def renewed(self, model: str) -> TritonTarget:
         """See Backend.renewed."""
         await asyncio.to_thread(self._look)

@@ -32,10 +32,10 @@ EXIT_CODES = """exit codes:
   1  unexpected error, a defect
   2  wrong usage
   3  bad name or setting, model, alias or deployment unknown, access denied: correct it
-  4  the model is refused or fails its checks: repair the model
+  4  the model is refused, or fails its checks or its bake: repair the model
   5  MLflow, S3, Triton or the disk failed: try again when it is back
   6  another deploy of the model is under way, or came first
-  7  status: a Triton does not serve what is live; reconcile, gc: something is left for a person; doctor: something failed
+  7  status: a Triton does not serve what is live; reconcile, gc, bake: something is left for a person; doctor: something failed
   8  status: the deployment was rolled back
   9  status: the deployment has not ended
 """
@@ -113,6 +113,20 @@ def _revert(options: argparse.Namespace, settings: Settings) -> int:
     record = deployer.revert(request)
     serves = deployer.what_serves(options.model)
     _print(options, record, f"Now {serves}{_passed_over(record)}", serves)
+    return 0
+
+
+def _bake(options: argparse.Namespace, settings: Settings) -> int:
+    from .bake.baking import Baking
+    from .bake.policy import BakePolicy
+
+    baking = Baking(settings, options.model, BakePolicy.of(settings, options.minutes))
+    generation = options.generation or baking.live().generation
+    baked = baking.run(generation, act=not options.dry_run)
+    if options.json:
+        print(json.dumps((asdict(baked.bake) if baked.bake else {}) | {"text": baked.text}, indent=2))
+    else:
+        print(baked.text)
     return 0
 
 
@@ -399,6 +413,10 @@ def _parser() -> argparse.ArgumentParser:
     revert.add_argument("--deploy-id", help="id of this deployment (default: a new one)")
     dry_run(revert)
 
+    bake = command("bake", _bake, "watch a release on live traffic, and take it back if it is bad")
+    _bake_arguments(bake)
+    dry_run(bake)
+
     reconcile = command(
         "reconcile", _reconcile, "make Triton and the derived files agree with what was committed"
     )
@@ -452,6 +470,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     dry_run(init)
     return parser
+
+
+def _bake_arguments(bake: argparse.ArgumentParser) -> None:
+    bake.add_argument("model", metavar="MODEL")
+    bake.add_argument(
+        "--minutes", type=float, help="how long, since its commit (default: TRITON_DEPLOY_BAKE_MINUTES)"
+    )
+    bake.add_argument("--generation", type=int, help="the release (default: the live one)")
 
 
 if __name__ == "__main__":

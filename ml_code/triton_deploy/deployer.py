@@ -15,7 +15,15 @@ from datetime import UTC, datetime
 from .artifacts import ArtifactStore, store_for
 from .errors import DeployError, IllegalTransition
 from .feedback import Feedback
-from .intake import DeployRequest, RevertRequest, deploy_record, pinned_version, revert_record, still_wanted
+from .intake import (
+    DeployRequest,
+    RevertRequest,
+    deploy_record,
+    pinned_version,
+    revert_record,
+    still_wanted,
+    taken_up,
+)
 from .materialize import Materializer, refuse_quarantined
 from .names import check_alias, check_deploy_id, check_model
 from .plan import Plan, plan_deploy, plan_revert, plan_rollback
@@ -93,6 +101,7 @@ class Deployer:
 
         Raises:
             NotFound: there is no earlier release, or the version was never live, or its files are gone.
+            Superseded: another release is live than the one that is to be taken back.
             LeaseHeld: a deploy of the model is under way.
             DeployError: as for the steps of a deploy; what was live stays live.
         """
@@ -130,7 +139,7 @@ class Deployer:
         folder = settlement.folder
         known = folder.journal.find(request.deploy_id)
         if known is not None:
-            return still_wanted(known)
+            return taken_up(request, known)
         settlement.settle_abandoned(request.deploy_id)
         found = wait_for_alias(self._the_registry(), request.model, request.alias, self._settings, log.info)
         pinned = pinned_version(request, found, self._stores)

@@ -89,6 +89,18 @@ class VerificationFailed(DeployError):
     kind, exit_code, blames_artifact = "verification_failed", 4, True
 
 
+class BakeFailed(DeployError):
+    """A release was bad on live traffic, and was taken back if something was live before. The model's owner acts."""
+
+    kind, exit_code = "bake_failed", 4
+
+
+class BakeHeld(DeployError):
+    """A release saw too little traffic to be judged, and whoever set it up wants to decide. A person acts."""
+
+    kind, exit_code = "bake_held", 7
+
+
 class Unavailable(DeployError):
     """MLflow, S3 or Triton did not answer, or not in time. Try again; the operator acts if it lasts."""
 

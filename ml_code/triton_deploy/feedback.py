@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 from .deadline import within
 from .errors import DeployError, Misconfigured
 from .mlflow_api import MlflowApi
-from .records import Deployment, Release, State
+from .records import BAKED_BADLY, Deployment, Release, State
 from .repository import ModelFolder
 from .settings import Settings
 
@@ -113,7 +113,7 @@ class Standing:
         status: ``live``, ``warm`` (loaded beside it), ``retired`` or ``failed``.
         time_utc: since when.
         generation: the release that made it live last, or None.
-        reason: why it failed, or empty.
+        reason: why it failed, its bake included, or empty.
     """
 
     status: str
@@ -160,8 +160,12 @@ def standings(releases: Sequence[Release], failed: Iterable[FailedVersion]) -> d
         if version not in found:
             since = after or release
             status = LIVE if after is None else WARM if version in loaded else RETIRED
+            baked_badly = after is not None and after.reason.startswith(BAKED_BADLY)
             found[version] = Standing(
-                status=status, time_utc=since.updated_at_utc, generation=release.generation
+                status=status,
+                time_utc=since.updated_at_utc,
+                generation=release.generation,
+                reason=since.reason if baked_badly else "",
             )
     for failure in sorted(failed, key=lambda failure: failure.at_utc):
         known = found.get(failure.version)

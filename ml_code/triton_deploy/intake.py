@@ -52,6 +52,7 @@ class RevertRequest:
         version: version to go back to, one that was live; by default the one that the live version replaced.
         actor: who asks, for the history.
         reason: why, for the history.
+        only_generation: the release that is to be taken back; when another one is live, nothing is done.
     """
 
     model: str
@@ -59,6 +60,7 @@ class RevertRequest:
     version: int | None = None
     actor: str = ""
     reason: str = ""
+    only_generation: int | None = None
 
 
 def pinned_version(
@@ -137,10 +139,17 @@ def revert_record(
 
     Raises:
         NotFound: there is nothing to go back to: no release, no earlier one, a version that was never live, or its files are gone.
+        Superseded: another release is live than the one that is to be taken back.
     """
     model = request.model
     if live is None:
         raise NotFound(f"No version of {model} is live.", hint="Deploy one: triton-deploy deploy.")
+    if request.only_generation not in (None, live.generation):
+        raise Superseded(
+            f"Release {request.only_generation} of {model} is not live any more, release {live.generation} "
+            f"(version {live.active_version}) is.",
+            hint="Nothing is to be taken back.",
+        )
     version = request.version or live.previous_version
     if version is None:
         raise NotFound(
@@ -180,6 +189,20 @@ def revert_record(
         digest=manifest.digest,
         times_utc={state: utc_text(now)},
     )
+
+
+def taken_up(request: DeployRequest, record: Deployment) -> Deployment:
+    """Return the deployment that a repeated snapshot goes on with.
+
+    Raises:
+        Superseded: it is of another version than is asked for now, or was rolled back.
+    """
+    if request.version not in (None, record.version):
+        raise Superseded(
+            f"Deployment {record.deploy_id} of {record.model} is of version {record.version}, and version {request.version} was to be deployed.",
+            hint="A run deploys one version: trigger a new run.",
+        )
+    return still_wanted(record)
 
 
 def still_wanted(record: Deployment) -> Deployment:

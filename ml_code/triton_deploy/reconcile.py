@@ -16,7 +16,7 @@ from functools import partial
 from .errors import DeployError, LeaseHeld
 from .feedback import ALIAS_DRIFT, Feedback, Notice
 from .names import engine_name
-from .records import Release
+from .records import ReconcileNote, Release, utc_text
 from .repository import Manifest, ModelFolder, models_in
 from .serving import Serving
 from .settings import Settings
@@ -98,7 +98,12 @@ class Reconciler:
             Misconfigured: there is no repository.
         """
         names = models or models_in(self._settings.repository_root)
-        return [self._run_or_tell(name, deep=deep, dry_run=dry_run) for name in names]
+        results = []
+        for name in names:
+            results.append(self._run_or_tell(name, deep=deep, dry_run=dry_run))
+            if not dry_run:
+                self._leave_note(results[-1])
+        return results
 
     def run(self, model: str, *, deep: bool = False, dry_run: bool = False) -> Reconciled:
         """Put right what is not as it was committed.
@@ -166,6 +171,22 @@ class Reconciler:
             log.exception("%s: it was not reconciled", model)
             told = str(error) if isinstance(error, DeployError) else f"{type(error).__name__}: {error}"
             return Reconciled(model=model, live=None, done=(), problems=(f"not reconciled: {told}",))
+
+    def _leave_note(self, result: Reconciled) -> None:
+        """Tell metrics and pages what was found; that they can't be told is no problem of the model."""
+        note = ReconcileNote(
+            at_utc=utc_text(self._clock()),
+            done=result.done,
+            problems=result.problems,
+            notices={notice.kind: notice.text for notice in result.notices},
+            under_way=result.under_way,
+        )
+        try:
+            folder = ModelFolder.at(self._settings.repository_root, result.model)
+            if folder.journal.ids():
+                folder.last_reconcile.write(note)
+        except DeployError as error:
+            log.warning("%s: metrics do not show what was found: %s", result.model, error)
 
     def _report(
         self,

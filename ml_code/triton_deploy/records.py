@@ -227,6 +227,87 @@ class Release:
         return cls(**data)
 
 
+class BakeVerdict(StrEnum):
+    """How the bake of a release ended."""
+
+    PASSED = "passed"
+    """It was judged, and is good."""
+    FAILED = "failed"
+    """It was judged, and is bad."""
+    NO_DATA = "no_data"
+    """It could not be judged: too little traffic, or nobody who saw it could be asked."""
+    SUPERSEDED = "superseded"
+    """Another release is live meanwhile: this one's bake is nobody's concern."""
+
+
+BAKED_BADLY = "failed its bake: "
+"""Begins the reason of a release that takes one back which failed its bake."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bake:
+    """How a release did on live traffic.
+
+    Attributes:
+        model: public model name.
+        generation: the release.
+        version: its version.
+        deploy_id: deployment that committed it.
+        verdict: how it ended.
+        reasons: why, in sentences.
+        looks: how often it was looked at.
+        judged: how many of the looks saw enough to judge by.
+        figures: what each source said last, by its name.
+        began_at_utc: when its release was committed.
+        ended_at_utc: when the verdict was given.
+    """
+
+    model: str
+    generation: int
+    version: int
+    deploy_id: str
+    verdict: BakeVerdict
+    reasons: tuple[str, ...]
+    looks: int
+    judged: int
+    figures: Mapping[str, Any]
+    began_at_utc: str
+    ended_at_utc: str
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read a record back; raises ValueError when ``text`` is not one."""
+        data = _object(text, cls)
+        data["verdict"] = BakeVerdict(data["verdict"])
+        data["reasons"] = tuple(data["reasons"])
+        return cls(**data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconcileNote:
+    """What a reconcile of a model found.
+
+    Attributes:
+        at_utc: when it ended.
+        done: what was put right.
+        problems: what could not be.
+        notices: what is worth knowing, by its kind.
+        under_way: the deployment because of which nothing was looked at, or empty.
+    """
+
+    at_utc: str
+    done: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    notices: Mapping[str, str] = field(default_factory=dict)
+    under_way: str = ""
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read a note back; raises ValueError when ``text`` is not one."""
+        data = _object(text, cls)
+        return cls(**data | {"done": tuple(data["done"]), "problems": tuple(data["problems"])})
+
+
 def advance(record: Deployment, to: State, now: datetime, **facts: Any) -> Deployment:
     """Return ``record`` in state ``to`` with the facts that came with it.
 
@@ -278,7 +359,7 @@ def next_release(record: Deployment, previous: Release | None, now: datetime, ke
     )
 
 
-def to_json(record: Deployment | Release | Failure) -> str:
+def to_json(record: Deployment | Release | Failure | Bake | ReconcileNote) -> str:
     """Return a record as the text that its file holds."""
     return json.dumps(asdict(record), indent=2) + "\n"
 

@@ -162,6 +162,79 @@ class Settings(FromEnvironment):
         "For so long stay what failed and the records of ended deployments, days; a day at least.",
     )
 
+    prometheus_url: str = setting(
+        "TRITON_DEPLOY_PROMETHEUS_URL",
+        "",
+        "Prometheus, or what speaks its API, `http://…` or `https://…`, with user and password if it needs them. Without it no release bakes.",
+        secret=True,
+    )
+    prometheus_timeout_s: float = setting(
+        "TRITON_DEPLOY_PROMETHEUS_TIMEOUT_S",
+        5.0,
+        "Longest wait for one answer of Prometheus or Alertmanager, seconds.",
+    )
+    alertmanager_url: str = setting(
+        "TRITON_DEPLOY_ALERTMANAGER_URL",
+        "",
+        "Alertmanager, for the alerts that fail a bake; written like Prometheus'.",
+        secret=True,
+    )
+    bake_minutes: float = setting(
+        "TRITON_DEPLOY_BAKE_MINUTES",
+        15.0,
+        "How long a release is watched on live traffic after its commit, minutes; 0 watches none.",
+    )
+    bake_interval_s: float = setting(
+        "TRITON_DEPLOY_BAKE_INTERVAL_S", 30.0, "Pause between two looks at a release that bakes, seconds."
+    )
+    bake_window_s: float = setting(
+        "TRITON_DEPLOY_BAKE_WINDOW_S",
+        120.0,
+        "How far back a look looks, seconds; at least four times as long as Prometheus' scrape interval.",
+    )
+    bake_bad_looks: int = setting(
+        "TRITON_DEPLOY_BAKE_BAD_LOOKS", 2, "So many bad looks in a row take a release back before its end."
+    )
+    bake_min_requests: int = setting(
+        "TRITON_DEPLOY_BAKE_MIN_REQUESTS", 100, "Fewer requests than that are no data."
+    )
+    bake_max_failure_ratio: float = setting(
+        "TRITON_DEPLOY_BAKE_MAX_FAILURE_RATIO", 0.01, "Share of requests that may fail, 0 to 1."
+    )
+    bake_max_failure_rise: float = setting(
+        "TRITON_DEPLOY_BAKE_MAX_FAILURE_RISE",
+        0.005,
+        "How much greater that share may be than the previous release's at the same age, 0 to 1.",
+    )
+    bake_max_latency_ratio: float = setting(
+        "TRITON_DEPLOY_BAKE_MAX_LATENCY_RATIO",
+        2.0,
+        "How many times the latency of the previous release at the same age is accepted; 0 compares nothing.",
+    )
+    bake_min_latency_rise_s: float = setting(
+        "TRITON_DEPLOY_BAKE_MIN_LATENCY_RISE_S",
+        0.01,
+        "A latency that rose by less is accepted whatever the ratio, seconds.",
+    )
+    bake_max_latency_s: float = setting(
+        "TRITON_DEPLOY_BAKE_MAX_LATENCY_S", 0.0, "Absolute limit of the latency, seconds; 0 is none."
+    )
+    bake_no_data: str = setting(
+        "TRITON_DEPLOY_BAKE_NO_DATA",
+        "pass",
+        "What becomes of a release that cannot be judged: `pass` with a warning, `hold` (it stays, the run fails, a person decides), `revert`.",
+    )
+    bake_queries: Path | None = setting(
+        "TRITON_DEPLOY_BAKE_QUERIES",
+        None,
+        "File with the queries of the bake; by default those of the package, see docs/bake.md.",
+    )
+    bake_alerts: tuple[str, ...] = setting(
+        "TRITON_DEPLOY_BAKE_ALERTS",
+        (),
+        "Alerts that fail a bake when they begin to fire during it, for its model or for none, comma-separated. Needs TRITON_DEPLOY_ALERTMANAGER_URL.",
+    )
+
     @classmethod
     def usable(cls, environ: Mapping[str, str] | None = None) -> tuple[Self, Mapping[str, DeployError]]:
         """Read the settings as far as they can be used.
@@ -225,6 +298,8 @@ class Settings(FromEnvironment):
         for variable, url in (
             ("MLFLOW_TRACKING_URI", self.mlflow_tracking_uri),
             ("MLFLOW_S3_ENDPOINT_URL", self.s3_endpoint_url),
+            ("TRITON_DEPLOY_PROMETHEUS_URL", self.prometheus_url),
+            ("TRITON_DEPLOY_ALERTMANAGER_URL", self.alertmanager_url),
         ):
             if url and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
                 raise Misconfigured(
@@ -245,6 +320,7 @@ class Settings(FromEnvironment):
                 f"TRITON_DEPLOY_ALIAS_DRIFT={self.alias_drift!r} is neither 'notice' nor 'problem'.",
                 hint="Unset it for the default, notice.",
             )
+        self._check_bake()
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", self.feedback_prefix):
             raise Misconfigured(
                 f"TRITON_DEPLOY_MLFLOW_FEEDBACK={self.feedback_prefix!r} can't begin the name of a tag.",
@@ -257,3 +333,33 @@ class Settings(FromEnvironment):
                     f"TRITON_DEPLOY_GRPC_URLS has {url!r}, which is not host:port.",
                     hint=f"Use Triton's gRPC port (8001 by default), without a scheme, or {DNS_PREFIX}name:port.",
                 )
+
+    def _check_bake(self) -> None:
+        if self.bake_no_data not in ("pass", "hold", "revert"):
+            raise Misconfigured(
+                f"TRITON_DEPLOY_BAKE_NO_DATA={self.bake_no_data!r} is neither 'pass', 'hold' nor 'revert'.",
+                hint="Unset it for the default, pass.",
+            )
+        for variable, share in (
+            ("TRITON_DEPLOY_BAKE_MAX_FAILURE_RATIO", self.bake_max_failure_ratio),
+            ("TRITON_DEPLOY_BAKE_MAX_FAILURE_RISE", self.bake_max_failure_rise),
+        ):
+            if share > 1:
+                raise Misconfigured(
+                    f"{variable}={share:g} is more than all requests.",
+                    hint="Write a share: 0.01 for one of a hundred.",
+                )
+        for variable, number in (
+            ("TRITON_DEPLOY_BAKE_INTERVAL_S", self.bake_interval_s),
+            ("TRITON_DEPLOY_BAKE_WINDOW_S", self.bake_window_s),
+            ("TRITON_DEPLOY_BAKE_BAD_LOOKS", self.bake_bad_looks),
+        ):
+            if number < 1:
+                raise Misconfigured(
+                    f"{variable}={number:g} is less than 1.", hint="Unset it for the default."
+                )
+        if self.bake_alerts and not self.alertmanager_url:
+            raise Misconfigured(
+                "TRITON_DEPLOY_BAKE_ALERTS is set, and TRITON_DEPLOY_ALERTMANAGER_URL is not.",
+                hint="Set it to the Alertmanager, for example http://alertmanager:9093.",
+            )

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import onnx
 import pytest
 import requests
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
@@ -173,9 +174,9 @@ class Releases:
             "GATEWAY_POLL_INTERVAL_S": "0.1",
         }
 
-    def deploy(self) -> int:
-        """Deploy the next version and return it."""
-        version = self._register(right=True)
+    def deploy(self, make: Callable[[float], onnx.ModelProto] = times) -> int:
+        """Deploy the next version and return it; ``make`` gives its model for its factor."""
+        version = self._register(right=True, make=make)
         self.deployer.deploy(DeployRequest(model=self.model, alias="A", deploy_id=next(self._ids)))
         return version
 
@@ -201,10 +202,10 @@ class Releases:
         version: int = json.loads(self.current_file.read_text())["active_version"]
         return version
 
-    def _register(self, *, right: bool) -> int:
+    def _register(self, *, right: bool, make: Callable[[float], onnx.ModelProto] = times) -> int:
         version = next(self._versions)
         uri = f"fake://{self.model}/{version}"
-        artifact = files(times(version), triton__golden_json=golden(version if right else version + 1))
+        artifact = files(make(version), triton__golden_json=golden(version if right else version + 1))
         self._store.objects.update({f"{uri}/{path}": data for path, data in artifact.items()})
         self._registry.models.setdefault(self.model, {})["A"] = RegisteredVersion(
             version=version, run_id=f"run{version}", artifact_uris=(uri,), expected_digest=""

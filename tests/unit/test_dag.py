@@ -25,7 +25,9 @@ from ml_code.triton_deploy.serving import SMOKE_REQUESTS
 REPO = Path(__file__).parents[2]
 DAG_MODULE = "dags.mlflow_to_triton_deploy"
 SHARED = "deploy_tasks"
-DAG_FILES = sorted(path.stem for path in (REPO / "dags").glob("*.py") if path.stem != SHARED)
+DAG_FILES = sorted(
+    path.stem for path in (REPO / "dags").glob("*.py") if path.stem not in (SHARED, "bake_task")
+)
 ON_ALIAS = "deploy_on_alias"
 """Makes a DAG for each alias that is watched."""
 MARGIN_S = 60
@@ -106,6 +108,7 @@ def test_deadlines_come_before_the_time_limits_of_the_tasks_that_wait_for_them(p
         # Its flip may fail, and the way back needs a load.
         "commit_current": LONG["INFER"] + LONG["LOAD"],
         "rollback_minimal": LONG["LOAD"],
+        "bake_release": 24 * 3600 + 3 * LONG["LOAD"] + LONG["READY"],
         "revert": 3 * LONG["LOAD"] + LONG["READY"] + (2 + SMOKE_REQUESTS) * LONG["INFER"],
         "reconcile": 2 * LONG["LOAD"],
     }
@@ -119,15 +122,18 @@ def test_its_tasks_and_when_each_runs(dag: Any) -> None:
     rules = {task.task_id: task.trigger_rule for task in dag.tasks}
     assert rules == {
         **dict.fromkeys(STEPS, "all_success"),
+        "bake_release": "all_success",
         "rollback_minimal": "one_failed",
         "deployed": "all_success",
     }
 
 
 def test_one_chain_and_a_rollback_of_every_step(dag: Any) -> None:
-    *steps, last = [*STEPS, "deployed"]
+    *steps, last = [*STEPS, "bake_release"]
     for step, following in zip(steps, [*steps[1:], last], strict=True):
         assert dag.get_task(step).downstream_task_ids == {following, "rollback_minimal"}
+    # What is committed is not undone by the rollback: a bad release is reverted by the bake itself.
+    assert dag.get_task("bake_release").downstream_task_ids == {"deployed"}
     assert dag.get_task("rollback_minimal").upstream_task_ids == set(STEPS)
 
 
@@ -147,7 +153,7 @@ def test_it_runs_on_demand_one_run_at_a_time(dag: Any) -> None:
 def test_tasks_time_out_and_the_run_does_not(dag: Any) -> None:
     # Airflow skips the rollback of a run that times out.
     assert dag.dagrun_timeout is None
-    for name in [*STEPS, "rollback_minimal"]:
+    for name in [*STEPS, "bake_release", "rollback_minimal"]:
         assert dag.get_task(name).execution_timeout, name
 
 
@@ -175,6 +181,8 @@ def test_the_rollback_is_tried_again(dag: Any) -> None:
         ("force", 1),
         ("deploy_id", "../x"),
         ("deploy_id", ".hidden"),
+        ("bake_minutes", -1),
+        ("bake_minutes", "long"),
     ],
 )
 def test_the_form_refuses(dag: Any, param: str, value: object) -> None:
@@ -194,6 +202,9 @@ def test_the_form_refuses(dag: Any, param: str, value: object) -> None:
         ("deploy_id", ""),
         ("deploy_id", None),
         ("deploy_id", "ci-17.2"),
+        ("bake_minutes", None),
+        ("bake_minutes", 0),
+        ("bake_minutes", 2.5),
     ],
 )
 def test_the_form_accepts(dag: Any, param: str, value: object) -> None:
@@ -207,6 +218,7 @@ def test_the_defaults_of_the_form(dag: Any) -> None:
         "allow_schema_change": False,
         "force": False,
         "deploy_id": None,
+        "bake_minutes": None,
     }
 
 

@@ -164,6 +164,12 @@ def test_a_model_that_is_right_as_often_as_it_says_has_no_calibration_error() ->
     assert calibration_error(sure, np.ones(400, np.int64)) == pytest.approx(0.75)
 
 
+def test_too_sure_here_and_not_sure_enough_there_do_not_make_up_for_each_other() -> None:
+    answers = np.array([[0.9, 0.1]] * 100 + [[0.6, 0.4]] * 100)
+    target = np.array([0] * 80 + [1] * 20 + [0] * 70 + [1] * 30)
+    assert calibration_error(answers, target) == pytest.approx(0.1)
+
+
 def test_a_model_that_is_surely_wrong_on_one_row_has_a_finite_loss() -> None:
     assert METRICS["log_loss"].value(np.array([[1.0, 0.0]]), np.array([1])) == pytest.approx(16.1, abs=0.1)
 
@@ -190,6 +196,18 @@ def interval(
         block_rows=block_rows,
         seed=seed,
     )
+
+
+@pytest.mark.parametrize("metric", sorted(METRICS))
+def test_a_gain_is_what_is_better_by_the_metric(metric: str) -> None:
+    perfect, hopeless = {
+        "classification": (np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[0.0, 1.0], [1.0, 0.0]])),
+        "regression": (np.array([1.0, 2.0]), np.array([7.0, -9.0])),
+    }[METRICS[metric].task]
+    target = np.array([0, 1]) if METRICS[metric].task == "classification" else np.array([1.0, 2.0])
+    before, after = (METRICS[metric].rows(answers, target) for answers in (hopeless, perfect))
+    assert interval(metric, before, after).low > 0
+    assert interval(metric, after, before).high < 0
 
 
 ROWS = st.lists(st.floats(0, 10), min_size=5, max_size=60)
@@ -490,6 +508,9 @@ def test_the_page_has_the_numbers_of_both_the_rules_and_what_the_champion_may_ha
     assert "| log_loss (decides) | 0.5 | 0.5 |" in text
     assert "- yes: log_loss improves by 0.1" in text
     assert "200 held-out rows of run r4. 100% of them are known to be held out from version 3 too" in text
+    assert "40% of them are known to be held out from version 3 too; it may have been trained on" in page(
+        comparison(unseen=0.4)
+    )
     assert "is not known: its run keeps no held-out rows" in page(comparison(unseen=None))
 
 

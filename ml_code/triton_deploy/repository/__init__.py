@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Self
 
 from ..names import check_model
+from .bakes import Bakes
 from .durable import storage_errors
 from .journal import Journal
+from .last_reconcile import LastReconcile
 from .lease import Lease
 from .releases import Releases
 from .removals import Removals
@@ -19,7 +21,7 @@ __all__ = ["FileEntry", "Manifest", "ModelFolder", "models_in"]
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """One model's place in the repository: its releases, deployments, lease and versions, and what is on its way out."""
+    """One model's place in the repository: its releases and their bakes, deployments, lease and versions, and what is on its way out."""
 
     model: str
     releases: Releases
@@ -27,6 +29,8 @@ class ModelFolder:
     lease: Lease
     versions: Versions
     removals: Removals
+    bakes: Bakes
+    last_reconcile: LastReconcile
 
     @classmethod
     def at(cls, root: Path, model: str) -> Self:
@@ -43,6 +47,8 @@ class ModelFolder:
             Lease(folder / "leases", model),
             Versions(root, model),
             Removals(folder),
+            Bakes(folder / "bakes", model),
+            LastReconcile(folder / "reconcile.json"),
         )
 
 

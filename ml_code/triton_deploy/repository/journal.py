@@ -79,12 +79,16 @@ class Journal:
         """Return where the facts of a deployment are."""
         return self._folder / check_deploy_id(deploy_id)
 
-    def all(self) -> Iterator[Deployment]:
-        """Yield every deployment as last recorded, in the order of their names."""
+    def ids(self) -> list[str]:
+        """Return the ids of every deployment, in their order."""
         with durable.storage_errors(f"listing {self._folder}"):
             names = sorted(os.listdir(self._folder)) if self._folder.is_dir() else []
         # Others' files are in nobody's way.
-        for name in filter(is_deploy_id, names):
+        return list(filter(is_deploy_id, names))
+
+    def all(self) -> Iterator[Deployment]:
+        """Yield every deployment as last recorded, in the order of their names."""
+        for name in self.ids():
             record = self.find(name)
             if record is not None:
                 yield record

@@ -1,0 +1,66 @@
+"""How a release bakes: for how long, how often, by which limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import InvalidInput
+from ..settings import Settings
+from .rules import Limits
+
+
+@dataclass(frozen=True, kw_only=True)
+class BakePolicy:
+    """How a release is watched, and what becomes of it.
+
+    Attributes:
+        duration_s: how long, since its commit; seconds. 0 does not watch it.
+        interval_s: pause between two looks, seconds.
+        window_s: how far back a look looks, seconds.
+        bad_looks: so many bad looks in a row take it back before the end.
+        limits: what it has to keep.
+        no_data: what becomes of one that can't be judged: ``pass``, ``hold`` or ``revert``.
+        alerts: names of the alerts that fail it.
+    """
+
+    duration_s: float
+    interval_s: float
+    window_s: float
+    bad_looks: int
+    limits: Limits
+    no_data: str = "pass"
+    alerts: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, settings: Settings, minutes: float | None = None) -> BakePolicy:
+        """Return the policy of the settings.
+
+        Args:
+            settings: see settings.py.
+            minutes: how long to watch, instead of what the settings say.
+
+        Raises:
+            InvalidInput: ``minutes`` is no length of time.
+        """
+        minutes = settings.bake_minutes if minutes is None else minutes
+        if not 0 <= minutes < float("inf"):
+            raise InvalidInput(
+                f"{minutes:g} minutes is no time to watch a release for.", hint="Use 0 or more."
+            )
+        return cls(
+            # Without a Prometheus there is nothing to see.
+            duration_s=60 * minutes if settings.prometheus_url else 0,
+            interval_s=settings.bake_interval_s,
+            window_s=settings.bake_window_s,
+            bad_looks=settings.bake_bad_looks,
+            limits=Limits(
+                min_requests=settings.bake_min_requests,
+                max_failure_ratio=settings.bake_max_failure_ratio,
+                max_failure_rise=settings.bake_max_failure_rise,
+                max_latency_ratio=settings.bake_max_latency_ratio,
+                min_latency_rise_s=settings.bake_min_latency_rise_s,
+                max_latency_s=settings.bake_max_latency_s,
+            ),
+            no_data=settings.bake_no_data,
+            alerts=settings.bake_alerts,
+        )

@@ -1,0 +1,132 @@
+"""The queries of a bake: PromQL with places for the model, the version and the time, in a file that users may edit."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from ..errors import Misconfigured
+
+DEFAULT = Path(__file__).with_name("queries.toml")
+SOURCE_QUERIES = ("requests", "failures", "latency_s")
+PLACES = frozenset(("model", "version", "window", "offset"))
+_SECTIONS = frozenset(("sources", "checks"))
+
+
+@dataclass(frozen=True)
+class Span:
+    """What a query is about.
+
+    Attributes:
+        model: its name.
+        version: the version that is asked about.
+        window_s: how far to look back, seconds.
+        offset_s: how long before now that ends, seconds.
+    """
+
+    model: str
+    version: int
+    window_s: int
+    offset_s: int = 0
+
+    def fill(self, query: str) -> str:
+        """Return a query with its places filled."""
+        offset = f"offset {self.offset_s}s" if self.offset_s else ""
+        return Template(query).substitute(
+            model=self.model, version=self.version, window=f"{self.window_s}s", offset=offset
+        )
+
+
+@dataclass(frozen=True)
+class Check:
+    """A query of the user's own: the release is bad while it gives more than ``limit``."""
+
+    name: str
+    query: str
+    limit: float
+
+
+@dataclass(frozen=True)
+class Queries:
+    """All that a bake asks: the three queries of each source, by the source's name, and the user's checks."""
+
+    sources: Mapping[str, Mapping[str, str]]
+    checks: tuple[Check, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path | None = None) -> Queries:
+        """Read a file of queries.
+
+        Args:
+            path: the file; the default ones if None.
+
+        Raises:
+            Misconfigured: it can't be read, or is not such a file; the text says where it is wrong.
+        """
+        path = path or DEFAULT
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise _wrong(path, f"it can't be read: {error}") from error
+        try:
+            return cls.parse(content)
+        except ValueError as error:
+            raise _wrong(path, str(error)) from error
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any]) -> Queries:
+        """Check the content of a file of queries; raises ValueError when it is not one."""
+        if unknown := sorted(content.keys() - _SECTIONS):
+            raise ValueError(f"{unknown[0]!r} is neither 'sources' nor 'checks'")
+        sources, checks = content.get("sources", {}), content.get("checks", [])
+        if not isinstance(sources, dict) or not isinstance(checks, list):
+            raise ValueError("it holds tables [sources.<name>] and [[checks]]")
+        if not sources:
+            raise ValueError("it has no [sources.<name>]: nothing could be judged")
+        return cls(
+            {name: _source(name, table) for name, table in sources.items()},
+            tuple(_check(number, table) for number, table in enumerate(checks, 1)),
+        )
+
+
+def _source(name: str, table: Any) -> Mapping[str, str]:
+    where = f"[sources.{name}]"
+    if not isinstance(table, dict) or table.keys() != set(SOURCE_QUERIES):
+        raise ValueError(f"{where} has to have {', '.join(SOURCE_QUERIES)}, and nothing else")
+    return {key: _query(table[key], f"{where} {key}") for key in SOURCE_QUERIES}
+
+
+def _check(number: int, table: Any) -> Check:
+    where = f"[[checks]] number {number}"
+    if not isinstance(table, dict) or table.keys() != {"name", "query", "max"}:
+        raise ValueError(f"{where} has to have name, query and max, and nothing else")
+    name, limit = table["name"], table["max"]
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{where}: its name has to be text")
+    if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not math.isfinite(limit):
+        raise ValueError(f"{where}: max has to be a number")
+    return Check(name, _query(table["query"], where), float(limit))
+
+
+def _query(text: Any, where: str) -> str:
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"{where}: the query has to be text")
+    template = Template(text)
+    if not template.is_valid():
+        raise ValueError(f"{where}: a '$' stands before no name; write '$$' for one in the query itself")
+    if unknown := sorted(set(template.get_identifiers()) - PLACES):
+        known = ", ".join(f"${place}" for place in sorted(PLACES))
+        raise ValueError(f"{where}: ${unknown[0]} is none of {known}")
+    return text.strip()
+
+
+def _wrong(path: Path, what: str) -> Misconfigured:
+    return Misconfigured(
+        f"The queries of the bake in {path} can't be used: {what}.",
+        hint="Correct the file; docs/bake.md and the comments in the shipped one say what it holds.",
+    )

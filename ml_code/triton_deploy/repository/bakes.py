@@ -1,0 +1,56 @@
+"""How releases did on live traffic: one file a release, written once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import StorageFailed
+from ..records import Bake, to_json
+from . import durable
+
+
+class Bakes:
+    """The bakes of one model.
+
+    Args:
+        folder: where their files are.
+        model: name for messages.
+    """
+
+    def __init__(self, folder: Path, model: str) -> None:
+        self._folder = folder
+        self._model = model
+
+    def find(self, generation: int) -> Bake | None:
+        """Return how the bake of a release ended, or None when it has not; raises StorageFailed when it can't be read."""
+        path = self._path(generation)
+        try:
+            return Bake.from_json(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise StorageFailed(
+                f"The record of a bake {path} can't be read: {error}.",
+                hint="Move the file away: the release bakes again.",
+            ) from error
+
+    def add(self, bake: Bake) -> Bake:
+        """Record how a bake ended, and return what is recorded: of two that watch the same release the first has the say.
+
+        Raises:
+            StorageFailed: it can't be written.
+        """
+        path = self._path(bake.generation)
+        with durable.storage_errors(f"recording the bake of release {bake.generation} of {self._model}"):
+            durable.make_directory(path.parent)
+            created = durable.create_file(path, to_json(bake))
+        return bake if created else (self.find(bake.generation) or bake)
+
+    def latest(self) -> Bake | None:
+        """Return the bake of the last release that has one, or None."""
+        with durable.storage_errors(f"listing {self._folder}"):
+            found = [int(path.stem) for path in self._folder.glob("*.json") if path.stem.isdigit()]
+        return self.find(max(found)) if found else None
+
+    def _path(self, generation: int) -> Path:
+        return self._folder / f"{generation:06d}.json"

@@ -1,0 +1,31 @@
+"""What the last reconcile of a model found: nobody decides by it, metrics and pages show it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..records import ReconcileNote, to_json
+from . import durable
+
+
+class LastReconcile:
+    """The note that each reconcile leaves in place of the one before.
+
+    Args:
+        path: its file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def write(self, note: ReconcileNote) -> None:
+        """Leave a note; raises StorageFailed when it can't be written."""
+        with durable.storage_errors(f"writing {self._path}"):
+            durable.replace_file(self._path, to_json(note))
+
+    def read(self) -> ReconcileNote | None:
+        """Return the last note, or None when there is none that can be read."""
+        try:
+            return ReconcileNote.from_json(self._path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError, KeyError):
+            return None

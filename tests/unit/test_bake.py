@@ -1,0 +1,415 @@
+"""A release is watched and taken back: everything but the servers is real, the repository's files included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+import pytest
+
+from ml_code.triton_deploy.bake.baking import Baking
+from ml_code.triton_deploy.bake.observer import Observer
+from ml_code.triton_deploy.bake.policy import BakePolicy
+from ml_code.triton_deploy.bake.queries import Queries
+from ml_code.triton_deploy.bake.rules import Limits
+from ml_code.triton_deploy.bake.watch import PATIENCE, Watch
+from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.errors import BakeFailed, BakeHeld, InvalidInput, LeaseHeld, NotFound, Unavailable
+from ml_code.triton_deploy.feedback import standings
+from ml_code.triton_deploy.intake import RevertRequest
+from ml_code.triton_deploy.records import BAKED_BADLY, Bake, BakeVerdict, to_json
+from ml_code.triton_deploy.settings import Settings
+from tests.fakes import unavailable
+from tests.world import MODEL, World
+
+QUERIES = Queries.parse(
+    {
+        "sources": {
+            "probe": {
+                kind: f"{kind} $model $version $window $offset"
+                for kind in ("requests", "failures", "latency_s")
+            }
+        },
+        "checks": [{"name": "rows refused", "query": "refused $model", "max": 0.5}],
+    }
+)
+POLICY = BakePolicy(
+    duration_s=600, interval_s=60, window_s=120, bad_looks=2, limits=Limits(), alerts=("ShopIsDown",)
+)
+AWAY = Unavailable("Prometheus can't be reached: refused.", hint="Check it.")
+
+
+@dataclass
+class Metrics:
+    """A Prometheus that says what a test wants, by version; and an Alertmanager."""
+
+    requests: dict[int, float] = field(default_factory=dict)
+    failures: dict[int, float] = field(default_factory=dict)
+    latency_s: dict[int, float] = field(default_factory=dict)
+    refused: float | None = None
+    alerts: Mapping[str, str] = field(default_factory=dict)
+    away: bool = False
+    asked: list[str] = field(default_factory=list)
+
+    def value(self, query: str) -> float | None:
+        self.asked.append(query)
+        if self.away:
+            raise AWAY
+        kind, model, *rest = query.split()
+        assert model == MODEL
+        if kind == "refused":
+            return self.refused
+        found: dict[int, float] = getattr(self, kind)
+        return found.get(int(rest[0]))
+
+    def firing(self, since: datetime) -> Mapping[str, str]:
+        if self.away:
+            raise AWAY
+        return self.alerts
+
+
+@dataclass
+class Watched:
+    """A release that bakes."""
+
+    world: World
+    metrics: Metrics
+    policy: BakePolicy = POLICY
+
+    def watch(self, generation: int = 2) -> Watch:
+        observer = Observer(QUERIES, self.metrics, self.policy.limits, (self.metrics, self.policy.alerts))
+        return Watch(self.world.folder, generation, self.policy, observer, lambda: self.world.now)
+
+    def look_until_the_end(self, watch: Watch | None = None, most: int = 30) -> Bake:
+        watch = watch or self.watch()
+        for _ in range(most):
+            self.world.later(self.policy.interval_s)
+            bake = watch.look()
+            if bake is not None:
+                return bake
+        raise AssertionError(f"no verdict after {most} looks")
+
+    def baking(self, deployer: Deployer | None = None) -> Baking:
+        return Baking(
+            self.world.settings, MODEL, self.policy, deployer=deployer or self.world.deployer(), actor="bake"
+        )
+
+
+@pytest.fixture
+def watched(world: World) -> Watched:
+    """Version 1, an hour later version 2 is live; both are asked a lot and answer well."""
+    world.register_times(1)
+    world.deploy("d1")
+    world.later(3600)
+    world.register_times(2)
+    world.deploy("d2")
+    return Watched(world, Metrics({1: 1000, 2: 1000}, {}, {1: 0.02, 2: 0.02}))
+
+
+# The watch
+
+
+def test_a_good_release_passes_when_its_time_is_over(watched: Watched) -> None:
+    bake = watched.look_until_the_end()
+    assert bake.verdict is BakeVerdict.PASSED
+    assert bake.reasons == ("probe saw 1000 requests",)
+    assert (bake.looks, bake.judged) == (10, 10)
+    assert bake.figures["probe"]["before"]["latency_s"] == 0.02
+
+
+def test_two_bad_looks_fail_it_at_once(watched: Watched) -> None:
+    watched.metrics.failures[2] = 50
+    bake = watched.look_until_the_end()
+    assert bake.verdict is BakeVerdict.FAILED
+    assert bake.reasons == ("probe: 5.0% of 1000 requests failed, the limit is 1.0%",)
+    assert bake.looks == 2
+
+
+def test_one_bad_look_between_good_ones_is_forgiven(watched: Watched) -> None:
+    watch = watched.watch()
+    for failures in (50, 0, 50, 0):
+        watched.metrics.failures[2] = failures
+        watched.world.later(60)
+        assert watch.look() is None
+    assert watched.look_until_the_end(watch).verdict is BakeVerdict.PASSED
+
+
+def test_the_previous_release_is_asked_about_at_the_same_age(watched: Watched) -> None:
+    watch = watched.watch()
+    watched.world.later(60)
+    watch.look()
+    assert f"requests {MODEL} 2 60s" in [query.strip() for query in watched.metrics.asked]
+    assert f"requests {MODEL} 1 60s offset 3600s" in watched.metrics.asked
+    watched.world.later(240)
+    watched.metrics.asked.clear()
+    watch.look()
+    assert f"latency_s {MODEL} 1 120s offset 3600s" in watched.metrics.asked
+
+
+def test_the_last_look_is_about_the_whole_life(watched: Watched) -> None:
+    watch = watched.watch()
+    watched.world.later(600)
+    assert watch.look() is not None
+    assert f"requests {MODEL} 1 600s offset 3600s" in watched.metrics.asked
+
+
+def test_little_traffic_is_judged_by_all_of_it(watched: Watched) -> None:
+    class Trickle(Metrics):
+        def value(self, query: str) -> float | None:
+            kind, _, *rest = query.split()
+            if kind == "requests":
+                return float(rest[1].removesuffix("s"))
+            return 0.2 * float(rest[1].removesuffix("s")) if (kind, rest[:1]) == ("failures", ["2"]) else None
+
+    watched.policy = replace(POLICY, limits=Limits(min_requests=200))
+    watched.metrics = Trickle()
+    bake = watched.look_until_the_end()
+    assert bake.verdict is BakeVerdict.FAILED
+    assert bake.looks == 5, "no 120 s have 200 requests; at 240 s of age and 300 s all of them are enough"
+
+
+def test_without_traffic_there_is_no_data(watched: Watched) -> None:
+    watched.metrics.requests = {1: 1000}
+    bake = watched.look_until_the_end()
+    assert bake.verdict is BakeVerdict.NO_DATA
+    assert bake.reasons == ("no source saw a request",)
+
+
+def test_a_prometheus_that_is_away_is_no_data_and_not_a_bad_release(watched: Watched) -> None:
+    watched.metrics.away = True
+    bake = watched.look_until_the_end()
+    assert bake.verdict is BakeVerdict.NO_DATA
+    assert "can't be reached" in bake.reasons[0]
+
+
+def test_a_prometheus_that_is_away_at_the_end_is_waited_for(watched: Watched) -> None:
+    watch = watched.watch()
+    watched.world.later(540)
+    assert watch.look() is None
+    watched.metrics.away = True
+    for _ in range(PATIENCE - 1):
+        watched.world.later(60)
+        assert watch.look() is None
+    watched.metrics.away = False
+    watched.world.later(60)
+    bake = watch.look()
+    assert bake is not None
+    assert bake.verdict is BakeVerdict.PASSED
+
+
+def test_a_repository_that_can_not_be_read_is_no_data(watched: Watched) -> None:
+    watch = watched.watch()
+    (watched.world.root / MODEL / "releases" / "000002.json").write_text("{")
+    assert watched.look_until_the_end(watch).verdict is BakeVerdict.NO_DATA
+
+
+def test_somebody_who_reverts_ends_the_watch(watched: Watched) -> None:
+    watched.metrics.failures[2] = 50
+    watch = watched.watch()
+    watched.world.later(60)
+    assert watch.look() is None
+    watched.world.deployer().revert(RevertRequest(model=MODEL, deploy_id="person"))
+    bake = watched.look_until_the_end(watch)
+    assert bake.verdict is BakeVerdict.SUPERSEDED
+    assert bake.reasons == ("release 3 is live",)
+
+
+def test_a_check_of_the_users_own_counts(watched: Watched) -> None:
+    watched.metrics.refused = 0.7
+    bake = watched.look_until_the_end()
+    assert bake.verdict is BakeVerdict.FAILED
+    assert bake.reasons == ("rows refused is 0.7, the limit is 0.5",)
+
+
+@pytest.mark.parametrize(
+    ("model", "verdict"),
+    [("", BakeVerdict.FAILED), (MODEL, BakeVerdict.FAILED), ("another", BakeVerdict.PASSED)],
+)
+def test_an_alert_counts_that_fires_for_this_model_or_for_none(
+    watched: Watched, model: str, verdict: BakeVerdict
+) -> None:
+    watched.metrics.alerts = {"ShopIsDown": model, "NotNamed": MODEL}
+    assert watched.look_until_the_end().verdict is verdict
+
+
+def test_an_alertmanager_that_is_away_hides_no_figures(watched: Watched) -> None:
+    class NoAlerts(Metrics):
+        def firing(self, since: datetime) -> Mapping[str, str]:
+            raise AWAY
+
+    watched.metrics = NoAlerts({2: 1000}, {2: 500}, {})
+    assert watched.look_until_the_end().verdict is BakeVerdict.FAILED
+
+
+def test_a_watch_that_is_begun_again_sees_the_whole_at_its_end(watched: Watched) -> None:
+    watched.world.later(599)
+    bake = watched.look_until_the_end(watched.watch())
+    assert (bake.verdict, bake.looks) == (BakeVerdict.PASSED, 1)
+
+
+def test_a_release_that_is_not_there_can_not_be_watched(watched: Watched) -> None:
+    with pytest.raises(NotFound, match="no release 9"):
+        watched.watch(9)
+
+
+# What follows
+
+
+def test_a_bad_release_is_taken_back_and_says_why_everywhere(watched: Watched) -> None:
+    watched.metrics.failures[2] = 50
+    bake = watched.look_until_the_end()
+    with pytest.raises(BakeFailed) as raised:
+        watched.baking().conclude(bake)
+    assert raised.value.message == (
+        "Release 2 (version 2) of best_model failed its bake: probe: 5.0% of 1000 requests failed, the limit is 1.0%. "
+        "Version 1 is live again."
+    )
+    assert watched.world.ask() == (1, 1.0)
+    release = watched.world.folder.releases.latest()
+    assert release is not None
+    assert (release.generation, release.active_version, release.actor) == (3, 1, "bake")
+    assert release.reason == BAKED_BADLY + bake.reasons[0]
+    assert watched.world.folder.bakes.find(2) == bake
+    shown = standings(list(watched.world.folder.releases.history()), [])
+    assert shown[2].tags()["reason"] == release.reason
+    assert "reason" not in shown[1].tags()
+
+
+def test_a_bad_release_is_taken_back_once(watched: Watched) -> None:
+    watched.metrics.failures[2] = 50
+    bake = watched.look_until_the_end()
+    for said in ("Version 1 is live again", "Version 1 is live again"):
+        with pytest.raises(BakeFailed, match=said):
+            watched.baking().conclude(bake)
+    assert watched.world.folder.releases.latest().generation == 3  # type: ignore[union-attr]
+    assert watched.world.ask() == (1, 1.0)
+
+
+def test_a_newer_release_is_not_taken_back_for_an_older_one(watched: Watched) -> None:
+    watched.metrics.failures[2] = 50
+    bake = watched.look_until_the_end()
+    watched.world.register_times(3)
+    watched.world.deploy("d3")
+    with pytest.raises(BakeFailed, match="not live any more"):
+        watched.baking().conclude(bake)
+    assert watched.world.ask() == (3, 3.0)
+
+
+def test_a_revert_of_a_person_is_not_reverted(watched: Watched) -> None:
+    watched.metrics.failures[2] = 50
+    bake = watched.look_until_the_end()
+    watched.world.deployer().revert(RevertRequest(model=MODEL, deploy_id="person"))
+    with pytest.raises(BakeFailed, match="not live any more"):
+        watched.baking().conclude(bake)
+    assert watched.world.ask() == (1, 1.0)
+
+
+def test_the_first_release_of_all_stays_when_it_is_bad(world: World) -> None:
+    world.register_times(1)
+    world.deploy("d1")
+    watched = Watched(world, Metrics({1: 1000}, {1: 500}))
+    bake = watched.look_until_the_end(watched.watch(1))
+    with pytest.raises(BakeFailed, match="nothing to go back to"):
+        watched.baking().conclude(bake)
+    assert world.ask() == (1, 1.0)
+
+
+def test_a_triton_that_is_away_leaves_the_verdict_and_the_next_try_takes_it_back(watched: Watched) -> None:
+    watched.metrics.failures[2] = 50
+    bake = watched.look_until_the_end()
+    watched.world.triton.fail["ready_versions"] = unavailable()
+    with pytest.raises(Unavailable):
+        watched.baking().conclude(bake)
+    watched.world.triton.fail.clear()
+    recorded = watched.baking().recorded(2)
+    assert recorded == bake
+    with pytest.raises(BakeFailed, match="Version 1 is live again"):
+        watched.baking().conclude(recorded)
+    assert watched.world.ask() == (1, 1.0)
+
+
+def test_a_deploy_that_is_under_way_is_waited_for(watched: Watched) -> None:
+    watched.metrics.failures[2] = 50
+    bake = watched.look_until_the_end()
+    watched.world.register_times(3)
+    watched.world.deployer().snapshot(watched.world.request("d3"))
+    with pytest.raises(LeaseHeld):
+        watched.baking().conclude(bake)
+    assert watched.world.ask() == (2, 2.0)
+
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        watched.world.deployer().rollback(MODEL, "d3")
+
+    settings = replace(watched.world.settings, prometheus_url="http://prometheus")
+    baking = Baking(settings, MODEL, POLICY, deployer=watched.world.deployer())
+    with pytest.raises(BakeFailed, match="Version 1 is live again"):
+        baking.run(2, pause=pause)
+    assert len(pauses) == 1
+
+
+def test_the_first_verdict_of_two_watchers_counts(watched: Watched) -> None:
+    good = watched.look_until_the_end()
+    watched.baking().conclude(good)
+    bad = replace(good, verdict=BakeVerdict.FAILED, reasons=("slow",))
+    assert "passed its bake" in watched.baking().conclude(bad).text
+    assert watched.world.ask() == (2, 2.0)
+
+
+def no_data(watched: Watched, policy: str) -> Callable[[], object]:
+    watched.metrics.requests = {}
+    watched.policy = replace(POLICY, no_data=policy)
+    bake = watched.look_until_the_end()
+    return lambda: watched.baking().conclude(bake)
+
+
+def test_no_data_passes_with_a_warning(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+    no_data(watched, "pass")()
+    assert "could not be judged: no source saw a request; it stays live" in caplog.text
+    assert watched.world.ask() == (2, 2.0)
+
+
+def test_no_data_can_be_held_for_a_person(watched: Watched) -> None:
+    with pytest.raises(BakeHeld, match="triton-deploy revert best_model"):
+        no_data(watched, "hold")()
+    assert watched.world.ask() == (2, 2.0)
+
+
+def test_no_data_can_be_taken_back(watched: Watched) -> None:
+    with pytest.raises(BakeFailed, match=r"no source saw a request\. Version 1 is live again"):
+        no_data(watched, "revert")()
+    assert watched.world.ask() == (1, 1.0)
+
+
+# Its records and settings
+
+
+def test_a_bake_is_read_back_as_it_was_written(watched: Watched) -> None:
+    bake = watched.look_until_the_end()
+    assert Bake.from_json(to_json(bake)) == bake
+    assert watched.world.folder.bakes.latest() is None
+    watched.world.folder.bakes.add(bake)
+    assert watched.world.folder.bakes.latest() == bake
+
+
+def test_without_a_prometheus_or_for_no_minutes_nothing_is_watched() -> None:
+    asked = Settings(prometheus_url="http://prometheus")
+    assert BakePolicy.of(Settings()).duration_s == 0
+    assert BakePolicy.of(asked).duration_s == 900
+    assert BakePolicy.of(asked, 0).duration_s == 0
+    assert BakePolicy.of(asked, 0.5).duration_s == 30
+    for minutes in (-1, float("nan"), float("inf")):
+        with pytest.raises(InvalidInput):
+            BakePolicy.of(asked, minutes)
+
+
+def test_a_dry_run_judges_and_changes_nothing(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched.metrics.failures[2] = 50
+    monkeypatch.setattr(Watch, "of", lambda *_: watched.watch())
+    with pytest.raises(BakeFailed, match="nothing was changed"):
+        watched.baking().run(2, pause=watched.world.later, act=False)
+    assert watched.world.ask() == (2, 2.0)
+    assert watched.world.folder.bakes.find(2) is None
