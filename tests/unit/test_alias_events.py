@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from ml_code.alias_events import cli, receiver, signature
 from ml_code.alias_events.airflow import Airflow
-from ml_code.alias_events.airflow_trigger import AliasTrigger, Step, after_look
+from ml_code.alias_events.airflow_trigger import SEEN, AliasTrigger
 from ml_code.alias_events.errors import Forged, Malformed
 from ml_code.alias_events.moves import Followed, Move, read_event, why_not
 from ml_code.alias_events.once import Once
@@ -590,10 +590,20 @@ def test_an_alias_that_is_set_for_the_first_time_is_a_move_and_one_that_is_remov
     assert seen_by_a_triggerer(["", "", "1", "", "1"], {}) == ["1", "1"]
 
 
-def test_who_dies_before_remembering_tells_again() -> None:
-    assert after_look("12", "13") is Step.TELL
-    assert after_look(None, "13") is Step.REMEMBER
-    assert after_look("13", "13") is Step.NOTHING
+def test_a_triggerer_that_dies_while_it_tells_tells_again() -> None:
+    kept: dict[str, Any] = {SEEN: "12"}
+    trigger = AliasTrigger("best_model", "A", poll_s=0)
+    trigger.asset_state_store = AssetState(kept)
+    trigger._look = lambda: "13"  # type: ignore[method-assign]
+
+    async def tell_and_die() -> Any:
+        events = aiter(trigger.run())
+        told = await anext(events)
+        await events.aclose()  # type: ignore[attr-defined]
+        return told.payload
+
+    assert asyncio.run(tell_and_die()) == {"model": "best_model", "alias": "A", "version": "13"}
+    assert kept == {SEEN: "12"}
 
 
 def test_the_triggerer_can_make_it_again_from_what_is_serialized() -> None:
