@@ -33,6 +33,7 @@ DEPLOY = [
     "triton_load",
     "triton_ready",
     "triton_infer_smoke",
+    "canary_release",
     "commit_current",
     "bake_release",
 ]
