@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
 from ml_code.triton_deploy.errors import DeployError
 from ml_code.triton_deploy.names import deploy_id_for
@@ -21,13 +23,25 @@ class BakeOperator(BaseOperator):
 
     def execute(self, context: Any) -> str:
         """Hand the watch to the triggerer, unless there is nothing to wait for."""
+        with _no_vain_retries():
+            return self._begin(context)
+
+    def resume(self, context: Any, event: str) -> str:
+        """Record the verdict, and take the release back if it is bad."""
+        from ml_code.triton_deploy.records import Bake
+
+        with _no_vain_retries():
+            return self._conclude(_baking(context)[0], Bake.from_json(event))
+
+    def _begin(self, context: Any) -> str:
         from ml_code.triton_deploy.bake.airflow_trigger import BakeTrigger
+        from ml_code.triton_deploy.bake.watch import PATIENCE
         from ml_code.triton_deploy.records import State
         from ml_code.triton_deploy.repository import ModelFolder
 
-        baking, minutes = self._baking(context)
-        params = context["params"]
-        folder = ModelFolder.at(Settings.from_env().repository_root, params["model"])
+        settings, params = Settings.from_env(), context["params"]
+        baking, minutes = _baking(context)
+        folder = ModelFolder.at(settings.repository_root, params["model"])
         record = folder.journal.get(params.get("deploy_id") or deploy_id_for(str(context["run_id"])))
         if record.state is State.UNCHANGED:
             return f"Not watched: version {record.version} was live already."
@@ -42,39 +56,39 @@ class BakeOperator(BaseOperator):
         ended = baking.recorded(release.generation)
         if ended is not None:
             return self._conclude(baking, ended)
+        # What is wrong with the queries is said at once, not by the triggerer.
         baking.watch(release.generation)
-        # The looks, the patience at their end, and a triggerer that is restarted.
-        limit = timedelta(minutes=minutes, seconds=600)
-        self.defer(
+        raise TaskDeferred(
             trigger=BakeTrigger(record.model, release.generation, minutes),
             method_name="resume",
-            timeout=limit,
+            # The last looks, and a triggerer that is restarted.
+            timeout=timedelta(minutes=minutes + 10, seconds=PATIENCE * settings.bake_interval_s),
         )
-        raise AssertionError("defer does not return")
-
-    def resume(self, context: Any, event: str) -> str:
-        """Record the verdict, and take the release back if it is bad."""
-        from ml_code.triton_deploy.records import Bake
-
-        return self._conclude(self._baking(context)[0], Bake.from_json(event))
-
-    def _baking(self, context: Any) -> tuple[Any, float]:
-        from ml_code.triton_deploy.bake.baking import Baking
-        from ml_code.triton_deploy.bake.policy import BakePolicy
-
-        settings, params = Settings.from_env(), context["params"]
-        minutes = params.get("bake_minutes")
-        minutes = settings.bake_minutes if minutes is None else float(minutes)
-        policy = BakePolicy.of(settings, minutes)
-        return Baking(settings, params["model"], policy, actor=f"airflow:{context['run_id']}"), minutes
 
     def _conclude(self, baking: Any, bake: Any) -> str:
-        try:
-            text: str = baking.conclude(bake).text
-        except DeployError as error:
-            # The verdict is recorded: a retry takes the release back, without watching it again.
-            if error.retryable:
-                raise
-            raise AirflowFailException(str(error)) from error
+        text: str = baking.conclude(bake).text
         self.log.info("%s", text)
         return text
+
+
+@contextmanager
+def _no_vain_retries() -> Iterator[None]:
+    """Fail the task at once for what a retry can't mend. One that can takes the release back, without watching it again."""
+    try:
+        yield
+    except DeployError as error:
+        if error.retryable:
+            raise
+        raise AirflowFailException(str(error)) from error
+
+
+def _baking(context: Any) -> tuple[Any, float]:
+    """Return the bakes of the run's model, and for how many minutes its release is watched."""
+    from ml_code.triton_deploy.bake.baking import Baking
+    from ml_code.triton_deploy.bake.policy import BakePolicy
+
+    settings, params = Settings.from_env(), context["params"]
+    minutes = params.get("bake_minutes")
+    minutes = settings.bake_minutes if minutes is None else float(minutes)
+    policy = BakePolicy.of(settings, minutes)
+    return Baking(settings, params["model"], policy, actor=f"airflow:{context['run_id']}"), minutes

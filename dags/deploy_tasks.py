@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import TriggerRule, chain, get_current_context, task
+from airflow.sdk import Param, TriggerRule, chain, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException
 
 from bake_task import BakeOperator
@@ -41,6 +41,17 @@ class DeployTasks:
     bake: BakeOperator
     rollback: Any
     deployed: EmptyOperator
+
+
+def bake_minutes() -> Param:
+    """Return the param that says how long the release is watched."""
+    return Param(
+        None,
+        type=["null", "number"],
+        minimum=0,
+        maximum=1440,
+        description="How long the release is watched, minutes; empty: TRITON_DEPLOY_BAKE_MINUTES, 0: not at all.",
+    )
 
 
 def limit(*deadlines_s: float) -> timedelta:

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param
 
-from deploy_tasks import deploy_tasks
+from deploy_tasks import bake_minutes, deploy_tasks
 from ml_code.triton_deploy.canary import STEPS_PATTERN
 from ml_code.triton_deploy.names import ALIAS_PATTERN, DEPLOY_ID_PATTERN, MODEL_PATTERN
 from ml_code.triton_deploy.settings import Settings
@@ -61,13 +61,7 @@ with DAG(
             maximum=100,
             description="Share of the requests that are mirrored to it before, for as long; 0: none.",
         ),
-        "bake_minutes": Param(
-            None,
-            type=["null", "number"],
-            minimum=0,
-            maximum=1440,
-            description="How long the release is watched, minutes; empty: TRITON_DEPLOY_BAKE_MINUTES, 0: not at all.",
-        ),
+        "bake_minutes": bake_minutes(),
         # Nullable: the form's Trigger button stays grey while a string that may not be null is empty.
         "deploy_id": Param(
             None,

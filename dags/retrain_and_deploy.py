@@ -18,7 +18,7 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, Param, TriggerRule, chain, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from deploy_tasks import deploy_tasks, limit
+from deploy_tasks import bake_minutes, deploy_tasks, limit
 from ml_code.gate.settings import RetrainSettings
 from ml_code.triton_deploy.errors import DeployError
 from ml_code.triton_deploy.names import ALIAS_PATTERN, MODEL_PATTERN, deploy_id_for
@@ -111,10 +111,11 @@ with DAG(
             type="boolean",
             description="Accept inputs and outputs that break clients of the live version.",
         ),
+        "bake_minutes": bake_minutes(),
     },
 ) as dag:
 
-    @task(execution_timeout=timedelta(seconds=RETRAIN.train_timeout_s), retries=1)
+    @task(execution_timeout=timedelta(seconds=RETRAIN.train_timeout_s), retries=2)
     def train() -> dict[str, Any]:
         """Train a model, check its export and register it; no alias moves."""
         from ml_code.gate.rules import Rules

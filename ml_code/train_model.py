@@ -40,7 +40,7 @@ def train_and_register(request: TrainingRequest, tracking_uri: str | None = None
     Raises:
         InvalidRequestError: No usable tracking URI, trainer or option.
         DataError: The data can't be read, or nothing can be learned from it; MLflow has no run of it.
-        ParityError: See :func:`publish`.
+        ParityError: See :func:`publish`; or the export takes no batch of one or of many rows.
         RegistryError: See :func:`publish`.
     """
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")

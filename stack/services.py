@@ -102,6 +102,8 @@ def _airflow_environment(site: Site) -> dict[str, str]:
         "CORE__PARALLELISM": "4",
         "CORE__EXECUTION_API_SERVER_URL": f"{site.url('airflow')}/execution/",
         "CORE__FERNET_KEY": site.secret("airflow-fernet-key"),
+        # With everything on two cores the API server may answer late; after the default of 5 s a task loses a try for it.
+        "WORKERS__EXECUTION_API_TIMEOUT": "30",
         # The default asks DNS for the host's full name: seconds, and maybe no answer.
         "CORE__HOSTNAME_CALLABLE": "socket.gethostname",
         "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{site.airflow_login[0]}:admin",

@@ -103,8 +103,8 @@ def write(folder: Path, artifact: dict[str, bytes]) -> Path:
     return folder
 
 
-def slow(factor: float, *, columns: int = 2, products: int = 20) -> onnx.ModelProto:
-    """``times``, and for nothing the product of a large matrix with itself, again and again, in each request."""
+def slow(factor: float, *, columns: int = 2, products: int = 80) -> onnx.ModelProto:
+    """``times``, and for nothing the products of large matrices in each request: 10 GFLOP, a tenth of a second and more."""
     model = times(factor, columns=columns)
     graph = model.graph
     size, rows = 512, 256

@@ -30,6 +30,7 @@ from .v2_tensors import read_outputs
 _Sent: TypeAlias = tuple[bytes, list[tuple[bytes, bytes]]]
 """An answer's body and headers."""
 
+_NOBODY = (None, None)
 _FARTHEST = 1e6
 _FLOOR = 1e-6
 """Below this, a value is taken for zero when a difference is put in relation to it."""
@@ -78,21 +79,13 @@ class Candidates:
         self._header = settings.canary_header.lower().encode()
         self._shadows: set[asyncio.Task[None]] = set()
 
-    def answering(self, model: str, exchange: Exchange) -> Exposure | None:
-        """Return the candidate that is to answer this request, if one is."""
+    def of(self, model: str, exchange: Exchange) -> tuple[Exposure | None, Exposure | None]:
+        """Return the candidate that is to answer this request, if one is, and the one that is to be asked the same after live."""
         exposed = self._follower.exposure(model)
-        if exposed is None or not exposed.share_percent:
-            return None
-        key = next((value for name, value in exchange.scope["headers"] if name == self._header), b"")
-        chosen = exposed.answers(key) if key else random.random() * 100 < exposed.share_percent
-        return exposed if chosen else None
-
-    def mirrored(self, model: str) -> Exposure | None:
-        """Return the candidate that is to be asked the same after live, if one is."""
-        exposed = self._follower.exposure(model)
-        if exposed is None or not exposed.mirrored_percent:
-            return None
-        return exposed if random.random() * 100 < exposed.mirrored_percent else None
+        if exposed is None:
+            return _NOBODY
+        mirrored = random.random() * 100 < exposed.mirrored_percent
+        return exposed if self._answers(exposed, exchange) else None, exposed if mirrored else None
 
     async def ask(self, model: str, exposed: Exposure, headers: bytes, body: bytes) -> Lease:
         """Ask a candidate in a client's name, and live if it does not answer.
@@ -144,6 +137,10 @@ class Candidates:
         for task in self._shadows:
             task.cancel()
         await asyncio.gather(*self._shadows, return_exceptions=True)
+
+    def _answers(self, exposed: Exposure, exchange: Exchange) -> bool:
+        key = next((value for name, value in exchange.scope["headers"] if name == self._header), b"")
+        return exposed.answers(key) if key else random.random() * 100 < exposed.share_percent
 
     async def _answer_of(self, model: str, version: int, headers: bytes, body: bytes) -> Lease | None:
         try:

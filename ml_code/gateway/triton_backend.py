@@ -104,8 +104,7 @@ class TritonBackend:
         """Ask the Tritons for one answer; raises as Target.infer."""
         body, json_length = binary_request(inputs)
         headers = b"Content-Length: %d\r\nInference-Header-Content-Length: %d\r\n" % (len(body), json_length)
-        candidate = self._candidates.answering(model, exchange)
-        shadow = self._candidates.mirrored(model)
+        candidate, shadow = self._candidates.of(model, exchange)
         await self._admission.enter()
         try:
             asked_at = time.perf_counter()

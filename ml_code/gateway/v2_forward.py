@@ -93,8 +93,7 @@ class V2Forward:
             headers = _headers(body)
             # Who names a version means it; and a body that is not held could not be given to live as well.
             shared = not route.version and more is None
-            candidate = self._candidates.answering(route.model, exchange) if shared else None
-            shadow = self._candidates.mirrored(route.model) if shared else None
+            candidate, shadow = self._candidates.of(route.model, exchange) if shared else (None, None)
             asked_at = time.perf_counter()
             with await self._forward(route, headers, begun, more, candidate) as reply:
                 took_s = time.perf_counter() - asked_at

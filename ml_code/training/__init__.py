@@ -1,1 +1,1 @@
-"""Training of a classifier and its registration in MLflow, as ONNX."""
+"""Training of models, their export to ONNX, and their registration in MLflow."""

@@ -33,7 +33,7 @@ class RegistryError(TrainingError):
 
 
 class ParityError(TrainingError):
-    """The exported ONNX model does not answer as the trained one; nothing was registered."""
+    """The exported ONNX model does not answer, or not as the trained one does; nothing was registered."""
 
     exit_code = 4
 

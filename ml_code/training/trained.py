@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from ml_code.training.errors import ParityError
 from ml_code.training.heldout import HeldOut
 from ml_code.training.trainer import Training
 
@@ -99,6 +100,9 @@ class TrainedModel:
             params: What the trainer found out itself, for example numbers of rows; its options are added.
             curves: See the class.
             plots: See the class.
+
+        Raises:
+            ParityError, ValueError: See :func:`compare`.
         """
         examples = {name: array[: training.golden_rows] for name, array in held_out.inputs.items()}
         return cls(
@@ -141,10 +145,14 @@ def compare(onnx: bytes, inputs: Arrays, reference: Arrays) -> Parity:
         onnx: The export.
         inputs: Every input by name, ``[rows, ...]``.
         reference: What the trained model answers to them, by name, every output.
+
+    Raises:
+        ParityError: The export can't be run, or not with that many rows.
+        ValueError: The outputs of both differ in name or shape.
     """
     rows = len(next(iter(inputs.values())))
     parities = [
-        _difference(infer(onnx, {k: v[:count] for k, v in inputs.items()}), reference, count)
+        _difference(_batch(onnx, {k: v[:count] for k, v in inputs.items()}, count), reference, count)
         for count in (rows, 1)
     ]
     # numpy's maximum hands on a NaN; Python's max may lose it.
@@ -155,9 +163,21 @@ def compare(onnx: bytes, inputs: Arrays, reference: Arrays) -> Parity:
     return Parity(abs_errors, rel_errors, errors, min(p.label_agreement for p in parities), rows)
 
 
+def _batch(onnx: bytes, inputs: Arrays, count: int) -> Arrays:
+    try:
+        return infer(onnx, inputs)
+    except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception.
+        raise ParityError(
+            f"the ONNX export fails on a batch of {count}: {error}",
+            "Nothing was registered. Export it with a first dimension of any size (dynamic axes), and operators that"
+            " ONNX Runtime has.",
+        ) from error
+
+
 def _difference(answered: Arrays, reference: Arrays, count: int) -> Parity:
-    absolute, relative, agreement = [0.0], [0.0], [1.0]
-    counted = [0.0]
+    if set(answered) != set(reference):
+        raise ValueError(f"The export answers {sorted(answered)}, the reference has {sorted(reference)}.")
+    absolute, relative, counted, agreement = [0.0], [0.0], [0.0], [1.0]
     for name, array in answered.items():
         expected = np.asarray(reference[name][:count])
         if expected.shape != array.shape:

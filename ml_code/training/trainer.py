@@ -65,7 +65,7 @@ class Trainer:
 
 def trainer_names() -> list[str]:
     """The names of all trainers, sorted; imports none of them."""
-    return sorted(module.name for module in pkgutil.iter_modules(trainers.__path__) if not module.ispkg)
+    return sorted({module.name for module in pkgutil.iter_modules(trainers.__path__) if not module.ispkg})
 
 
 def summary(name: str) -> str:
@@ -87,8 +87,8 @@ def load_trainer(name: str) -> Trainer:
         name: One of :func:`trainer_names`.
 
     Raises:
-        InvalidRequestError: There is none of that name, a library that it needs is not installed, or its file lacks what a
-            trainer has to have.
+        InvalidRequestError: There is none of that name, a library that it needs is not installed, its file can't be
+            imported, or lacks what a trainer has to have.
     """
     check_trainer(name)
     try:
@@ -98,6 +98,10 @@ def load_trainer(name: str) -> Trainer:
             f"the trainer {name!r} needs {error.name}, which is not installed",
             "Install it: 'make torch' in a checkout of this project for PyTorch, otherwise the extra"
             " 'training' or 'torch' of the package.",
+        ) from error
+    except Exception as error:  # whatever a user's file raises
+        raise InvalidRequestError(
+            f"the trainer {name!r} can't be imported: {type(error).__name__}: {error}", "Correct its file."
         ) from error
     options, train = getattr(module, "Options", None), getattr(module, "train", None)
     if not (_has_options(options) and callable(train)):
@@ -136,6 +140,7 @@ def train(request: TrainingRequest) -> TrainedModel:
     Raises:
         InvalidRequestError: See :func:`load_trainer`, or an option is not usable.
         DataError: The data can't be read, or nothing can be learned from it.
+        ParityError: The export can't be run with one row or with many.
     """
     return train_with(load_trainer(request.trainer), request)
 

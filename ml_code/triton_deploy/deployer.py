@@ -16,7 +16,15 @@ from .artifacts import ArtifactStore, store_for
 from .canary_watch import CanaryWatch, Judge, nobody
 from .errors import DeployError, IllegalTransition
 from .feedback import Feedback
-from .intake import DeployRequest, RevertRequest, deploy_record, pinned_version, revert_record, still_wanted
+from .intake import (
+    DeployRequest,
+    RevertRequest,
+    deploy_record,
+    pinned_version,
+    revert_record,
+    still_wanted,
+    taken_up,
+)
 from .materialize import Materializer, refuse_quarantined
 from .names import check_alias, check_deploy_id, check_model
 from .plan import Plan, plan_deploy, plan_revert, plan_rollback
@@ -138,7 +146,7 @@ class Deployer:
         folder = settlement.folder
         known = folder.journal.find(request.deploy_id)
         if known is not None:
-            return still_wanted(known)
+            return taken_up(request, known)
         settlement.settle_abandoned(request.deploy_id)
         found = wait_for_alias(self._the_registry(), request.model, request.alias, self._settings, log.info)
         pinned = pinned_version(request, found, self._stores)

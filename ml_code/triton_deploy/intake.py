@@ -194,6 +194,20 @@ def revert_record(
     )
 
 
+def taken_up(request: DeployRequest, record: Deployment) -> Deployment:
+    """Return the deployment that a repeated snapshot goes on with.
+
+    Raises:
+        Superseded: it is of another version than is asked for now, or was rolled back.
+    """
+    if request.version not in (None, record.version):
+        raise Superseded(
+            f"Deployment {record.deploy_id} of {record.model} is of version {record.version}, and version {request.version} was to be deployed.",
+            hint="A run deploys one version: trigger a new run.",
+        )
+    return still_wanted(record)
+
+
 def still_wanted(record: Deployment) -> Deployment:
     """Return a deployment that may go on; raises Superseded when it was rolled back."""
     if record.state in (State.ROLLING_BACK, State.ROLLED_BACK):

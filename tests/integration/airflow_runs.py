@@ -168,11 +168,13 @@ class AirflowServer:
         run = self._get(run_id)
         return run["start_date"], run["end_date"]
 
-    def ended(self, run_id: str, limit_s: float = 90) -> Run:
-        """Wait for the end of a run."""
+    def ended(self, run_id: str, limit_s: float = 90, pause_s: float = 0.1) -> Run:
+        """Wait for the end of a run; a longer pause between two looks leaves more of the machine to it."""
         ended = ("success", "failed")
         with contextlib.suppress(AssertionError):
-            await_value(lambda: self.run(run_id).state in ended or None, f"the end of {run_id}", limit_s)
+            await_value(
+                lambda: self.run(run_id).state in ended or None, f"the end of {run_id}", limit_s, pause_s
+            )
         run = self.run(run_id)
         assert run.state in ended, f"not ended after {limit_s:g} s: {run}"
         return run
@@ -192,7 +194,7 @@ class AirflowServer:
             waits = self._get(run_id, f"/taskInstances/{task_id}")["state"] == "awaiting_input"
             return self._get(run_id, f"/taskInstances/{task_id}/-1/hitlDetails") if waits else None
 
-        return await_value(asked, f"a question of {task_id}", limit_s)
+        return await_value(asked, f"a question of {task_id}", limit_s, pause_s=1)
 
     def answer(self, run_id: str, task_id: str, option: str) -> None:
         """Answer what a task asks, as the button of its page does."""
@@ -256,7 +258,7 @@ class AirflowServer:
         return answer.json()
 
     def _ask(self, method: str, path: str, **options: Any) -> requests.Response:
-        return self._session.request(method, f"{self._url}{path}", timeout=30, **options)
+        return self._session.request(method, f"{self._url}{path}", timeout=120, **options)
 
 
 def await_value(look: Callable[[], T | None], what: str, limit_s: float = 30, pause_s: float = 0.1) -> T:

@@ -11,9 +11,10 @@ from stack import Stack
 from stack.airflow_api import AirflowApi
 from stack.ports import free_ports
 from stack.servers import DEPLOY_DAG
+from tests.integration.browsing import chromium
 from tests.integration.gateways import gateway, own_gateway, releases
 
-__all__ = ["gateway", "own_gateway", "releases"]
+__all__ = ["chromium", "gateway", "own_gateway", "releases"]
 
 from .dag_copies import COPIES, RETRAIN_COPIES, RETRAIN_DAG, dags_with_copies
 

@@ -99,6 +99,7 @@ class Prometheus(Server):
         interval_s: between two scrapes, and two evaluations of the rules, seconds.
         waits: how long an alert's condition has to hold, by the alert's name; as shipped for others.
         ranges: shipped range to range of this test, in every rule: ``{"5m": "10s"}``.
+        limits: what replaces what in the expression of an alert, by its name: ``{"ModelIsSlow": ("> 0.5", "> 0.02")}``.
         port: where it listens; any free one by default.
     """
 
@@ -110,6 +111,7 @@ class Prometheus(Server):
         interval_s: int = 1,
         waits: Mapping[str, str] | None = None,
         ranges: Mapping[str, str] | None = None,
+        limits: Mapping[str, tuple[str, str]] | None = None,
         port: int | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,7 +129,7 @@ class Prometheus(Server):
         }
         (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
         for path in (folder / "rules").iterdir():
-            path.write_text(_with_times(path.read_text(), waits or {}, ranges or {}))
+            path.write_text(_adapted(path.read_text(), waits or {}, ranges or {}, limits or {}))
         self._command = [
             str(program("prometheus")),
             f"--config.file={folder / 'prometheus.yml'}",
@@ -176,12 +178,21 @@ class Alertmanager(Server):
         self._started_in = unpacked("prometheus", PACKAGES)
 
 
-def _with_times(rules: str, waits: Mapping[str, str], ranges: Mapping[str, str]) -> str:
+def _adapted(
+    rules: str,
+    waits: Mapping[str, str],
+    ranges: Mapping[str, str],
+    limits: Mapping[str, tuple[str, str]],
+) -> str:
     content = yaml.safe_load(rules)
     for group in content["groups"]:
         for rule in group["rules"]:
             for shipped, own in ranges.items():
                 rule["expr"] = re.sub(rf"\[{shipped}\]", f"[{own}]", rule["expr"])
+            if rule.get("alert") in limits:
+                shipped, own = limits[rule["alert"]]
+                assert shipped in rule["expr"], rule
+                rule["expr"] = rule["expr"].replace(shipped, own)
             if rule.get("alert") in waits:
                 rule["for"] = waits[rule["alert"]]
     return yaml.safe_dump(content)

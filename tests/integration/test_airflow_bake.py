@@ -11,12 +11,14 @@ from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.records import BAKED_BADLY, BakeVerdict
 from stack import Stack
-from tests.integration.airflow_runs import AirflowServer, await_value
+from tests.integration.airflow_runs import AirflowCommand, AirflowServer, await_value
 from tests.integration.conftest import PROMETHEUS_PORT
 from tests.integration.prometheus_server import Prometheus
-from tests.integration.test_airflow_deploy import ALL_WENT_WELL, Model
+from tests.integration.test_airflow_deploy import ALL_WENT_WELL, Model, airflow
 from tests.integration.v2_clients import asking
 from tests.models import fails_above, files, golden
+
+__all__ = ["airflow"]
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -25,39 +27,64 @@ MINUTES = 5
 
 
 @pytest.fixture
-def airflow(stack_with_airflow: Stack, tmp_path: Path) -> Iterator[AirflowServer]:
-    """A running Airflow with a triggerer, and the Prometheus that its tasks know."""
-    stack_with_airflow.start(["triggerer"])
-    targets = {"triton": [stack_with_airflow.url("triton-metrics").removeprefix("http://")]}
+def prometheus(stack: Stack, tmp_path: Path) -> Iterator[None]:
+    """The Prometheus that the tasks of every DAG know."""
+    targets = {"triton": [stack.url("triton-metrics").removeprefix("http://")]}
     with Prometheus(tmp_path / "prometheus", targets, port=PROMETHEUS_PORT):
-        yield AirflowServer(stack_with_airflow)
+        yield
 
 
 @pytest.fixture
-def model(stack_with_airflow: Stack) -> Model:
+def server(stack_with_airflow: Stack, prometheus: None) -> AirflowServer:
+    """A running Airflow with a triggerer."""
+    stack_with_airflow.start(["triggerer"])
+    return AirflowServer(stack_with_airflow)
+
+
+@pytest.fixture
+def model(stack: Stack) -> Model:
     """Version 1 is live, without a bake."""
-    model = Model(stack_with_airflow)
+    model = Model(stack)
     model.register()
     model.deploy()
     return model
 
 
-def await_deferred(airflow: AirflowServer, run_id: str) -> None:
+def await_deferred(server: AirflowServer, run_id: str) -> None:
     await_value(
-        lambda: airflow.run(run_id).tasks.get("bake_release") == "deferred" or None, "the bake to wait", 180
+        lambda: server.run(run_id).tasks.get("bake_release") == "deferred" or None, "the bake to wait", 180
     )
 
 
-def test_a_release_that_fails_its_bake_is_reverted_and_its_run_failed(
-    airflow: AirflowServer, model: Model, stack_with_airflow: Stack
+def bad() -> dict[str, bytes]:
+    """Version 2, which fails one request of twenty."""
+    return files(fails_above(10, 2), triton__golden_json=golden(2))
+
+
+def test_without_a_running_airflow_the_bake_waits_in_the_command(
+    airflow: AirflowCommand, prometheus: None, model: Model, stack: Stack
 ) -> None:
-    model.register(files(fails_above(10, 2), triton__golden_json=golden(2)))
+    model.register(bad())
+    with asking(model.name, stack.url("triton").removeprefix("http://")):
+        ended, run = airflow.deploy(model=model.name, bake_minutes=MINUTES)
+    assert (ended.code, run.state) == (1, "failed"), ended.output
+    assert run.tasks == ALL_WENT_WELL | {"bake_release": "failed", "deployed": "upstream_failed"}
+    live = model.folder.releases.latest()
+    assert live is not None
+    assert (live.generation, live.active_version) == (3, 1)
+    assert live.reason.startswith(BAKED_BADLY)
+
+
+def test_a_release_that_fails_its_bake_is_reverted_and_its_run_failed(
+    server: AirflowServer, model: Model, stack_with_airflow: Stack
+) -> None:
+    model.register(bad())
     with asking(model.name, stack_with_airflow.url("triton").removeprefix("http://")) as clients:
-        run_id = airflow.deploy(model=model.name, bake_minutes=MINUTES)
-        await_deferred(airflow, run_id)
+        run_id = server.deploy(model=model.name, bake_minutes=MINUTES)
+        await_deferred(server, run_id)
         # It holds no worker's slot; the triggerer's process may die meanwhile.
         stack_with_airflow.kill("airflow-triggerer")
-        run = airflow.ended(run_id, 240)
+        run = server.ended(run_id, 240)
         clients.ask_more(40)
         assert clients.answers[1]
     assert run.state == "failed"
@@ -71,17 +98,16 @@ def test_a_release_that_fails_its_bake_is_reverted_and_its_run_failed(
     assert bake is not None
     assert bake.verdict is BakeVerdict.FAILED
     assert model.quarantined == {}
-    assert "Version 1 is live again" in airflow.log(run_id, "bake_release")
 
 
 def test_a_person_who_reverts_during_the_bake_is_not_overruled(
-    airflow: AirflowServer, model: Model, stack_with_airflow: Stack
+    server: AirflowServer, model: Model, stack_with_airflow: Stack
 ) -> None:
     model.register()
-    run_id = airflow.deploy(model=model.name, bake_minutes=MINUTES)
-    await_deferred(airflow, run_id)
+    run_id = server.deploy(model=model.name, bake_minutes=MINUTES)
+    await_deferred(server, run_id)
     Deployer(model.settings).revert(RevertRequest(model=model.name, deploy_id="person"))
-    run = airflow.ended(run_id, 120)
+    run = server.ended(run_id, 120)
     assert (run.state, run.tasks) == ("success", ALL_WENT_WELL)
     bake = model.folder.bakes.find(2)
     assert bake is not None

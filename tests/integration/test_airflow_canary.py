@@ -11,16 +11,16 @@ from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.records import State
 from stack import Stack
 
-from .airflow_runs import AirflowServer, await_value
-from .test_airflow_deploy import ALL_WENT_WELL, Model, failed_at, live, model
+from .airflow_runs import AirflowCommand, AirflowServer, await_value
+from .test_airflow_deploy import ALL_WENT_WELL, Model, airflow, failed_at, live, model
 
-__all__ = ["live", "model"]
+__all__ = ["airflow", "live", "model"]
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture
-def airflow(stack_with_airflow: Stack) -> AirflowServer:
+def server(stack_with_airflow: Stack) -> AirflowServer:
     stack_with_airflow.start(["triggerer"])
     return AirflowServer(stack_with_airflow)
 
@@ -30,40 +30,33 @@ def exposed(model: Model) -> Exposure | None:
     return exposure(model.folder.journal.find("d2"), 1, datetime.now(UTC))
 
 
-def test_a_canary_is_watched_by_the_triggerer_and_then_committed(live: Model, airflow: AirflowServer) -> None:
+def test_a_canary_that_goes_well_is_committed_also_in_a_command_of_ci(
+    live: Model, airflow: AirflowCommand
+) -> None:
     live.register()
-    run_id = airflow.deploy(
+    ended, run = airflow.deploy(
         model=live.name, deploy_id="d2", canary="5,50", canary_minutes=0.1, bake_minutes=0
     )
-    share = await_value(lambda: exposed(live), "a share", limit_s=240)
-    assert (share.version, share.share_percent) == (2, 5)
-    run = airflow.ended(run_id, limit_s=240)
-    assert (run.state, run.tasks) == ("success", ALL_WENT_WELL)
+    assert (ended.code, run.tasks) == (0, ALL_WENT_WELL), ended.output
     record = live.folder.journal.get("d2")
     assert record.state is State.COMMITTED
     assert record.canary is not None
     assert (record.canary.step, record.canary.share_percent) == (2, 50)
-    # Six seconds each.
-    began, ended = (
-        datetime.fromisoformat(record.times_utc[state]) for state in (State.VERIFIED, State.TRIED)
-    )
-    assert (ended - began).total_seconds() > 12
-    assert live.ready_versions(live.name) == {2}
 
 
-def test_a_canary_that_somebody_rolls_back_fails_its_run(live: Model, airflow: AirflowServer) -> None:
+def test_a_canary_that_somebody_rolls_back_fails_its_run(live: Model, server: AirflowServer) -> None:
     live.register()
     before = live.current
-    run_id = airflow.deploy(model=live.name, deploy_id="d2", canary="50", canary_minutes=30)
-    await_value(lambda: exposed(live), "a share", limit_s=240)
+    run_id = server.deploy(model=live.name, deploy_id="d2", canary="50", canary_minutes=30)
+    await_value(lambda: exposed(live), "a share", limit_s=600)
     await_value(
-        lambda: airflow.run(run_id).tasks["canary_release"] == "deferred" or None,
+        lambda: server.run(run_id).tasks["canary_release"] == "deferred" or None,
         "the wait in the triggerer",
-        limit_s=120,
+        limit_s=300,
     )
     Deployer(live.settings).rollback(live.name, "d2")
     assert exposed(live) is None
-    run = airflow.ended(run_id, limit_s=240)
+    run = server.ended(run_id, limit_s=600)
     assert (run.state, run.tasks) == ("failed", failed_at("canary"))
     assert live.state("d2") is State.ROLLED_BACK
     assert live.current == before

@@ -227,6 +227,7 @@ def test_the_supervisor_of_a_task_is_killed(
 # Time limits
 
 
+@pytest.mark.soak
 def test_a_task_exceeds_its_execution_timeout(live: Model, airflow_of: Servers, documented: WayOut) -> None:
     airflow = airflow_of(NO_RETRIES)
     live.register()
@@ -264,6 +265,7 @@ def test_the_run_is_marked_failed(live: Model, airflow_of: Servers, documented: 
     mark_the_run(live, airflow_of(DEPLOY_DAG), documented, "failed")
 
 
+@pytest.mark.soak
 def test_the_run_is_marked_success(live: Model, airflow_of: Servers, documented: WayOut) -> None:
     mark_the_run(live, airflow_of(DEPLOY_DAG), documented, "success")
 
@@ -283,6 +285,7 @@ def mark_the_run(live: Model, airflow: AirflowServer, documented: WayOut, state:
         assert_consistent(live, client, serving=1)
 
 
+@pytest.mark.soak
 def test_a_running_task_is_marked_success(live: Model, airflow_of: Servers, documented: WayOut) -> None:
     """Airflow goes on to the next task; the record does not."""
     airflow = airflow_of(NO_RETRIES)
@@ -314,6 +317,7 @@ def test_a_running_task_is_cleared(live: Model, airflow_of: Servers, documented:
         assert_consistent(live, client, serving=2)
 
 
+@pytest.mark.soak
 def test_failed_tasks_are_cleared_after_a_rollback(
     live: Model, airflow_of: Servers, documented: WayOut
 ) -> None:

@@ -42,6 +42,8 @@ ALERTS = [
 ]
 SECONDS = {"5m": "10s", "1h": "20s", "6h": "60s"}
 """What the ranges of the shipped rules are here."""
+SLOW = {"ModelIsSlow": ("> 0.5", "> 0.02")}
+"""A tenth of a second is slow here: nobody wants to wait for models that need half of one."""
 LIMIT_S = 90
 A_DAY = timedelta(days=1)
 
@@ -149,7 +151,13 @@ def watched(releases: Releases, own_gateway: Callable[..., Gateway], tmp_path: P
         alertmanager = running.enter_context(Alertmanager(tmp_path / "alertmanager", webhook.url))
         targets = {"triton": metrics, "gateway": [gateway.address], "alertmanager": [alertmanager.address]}
         prometheus = running.enter_context(
-            Prometheus(tmp_path / "prometheus", targets, waits=dict.fromkeys(ALERTS, "3s"), ranges=SECONDS)
+            Prometheus(
+                tmp_path / "prometheus",
+                targets,
+                waits=dict.fromkeys(ALERTS, "3s"),
+                ranges=SECONDS,
+                limits=SLOW,
+            )
         )
         yield Watched(releases, gateway, prometheus, webhook)
 
@@ -169,7 +177,7 @@ def test_what_is_wrong_with_releases_is_told_and_that_it_was_mended(watched: Wat
         model = partial(watched.model, running=running)
         failing, slowed = model("alert_fails"), model("alert_slow")
         failing.deploy(partial(fails_above, 10))
-        slowed.deploy(partial(slow, products=130))
+        slowed.deploy(slow)
         unloaded, swapped, broken = model("alert_unloaded"), model("alert_swapped"), model("alert_broken")
         for own in (unloaded, swapped, broken):
             own.deploy()

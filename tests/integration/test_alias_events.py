@@ -26,6 +26,7 @@ from ml_code.alias_events import cli, receiver, signature
 from ml_code.alias_events.airflow import Airflow
 from ml_code.alias_events.moves import Move
 from ml_code.alias_events.settings import EventSettings
+from ml_code.triton_deploy.repository import ModelFolder
 from ml_code.triton_deploy.settings import Settings
 from stack import Stack
 from stack.servers import REPO
@@ -38,9 +39,10 @@ from .gateways import free_port
 from .tcp_proxy import LOSE_ANSWERS, NONE, TcpProxy
 from .test_airflow_deploy import Model
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
-LIVE_LIMIT_S = 240
+LIVE_LIMIT_S = 400
+"""On a machine that runs nothing else it takes ten seconds; a triggerer that died is back in forty."""
 AT_ONCE = 16
 OTHER_DAG = "revert_triton"
 """Takes the params of a deploy; of a model that was never live its run ends at once."""
@@ -53,6 +55,7 @@ class Followed(Model):
         super().__init__(stack)
         if name:
             self.name = name
+            self.folder = ModelFolder.at(self.settings.repository_root, name)
         self.airflow = AirflowServer(stack)
         self.client_of_mlflow = MlflowClient(stack.url("mlflow"))
         for _ in range(2):
@@ -99,6 +102,8 @@ def settings(stack_with_events: Stack) -> EventSettings:
         secret=(stack_with_events.events_secret,),
         url=stack_with_events.url("events"),
         airflow_url=stack_with_events.url("airflow"),
+        # A machine that is busy with other tests is no Airflow that is away.
+        airflow_timeout_s=120,
         airflow_username=username,
         airflow_password=password,
     )
@@ -185,7 +190,7 @@ def test_a_thousand_duplicates_and_forgeries_are_one_deploy(
     ]
 
     def deliver(one: tuple[dict[str, str], bytes]) -> str:
-        answer = requests.post(f"{own.url}/mlflow", data=one[1], headers=one[0], timeout=60)
+        answer = requests.post(f"{own.url}/mlflow", data=one[1], headers=one[0], timeout=180)
         return str(answer.json().get("result", answer.status_code))
 
     with running_receiver(own, stack_with_events), ThreadPoolExecutor(AT_ONCE) as pool:
@@ -211,7 +216,7 @@ def test_the_triggerer_sees_moves_and_its_death_and_both_ways_at_once_deploy_not
             return log.read_text().count(f"registered-models/alias?name={WATCHED_MODEL}&alias={BY_EVENT}")
 
         wanted = looks() + count
-        await_value(lambda: looks() >= wanted or None, "the triggerer to look", 90)
+        await_value(lambda: looks() >= wanted or None, "the triggerer to look", LIVE_LIMIT_S)
 
     await_looks(2)
     model.move(1)
@@ -222,8 +227,8 @@ def test_the_triggerer_sees_moves_and_its_death_and_both_ways_at_once_deploy_not
 
     request.getfixturevalue("without_receiver")
     stack_with_events.kill("airflow-triggerer")
-    # What remembered nothing would tell of version 1 again, and of version 2 not.
-    await_looks(2)
+    # What remembered nothing would take version 1 for new, or version 2 for what it found.
+    await_looks(3)
     model.move(2)
     model.await_live(2)
     assert model.releases() == [1, 2]
@@ -241,7 +246,7 @@ def test_what_airflow_took_and_could_not_say_is_asked_for_again_and_run_once(
         allow=(f"{model.name}@mine",),
         url=f"http://127.0.0.1:{free_port()}",
         airflow_url=f"http://{proxy.address}",
-        airflow_timeout_s=2,
+        airflow_timeout_s=6,
         dag_id=OTHER_DAG,
     )
     airflow = AirflowServer(stack_with_events, OTHER_DAG)
@@ -251,11 +256,11 @@ def test_what_airflow_took_and_could_not_say_is_asked_for_again_and_run_once(
         model.client_of_mlflow.set_registered_model_alias(model.name, "mine", "1")
         await_value(lambda: airflow.runs_about(model.name) or None, "Airflow to have the run", 60)
         proxy.fault = NONE
-        await_value(lambda: len(answers) > 1 or None, "MLflow to be answered", 60)
+        await_value(lambda: "result" in answers[-1] or None if answers else None, "MLflow to be answered", 90)
     assert time.monotonic() - began > 10, "MLflow waits as long as it is told to"
-    refused, taken = answers
-    assert "did not answer in time" in refused["error"]
-    assert taken["result"] == "duplicate"
+    *refused, taken = answers
+    assert all("did not answer in time" in answer["error"] for answer in refused)
+    assert (len(refused) > 0, taken["result"]) == (True, "duplicate")
     assert len(airflow.runs_about(model.name)) == 1
 
 

@@ -401,7 +401,7 @@ def test_a_killed_triton_comes_back_with_what_is_live(own_site: Callable[..., Si
     assert_unnoticed(traffic, [2, 1])
 
 
-@pytest.mark.parametrize("last", ["materialize", "load", "smoke"])
+@pytest.mark.parametrize("last", ["materialize", pytest.param("load", marks=pytest.mark.soak), "smoke"])
 def test_a_triton_killed_in_the_middle_of_a_deploy_serves_the_live_version(
     own_site: Callable[..., Site], last: str
 ) -> None:

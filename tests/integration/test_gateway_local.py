@@ -192,7 +192,7 @@ mlflow.MlflowClient().set_registered_model_alias(name, "A", version)
 """
 
 
-@pytest.mark.parametrize("kind", ["sklearn", "tensors"])
+@pytest.mark.parametrize("kind", ["sklearn", pytest.param("tensors", marks=pytest.mark.soak)])
 def test_other_flavors_run_by_pyfunc(
     followed: Followed, mlflow_stack: Stack, start: Callable[..., Gateway], kind: str
 ) -> None:

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
-from tests.integration.debian_packages import library_path, unpacked
 from tests.integration.gateways import Gateway, Releases
 
 pytestmark = pytest.mark.integration
 
 PATIENCE_MS = 60_000
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    root = unpacked("chromium", ["chromium", "fonts-dejavu-core"])
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=root / "usr/lib/chromium/chromium",
-            env={**os.environ, "LD_LIBRARY_PATH": library_path(root)},
-            # The tests may run as root, and nothing but the gateway is asked.
-            args=["--no-sandbox", "--no-proxy-server"],
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

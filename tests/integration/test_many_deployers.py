@@ -107,6 +107,7 @@ def test_twenty_deployers_of_one_model_at_once(raced: Site) -> None:
     assert outcomes(attempts)["lease_held"] >= 1, "they met"
 
 
+@pytest.mark.soak
 def test_the_release_record_alone_keeps_them_apart(raced: Site) -> None:
     """Everything else only saves work: without it all go the whole way, and still one commits each generation."""
     attempts = race(raced, 1, "nobody_minds_the_others")
@@ -114,6 +115,7 @@ def test_the_release_record_alone_keeps_them_apart(raced: Site) -> None:
     assert outcomes(attempts)["superseded"] >= 1, "they met"
 
 
+@pytest.mark.soak
 def test_a_lost_update_is_seen(raced: Site) -> None:
     """The planted bug: nothing keeps them apart."""
     attempts = race(raced, 1, "nobody_minds_the_others", "release_that_replaces")

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import product
 
 import pytest
 
@@ -221,11 +222,22 @@ FAULTS = {
     "truncates the answer's head": Fault(truncate_after=40),
     "truncates the answer's body": Fault(truncate_after=300),
 }
+SAMPLE = {
+    ("mlflow", "snapshot", "resets"),
+    ("mlflow", "materialize", "truncates the answer's head"),
+    ("s3", "materialize", "stalls"),
+    ("s3", "materialize", "truncates the answer's body"),
+}
+"""What `make test` tries; `make soak` tries all."""
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("step", ["snapshot", "materialize"])
-@pytest.mark.parametrize("server", ["mlflow", "s3"])
+@pytest.mark.parametrize(
+    ("server", "step", "fault"),
+    [
+        pytest.param(*case, marks=() if case in SAMPLE else pytest.mark.soak)
+        for case in product(("mlflow", "s3"), ("snapshot", "materialize"), FAULTS)
+    ],
+)
 def test_a_broken_network_to_where_models_come_from(net: Net, server: str, step: str, fault: str) -> None:
     net.publish(direct=server == "s3")
     name, breaks = {"mlflow": "MLflow", "s3": "S3"}[server], net.sets(server, FAULTS[fault])
@@ -277,8 +289,14 @@ BEFORE_THE_FLIP = {
 }
 
 
-@pytest.mark.parametrize("fault", [RESET, STALL], ids=["resets", "stalls"])
-@pytest.mark.parametrize("moment", BEFORE_THE_FLIP)
+@pytest.mark.parametrize(
+    ("moment", "fault"),
+    [
+        pytest.param(moment, fault, id=f"{moment}-{name}", marks=() if sampled else pytest.mark.soak)
+        for number, moment in enumerate(BEFORE_THE_FLIP)
+        for name, fault, sampled in (("resets", RESET, number % 2), ("stalls", STALL, not number % 4))
+    ],
+)
 def test_a_broken_network_to_triton_before_the_flip(net: Net, moment: str, fault: Fault) -> None:
     net.publish()
     breaks = net.sets("triton-grpc", fault)

@@ -18,7 +18,7 @@ import onnxruntime
 import pytest
 import requests
 
-from ml_code.train_model import train_and_register
+from ml_code.train_model import main, train_and_register
 from ml_code.training import registration
 from ml_code.training.errors import ParityError, RegistryError
 from ml_code.training.heldout import HeldOut
@@ -223,10 +223,11 @@ def test_failed_parity_leaves_a_failed_run_with_its_metrics_and_no_model(rest: R
     assert rest.get("mlflow/registered-models/get", name=model)[0] == 404
 
 
-def test_without_an_alias_a_version_waits_with_its_held_out_rows_for_a_gate(rest: Rest, model: str) -> None:
-    finished = run_command_line("--model", model, "--alias", "", "--json")
-    assert finished.returncode == 0, finished.stderr
-    result = json.loads(finished.stdout)
+def test_without_an_alias_a_version_waits_with_its_held_out_rows_for_a_gate(
+    rest: Rest, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--model", model, "--alias", "", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
     assert (result["version"], result["alias"]) == (1, None)
     assert not rest.get("mlflow/registered-models/get", name=model)[1]["registered_model"].get("aliases")
 

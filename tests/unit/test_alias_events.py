@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
@@ -16,11 +19,12 @@ from hypothesis import strategies as st
 
 from ml_code.alias_events import cli, receiver, signature
 from ml_code.alias_events.airflow import Airflow
-from ml_code.alias_events.airflow_trigger import AliasTrigger, Step, after_look
+from ml_code.alias_events.airflow_trigger import SEEN, AliasTrigger
 from ml_code.alias_events.errors import Forged, Malformed
 from ml_code.alias_events.moves import Followed, Move, read_event, why_not
 from ml_code.alias_events.once import Once
 from ml_code.alias_events.settings import EventSettings
+from ml_code.alias_events.webhook import Webhooks
 from ml_code.triton_deploy.errors import AccessDenied, DeployError, Misconfigured, Unavailable
 from ml_code.triton_deploy.settings import Settings
 from tests.fake_airflow import FakeAirflow, fake_airflow, takes_a_delivery_once
@@ -480,6 +484,58 @@ def test_a_client_that_goes_away_does_not_stop_what_others_wait_for() -> None:
     assert asyncio.run(run()) == (1, False)
 
 
+# The webhook in MLflow; tests/integration has it with a real one
+
+
+@contextmanager
+def mlflow_that_says(status: int, content: dict[str, Any]) -> Iterator[Webhooks]:
+    """An MLflow without webhooks that answers everything else with one thing."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._answer(200, {})
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"] or 0))
+            self._answer(status, content)
+
+        def _answer(self, status: int, content: dict[str, Any]) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(content).encode())
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield Webhooks(Settings(mlflow_tracking_uri=f"http://127.0.0.1:{server.server_port}"))
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_webhook_that_mlflow_does_not_take_is_explained() -> None:
+    said = {"error_code": "INVALID_PARAMETER_VALUE", "message": "Invalid webhook URL scheme: 'http'."}
+    with (
+        mlflow_that_says(400, said) as webhooks,
+        pytest.raises(Misconfigured, match=r"URL scheme: 'http'.*docs/events.md"),
+    ):
+        webhooks.ensure("http://receiver", SECRET)
+
+
+def test_a_receiver_that_mlflow_does_not_reach_is_explained() -> None:
+    result = {"success": False, "error_message": "Failed to test webhook: refused"}
+    with (
+        mlflow_that_says(200, {"result": result}) as webhooks,
+        pytest.raises(Unavailable, match=r"refused.*TRITON_EVENTS_URL"),
+    ):
+        webhooks.test("id")
+
+
 # The watcher
 
 
@@ -534,10 +590,20 @@ def test_an_alias_that_is_set_for_the_first_time_is_a_move_and_one_that_is_remov
     assert seen_by_a_triggerer(["", "", "1", "", "1"], {}) == ["1", "1"]
 
 
-def test_who_dies_before_remembering_tells_again() -> None:
-    assert after_look("12", "13") is Step.TELL
-    assert after_look(None, "13") is Step.REMEMBER
-    assert after_look("13", "13") is Step.NOTHING
+def test_a_triggerer_that_dies_while_it_tells_tells_again() -> None:
+    kept: dict[str, Any] = {SEEN: "12"}
+    trigger = AliasTrigger("best_model", "A", poll_s=0)
+    trigger.asset_state_store = AssetState(kept)
+    trigger._look = lambda: "13"  # type: ignore[method-assign]
+
+    async def tell_and_die() -> Any:
+        events = aiter(trigger.run())
+        told = await anext(events)
+        await events.aclose()  # type: ignore[attr-defined]
+        return told.payload
+
+    assert asyncio.run(tell_and_die()) == {"model": "best_model", "alias": "A", "version": "13"}
+    assert kept == {SEEN: "12"}
 
 
 def test_the_triggerer_can_make_it_again_from_what_is_serialized() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ml_code.gateway import deploy_metrics
 from ml_code.gateway.release_follower import ReleaseFollower
 from ml_code.triton_deploy.canary import Exposure, canary_of, steps_of
 from ml_code.triton_deploy.canary_watch import Judge, Judgment, Verdict, Watched
@@ -259,6 +261,49 @@ def test_a_release_that_somebody_else_committed_ends_the_share(scene: Scene) -> 
     assert scene.share == 0
     with pytest.raises(DeployError, match="was committed since"):
         deployer.look_at_canary(MODEL, "d2")
+
+
+# What people and Prometheus are told
+
+
+def test_a_dry_run_says_how_long_is_watched(scene: Scene) -> None:
+    plan = scene.deployer().plan_deploy(scene.world.request("d2", canary=canary_of("5,25", 10, 2)))
+    assert plan.does[1:] == (
+        "watch 2 minutes each: 10 % mirrored to the candidate, 5 % answered by the candidate, 25 % answered by the candidate",
+        "make it live as release 2",
+    )
+
+
+def test_a_canary_is_no_deploy_that_is_stuck_and_a_step_of_its_own(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock:
+        @staticmethod
+        def now(zone: object) -> datetime:
+            return scene.world.now
+
+        fromisoformat = datetime.fromisoformat
+
+    monkeypatch.setattr(deploy_metrics, "datetime", Clock)
+    metrics = deploy_metrics.DeployMetrics(scene.world.root)
+
+    def value(name: str) -> float:
+        found = [line for line in metrics.text().decode().splitlines() if line.startswith(name)]
+        return float(found[0].rsplit(" ", 1)[1])
+
+    deployer = scene.until_canary("5")
+    for _ in range(8):
+        deployer.look_at_canary(MODEL, "d2")
+        scene.world.later(15)
+    assert value("triton_deploy_unfinished_age_seconds") == 0
+    scene.world.later(SILENCE_S + 60)
+    assert value("triton_deploy_unfinished_age_seconds") > 60
+    deployer.canary(MODEL, "d2")
+    scene.world.later(7)
+    deployer.commit(MODEL, "d2")
+    of_step = 'triton_deploy_step_duration_seconds{model="best_model",step="%s"}'
+    assert value(of_step % "canary") == pytest.approx(8 * 15 + SILENCE_S + 60 + 120)
+    assert value(of_step % "commit") == pytest.approx(7)
 
 
 # What is asked for

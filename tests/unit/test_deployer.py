@@ -684,6 +684,12 @@ def test_a_deploy_of_one_version_refuses_another_that_the_alias_names(world: Wor
         world.deploy(version=2)
     assert world.current is None
     assert world.deploy(version=1).state is State.COMMITTED
+    assert world.deploy(version=1).state is State.COMMITTED
+    world.register_times(2)
+    with pytest.raises(
+        Superseded, match=r"d1 of best_model is of version 1, and version 2 was to be deployed\. A run"
+    ):
+        world.deploy(version=2)
 
 
 def test_the_alias_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -508,6 +508,9 @@ def test_the_page_has_the_numbers_of_both_the_rules_and_what_the_champion_may_ha
     assert "| log_loss (decides) | 0.5 | 0.5 |" in text
     assert "- yes: log_loss improves by 0.1" in text
     assert "200 held-out rows of run r4. 100% of them are known to be held out from version 3 too" in text
+    assert "40% of them are known to be held out from version 3 too; it may have been trained on" in page(
+        comparison(unseen=0.4)
+    )
     assert "is not known: its run keeps no held-out rows" in page(comparison(unseen=None))
 
 

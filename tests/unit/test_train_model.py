@@ -190,6 +190,8 @@ def test_numbers_may_differ_absolutely_or_relatively_but_a_nan_never_holds() -> 
     assert near.max_rel_error == pytest.approx(2e-3)
     assert near.max_error == pytest.approx(2e-6, rel=1e-2)
     assert not compare(model, {"x": rows}, {"y": np.where(rows == 1, np.nan, rows)}).holds(1)
+    with pytest.raises(ValueError, match="reference has \\['z'\\]"):
+        compare(model, {"x": rows}, {"z": rows})
     with pytest.raises(ValueError, match="has shape"):
         compare(model, {"x": rows}, {"y": rows[:, :1]})
 
@@ -211,6 +213,15 @@ def test_golden_document_is_what_the_file_answers_to_held_out_rows(trained: Trai
     np.testing.assert_array_equal(
         answer["probabilities"].ravel(), np.array(tensors["probabilities"]["data"], np.float32)
     )
+
+
+def test_an_export_that_takes_batches_of_one_size_only_is_no_export() -> None:
+    model = times(1.0)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
+    rows = np.ones((3, 2), np.float32)
+    with pytest.raises(ParityError, match="fails on a batch of 1: ") as refusal:
+        compare(model.SerializeToString(), {"x": rows}, {"y": rows})
+    assert "first dimension" in refusal.value.hint
 
 
 @pytest.mark.parametrize("uri", ["", "localhost:5000", "sqlite:///mlflow.db", "./mlruns"])

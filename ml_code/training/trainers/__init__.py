@@ -7,5 +7,5 @@ from __future__ import annotations
 
 import os
 
-# A package searches its folders in order, so that a user's file can't take the place of one from here unnoticed.
+# Searched in order: a user's file can't take the place of one from here.
 __path__ += [folder for folder in os.environ.get("TRAINERS_PATH", "").split(os.pathsep) if folder]

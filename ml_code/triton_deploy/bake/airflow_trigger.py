@@ -42,8 +42,9 @@ class BakeTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """See BaseTrigger."""
-        policy = BakePolicy.of(Settings.from_env(), self.minutes)
-        watch = await asyncio.to_thread(Watch.of, Settings.from_env(), self.model, self.generation, policy)
+        settings = Settings.from_env()
+        policy = BakePolicy.of(settings, self.minutes)
+        watch = await asyncio.to_thread(Watch.of, settings, self.model, self.generation, policy)
         while (bake := await asyncio.to_thread(watch.look)) is None:
             await asyncio.sleep(policy.interval_s)
         yield TriggerEvent(to_json(bake))  # type: ignore[no-untyped-call]
