@@ -20,7 +20,7 @@ FIND_LINKS = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$({ $(PIP_CONFIG) :env:.find-link
 	|| $(PIP_CONFIG) user.find-links; } 2>/dev/null | tr -s '[:space:]' ',' | sed 's/,$$//')}"
 CHECKED := ml_code dags stack bench deploy/grafana/*.py
 
-.PHONY: help demo up up-distributed test test-unit soak bench bench-quick torch lint format docs lock clean env
+.PHONY: help demo up up-distributed test test-unit coverage soak bench bench-quick torch lint format docs lock clean env
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,8 +34,12 @@ up: env  ## start the stack and leave it running; prints URLs and logins; Ctrl-C
 up-distributed: env  ## the same with PostgreSQL, Redis, Celery and two hosts, each with a worker, a Triton and a gateway
 	@.venv/bin/python -m stack up-distributed
 
-test: env torch  ## unit and integration tests on the real servers, with coverage
-	.venv/bin/pytest tests --cov
+test: env torch  ## unit and integration tests on the real servers
+	.venv/bin/pytest tests
+
+# Not in `test`: counting lines doubles the time of what computes.
+coverage: env torch  ## the lines and branches that the tests without servers reach
+	.venv/bin/pytest tests/unit tests/faults --cov
 
 test-unit: $(MAIN) torch  ## unit tests only: no server is started
 	.venv/bin/pytest tests/unit

@@ -213,6 +213,7 @@ def test_what_is_wrong_with_releases_is_told_and_that_it_was_mended(watched: Wat
     assert watched.webhook.told.keys() >= expected.keys()
 
 
+@pytest.mark.soak
 def test_what_is_wrong_with_deploys_is_told_and_that_it_was_mended(watched: Watched) -> None:
     with ExitStack() as running:
         own = watched.model("alert_deploys", running)
@@ -245,6 +246,7 @@ def test_what_is_wrong_with_deploys_is_told_and_that_it_was_mended(watched: Watc
         watched.webhook.await_all(dict.fromkeys(expected, "resolved"))
 
 
+@pytest.mark.soak
 def test_servers_that_are_away_are_told_and_that_they_are_back(watched: Watched) -> None:
     name, stack = watched.releases.model, watched.releases.stacks[1]
     triton = stack.url("triton-metrics").removeprefix("http://")

@@ -211,6 +211,7 @@ def test_a_person_refuses_and_another_approves(model: Model) -> None:
     assert (model.live, model.aliases) == (2, {"A": 2})
 
 
+@pytest.mark.soak
 def test_an_approval_that_nobody_gives_in_time_is_refused(stack_with_airflow: Stack) -> None:
     impatient = AirflowServer(stack_with_airflow, IMPATIENT)
     impatient.pause(False)
