@@ -44,6 +44,17 @@ def test_a_canary_that_goes_well_is_committed_also_in_a_command_of_ci(
     assert (record.canary.step, record.canary.share_percent) == (2, 50)
 
 
+def test_a_canary_that_goes_well_is_committed_by_its_run(live: Model, server: AirflowServer) -> None:
+    live.register()
+    run_id = server.deploy(model=live.name, deploy_id="d2", canary="5,50", canary_minutes=0.1, bake_minutes=0)
+    run = server.ended(run_id, limit_s=600)
+    assert (run.state, run.tasks) == ("success", ALL_WENT_WELL)
+    record = live.folder.journal.get("d2")
+    assert record.state is State.COMMITTED
+    assert record.canary is not None
+    assert (record.canary.step, record.canary.share_percent) == (2, 50)
+
+
 def test_a_canary_that_somebody_rolls_back_fails_its_run(live: Model, server: AirflowServer) -> None:
     live.register()
     before = live.current

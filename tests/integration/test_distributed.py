@@ -85,7 +85,13 @@ class Hosts:
             process.suspend()
         for process in tree:
             process.kill()
-        self.of(name).stop_process("worker")
+
+        def stopped() -> bool:
+            # One that has ended and is about to be started again takes no order.
+            self.of(name).stop_process("worker")
+            return self.of(name).states()["worker"].state == "STOPPED"
+
+        eventually(stopped, "the worker stays away")
 
 
 @pytest.fixture

@@ -105,7 +105,7 @@ def test_what_is_live_and_what_failed(gateway: Gateway, releases: Releases) -> N
     assert gateway.get("/model-info/nobody").status_code == 404
     status = gateway.get("/status").json()
     assert status["releases"][0]["generation"] == release["generation"]
-    assert status["models"] == ["best_model"]
+    assert "best_model" in status["models"]
     page = gateway.get("/")
     assert "text/html" in page.headers["Content-Type"]
     assert "http://" not in page.text.replace("http://www.w3.org", "")
