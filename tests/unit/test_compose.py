@@ -635,7 +635,8 @@ def test_nginx_is_given_the_names_of_the_services(
     script = everything["nginx"]["command"][-1].replace("$$", "$")
     rewrite = script.partition("exec ")[0]
     given = ROOT / "deploy/nginx/nginx.conf"
-    rewrite = rewrite.replace("/etc/nginx/given.conf", str(given)).replace("/tmp", str(tmp_path))
+    # In this order: the checkout may lie below /tmp.
+    rewrite = rewrite.replace("/tmp", str(tmp_path)).replace("/etc/nginx/given.conf", str(given))
     subprocess.run(["sh", "-euc", rewrite], check=True)
     text = (tmp_path / "nginx.conf").read_text()
     assert "127.0.0.1" not in text
