@@ -43,7 +43,8 @@ class Admission:
             if turn.done() and not turn.cancelled():
                 # The turn came in the same moment: it is the next one's.
                 self.leave()
-            else:
+            elif turn in self._waiting:
+                # Otherwise whoever left in the same moment has passed it over already.
                 self._waiting.remove(turn)
             raise
 

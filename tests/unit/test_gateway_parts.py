@@ -217,6 +217,24 @@ def test_turns_are_given_in_order_and_the_queue_is_bounded() -> None:
     asyncio.run(scenario())
 
 
+def test_who_gives_up_in_the_moment_in_which_its_turn_would_come_is_passed_over() -> None:
+    """As when all time-outs of a Triton that hangs end together."""
+
+    async def scenario() -> None:
+        admission = Admission(1, 2, 0)
+        await admission.enter()
+        impatient, patient = (asyncio.create_task(admission.enter()) for _ in range(2))
+        await asyncio.sleep(0)
+        impatient.cancel()
+        admission.leave()
+        await patient
+        with pytest.raises(asyncio.CancelledError):
+            await impatient
+        assert admission.waiting == 0
+
+    asyncio.run(scenario())
+
+
 @given(st.lists(st.sampled_from(["enter", "leave", "cancel"]), max_size=60))
 def test_no_turn_is_lost_or_given_twice(actions: list[str]) -> None:
     async def scenario() -> None:
