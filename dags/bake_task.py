@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
-from ml_code.triton_deploy.errors import DeployError
-from ml_code.triton_deploy.names import deploy_id_for
+from deploy_run import deploy_id_of, no_vain_retries
 from ml_code.triton_deploy.settings import Settings
 
 
@@ -23,14 +20,15 @@ class BakeOperator(BaseOperator):
 
     def execute(self, context: Any) -> str:
         """Hand the watch to the triggerer, unless there is nothing to wait for."""
-        with _no_vain_retries():
+        with no_vain_retries():
             return self._begin(context)
 
     def resume(self, context: Any, event: str) -> str:
         """Record the verdict, and take the release back if it is bad."""
         from ml_code.triton_deploy.records import Bake
 
-        with _no_vain_retries():
+        # The verdict is recorded first: a retry takes the release back, without watching it again.
+        with no_vain_retries():
             return self._conclude(_baking(context)[0], Bake.from_json(event))
 
     def _begin(self, context: Any) -> str:
@@ -42,7 +40,7 @@ class BakeOperator(BaseOperator):
         settings, params = Settings.from_env(), context["params"]
         baking, minutes = _baking(context)
         folder = ModelFolder.at(settings.repository_root, params["model"])
-        record = folder.journal.get(params.get("deploy_id") or deploy_id_for(str(context["run_id"])))
+        record = folder.journal.get(deploy_id_of(context))
         if record.state is State.UNCHANGED:
             return f"Not watched: version {record.version} was live already."
         release = baking.release_of(record)
@@ -69,17 +67,6 @@ class BakeOperator(BaseOperator):
         text: str = baking.conclude(bake).text
         self.log.info("%s", text)
         return text
-
-
-@contextmanager
-def _no_vain_retries() -> Iterator[None]:
-    """Fail the task at once for what a retry can't mend. One that can takes the release back, without watching it again."""
-    try:
-        yield
-    except DeployError as error:
-        if error.retryable:
-            raise
-        raise AirflowFailException(str(error)) from error
 
 
 def _baking(context: Any) -> tuple[Any, float]:

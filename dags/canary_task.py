@@ -8,8 +8,8 @@ from typing import Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
+from deploy_run import deploy_id_of
 from ml_code.triton_deploy.errors import DeployError
-from ml_code.triton_deploy.names import deploy_id_for
 from ml_code.triton_deploy.settings import Settings
 
 
@@ -27,7 +27,7 @@ class CanaryOperator(BaseOperator):
         params = context["params"]
         folder = ModelFolder.at(Settings.from_env().repository_root, params["model"])
         try:
-            record = folder.journal.get(params.get("deploy_id") or deploy_id_for(str(context["run_id"])))
+            record = folder.journal.get(deploy_id_of(context))
         except DeployError as error:
             raise AirflowFailException(str(error)) from error
         if record.due_step != "canary":

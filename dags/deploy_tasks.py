@@ -5,18 +5,17 @@ Airflow puts the folder of the DAGs on the path of whatever parses or runs one, 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import Param, TriggerRule, chain, get_current_context, task
-from airflow.sdk.exceptions import AirflowFailException
 
 from bake_task import BakeOperator
 from canary_task import CanaryOperator
-from ml_code.triton_deploy.errors import DeployError
-from ml_code.triton_deploy.names import deploy_id_for
+from deploy_run import deploy_id_of, no_vain_retries
 from ml_code.triton_deploy.settings import Settings
 from notifier import DeployNotifier
 
@@ -72,18 +71,18 @@ def run_step(name: str, promoted_by: str | None = None) -> None:
 
     context = get_current_context()
     params: dict[str, Any] = dict(context["params"])
-    run_id = str(context["run_id"])
-    model, deploy_id = params["model"], params.get("deploy_id") or deploy_id_for(run_id)
+    model, deploy_id = params["model"], deploy_id_of(context)
     deployer = Deployer(Settings.from_env())
     promoted = context["ti"].xcom_pull(task_ids=promoted_by) if promoted_by else {}
-    try:
+    # A rollback is repeated whatever stopped it: a disk or a Triton may be back.
+    with nullcontext() if name == "rollback" else no_vain_retries():
         if name == "snapshot":
             deployer.snapshot(
                 DeployRequest(
                     model=model,
                     alias=params["alias"],
                     deploy_id=deploy_id,
-                    actor=f"airflow:{run_id}",
+                    actor=f"airflow:{context['run_id']}",
                     allow_schema_change=params["allow_schema_change"],
                     force=params.get("force", False),
                     canary=canary_of(
@@ -97,11 +96,6 @@ def run_step(name: str, promoted_by: str | None = None) -> None:
             )
         else:
             getattr(deployer, name)(model, deploy_id)
-    except DeployError as error:
-        # A rollback is repeated whatever stopped it: a disk or a Triton may be back.
-        if error.retryable or name == "rollback":
-            raise
-        raise AirflowFailException(str(error)) from error
 
 
 def deploy_tasks(settings: Settings, promoted_by: str | None = None) -> DeployTasks:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from airflow.sdk import BaseNotifier
 
-from ml_code.triton_deploy.names import deploy_id_for
+from deploy_run import deploy_id_of
 from ml_code.triton_deploy.settings import Settings
 
 Occasion = Literal["rolled_back", "rollback_failed", "reverted", "baked"]
@@ -47,7 +47,7 @@ class DeployNotifier(BaseNotifier):
 
         params, run = context["params"], f"airflow:{context['dag'].dag_id}/{context['run_id']}"
         folder = ModelFolder.at(settings.repository_root, params["model"])
-        deploy_id = params.get("deploy_id") or deploy_id_for(str(context["run_id"]))
+        deploy_id = deploy_id_of(context)
         if self.occasion == "reverted":
             return of_revert(folder, run)
         if self.occasion == "baked":

@@ -7,9 +7,7 @@ after all of that, and back when what it names does not serve in the end.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,10 +16,10 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, Param, TriggerRule, chain, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from deploy_run import deploy_id_of, no_vain_retries
 from deploy_tasks import bake_minutes, deploy_tasks, limit
 from ml_code.gate.settings import RetrainSettings
-from ml_code.triton_deploy.errors import DeployError
-from ml_code.triton_deploy.names import ALIAS_PATTERN, MODEL_PATTERN, deploy_id_for
+from ml_code.triton_deploy.names import ALIAS_PATTERN, MODEL_PATTERN
 from ml_code.triton_deploy.settings import Settings
 
 SETTINGS = Settings.from_env()
@@ -30,17 +28,6 @@ DECISION = "{{ ti.xcom_pull(task_ids='evaluate')['%s'] }}"
 """A template for a part of what `evaluate` found."""
 
 log = logging.getLogger(__name__)
-
-
-@contextlib.contextmanager
-def no_vain_retries() -> Iterator[None]:
-    """Fail the task at once on an error that a retry can't mend."""
-    try:
-        yield
-    except DeployError as error:
-        if error.retryable:
-            raise
-        raise AirflowFailException(str(error)) from error
 
 
 def promotion_of(decision: dict[str, Any], params: dict[str, Any]) -> Any:
@@ -231,7 +218,7 @@ with DAG(
                 MlflowAliases(settings),
                 folder.releases.latest(),
                 folder.journal.all(),
-                deploy_id_for(str(context["run_id"])),
+                deploy_id_of(context),
             )
         if done is None:
             raise AirflowSkipException("The alias does not name this run's version: it is left as it is.")

@@ -8,9 +8,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 from airflow.sdk import DAG, Param, get_current_context, task
-from airflow.sdk.exceptions import AirflowFailException
 
-from ml_code.triton_deploy.errors import DeployError
+from deploy_run import no_vain_retries
 from ml_code.triton_deploy.names import MODEL_PATTERN, deploy_id_for
 from ml_code.triton_deploy.settings import Settings
 from notifier import DeployNotifier
@@ -71,11 +70,7 @@ with DAG(
             actor=f"airflow:{run_id}",
             reason=params["reason"] or "",
         )
-        try:
+        with no_vain_retries():
             Deployer(Settings.from_env()).revert(request, earlier)
-        except DeployError as error:
-            if error.retryable:
-                raise
-            raise AirflowFailException(str(error)) from error
 
     revert()

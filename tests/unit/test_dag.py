@@ -26,7 +26,7 @@ from ml_code.triton_deploy.serving import SMOKE_REQUESTS
 REPO = Path(__file__).parents[2]
 DAG_MODULE = "dags.mlflow_to_triton_deploy"
 SHARED = "deploy_tasks"
-IMPORTED = {SHARED, "bake_task", "canary_task", "notifier"}
+IMPORTED = {SHARED, "bake_task", "canary_task", "deploy_run", "notifier"}
 DAG_FILES = sorted(path.stem for path in (REPO / "dags").glob("*.py") if path.stem not in IMPORTED)
 ON_ALIAS = "deploy_on_alias"
 """Makes a DAG for each alias that is watched."""
