@@ -22,7 +22,7 @@ import orjson
 import uvloop
 
 from bench.series import Series
-from bench.site import MODEL, Site
+from bench.site import MODEL, Site, site
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
@@ -120,16 +120,20 @@ async def measure(
     return latencies_s, len(latencies_s) / (time.perf_counter() - began)
 
 
-def run(site: Site, quick: bool) -> list[Series]:
+def run(quick: bool) -> list[Series]:
     """Measure v2 and /predict through the gateway, nginx where it can be had, and Triton itself.
 
     Args:
-        site: the servers, the gateway among them.
         quick: a few short rounds only.
 
     Returns:
         For each kind of request and number of connections, requests a second and the latencies' p50, p95 and p99 in milliseconds; a value a round.
     """
+    with site() as ready:
+        return _measure(ready, quick)
+
+
+def _measure(site: Site, quick: bool) -> list[Series]:
     rounds, duration_s = (4, 0.5) if quick else (8, 1.5)
     (name, array), *_ = site.inputs.items()
     with _targets(site) as targets:

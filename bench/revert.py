@@ -15,7 +15,7 @@ import requests
 
 from bench.asking import Client
 from bench.series import Series
-from bench.site import MODEL, Site
+from bench.site import MODEL, Site, site
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.intake import RevertRequest
 
@@ -27,16 +27,20 @@ Timed = tuple[int, float, float]
 """Version that was asked for, when it was asked for, when the call returned (``time.perf_counter``)."""
 
 
-def run(site: Site, quick: bool) -> list[Series]:
+def run(quick: bool) -> list[Series]:
     """Measure, in milliseconds, the time from the call until a client gets the version.
 
     Args:
-        site: the servers; version 2 is live.
         quick: a few rounds only.
 
     Returns:
         A series for each way, with the requests that failed meanwhile.
     """
+    with site() as ready:
+        return _measure(ready, quick)
+
+
+def _measure(site: Site, quick: bool) -> list[Series]:
     rounds = 3 if quick else 20
     naive = _Naive(site)
     url = site.stack.url("triton-grpc")

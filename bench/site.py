@@ -48,12 +48,16 @@ class Site:
 
 
 @contextlib.contextmanager
+def servers(*names: str) -> Iterator[Stack]:
+    """Start servers on free ports with nothing on them; they are stopped, and all that they wrote is removed."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder, Stack(Path(folder), names) as stack:
+        yield stack
+
+
+@contextlib.contextmanager
 def site() -> Iterator[Site]:
     """Start the servers, train and deploy; everything is stopped and removed afterwards."""
-    with (
-        tempfile.TemporaryDirectory(prefix="bench-") as folder,
-        Stack(Path(folder), ["s3", "mlflow", "triton", "gateway"]) as stack,
-    ):
+    with servers("s3", "mlflow", "triton", "gateway") as stack:
         built = Site(stack, Settings.from_env(stack.environment))
         for seed in (1, 2):
             train_and_register(
