@@ -1,7 +1,7 @@
 """What an ONNX file is, looked at before Triton sees it.
 
 Two looks: at the file alone, for the names of its external data files (they decide what is transferred), and at the whole,
-with ONNX's own checker. Weights stay on disk in both.
+with ONNX's own checker. Weights stay on disk in both: see onnx_outline.py.
 """
 
 from __future__ import annotations
@@ -11,11 +11,15 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from .errors import ArtifactRejected
+from .onnx_outline import outline
 from .repository.durable import storage_errors
 from .schema import Schema, Tensor
 
 if TYPE_CHECKING:
     import onnx
+
+MAX_FILE_BYTES = 2**31 - 1
+"""Protocol Buffers' limit of a message."""
 
 DATATYPES = {
     "FLOAT": "FP32",
@@ -100,7 +104,8 @@ def inspect(model_file: Path, *, max_opset: int, max_ir_version: int) -> Schema:
                 hint="Log the model again, with the whole file.",
             )
     try:
-        onnx.checker.check_model(str(model_file))
+        # By its path it finds external data, and reads all of the file, which holds few weights then.
+        onnx.checker.check_model(str(model_file) if any(_external(model)) else model)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         raise ArtifactRejected(
             f"ONNX's checker refuses the model: {error}",
@@ -123,10 +128,15 @@ def _parse(model_file: Path) -> onnx.ModelProto:
         raise ArtifactRejected(
             f"{model_file.name} is not a plain file.", hint="Log the model again, without links."
         )
+    if (size := model_file.stat().st_size) > MAX_FILE_BYTES:
+        raise ArtifactRejected(
+            f"{model_file.name} has {size} bytes; no ONNX file of more than {MAX_FILE_BYTES} can be read.",
+            hint="Export the model with external data.",
+        )
     try:
         with storage_errors(f"reading {model_file}"):
-            model = onnx.load_model(str(model_file), load_external_data=False)
-    except (DecodeError, ValueError, RuntimeError) as error:
+            model = onnx.ModelProto.FromString(outline(model_file))
+    except (DecodeError, ValueError) as error:
         raise ArtifactRejected(
             f"{model_file.name} is not an ONNX model, or only a part of one ({model_file.stat().st_size} bytes): {error}.",
             hint="Log the model again; if the upload was cut off, the registry holds the broken file.",

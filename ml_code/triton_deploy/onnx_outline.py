@@ -1,0 +1,173 @@
+"""An ONNX file without its weights: what there is to check, in memory that does not grow with the model.
+
+Protocol Buffers' libraries read a message whole. This goes over the file instead and leaves out the bytes of large tensors: such a
+tensor becomes one element of its type. Everything else stays as it is. Sources: Protocol Buffers' encoding
+(protobuf.dev/programming-guides/encoding) and the field numbers of ``onnx.proto``.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+LARGE_BYTES = 4096
+"""What is smaller is taken over without a look into it."""
+MAX_DEPTH = 100
+"""As deep as messages may lie in each other, as in Protocol Buffers' own libraries."""
+
+ELEMENT_BYTES = {
+    **dict.fromkeys((2, 3, 9, 17, 18, 19, 20), 1),
+    **dict.fromkeys((4, 5, 10, 16), 2),
+    **dict.fromkeys((1, 6, 12), 4),
+    **dict.fromkeys((7, 11, 13, 14), 8),
+    15: 16,
+}
+"""Size of an element by ``TensorProto.DataType``. Strings have none, and of what is packed below a byte nothing is left out."""
+
+_VARINT, _BYTES = 0, 2
+_LENGTHS = {1: 8, 5: 4}
+_DIMS, _DATA_TYPE, _RAW_DATA = 1, 2, 9
+_TENSOR = "TensorProto"
+_LARGE_FIELDS: Mapping[str, Mapping[int, str]] = {
+    "ModelProto": {7: "GraphProto"},
+    "GraphProto": {1: "NodeProto", 5: _TENSOR},
+    "NodeProto": {5: "AttributeProto"},
+    "AttributeProto": {5: _TENSOR, 6: "GraphProto", 10: _TENSOR, 11: "GraphProto"},
+}
+"""Where tensors are: the message type of those fields that hold some."""
+
+
+def outline(model_file: Path) -> bytes:
+    """Return a model, serialized, in which every large tensor is one element.
+
+    Args:
+        model_file: a file that holds a ``ModelProto``.
+
+    Raises:
+        ValueError: it holds no Protocol Buffers message, or a part of one.
+        OSError: it can't be read.
+    """
+    with model_file.open("rb") as file:
+        return _message(file, "ModelProto", 0, os.fstat(file.fileno()).st_size, 0)
+
+
+@dataclass(frozen=True)
+class _Field:
+    """A field in the file.
+
+    Attributes:
+        number: of the field, from the message's definition.
+        wire_type: how it is written.
+        begin: offset of its tag.
+        value: offset of its value.
+        end: offset behind it.
+    """
+
+    number: int
+    wire_type: int
+    begin: int
+    value: int
+    end: int
+
+
+def _message(file: BinaryIO, kind: str, begin: int, end: int, depth: int) -> bytes:
+    """Return a message without the bytes of large tensors."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"its messages lie in each other more than {MAX_DEPTH} deep")
+    if kind == _TENSOR:
+        return _tensor(file, begin, end)
+    out = bytearray()
+    for field in _fields(file, begin, end):
+        inner = _LARGE_FIELDS[kind].get(field.number)
+        if inner and field.wire_type == _BYTES and field.end - field.value >= LARGE_BYTES:
+            out += _delimited(field.number, _message(file, inner, field.value, field.end, depth + 1))
+        else:
+            out += _read(file, field.begin, field.end)
+    return bytes(out)
+
+
+def _tensor(file: BinaryIO, begin: int, end: int) -> bytes:
+    """Return one element of a tensor if all of it are as many bytes as its shape says, else the tensor as it is."""
+    fields = list(_fields(file, begin, end))
+    raw = [field for field in fields if field.number == _RAW_DATA and field.wire_type == _BYTES]
+    types = [_varint_at(file, field) for field in fields if field.number == _DATA_TYPE]
+    element = ELEMENT_BYTES.get(types[-1]) if types else None
+    shape = [size for field in fields if field.number == _DIMS for size in _sizes(file, field)]
+    if len(raw) != 1 or element is None or raw[0].end - raw[0].value != math.prod(shape) * element:
+        return _read(file, begin, end)
+    kept = (_read(file, field.begin, field.end) for field in fields if field.number not in (_DIMS, _RAW_DATA))
+    return b"".join([*kept, _delimited(_RAW_DATA, bytes(element))])
+
+
+def _sizes(file: BinaryIO, field: _Field) -> Iterator[int]:
+    """Yield the numbers of a repeated field, whichever of its two ways it is written in."""
+    if field.wire_type == _VARINT:
+        yield _varint_at(file, field)
+        return
+    file.seek(field.value)
+    while file.tell() < field.end:
+        yield _varint(file)
+
+
+def _fields(file: BinaryIO, begin: int, end: int) -> Iterator[_Field]:
+    """Yield the fields of the message between two offsets."""
+    at = begin
+    while at < end:
+        file.seek(at)
+        tag = _varint(file)
+        number, wire_type = tag >> 3, tag & 7
+        length = _varint(file) if wire_type == _BYTES else _LENGTHS.get(wire_type)
+        value = file.tell()
+        if wire_type == _VARINT:
+            _varint(file)
+            length = file.tell() - value
+        if length is None:
+            raise ValueError(f"byte {at} begins no field of a message")
+        after = value + length
+        if after > end or not number:
+            raise ValueError(f"the field at byte {at} does not end where its message does")
+        yield _Field(number, wire_type, at, value, after)
+        at = after
+
+
+def _varint_at(file: BinaryIO, field: _Field) -> int:
+    file.seek(field.value)
+    return _varint(file)
+
+
+def _varint(file: BinaryIO) -> int:
+    number = 0
+    for place in range(10):
+        byte = file.read(1)
+        if not byte:
+            raise ValueError("it ends in the middle of a number")
+        number |= (byte[0] & 0x7F) << (7 * place)
+        if byte[0] < 0x80:
+            return number
+    raise ValueError("it has a number of more than ten bytes")
+
+
+def _read(file: BinaryIO, begin: int, end: int) -> bytes:
+    file.seek(begin)
+    data = file.read(end - begin)
+    if len(data) != end - begin:
+        raise ValueError("it ends early")
+    return data
+
+
+def _delimited(number: int, data: bytes) -> bytes:
+    """Return a field of bytes, with its tag and its length."""
+    return _written(number << 3 | _BYTES) + _written(len(data)) + data
+
+
+def _written(number: int) -> bytes:
+    out = bytearray()
+    while number >= 0x80:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
