@@ -1,0 +1,188 @@
+"""Models of a given size, in MLflow's registry, behind its proxy or in S3 itself."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+import mlflow
+import numpy as np
+import onnx
+from botocore.config import Config
+from mlflow.exceptions import MlflowException
+from onnx import TensorProto, helper
+
+from ml_code.triton_deploy.registry import DIGEST_TAG
+from stack import Stack
+
+BUCKET = "mlflow"
+MLMODEL = "flavors:\n  onnx:\n    data: model.onnx\n    onnx_version: {version}\nmodel_uuid: bench\n"
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model of ``layers`` matrix products of ``width`` by ``width`` numbers of 4 bytes.
+
+    Attributes:
+        name: as the tables call it.
+        width: columns of its input.
+        layers: products in a row.
+        external: whether its weights lie in a file of their own.
+    """
+
+    name: str
+    width: int
+    layers: int
+    external: bool = False
+
+
+SMALL = Size("1 KB", 8, 1)
+MEDIUM = Size("100 MB", 2048, 6)
+LARGE = Size("1 GB", 4096, 16)
+LARGE_EXTERNAL = Size("1 GB, external data", 4096, 16, external=True)
+
+
+def write(size: Size, folder: Path) -> None:
+    """Write what a training run logs: the model, its golden inputs, MLflow's own description."""
+    weights = np.random.default_rng(0).standard_normal((size.width, size.width), dtype=np.float32)
+    weights /= np.float32(np.sqrt(size.width))
+    row = np.ones((1, size.width), np.float32)
+    answer = row
+    initializers = []
+    for layer in range(size.layers):
+        answer = answer @ weights
+        tensor = TensorProto(name=f"w{layer}", dims=weights.shape, data_type=TensorProto.FLOAT)
+        if size.external:
+            tensor.data_location = TensorProto.EXTERNAL
+            where = {"location": "weights.bin", "offset": layer * weights.nbytes, "length": weights.nbytes}
+            for key, value in where.items():
+                tensor.external_data.add(key=key, value=str(value))
+        else:
+            tensor.raw_data = weights.tobytes()
+        initializers.append(tensor)
+    names = ["x", *(f"h{layer}" for layer in range(1, size.layers)), "y"]
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", [names[layer], f"w{layer}"], [names[layer + 1]])
+            for layer in range(size.layers)
+        ],
+        "bench",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", size.width])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", size.width])],
+        initializers,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    folder.joinpath("model.onnx").write_bytes(model.SerializeToString())
+    if size.external:
+        with folder.joinpath("weights.bin").open("wb") as file:
+            for _ in range(size.layers):
+                file.write(weights.tobytes())
+    tensors = {"datatype": "FP32", "shape": [1, size.width]}
+    golden = {
+        "inputs": [{"name": "x", **tensors, "data": row.ravel().tolist()}],
+        "outputs": [{"name": "y", **tensors, "data": answer.ravel().tolist()}],
+        "tolerance": {"rtol": 0.01, "atol": 0.01},
+    }
+    folder.joinpath("triton").mkdir()
+    folder.joinpath("triton/golden.json").write_text(json.dumps(golden))
+    folder.joinpath("MLmodel").write_text(MLMODEL.format(version=onnx.__version__))
+
+
+@dataclass(frozen=True)
+class Logged:
+    """An artifact in a run.
+
+    Attributes:
+        run_id: the run.
+        uri: where MLflow says that it is.
+        key: its key in S3.
+        size_bytes: of all its files.
+    """
+
+    run_id: str
+    uri: str
+    key: str
+    size_bytes: int
+
+
+class Registry:
+    """Logs artifacts and registers versions of them.
+
+    Args:
+        stack: its S3 and MLflow run.
+    """
+
+    def __init__(self, stack: Stack) -> None:
+        environment = stack.environment
+        self._client = mlflow.MlflowClient(environment["MLFLOW_TRACKING_URI"])
+        self.s3 = boto3.client(
+            "s3",
+            endpoint_url=environment["MLFLOW_S3_ENDPOINT_URL"],
+            aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+            region_name=environment["AWS_DEFAULT_REGION"],
+            config=Config(
+                signature_version="s3v4",
+                s3={"addressing_style": "path"},
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+
+    def log(self, size: Size, *, direct: bool) -> Logged:
+        """Put an artifact where the runs of an experiment have theirs: in S3, named directly or through MLflow's proxy."""
+        run = self._client.create_run(self._experiment(direct)).info
+        place = run.artifact_uri.removeprefix("s3://mlflow/").removeprefix("mlflow-artifacts:/").lstrip("/")
+        key = f"{place}/model" if direct else f"artifacts/{place}/model"
+        with written(size) as folder:
+            files = [path for path in folder.rglob("*") if path.is_file()]
+            for file in files:
+                self.s3.upload_file(str(file), BUCKET, f"{key}/{file.relative_to(folder)}")
+            size_bytes = sum(file.stat().st_size for file in files)
+        return Logged(run.run_id, f"{run.artifact_uri}/model", key, size_bytes)
+
+    def register(self, model: str, logged: Logged, *, digest: str = "") -> int:
+        """Make an artifact the next version of a model, and point the alias ``A`` at it.
+
+        Args:
+            model: registered model, made when it is new.
+            logged: the artifact.
+            digest: what training recorded of it, if it did.
+
+        Returns:
+            The version.
+        """
+        with contextlib.suppress(MlflowException):
+            self._client.create_registered_model(model)
+        tags = {DIGEST_TAG: digest} if digest else None
+        source = f"runs:/{logged.run_id}/model"
+        version = int(self._client.create_model_version(model, source, logged.run_id, tags=tags).version)
+        self._client.set_registered_model_alias(model, "A", str(version))
+        return version
+
+    def remove(self, logged: Logged) -> None:
+        """Remove an artifact's files."""
+        found = self.s3.list_objects_v2(Bucket=BUCKET, Prefix=f"{logged.key}/").get("Contents", [])
+        for entry in found:
+            self.s3.delete_object(Bucket=BUCKET, Key=entry["Key"])
+
+    def _experiment(self, direct: bool) -> str:
+        name = "direct" if direct else "proxied"
+        found = self._client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        location = f"s3://{BUCKET}/direct" if direct else None
+        return str(self._client.create_experiment(name, artifact_location=location))
+
+
+@contextlib.contextmanager
+def written(size: Size) -> Iterator[Path]:
+    """Yield a folder with the files of an artifact."""
+    with tempfile.TemporaryDirectory(prefix="bench-artifact-") as folder:
+        write(size, Path(folder))
+        yield Path(folder)

@@ -1,0 +1,252 @@
+"""What a deploy costs, from the start of a process to its end: ours, the naive way and NVIDIA's plugin, in turn.
+
+Each way deploys a model that is new to Triton, from S3 itself or through MLflow's proxy, in sizes from 1 KB to 1 GB. What it loaded and
+wrote is taken away again before the next one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from tritonclient.grpc import InferenceServerClient
+
+from bench.artifacts import LARGE, LARGE_EXTERNAL, MEDIUM, SMALL, Logged, Registry, Size
+from bench.measured import Cost
+from bench.processes import run as run_process
+from bench.series import Series
+from bench.site import servers
+from ml_code.triton_deploy.model_config import engine_config, to_pbtxt
+from ml_code.triton_deploy.repository import ModelFolder
+from ml_code.triton_deploy.schema import Schema, Tensor
+from stack import Stack
+
+OURS, NAIVE, PLUGIN, AGAIN = "ours", "naive", "plugin", "ours, same files again"
+DIRECT, PROXIED = "direct", "proxied"
+STEPS = {
+    "snapshot": "pinned",
+    "materialize": "materialized",
+    "load": "loaded",
+    "ready": "ready",
+    "smoke": "verified",
+    "commit": "committed",
+}
+"""The state that each step of a deploy ends with."""
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """One deploy as a process.
+
+    Attributes:
+        cost: of the process.
+        parts: seconds of each part of it, by name; ``load`` is Triton's.
+        served_bytes: what the MLflow server wrote meanwhile.
+    """
+
+    cost: Cost
+    parts: Mapping[str, float]
+    served_bytes: int = 0
+
+    @property
+    def own_s(self) -> float:
+        """Seconds without Triton's load."""
+        return self.cost.wall_s - self.parts["load"]
+
+
+@dataclass
+class Case:
+    """A size, a place, a way, and what was measured of it."""
+
+    size: Size
+    place: str
+    way: str
+    measured: list[Deployed] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """As in the tables."""
+        return f"{self.size.name}, {self.place}: {self.way}"
+
+
+def run(quick: bool) -> list[Series]:
+    """Measure deploys of every size, from both places, by each way.
+
+    Args:
+        quick: two rounds of the two small sizes only.
+
+    Returns:
+        For each: seconds of the whole process, and of it without Triton's load; MiB at its peak; bytes written, by the process and
+        by the MLflow server, to each byte of the model; for ours the seconds of each step.
+    """
+    sizes = {SMALL: 2, MEDIUM: 1} if quick else {SMALL: 9, MEDIUM: 5, LARGE: 3, LARGE_EXTERNAL: 3}
+    with servers("s3", "mlflow", "triton") as stack:
+        bench = _Bench(stack)
+        series: list[Series] = []
+        for size, rounds in sizes.items():
+            series += bench.measure(size, rounds)
+    return series
+
+
+class _Bench:
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._registry = Registry(stack)
+        self._environment = {**os.environ, **stack.environment}
+        self._triton = InferenceServerClient(stack.url("triton-grpc"))
+        self._models = 0
+
+    def measure(self, size: Size, rounds: int) -> list[Series]:
+        """Return the series of one size."""
+        logged = {
+            DIRECT: self._registry.log(size, direct=True),
+            PROXIED: self._registry.log(size, direct=False),
+        }
+        # The plugin's figure is wanted once, where it is fastest.
+        ways = [(DIRECT, OURS), (DIRECT, NAIVE), (DIRECT, PLUGIN), (PROXIED, OURS), (PROXIED, NAIVE)]
+        if size.external:
+            ways = ways[:2]
+        cases = [Case(size, place, way) for place, way in ways]
+        again = Case(size, DIRECT, AGAIN)
+        for number in range(rounds):
+            print(f"  deploy: {size.name}, round {number + 1} of {rounds}", flush=True)
+            for case in cases:
+                self._models += 1
+                model = f"bench-{self._models}"
+                self._registry.register(model, logged[case.place])
+                before = self._server_wrote()
+                deployed = WAYS[case.way](self, model, size)
+                case.measured.append(Deployed(deployed.cost, deployed.parts, self._server_wrote() - before))
+                if (case.place, case.way) == (DIRECT, OURS):
+                    again.measured.append(self._again(model, logged[DIRECT], size))
+                self._clean_up()
+        for one in logged.values():
+            self._registry.remove(one)
+        return [
+            series
+            for case in [*cases, again]
+            for series in _series(case, logged[case.place].size_bytes, {name.name for name in cases})
+        ]
+
+    def ours(self, model: str, size: Size) -> Deployed:
+        """``triton-deploy deploy``."""
+        program = str(Path(sys.executable).with_name("triton-deploy"))
+        cost, output = run_process(
+            [program, "deploy", model, "--alias", "A", "--json", "--quiet"], self._environment
+        )
+        return Deployed(cost, steps(json.loads(output)["times_utc"], cost.began_s, cost.ended_s))
+
+    def naive(self, model: str, size: Size) -> Deployed:
+        """See naive.py."""
+        return self._script("bench.naive", model, size)
+
+    def plugin(self, model: str, size: Size) -> Deployed:
+        """See plugin.py."""
+        return self._script("bench.plugin", model, size)
+
+    def _script(self, module: str, model: str, size: Size) -> Deployed:
+        folder = self._stack.model_repository / model
+        folder.mkdir()
+        folder.joinpath("config.pbtxt").write_text(plain_config(model, size))
+        arguments = [model, "A", str(self._stack.model_repository), self._stack.url("triton")]
+        cost, output = run_process([sys.executable, "-m", module, *arguments], self._environment)
+        return Deployed(cost, json.loads(output.splitlines()[-1]))
+
+    def _again(self, model: str, logged: Logged, size: Size) -> Deployed:
+        """Deploy a new version with the files of the live one, of which training recorded the digest."""
+        folder = ModelFolder.at(self._stack.model_repository, model)
+        self._registry.register(model, logged, digest=folder.versions.need(1).digest)
+        return self.ours(model, size)
+
+    def _clean_up(self) -> None:
+        index = self._triton.get_model_repository_index().models
+        # Ensembles first: what they point at can't be missing.
+        for entry in sorted(index, key=lambda entry: entry.name):
+            if entry.state == "READY":
+                self._triton.unload_model(entry.name)
+        for folder in self._stack.model_repository.iterdir():
+            shutil.rmtree(folder)
+
+    def _server_wrote(self) -> int:
+        """Return the bytes that MLflow's server has written, with its workers."""
+        return sum(_written(pid) for pid in _tree(self._stack.pid("mlflow")))
+
+
+WAYS: dict[str, Callable[[_Bench, str, Size], Deployed]] = {
+    OURS: _Bench.ours,
+    NAIVE: _Bench.naive,
+    PLUGIN: _Bench.plugin,
+}
+
+
+def plain_config(model: str, size: Size) -> str:
+    """Return the ``config.pbtxt`` of a plain model: what ours has for its engine, with Triton's default, the latest version."""
+    rows = (-1, size.width)
+    schema = Schema((Tensor("x", "FP32", rows),), (Tensor("y", "FP32", rows),))
+    config = engine_config(model, 1, schema, {})
+    del config["version_policy"]
+    return to_pbtxt({**config, "name": model})
+
+
+def steps(times_utc: Mapping[str, str], began_s: float, ended_s: float) -> dict[str, float]:
+    """Return the seconds of each step of a deployment, of the start of its process and of its end.
+
+    Args:
+        times_utc: when each state was reached, from the deployment's record.
+        began_s: when the process began, seconds since the epoch.
+        ended_s: when it had ended.
+    """
+    reached = {state: datetime.fromisoformat(text).timestamp() for state, text in times_utc.items()}
+    ends = [began_s, *(reached[state] for state in STEPS.values())]
+    took = {step: end - start for step, start, end in zip(STEPS, ends, ends[1:], strict=False)}
+    return {**took, "end": ended_s - ends[-1]}
+
+
+def _series(case: Case, size_bytes: int, names: set[str]) -> list[Series]:
+    naive = f"{case.size.name}, {case.place}: {NAIVE}"
+    baseline = naive if case.name != naive and naive in names else ""
+
+    def series(what: str, unit: str, values: Sequence[float]) -> Series:
+        return Series(
+            name=f"{case.name}, {what}",
+            unit=unit,
+            values=tuple(values),
+            baseline=f"{baseline}, {what}" if baseline else "",
+        )
+
+    measured = case.measured
+    written = [(one.cost.written_bytes + one.served_bytes) / size_bytes for one in measured]
+    found = [
+        series("whole process", "s", [one.cost.wall_s for one in measured]),
+        series("without Triton's load", "s", [one.own_s for one in measured]),
+        series("peak memory", "MiB", [one.cost.peak_mib for one in measured]),
+        series("written", "x size", written),
+    ]
+    if case.way == OURS:
+        found += [
+            Series(name=f"{case.name}, {step}", unit="s", values=tuple(one.parts[step] for one in measured))
+            for step in measured[0].parts
+        ]
+    return found
+
+
+def _tree(pid: int) -> list[int]:
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    except FileNotFoundError:
+        return []
+    return [pid, *(one for child in children for one in _tree(int(child)))]
+
+
+def _written(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/io").read_text(encoding="ascii").splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(dict(line.split(": ") for line in lines)["write_bytes"])

@@ -1,0 +1,59 @@
+"""The way of many guides: ``python -m bench.naive MODEL ALIAS REPOSITORY TRITON_URL``; prints the seconds of each part as JSON.
+
+Download to a temporary directory, copy into the repository, load, look whether it is ready, infer once, write ``current.json``. The
+model's ``config.pbtxt`` is there already, as the guides have it. Nothing is checked, nothing is synced to disk.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import mlflow
+import requests
+
+
+def main() -> None:
+    """Deploy the version that the alias names."""
+    model, alias, repository, triton = sys.argv[1:5]
+    took: dict[str, float] = {}
+    clock = time.perf_counter()
+
+    def lap(part: str) -> None:
+        nonlocal clock
+        took[part] = time.perf_counter() - clock
+        clock = time.perf_counter()
+
+    version = mlflow.MlflowClient().get_model_version_by_alias(model, alias)
+    lap("look-up")
+    with tempfile.TemporaryDirectory() as temporary:
+        downloaded = Path(
+            mlflow.artifacts.download_artifacts(f"models:/{model}/{version.version}", dst_path=temporary)
+        )
+        lap("download")
+        target = Path(repository) / model / version.version
+        target.mkdir(parents=True)
+        for name in ("model.onnx", "weights.bin"):
+            if (downloaded / name).exists():
+                shutil.copyfile(downloaded / name, target / name)
+        lap("copy")
+        golden = json.loads((downloaded / "triton/golden.json").read_text())
+    requests.post(f"{triton}/v2/repository/models/{model}/load", timeout=300).raise_for_status()
+    lap("load")
+    requests.get(f"{triton}/v2/models/{model}/ready", timeout=30).raise_for_status()
+    lap("ready")
+    asked = {"inputs": golden["inputs"]}
+    requests.post(f"{triton}/v2/models/{model}/infer", json=asked, timeout=60).raise_for_status()
+    lap("infer")
+    with (Path(repository) / model / "current.json").open("w") as file:
+        json.dump({"active_version": int(version.version), "run_id": version.run_id, "alias": alias}, file)
+    lap("current.json")
+    print(json.dumps(took))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""NVIDIA's MLflow plugin for Triton, by what it does: ``python -m bench.plugin MODEL ALIAS REPOSITORY TRITON_URL``.
+
+It is on no package index. This follows ``TritonPlugin.create_deployment`` of ``deploy/mlflow-triton-plugin`` in
+triton-inference-server/server: is there such a model, download all of the artifact, copy the model file and the configuration, write
+``mlflow-meta.json``, load over HTTP; started through MLflow's deployments client, which imports what is imported here. Prints the
+seconds of each part as JSON. External data is copied too, which the plugin itself forgets for the ONNX flavor.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pandas  # noqa: F401 - the plugin imports it
+import tritonclient.http
+from mlflow.deployments import BaseDeploymentClient  # noqa: F401 - the plugin's base class
+from mlflow.models import Model
+from mlflow.tracking.artifact_utils import _download_artifact_from_uri
+
+
+def main() -> None:
+    """Deploy the version that the alias names."""
+    model, alias, repository, triton_url = sys.argv[1:5]
+    took: dict[str, float] = {}
+    clock = time.perf_counter()
+
+    def lap(part: str) -> None:
+        nonlocal clock
+        took[part] = time.perf_counter() - clock
+        clock = time.perf_counter()
+
+    version = mlflow.MlflowClient().get_model_version_by_alias(model, alias).version
+    uri = f"models:/{model}/{version}"
+    triton = tritonclient.http.InferenceServerClient(triton_url.removeprefix("http://"), network_timeout=300)
+    if any(
+        entry["name"] == model and entry.get("state") == "READY"
+        for entry in triton.get_model_repository_index()
+    ):
+        raise SystemExit(f"{model} is deployed already")
+    lap("look-up")
+    downloaded = Path(_download_artifact_from_uri(uri))
+    lap("download")
+    folder = Path(repository) / model
+    (folder / "1").mkdir(parents=True, exist_ok=True)
+    file = Model.load(str(downloaded / "MLmodel")).flavors["onnx"]["data"]
+    shutil.copy(downloaded / file, folder / "1" / "model.onnx")
+    if (downloaded / "weights.bin").exists():
+        shutil.copy(downloaded / "weights.bin", folder / "1" / "weights.bin")
+    meta = {"name": model, "triton_model_path": str(folder), "mlflow_model_uri": uri, "flavor": "onnx"}
+    (folder / "mlflow-meta.json").write_text(json.dumps(meta, indent=4))
+    lap("copy")
+    triton.load_model(model)
+    lap("load")
+    shutil.rmtree(downloaded)
+    print(json.dumps(took))
+
+
+if __name__ == "__main__":
+    main()
