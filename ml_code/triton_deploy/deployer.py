@@ -7,6 +7,7 @@ repeated, and continues where the record says. Nothing passes between steps but 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -76,7 +77,8 @@ class Deployer:
         self._sleep = sleep
         self._feedback = feedback or Feedback(settings)
         self._registry = registry
-        self._stores = stores or (lambda uri: store_for(uri, settings))
+        # Two steps of a deploy ask for the same one; a client of S3 takes a while to make.
+        self._stores = stores or functools.lru_cache(maxsize=1)(lambda uri: store_for(uri, settings))
         self._tritons = tritons
         self._clock = clock
         self._report = report
