@@ -12,12 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import deploy, gateway, revert
+from bench import deploy, gateway, revert, transfer
 from bench.machine import facts
 from bench.series import Series, summaries, table, to_json
 
 BENCHES: dict[str, Callable[[bool], list[Series]]] = {
     "deploy": deploy.run,
+    "transfer": transfer.run,
     "revert": revert.run,
     "gateway": gateway.run,
 }
