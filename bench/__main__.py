@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown := sorted(set(options.names) - set(BENCHES)):
         parser.error(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(BENCHES)}")
     # A deploy tells of its steps; here only what is wrong is of interest.
-    logging.disable(logging.INFO)
+    logging.disable(logging.WARNING)
     measured: dict[str, Any] = {
         "at_utc": f"{datetime.now(UTC):%Y-%m-%d}",
         "quick": options.quick,

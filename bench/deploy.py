@@ -10,10 +10,12 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from unittest import mock
 
 from tritonclient.grpc import InferenceServerClient
 
@@ -22,9 +24,12 @@ from bench.measured import Cost
 from bench.processes import run as run_process
 from bench.series import Series
 from bench.site import servers
+from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.intake import DeployRequest
 from ml_code.triton_deploy.model_config import engine_config, to_pbtxt
 from ml_code.triton_deploy.repository import ModelFolder
 from ml_code.triton_deploy.schema import Schema, Tensor
+from ml_code.triton_deploy.settings import Settings
 from stack import Stack
 
 OURS, NAIVE, PLUGIN, AGAIN = "ours", "naive", "plugin", "ours, same files again"
@@ -83,7 +88,7 @@ def run(quick: bool) -> list[Series]:
 
     Returns:
         For each: seconds of the whole process, and of it without Triton's load; MiB at its peak; bytes written, by the process and
-        by the MLflow server, to each byte of the model; for ours the seconds of each step.
+        by the MLflow server, to each byte of the model; for ours the seconds of each step, and of deploys in a running process.
     """
     sizes = {SMALL: 2, MEDIUM: 1} if quick else {SMALL: 9, MEDIUM: 5, LARGE: 3, LARGE_EXTERNAL: 3}
     with servers("s3", "mlflow", "triton") as stack:
@@ -114,6 +119,7 @@ class _Bench:
             ways = ways[:2]
         cases = [Case(size, place, way) for place, way in ways]
         again = Case(size, DIRECT, AGAIN)
+        running: list[float] = []
         for number in range(rounds):
             print(f"  deploy: {size.name}, round {number + 1} of {rounds}", flush=True)
             for case in cases:
@@ -126,12 +132,17 @@ class _Bench:
                 if (case.place, case.way) == (DIRECT, OURS):
                     again.measured.append(self._again(model, logged[DIRECT], size))
                 self._clean_up()
+            self._models += 1
+            self._registry.register(f"bench-{self._models}", logged[DIRECT])
+            running.append(self._in_this_process(f"bench-{self._models}"))
+            self._clean_up()
         for one in logged.values():
             self._registry.remove(one)
+        names = {case.name for case in cases}
         return [
-            series
-            for case in [*cases, again]
-            for series in _series(case, logged[case.place].size_bytes, {name.name for name in cases})
+            *(one for case in cases for one in _series(case, logged[case.place].size_bytes, names)),
+            *_series(again, logged[DIRECT].size_bytes, names),
+            Series(name=running_name(size), unit="s", values=tuple(running)),
         ]
 
     def ours(self, model: str, size: Size) -> Deployed:
@@ -164,6 +175,16 @@ class _Bench:
         self._registry.register(model, logged, digest=folder.versions.need(1).digest)
         return self.ours(model, size)
 
+    def _in_this_process(self, model: str) -> float:
+        """Deploy where all is imported; returns seconds without Triton's load."""
+        request = DeployRequest(model=model, alias="A", deploy_id=f"bench-{model}", actor="bench")
+        with mock.patch.dict(os.environ, self._environment):
+            deployer = Deployer(Settings.from_env())
+            began_s, started_s = time.time(), time.perf_counter()
+            record = deployer.deploy(request)
+            wall_s = time.perf_counter() - started_s
+        return wall_s - steps(record.times_utc, began_s, began_s + wall_s)["load"]
+
     def _clean_up(self) -> None:
         index = self._triton.get_model_repository_index().models
         # Ensembles first: what they point at can't be missing.
@@ -183,6 +204,11 @@ WAYS: dict[str, Callable[[_Bench, str, Size], Deployed]] = {
     NAIVE: _Bench.naive,
     PLUGIN: _Bench.plugin,
 }
+
+
+def running_name(size: Size) -> str:
+    """Return the name of the series of deploys in a process that has imported all it needs."""
+    return f"{size.name}, {DIRECT}: ours in a running process, without Triton's load"
 
 
 def plain_config(model: str, size: Size) -> str:
@@ -221,12 +247,15 @@ def _series(case: Case, size_bytes: int, names: set[str]) -> list[Series]:
         )
 
     measured = case.measured
-    written = [(one.cost.written_bytes + one.served_bytes) / size_bytes for one in measured]
+    written = [one.cost.written_bytes + one.served_bytes for one in measured]
     found = [
         series("whole process", "s", [one.cost.wall_s for one in measured]),
         series("without Triton's load", "s", [one.own_s for one in measured]),
         series("peak memory", "MiB", [one.cost.peak_mib for one in measured]),
-        series("written", "x size", written),
+        # Of a small model the records are more than the model.
+        series("written", "KiB", [count / 1024 for count in written])
+        if size_bytes < 1 << 20
+        else series("written", "x size", [count / size_bytes for count in written]),
     ]
     if case.way == OURS:
         found += [
