@@ -9,12 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import boto3
-import mlflow
 import numpy as np
 import onnx
-from botocore.config import Config
-from mlflow.exceptions import MlflowException
 from onnx import TensorProto, helper
 
 from ml_code.triton_deploy.registry import DIGEST_TAG
@@ -118,6 +114,11 @@ class Registry:
     """
 
     def __init__(self, stack: Stack) -> None:
+        # Here, because they take seconds.
+        import boto3
+        import mlflow
+        from botocore.config import Config
+
         environment = stack.environment
         self._client = mlflow.MlflowClient(environment["MLFLOW_TRACKING_URI"])
         self.s3 = boto3.client(
@@ -157,6 +158,8 @@ class Registry:
         Returns:
             The version.
         """
+        from mlflow.exceptions import MlflowException
+
         with contextlib.suppress(MlflowException):
             self._client.create_registered_model(model)
         tags = {DIGEST_TAG: digest} if digest else None

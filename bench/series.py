@@ -94,12 +94,13 @@ def table(rows: Sequence[Summary]) -> str:
     for row in rows:
         ratio = "" if row.ratio is None else f"{row.ratio:.2f} ({row.ratio_low:.2f} to {row.ratio_high:.2f})"
         counted = ", ".join(f"{count} {what}" for what, count in row.counts.items())
-        numbers = " | ".join(_with_unit(value, row.unit) for value in (row.minimum, row.median, row.p99))
+        numbers = " | ".join(with_unit(value, row.unit) for value in (row.minimum, row.median, row.p99))
         lines.append(f"| {row.name} | {row.n} | {numbers} | {ratio} | {counted} |")
     return "\n".join(lines)
 
 
-def _with_unit(value: float, unit: str) -> str:
+def with_unit(value: float, unit: str) -> str:
+    """Return a value as a table shows it."""
     return f"{value:.0f} {unit}" if value >= 1000 else f"{value:.3g} {unit}"
 
 
