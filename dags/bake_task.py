@@ -32,8 +32,6 @@ class BakeOperator(BaseOperator):
             return self._conclude(_baking(context)[0], Bake.from_json(event))
 
     def _begin(self, context: Any) -> str:
-        from ml_code.triton_deploy.bake.airflow_trigger import BakeTrigger
-        from ml_code.triton_deploy.bake.watch import PATIENCE
         from ml_code.triton_deploy.records import State
         from ml_code.triton_deploy.repository import ModelFolder
 
@@ -54,6 +52,9 @@ class BakeOperator(BaseOperator):
         ended = baking.recorded(release.generation)
         if ended is not None:
             return self._conclude(baking, ended)
+        from ml_code.triton_deploy.bake.airflow_trigger import BakeTrigger
+        from ml_code.triton_deploy.bake.watch import PATIENCE
+
         # What is wrong with the queries is said at once, not by the triggerer.
         baking.watch(release.generation)
         raise TaskDeferred(

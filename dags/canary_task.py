@@ -21,7 +21,6 @@ class CanaryOperator(BaseOperator):
 
     def execute(self, context: Any) -> str:
         """Hand the watch to the triggerer, unless there is nothing to wait for."""
-        from ml_code.triton_deploy.bake.airflow_trigger import CanaryTrigger
         from ml_code.triton_deploy.repository import ModelFolder
 
         params = context["params"]
@@ -32,6 +31,8 @@ class CanaryOperator(BaseOperator):
             raise AirflowFailException(str(error)) from error
         if record.due_step != "canary":
             return f"No canary is due: deployment {record.deploy_id} is {record.state}."
+        from ml_code.triton_deploy.bake.airflow_trigger import CanaryTrigger
+
         # The longest canary, and a triggerer that is away meanwhile: the step begins anew then.
         self.defer(
             trigger=CanaryTrigger(record.model, record.deploy_id),

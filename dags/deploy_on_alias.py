@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, Asset, AssetWatcher
 
 from ml_code.alias_events.settings import EventSettings
@@ -22,6 +21,8 @@ POLL_S = Settings.from_env().alias_poll_s
 def deploys(model: str, alias: str) -> DAG:
     """Return the DAG that deploys one alias when it was moved."""
     # Where nothing is looked at nothing of this is imported, at every parse.
+    from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+
     from ml_code.alias_events.airflow_trigger import AliasTrigger
 
     name = f"{model}.{alias}"

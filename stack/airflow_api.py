@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import requests
@@ -11,6 +13,19 @@ from stack.errors import StackError
 _POLL_S = 0.5
 _TIMEOUT_S = 30.0
 ENDED = ("success", "failed")
+
+
+@dataclass(frozen=True)
+class Times:
+    """When a run or a task began and ended."""
+
+    began: datetime
+    ended: datetime
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds between the two."""
+        return (self.ended - self.began).total_seconds()
 
 
 class AirflowApi:
@@ -44,6 +59,15 @@ class AirflowApi:
         """Return the state of a run: `queued`, `running`, `success` or `failed`."""
         return str(self._call("GET", f"dags/{dag_id}/dagRuns/{run_id}")["state"])
 
+    def run_times(self, dag_id: str, run_id: str) -> Times:
+        """Return when a run that has ended began and ended."""
+        return _times(self._call("GET", f"dags/{dag_id}/dagRuns/{run_id}"))
+
+    def task_times(self, dag_id: str, run_id: str) -> dict[str, Times]:
+        """Return when each task of a run began and ended, of those that a process ran to the end."""
+        tasks = self._call("GET", f"dags/{dag_id}/dagRuns/{run_id}/taskInstances")["task_instances"]
+        return {task["task_id"]: _times(task) for task in tasks if task["pid"] and task["end_date"]}
+
     def task_states(self, dag_id: str, run_id: str) -> dict[str, str | None]:
         """Return the state of each task of a run, in the order in which they began."""
         tasks = self._call("GET", f"dags/{dag_id}/dagRuns/{run_id}/taskInstances")["task_instances"]
@@ -56,6 +80,7 @@ class AirflowApi:
         run_id: str,
         *,
         timeout_s: float,
+        poll_s: float = _POLL_S,
         report: Callable[[str, str], None] = lambda task, state: None,
     ) -> str:
         """Wait for the end of a run and return its state.
@@ -64,6 +89,7 @@ class AirflowApi:
             dag_id: the DAG.
             run_id: the run.
             timeout_s: longest wait, seconds.
+            poll_s: seconds between two looks; each takes time from the run.
             report: told each task that ended, with its state.
 
         Raises:
@@ -79,7 +105,7 @@ class AirflowApi:
                     report(task, task_state)
             if state in ENDED:
                 return state
-            time.sleep(_POLL_S)
+            time.sleep(poll_s)
         raise StackError(f"run {run_id} of {dag_id} did not end within {timeout_s:.0f} s: {told}")
 
     def _call(self, method: str, path: str, **options: Any) -> Any:
@@ -99,3 +125,8 @@ class AirflowApi:
         if not response.ok:
             raise StackError(f"Airflow refuses {url} ({response.status_code}): {response.text[:500]}")
         return response.json()
+
+
+def _times(entity: Mapping[str, Any]) -> Times:
+    began, ended = (datetime.fromisoformat(entity[name]) for name in ("start_date", "end_date"))
+    return Times(began, ended)

@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, urlsplit
-
-import requests
 
 from . import http
 from .errors import (
@@ -27,6 +25,9 @@ from .errors import (
 )
 from .locations import Place, ProxyPlace, S3Place, not_from_here, parse_place
 from .settings import Settings
+
+if TYPE_CHECKING:
+    import requests
 
 
 @dataclass(frozen=True)

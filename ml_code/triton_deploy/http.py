@@ -1,37 +1,22 @@
-"""One HTTP session for MLflow and S3: deadlines, a few retries of what may be repeated, errors in our own words."""
+"""One HTTP session for MLflow and S3: deadlines, a few retries of what may be repeated, errors in our own words.
+
+The HTTP libraries are imported where they are used: most steps of a deploy, each a process of its own in Airflow, ask only Triton.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Self
-
-import requests
-import urllib3
-from requests.adapters import HTTPAdapter
-from urllib3.util.retry import Retry
+from typing import TYPE_CHECKING, Any
 
 from .errors import Unavailable
+
+if TYPE_CHECKING:
+    import requests
 
 
 class SilentServer(Unavailable):
     """The server kept silent for the whole time limit; asking again at once would only add the limits up."""
-
-
-class _Retry(Retry):
-    """Repeats what failed quickly, not what ran into its time limit."""
-
-    def increment(
-        self,
-        method: str | None = None,
-        url: str | None = None,
-        response: Any = None,
-        error: Exception | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Self:
-        retry = self.new(total=0) if error is not None and _is_timeout(error) else self
-        return super(_Retry, retry).increment(method, url, response, error, *args, **kwargs)
 
 
 def new_session(*, pool_size: int) -> requests.Session:
@@ -40,9 +25,14 @@ def new_session(*, pool_size: int) -> requests.Session:
     Args:
         pool_size: connections kept for parallel reads.
     """
+    import requests
+    from requests.adapters import HTTPAdapter
+
+    from .http_retries import QuickFailures
+
     session = requests.Session()
     # A server that is down must be reported within seconds: MLflow's own client tries for minutes.
-    retry = _Retry(
+    retry = QuickFailures(
         total=2,
         backoff_factor=0.2,
         status_forcelist=(429, 502, 503, 504),
@@ -113,6 +103,8 @@ def send(
     stream: bool = False,
 ) -> requests.Response:
     """Send a request of any method, with ``body`` as JSON; see ``get``. Only a GET is repeated."""
+    import requests
+
     try:
         return session.request(
             method,
@@ -120,7 +112,7 @@ def send(
             params=params,
             json=body,
             headers=headers,
-            auth=auth or _NoAuth(),
+            auth=auth or _without_credentials,
             timeout=timeout_s,
             stream=stream,
             allow_redirects=True,
@@ -139,23 +131,28 @@ def explanation(response: requests.Response) -> str:
     return " ".join(text.split())[:300].rstrip(".")
 
 
+def broken_reads() -> tuple[type[Exception], ...]:
+    """Return what the HTTP libraries raise when a body that is streamed does not arrive."""
+    import requests
+    import urllib3
+
+    return urllib3.exceptions.HTTPError, requests.RequestException
+
+
 def unreachable(error: Exception, server: str, hint: str) -> Unavailable:
     """Return the error for an exception of the HTTP libraries."""
+    import urllib3
+
+    from .http_retries import is_timeout
+
     cause = _root(error)
-    if _is_timeout(cause):
+    if is_timeout(cause):
         return SilentServer(f"{server} did not answer in time.", hint=hint)
     if isinstance(cause, urllib3.exceptions.ProtocolError):
         return Unavailable(f"{server} broke the connection off: {cause.args[-1]}.", hint=hint)
     # urllib3 puts the connection object before what happened.
     reason = re.sub(r"^\w+\(host=.*?\): ", "", str(cause)).rstrip(".")
     return Unavailable(f"{server} can't be reached: {reason}.", hint=hint)
-
-
-def _is_timeout(error: Exception) -> bool:
-    # To urllib3 a connection that is refused at once is a timeout as well.
-    return isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError)) and not isinstance(
-        error, urllib3.exceptions.NewConnectionError
-    )
 
 
 def _root(error: Exception) -> Exception:
@@ -167,8 +164,6 @@ def _root(error: Exception) -> Exception:
     return _root(first) if isinstance(first, Exception) else error
 
 
-class _NoAuth(requests.auth.AuthBase):
-    """Keeps ``requests`` from adding credentials of a ``.netrc`` to a presigned URL."""
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        return request
+def _without_credentials(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Keep ``requests`` from adding credentials of a ``.netrc`` to a presigned URL."""
+    return request

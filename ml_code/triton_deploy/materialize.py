@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from . import golden, model_config, onnx_model
+from . import model_config, onnx_model
 from .artifacts import ArtifactStore, RemoteFile
 from .errors import ArtifactRejected, NotFound, Quarantined, SchemaChanged, StorageFailed
 from .records import Deployment
@@ -249,6 +249,9 @@ class Materializer:
             )
 
     def _write_smoke_case(self, staging: Path, schema: Schema) -> None:
+        # It needs numpy, and the snapshot, which imports this module, does not.
+        from . import golden
+
         given = _read_text(staging / GOLDEN)
         if given is not None:
             case = golden.parse_case(given, schema)

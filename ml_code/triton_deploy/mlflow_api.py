@@ -7,13 +7,14 @@ REST API reference, and what the server answered in tests/integration.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-import requests
+from typing import TYPE_CHECKING, Any
 
 from . import http
 from .errors import AccessDenied, AliasNotFound, DeployError, Misconfigured, NotFound, Unavailable
 from .settings import Settings
+
+if TYPE_CHECKING:
+    import requests
 
 
 class MlflowApi:

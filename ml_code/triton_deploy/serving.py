@@ -6,9 +6,9 @@ import logging
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import golden, model_config
+from . import model_config
 from .errors import (
     ArtifactRejected,
     DeployError,
@@ -25,6 +25,9 @@ from .repository.versions import SMOKE_CASE, Versions
 from .schema import Schema
 from .settings import Settings
 from .triton import Answer, Triton
+
+if TYPE_CHECKING:
+    from .golden import SmokeCase
 
 SMOKE_REQUESTS = 5
 READY_POLL_S = 0.1
@@ -229,13 +232,18 @@ class Serving:
     def _switch(self, manifest: Manifest) -> dict[str, Any]:
         return model_config.switch_config(self._model, manifest.version, *_schema_and_options(manifest))
 
-    def _case(self, version: int) -> golden.SmokeCase:
+    def _case(self, version: int) -> SmokeCase:
+        # It needs numpy, and most steps do not need it.
+        from . import golden
+
         path = self._versions.path(version) / SMOKE_CASE
         with storage_errors(f"reading {path}"):
             text = path.read_text(encoding="utf-8")
         return golden.parse_case(text, Schema.from_dict(self._versions.need(version).schema))
 
-    def _check(self, case: golden.SmokeCase, answer: Answer, version: int) -> float:
+    def _check(self, case: SmokeCase, answer: Answer, version: int) -> float:
+        from . import golden
+
         if answer.version != version:
             raise VerificationFailed(
                 f"Version {answer.version} answered instead of {version}.",

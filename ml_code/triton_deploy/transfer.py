@@ -12,15 +12,16 @@ import re
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-
-import requests
-import urllib3
+from typing import TYPE_CHECKING
 
 from . import http
 from .artifacts import Source
 from .errors import AccessDenied, DeployError, NotFound, Unavailable
 from .repository.durable import storage_errors
 from .settings import Settings
+
+if TYPE_CHECKING:
+    import requests
 
 BLOCK_BYTES = 1 << 20
 ATTEMPTS = 3
@@ -113,7 +114,7 @@ class Transfer:
             except Unavailable as error:
                 problem = error
                 continue
-            except (urllib3.exceptions.HTTPError, requests.RequestException) as error:
+            except http.broken_reads() as error:
                 problem = http.unreachable(error, source.server, _AGAIN)
                 if isinstance(problem, http.SilentServer):
                     raise problem from error
@@ -130,7 +131,7 @@ class Transfer:
             with self._open(source, {}) as response:
                 # One byte more than listed, so that a longer file is noticed.
                 arrived = _copy(response, fd, 0, size + 1, progress, sha)
-        except (urllib3.exceptions.HTTPError, requests.RequestException) as error:
+        except http.broken_reads() as error:
             raise http.unreachable(error, source.server, _AGAIN) from error
         if arrived != size:
             raise _changed(source, f"{arrived} bytes arrived, {size} were listed")

@@ -99,6 +99,18 @@ def test_parsing_imports_no_client_library(parsed: Parsed) -> None:
     assert [name for name in SLOW if name in parsed.modules] == []
 
 
+def test_a_step_imports_the_client_libraries_that_it_needs_and_no_other() -> None:
+    """Each is a process of its own, which waits for what it imports: a step that asks Triton asks no MLflow."""
+    code = """
+import sys
+from ml_code.triton_deploy import canary, deployer, intake
+from ml_code.triton_deploy.bake import baking, policy
+print(*sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, check=True, capture_output=True, text=True)
+    assert [name for name in [*SLOW, "numpy", "urllib3"] if name in done.stdout.split()] == []
+
+
 def test_deadlines_come_before_the_time_limits_of_the_tasks_that_wait_for_them(parsed: Parsed) -> None:
     """A task that Airflow ends says nothing of what it waited for."""
     shortest = {

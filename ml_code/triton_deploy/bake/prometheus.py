@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit
-
-import requests
 
 from ..errors import AccessDenied, Misconfigured, Unavailable
 from ..http import get, new_session
+
+if TYPE_CHECKING:
+    import requests
 
 
 class Metrics(Protocol):
