@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import deploy, gateway, revert, transfer
+from bench import deploy, gateway, local_backend, revert, transfer
 from bench.machine import facts
 from bench.series import Series, summaries, table, to_json
 
@@ -21,6 +21,7 @@ BENCHES: dict[str, Callable[[bool], list[Series]]] = {
     "transfer": transfer.run,
     "revert": revert.run,
     "gateway": gateway.run,
+    "local": local_backend.run,
 }
 """What each measures; it starts the servers that it needs, and is told whether a few rounds are enough."""
 
