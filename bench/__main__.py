@@ -12,15 +12,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import airflow, deploy, gateway, revert, transfer
+from bench import airflow, deploy, gateway, local_backend, revert, transfer
+from bench import compare as comparison
+from bench.claims import CLAIMS
 from bench.machine import facts
-from bench.series import Series, summaries, table, to_json
+from bench.series import Series, from_json, summaries, table, to_json
 
 BENCHES: dict[str, Callable[[bool], list[Series]]] = {
     "deploy": deploy.run,
     "transfer": transfer.run,
     "revert": revert.run,
     "gateway": gateway.run,
+    "local": local_backend.run,
     "airflow": airflow.run,
 }
 """What each measures; it starts the servers that it needs, and is told whether a few rounds are enough."""
@@ -34,7 +37,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--output", type=Path, help="write the raw values and the machine's facts here, as JSON"
     )
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        type=Path,
+        metavar=("OLD", "NEW"),
+        help="measure nothing: compare the ratios of two runs that --output wrote; exits 1 if a claimed one differs too much",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=comparison.TOLERANCE,
+        help="how far a claimed ratio may be from the other run's, as a share (default: %(default)s)",
+    )
     options = parser.parse_args(argv)
+    if options.compare:
+        old, new = options.compare
+        return _compare(old, new, options.tolerance)
     if unknown := sorted(set(options.names) - set(BENCHES)):
         parser.error(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(BENCHES)}")
     # A deploy tells of its steps; here only what is wrong is of interest.
@@ -55,6 +74,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.output:
         options.output.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def _compare(old: Path, new: Path, tolerance: float) -> int:
+    """Print how the ratios of two files differ; return 1 if a claimed one does by more than the tolerance."""
+    before, after = (
+        {name: from_json(series) for name, series in json.loads(path.read_text("utf-8"))["benches"].items()}
+        for path in (old, new)
+    )
+    claimed = [(claim.bench, claim.series, claim.versus) for claim in CLAIMS if claim.versus]
+    compared = comparison.compare(before, after, claimed)
+    print(comparison.table(compared, tolerance))
+    apart = sum(not one.holds(tolerance) for one in compared)
+    print(
+        f"{apart} of {len(claimed)} claimed ratios differ by more than {tolerance:.0%} or were not measured"
+    )
+    return 1 if apart else 0
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def table(rows: Sequence[Summary]) -> str:
 
 
 def with_unit(value: float, unit: str) -> str:
-    """Return a value as a table shows it."""
+    """Return a value as tables and pictures show it."""
     return f"{value:.0f} {unit}" if value >= 1000 else f"{value:.3g} {unit}"
 
 

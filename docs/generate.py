@@ -1,4 +1,4 @@
-"""Writes the parts of the documents that follow from the code, between their markers: ``make docs``."""
+"""Writes the parts of the documents that follow from the code, between their markers, and the pictures of the figures: ``make docs``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from bench.series import from_json, summaries, table
+from bench.plots import PICTURES
+from bench.series import Series, from_json, summaries, table
 from ml_code.alias_events.settings import EventSettings
 from ml_code.gate.rules import Rules
 from ml_code.gate.settings import RetrainSettings
@@ -185,6 +186,11 @@ def measured() -> dict[str, Any]:
     return data
 
 
+def benches() -> dict[str, list[Series]]:
+    """Return the series of each benchmark."""
+    return {name: from_json(series) for name, series in measured()["benches"].items()}
+
+
 def machine() -> str:
     """Return the facts of the machine that the figures are from, as a Markdown table."""
     facts = {"date": measured()["at_utc"], **measured()["machine"]}
@@ -195,7 +201,7 @@ def machine() -> str:
 
 def figures(bench: str) -> Callable[[], str]:
     """Return what gives the table of one benchmark."""
-    return lambda: table(summaries(from_json(measured()["benches"][bench])))
+    return lambda: table(summaries(benches()[bench]))
 
 
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
@@ -234,3 +240,5 @@ def rendered(name: str) -> str:
 if __name__ == "__main__":
     for name in PARTS:
         (ROOT / name).write_text(rendered(name), encoding="utf-8")
+    for picture in PICTURES:
+        (ROOT / picture.path).write_text(picture.drawn(benches()), encoding="utf-8")

@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 
+from bench.plots import PICTURES, Picture
 from tests.documents import ways_out
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,6 +25,14 @@ def generator() -> ModuleType:
 @pytest.mark.parametrize("name", sorted(generator().PARTS))
 def test_generated_parts_are_up_to_date(name: str) -> None:
     assert (ROOT / name).read_text() == generator().rendered(name), "run: make docs"
+
+
+@pytest.mark.parametrize("picture", PICTURES, ids=lambda picture: picture.name)
+def test_pictures_are_of_the_current_figures(picture: Picture) -> None:
+    svg = (ROOT / picture.path).read_text()
+    assert picture.is_drawn_from(svg, generator().benches()), "run: make docs"
+    assert len(svg) < 60_000
+    assert f"](images/{picture.name}.svg)" in (ROOT / "docs/performance.md").read_text()
 
 
 @pytest.mark.parametrize(
