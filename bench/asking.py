@@ -61,10 +61,12 @@ class Clients:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the processes."""
-        for pipe in self._pipes:
-            with contextlib.suppress(OSError):
+        for pipe, process in zip(self._pipes, self._processes, strict=True):
+            if error is None:
                 pipe.send(None)
-        for process in self._processes:
+            else:
+                # It may be in the middle of asking.
+                process.terminate()
             process.join(timeout=30)
 
     @contextlib.contextmanager

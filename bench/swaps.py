@@ -25,8 +25,8 @@ from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.triton import GrpcTriton
 
 CLIENTS, REQUESTS_PER_S = 3, 100
-WINDOW_S, BEFORE_S, AFTER_S = 1.5, 0.2, 0.3
-"""How long a window is at least; how long before the action it begins, and after it ends at the earliest."""
+BEFORE_S, AFTER_S = 0.2, 0.4
+"""How long before an action its window begins, and how long after it it ends at the earliest, seconds."""
 
 CONTROL = "nothing happens"
 DEPLOY, NAIVE_DEPLOY = (
@@ -34,7 +34,10 @@ DEPLOY, NAIVE_DEPLOY = (
     "naive deploy, load until all clients have it",
 )
 WRONG, NAIVE_WRONG = "deploy of wrong answers, undone", "naive deploy of wrong answers, undone"
-UNLOADABLE, NAIVE_UNLOADABLE = "deploy of what can't be loaded, undone", "naive, undone"
+UNLOADABLE, NAIVE_UNLOADABLE = (
+    "deploy of what can't be loaded, undone",
+    "naive deploy of what can't be loaded, undone",
+)
 WARM, COLD, NAIVE_BACK = (
     "revert to a warm version, call until all clients have it",
     "revert to a version that has to be loaded",
@@ -111,7 +114,7 @@ def run(quick: bool) -> list[Series]:
     """Measure, in milliseconds, what each action takes, and count what its clients had of it.
 
     Args:
-        quick: one round only.
+        quick: one round only, of shorter windows.
 
     Returns:
         A series for each action and for nothing; and one each for the slowest request of every window.
@@ -120,8 +123,9 @@ def run(quick: bool) -> list[Series]:
         clients = Clients(site.stack.url("triton-grpc"), site.inputs, CLIENTS, REQUESTS_PER_S)
         naive = PlainModel(site)
         naive.deploy()
+        rounds, window_s = (1, 1.0) if quick else (12, 1.5)
         with clients:
-            return _series(_Rounds(site, naive, clients).measure(1 if quick else 12))
+            return _series(_Rounds(site, naive, clients, window_s).measure(rounds))
 
 
 def _series(windows: dict[str, list[Window]]) -> list[Series]:
@@ -157,23 +161,31 @@ def _sum(counts: Iterable[Mapping[str, int]]) -> Mapping[str, int]:
 
 
 class _Rounds:
-    """Does everything once a round, each in a window of its own."""
+    """Does everything once a round, each in a window of its own.
 
-    def __init__(self, site: SmallSite, naive: PlainModel, clients: Clients) -> None:
+    Args:
+        site: version 2 is live.
+        naive: version 2 is live.
+        clients: they ask.
+        window_s: how long a window is at least, seconds.
+    """
+
+    def __init__(self, site: SmallSite, naive: PlainModel, clients: Clients, window_s: float) -> None:
         self._site = site
         self._naive = naive
         self._clients = clients
+        self._window_s = window_s
         self._windows: dict[str, list[Window]] = {name: [] for name in BASELINES}
 
     def measure(self, rounds: int) -> dict[str, list[Window]]:
         """Return every window by what was done in it."""
-        live = 2
         for number in range(rounds):
             print(f"  swaps: round {number + 1} of {rounds}", flush=True)
-            live = self._round(live)
+            self._round()
         return self._windows
 
-    def _round(self, live: int) -> int:
+    def _round(self) -> None:
+        """Swap a new version in, fail twice, and go back to version 2."""
         site = self._site
         self._window(CONTROL, MODEL, lambda: None)
         swapped_in = site.publish()
@@ -185,12 +197,11 @@ class _Rounds:
         unloadable = site.publish_unloadable()
         self._window(UNLOADABLE, MODEL, lambda: self._fail(unloadable))
         self._window(NAIVE_UNLOADABLE, NAIVE, lambda: self._fail_naive(unloadable))
-        self._window(WARM, MODEL, lambda: self._revert(live))
+        self._window(WARM, MODEL, lambda: self._revert(2))
         # What is not kept warm has to be loaded the next time.
         revert(site.deployer(keep_warm=0), swapped_in)
-        self._window(COLD, MODEL, lambda: self._revert(live))
-        self._window(NAIVE_BACK, NAIVE, lambda: self._revert_naive(swapped_in, live))
-        return live
+        self._window(COLD, MODEL, lambda: self._revert(2))
+        self._window(NAIVE_BACK, NAIVE, lambda: self._revert_naive(swapped_in, 2))
 
     def _window(self, name: str, model: str, act: Callable[[], Action | None]) -> None:
         """Do something while the clients ask a model."""
@@ -198,7 +209,7 @@ class _Rounds:
             began_s = time.perf_counter()
             time.sleep(BEFORE_S)
             action = act()
-            time.sleep(max(AFTER_S, began_s + WINDOW_S - time.perf_counter()))
+            time.sleep(max(AFTER_S, began_s + self._window_s - time.perf_counter()))
         self._windows[name].append(Window(asked, action))
 
     def _deploy(self) -> Action:
