@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import airflow, deploy, gateway, local_backend, revert, transfer
+from bench import airflow, deploy, gateway, local_backend, memory, revert, swaps, transfer
 from bench import compare as comparison
 from bench.claims import CLAIMS
 from bench.machine import facts
@@ -25,6 +25,8 @@ BENCHES: dict[str, Callable[[bool], list[Series]]] = {
     "gateway": gateway.run,
     "local": local_backend.run,
     "airflow": airflow.run,
+    "swaps": swaps.run,
+    "memory": memory.run,
 }
 """What each measures; it starts the servers that it needs, and is told whether a few rounds are enough."""
 

@@ -1,11 +1,11 @@
-"""A client in a process of its own: asks one model at a steady rate, and remembers when which version answered."""
+"""Clients in processes of their own: ask a model at a steady rate, and remember when which version answered."""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -16,13 +16,76 @@ class Answer:
     """One request.
 
     Attributes:
-        asked_s, answered_s: ``time.perf_counter``, the same clock in every process of a machine.
+        asked_s: when it was to be asked, ``time.perf_counter``, the same clock in every process of a machine. A client that
+            waits for an answer asks the next one late, and that delay counts: a user would have had it.
+        answered_s: when it was answered or had failed.
         version: the version that answered, or 0 when the request failed.
     """
 
     asked_s: float
     answered_s: float
     version: int
+
+
+Asked = list[Sequence[Answer]]
+"""What each client saw."""
+
+
+class Clients:
+    """Several clients, each in a process of its own, that ask one model after the other.
+
+    Args:
+        url: ``host:port`` of Triton's gRPC endpoint.
+        inputs: tensors by name, which every model that is asked takes.
+        number: how many clients.
+        per_second: requests a second of each.
+    """
+
+    def __init__(self, url: str, inputs: Mapping[str, Any], number: int, per_second: float) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipes: list[Any] = []
+        self._processes = []
+        for _ in range(number):
+            ours, theirs = context.Pipe()
+            arguments = (url, dict(inputs), 1 / per_second, theirs)
+            self._pipes.append(ours)
+            self._processes.append(context.Process(target=_ask_in_turn, args=arguments, daemon=True))
+
+    def __enter__(self) -> Self:
+        """Start the processes; they ask nothing yet."""
+        for process in self._processes:
+            process.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the processes."""
+        for pipe, process in zip(self._pipes, self._processes, strict=True):
+            if error is None:
+                pipe.send(None)
+            else:
+                # It may be in the middle of asking.
+                process.terminate()
+            process.join(timeout=30)
+
+    @contextlib.contextmanager
+    def asking(self, model: str) -> Iterator[Asked]:
+        """Ask a model while the block runs; every client was answered once before it begins.
+
+        Yields:
+            What each client saw, filled in when the block has ended.
+        """
+        asked: Asked = []
+        self._tell(model)
+        yield asked
+        for answers in self._tell("stop"):
+            asked.append([Answer(*one) for one in answers])
+
+    def _tell(self, word: str) -> list[Any]:
+        for pipe in self._pipes:
+            pipe.send(word)
+        return [pipe.recv() for pipe in self._pipes]
 
 
 class Client:
@@ -69,6 +132,35 @@ class Client:
     def failed(self, since_s: float, until_s: float) -> int:
         """Return how many requests that were asked in a period failed."""
         return sum(1 for answer in self.answers if since_s <= answer.asked_s < until_s and not answer.version)
+
+
+def _ask_in_turn(url: str, inputs: dict[str, Any], pause_s: float, pipe: Any) -> None:
+    """Ask the model that ``pipe`` names until it says anything else; give the answers back; and again, until it says None."""
+    from tritonclient.grpc import InferenceServerClient, InferInput
+    from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+    tensors = []
+    for name, array in inputs.items():
+        tensor = InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+        tensor.set_data_from_numpy(array)
+        tensors.append(tensor)
+    with contextlib.closing(InferenceServerClient(url)) as triton:
+        while model := pipe.recv():
+            triton.infer(model, tensors)
+            pipe.send("asking")
+            answers: list[tuple[float, float, int]] = []
+            due_s = time.perf_counter()
+            while not pipe.poll():
+                time.sleep(max(0.0, due_s - time.perf_counter()))
+                try:
+                    answer = triton.infer(model, tensors, client_timeout=10)
+                    version = int(answer.get_response().model_version)
+                except InferenceServerException:
+                    version = 0
+                answers.append((due_s, time.perf_counter(), version))
+                due_s += pause_s
+            pipe.recv()
+            pipe.send(answers)
 
 
 def _ask(url: str, model: str, inputs: dict[str, Any], pause_s: float, stop: Any, pipe: Any) -> None:

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pytest
 
+from bench.memory import memory_mib
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import VerificationFailed
 from ml_code.triton_deploy.intake import DeployRequest, RevertRequest
@@ -45,22 +45,6 @@ def asked_all_the_time(site: Site) -> Iterator[list[Mapping[str, Any]]]:
     finally:
         clients.kill()
         clients.wait()
-
-
-def memory_mib(pid: int) -> dict[str, float]:
-    """What Triton holds in memory: the server, and with the processes of its models; MiB."""
-    processes: dict[int, tuple[int, float]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            stat = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        # proc(5): field 4 is the parent, field 24 the resident pages.
-        processes[int(folder.name)] = int(stat[1]), int(stat[21]) * 4096 / 2**20
-    tree = {pid}
-    while more := {child for child, (parent, _) in processes.items() if parent in tree} - tree:
-        tree |= more
-    return {"server": processes[pid][1], "all": sum(processes[member][1] for member in tree)}
 
 
 def swap(

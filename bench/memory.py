@@ -1,0 +1,95 @@
+"""What Triton holds in memory while versions are swapped by the hundred: most of them warm, some have to be loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bench.series import Series
+from bench.small_site import SmallSite, revert, small_site
+
+NAMES = {"server": "server", "all": "with its models' processes"}
+"""What ``memory_mib`` returns, as it is called in the table."""
+EVERY = 25
+"""Swaps between two samples."""
+
+
+def run(quick: bool) -> list[Series]:
+    """Measure the memory of Triton at every 25th of 500 swaps; one swap in 25 loads the version that it brings back.
+
+    Args:
+        quick: 50 swaps only.
+
+    Returns:
+        For the server, and with the processes of its models: MiB in the first and in the last quarter of the run, and what came on top
+        by 100 swaps.
+    """
+    with small_site() as site:
+        pid = site.stack.pid("triton")
+        samples = sample(lambda number: _swap(site, number), lambda: memory_mib(pid), 50 if quick else 500)
+    return [one for key, name in NAMES.items() for one in _series(name, [sample[key] for sample in samples])]
+
+
+def _swap(site: SmallSite, number: int) -> None:
+    """Make the other one of versions 1 and 2 live. What was not kept warm has to be loaded by the next swap."""
+    # MLflow need not show each of them: that takes longer than the swap.
+    deployer = site.deployer(keep_warm=0 if number % EVERY == 0 else 1, feedback_prefix="off")
+    revert(deployer, 1 + number % 2)
+
+
+def sample(
+    swap: Callable[[int], None], measure: Callable[[], dict[str, float]], swaps: int
+) -> list[dict[str, float]]:
+    """Swap so often; return what was measured before the first swap and after every 25th."""
+    samples = [measure()]
+    for number in range(swaps):
+        if number % 100 == 0:
+            print(f"  memory: swap {number} of {swaps}", flush=True)
+        swap(number)
+        if (number + 1) % EVERY == 0:
+            samples.append(measure())
+    return samples
+
+
+def _series(name: str, samples_mib: Sequence[float]) -> list[Series]:
+    quarter = max(1, len(samples_mib) // 4)
+    first = f"{name}, first quarter"
+    return [
+        Series(name=first, unit="MiB", values=tuple(samples_mib[:quarter])),
+        Series(
+            name=f"{name}, last quarter", unit="MiB", values=tuple(samples_mib[-quarter:]), baseline=first
+        ),
+        Series(name=f"{name}, growth by 100 swaps", unit="MiB", values=growth(samples_mib, 100 / EVERY)),
+    ]
+
+
+def growth(samples_mib: Sequence[float], samples_a_unit: float) -> tuple[float, ...]:
+    """Return by how much memory grew, once for each sample of the first half and the one half a run later.
+
+    Pairs that are half a run apart even out what is allocated and freed from one sample to the next.
+
+    Args:
+        samples_mib: at even distances, at least two.
+        samples_a_unit: how many distances the growth is given for.
+    """
+    half = len(samples_mib) // 2
+    return tuple(
+        (later - earlier) / half * samples_a_unit
+        for earlier, later in zip(samples_mib, samples_mib[half:], strict=False)
+    )
+
+
+def memory_mib(pid: int) -> dict[str, float]:
+    """Return what a Triton holds in memory, MiB resident: ``server``, and ``all`` with the processes of its models."""
+    processes: dict[int, tuple[int, float]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            stat = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        # proc(5): field 4 is the parent, field 24 the resident pages.
+        processes[int(folder.name)] = int(stat[1]), int(stat[21]) * 4096 / 2**20
+    tree = {pid}
+    while more := {child for child, (parent, _) in processes.items() if parent in tree} - tree:
+        tree |= more
+    return {"server": processes[pid][1], "all": sum(processes[member][1] for member in tree)}

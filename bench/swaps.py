@@ -1,0 +1,299 @@
+"""What clients live through when a version is swapped in, fails or is taken back: ours and the naive way.
+
+Three clients ask the public name 100 times a second each, by gRPC. Every action has a window under them, and so has nothing at all:
+what is slow then is the machine. The windows of a round follow each other, so what the machine does beside them falls on all.
+
+Triton's Python-based backend starts a process for each version that it loads, which imports ONNX Runtime and shares the cores with the
+clients' requests; so one window has just such a process, which no Triton knows of.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from bench import counting
+from bench.asking import Answer, Asked, Clients
+from bench.plain_model import NAIVE, NotServed, PlainModel
+from bench.series import Series
+from bench.site import MODEL
+from bench.small_site import SmallSite, deploy, revert, small_site
+from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.errors import ArtifactRejected, VerificationFailed
+from ml_code.triton_deploy.records import Deployment
+from ml_code.triton_deploy.settings import Settings
+from ml_code.triton_deploy.triton import GrpcTriton
+
+CLIENTS, REQUESTS_PER_S = 3, 100
+BEFORE_S, AFTER_S = 0.2, 0.4
+"""How long before an action its window begins, and how long after it it ends at the earliest, seconds."""
+
+CONTROL = "nothing happens: slowest request"
+STARTS = "a process imports ONNX Runtime: slowest request"
+DEPLOY, NAIVE_DEPLOY = (
+    "deploy, flip until all clients have it",
+    "naive deploy, load until all clients have it",
+)
+WRONG, NAIVE_WRONG = "deploy of wrong answers, undone", "naive deploy of wrong answers, undone"
+UNLOADABLE, NAIVE_UNLOADABLE = (
+    "deploy of what can't be loaded, undone",
+    "naive deploy of what can't be loaded, undone",
+)
+WARM, COLD, NAIVE_BACK = (
+    "revert to a warm version, call until all clients have it",
+    "revert to a version that has to be loaded",
+    "naive revert: unload, load",
+)
+BASELINES = {
+    CONTROL: "",
+    STARTS: "",
+    DEPLOY: "",
+    NAIVE_DEPLOY: DEPLOY,
+    WRONG: "",
+    NAIVE_WRONG: WRONG,
+    UNLOADABLE: "",
+    NAIVE_UNLOADABLE: UNLOADABLE,
+    WARM: "",
+    COLD: WARM,
+    NAIVE_BACK: WARM,
+}
+"""Every window of a round, and what its time is compared with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Action:
+    """Something that was done.
+
+    Attributes:
+        version: the version that it brought in, or tried to.
+        verified_s: when that version had been verified, ``time.perf_counter``; infinite when it never was.
+        since_s: when the time that is measured begins.
+        returned_s: when it ends: for a deploy that failed, when it had been undone. None for when all clients have the version.
+    """
+
+    version: int
+    verified_s: float
+    since_s: float
+    returned_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Window:
+    """What the clients saw while something was done, or nothing."""
+
+    asked: Asked
+    action: Action | None
+
+    @property
+    def answers(self) -> Iterable[Answer]:
+        """What all of them saw."""
+        return itertools.chain.from_iterable(self.asked)
+
+    @property
+    def value_ms(self) -> float:
+        """How long it took; when nothing was done, how long the slowest request did."""
+        if self.action is None:
+            return counting.slowest_ms(self.answers)
+        if self.action.returned_s is not None:
+            return 1000 * (self.action.returned_s - self.action.since_s)
+        return counting.until_all_ms(self.asked, self.action.version, self.action.since_s)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What was counted."""
+        action = self.action
+        return {
+            "requests": sum(1 for _ in self.answers),
+            "failed": counting.failed(self.answers),
+            "over 100 ms": counting.slow(self.answers),
+            "unverified": counting.unverified(self.answers, action.version, action.verified_s)
+            if action
+            else 0,
+        }
+
+
+def run(quick: bool) -> list[Series]:
+    """Measure, in milliseconds, what each action takes, and count what its clients had of it.
+
+    Args:
+        quick: one round only, of shorter windows.
+
+    Returns:
+        A series for each action, and for the slowest request in every window.
+    """
+    with small_site() as site:
+        clients = Clients(site.stack.url("triton-grpc"), site.inputs, CLIENTS, REQUESTS_PER_S)
+        naive = PlainModel(site)
+        naive.deploy()
+        rounds, window_s = (1, 1.0) if quick else (12, 1.5)
+        with clients:
+            return _series(_Rounds(site, naive, clients, window_s).measure(rounds))
+
+
+def _series(windows: dict[str, list[Window]]) -> list[Series]:
+    timed = [
+        Series(
+            name=name,
+            unit="ms",
+            values=tuple(window.value_ms for window in windows[name]),
+            baseline=baseline,
+            counts=_sum(window.counts for window in windows[name]),
+        )
+        for name, baseline in BASELINES.items()
+    ]
+    slowest = [
+        Series(
+            name=f"slowest request: {name}",
+            unit="ms",
+            values=tuple(counting.slowest_ms(window.answers) for window in windows[name]),
+        )
+        for name in BASELINES
+        if name not in (CONTROL, STARTS)
+    ]
+    return timed + slowest
+
+
+def _sum(counts: Iterable[Mapping[str, int]]) -> Mapping[str, int]:
+    """Add up what several windows counted."""
+    total: dict[str, int] = {}
+    for one in counts:
+        for what, count in one.items():
+            total[what] = total.get(what, 0) + count
+    return total
+
+
+class _Rounds:
+    """Does everything once a round, each in a window of its own.
+
+    Args:
+        site: version 2 is live.
+        naive: version 2 is live.
+        clients: they ask.
+        window_s: how long a window is at least, seconds.
+    """
+
+    def __init__(self, site: SmallSite, naive: PlainModel, clients: Clients, window_s: float) -> None:
+        self._site = site
+        self._naive = naive
+        self._clients = clients
+        self._window_s = window_s
+        self._windows: dict[str, list[Window]] = {name: [] for name in BASELINES}
+
+    def measure(self, rounds: int) -> dict[str, list[Window]]:
+        """Return every window by what was done in it."""
+        for number in range(rounds):
+            print(f"  swaps: round {number + 1} of {rounds}", flush=True)
+            self._round()
+        return self._windows
+
+    def _round(self) -> None:
+        """Swap a new version in, fail twice, and go back to version 2."""
+        site = self._site
+        self._window(CONTROL, MODEL, lambda: None)
+        self._window(STARTS, MODEL, self._start_process)
+        swapped_in = site.publish()
+        self._window(DEPLOY, MODEL, self._deploy)
+        self._window(NAIVE_DEPLOY, NAIVE, lambda: self._deploy_naive(swapped_in))
+        wrong = site.publish_wrong()
+        self._window(WRONG, MODEL, lambda: self._fail(wrong))
+        self._window(NAIVE_WRONG, NAIVE, lambda: self._fail_naive(wrong))
+        unloadable = site.publish_unloadable()
+        self._window(UNLOADABLE, MODEL, lambda: self._fail(unloadable))
+        self._window(NAIVE_UNLOADABLE, NAIVE, lambda: self._fail_naive(unloadable))
+        self._window(WARM, MODEL, lambda: self._revert(2))
+        # What is not kept warm has to be loaded the next time.
+        revert(site.deployer(keep_warm=0), swapped_in)
+        self._window(COLD, MODEL, lambda: self._revert(2))
+        self._window(NAIVE_BACK, NAIVE, lambda: self._revert_naive(swapped_in, 2))
+
+    def _window(self, name: str, model: str, act: Callable[[], Action | None]) -> None:
+        """Do something while the clients ask a model."""
+        with self._clients.asking(model) as asked:
+            began_s = time.perf_counter()
+            time.sleep(BEFORE_S)
+            action = act()
+            time.sleep(max(AFTER_S, began_s + self._window_s - time.perf_counter()))
+        self._windows[name].append(Window(asked, action))
+
+    def _start_process(self) -> None:
+        opens = "import sys, onnxruntime; onnxruntime.InferenceSession(sys.argv[1])"
+        model = self._site.folder.versions.path(2) / "model.onnx"
+        subprocess.run([sys.executable, "-c", opens, str(model)], check=True)
+
+    def _deploy(self) -> Action:
+        watched = _Watched(self._site.settings)
+        done = deploy(watched)
+        return Action(version=done.version, verified_s=watched.verified_s, since_s=watched.triton.flipped_s)
+
+    def _fail(self, version: int) -> Action:
+        called_s = time.perf_counter()
+        try:
+            deploy(self._site.deployer())
+        except (ArtifactRejected, VerificationFailed):
+            return _undone(version, called_s)
+        raise AssertionError(f"version {version} was to be refused")
+
+    def _revert(self, version: int) -> Action:
+        watched = _Watched(self._site.settings)
+        called_s = time.perf_counter()
+        revert(watched, version)
+        return Action(version=version, verified_s=watched.verified_s, since_s=called_s)
+
+    def _deploy_naive(self, version: int) -> Action:
+        self._naive.deploy()
+        return Action(version=version, verified_s=self._naive.verified_s, since_s=self._naive.loaded_s)
+
+    def _fail_naive(self, version: int) -> Action:
+        called_s = time.perf_counter()
+        try:
+            self._naive.deploy()
+        except NotServed:
+            return _undone(version, called_s)
+        raise AssertionError(f"version {version} was to be refused")
+
+    def _revert_naive(self, bad: int, version: int) -> Action:
+        called_s = time.perf_counter()
+        self._naive.take_back(bad)
+        # It was verified when it was deployed.
+        return Action(version=version, verified_s=-math.inf, since_s=called_s)
+
+
+def _undone(version: int, called_s: float) -> Action:
+    return Action(version=version, verified_s=math.inf, since_s=called_s, returned_s=time.perf_counter())
+
+
+class _Watched(Deployer):
+    """Remembers when the candidate had been verified, and when the switch was flipped.
+
+    Attributes:
+        verified_s: when the smoke test had passed, ``time.perf_counter``.
+        triton: the Triton that it deploys to.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.triton = _WatchedTriton(settings.triton_grpc_urls[0], settings.switch_timeout_s)
+        super().__init__(settings, tritons=[self.triton])
+        self.verified_s = math.inf
+
+    def smoke(self, model: str, deploy_id: str) -> Deployment:
+        """See Deployer.smoke."""
+        record = super().smoke(model, deploy_id)
+        self.verified_s = time.perf_counter()
+        return record
+
+
+class _WatchedTriton(GrpcTriton):
+    """Remembers when it was told to flip the switch: ``flipped_s``."""
+
+    flipped_s = math.inf
+
+    def load(self, model: str, timeout_s: float, config: str | None = None) -> None:
+        """See Triton.load."""
+        if model == MODEL:
+            self.flipped_s = time.perf_counter()
+        super().load(model, timeout_s, config)
