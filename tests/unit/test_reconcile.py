@@ -257,6 +257,50 @@ def test_only_the_models_that_were_named_are_reconciled(deployed: World) -> None
     assert reconcile_all(deployed, MODEL).keys() == {MODEL}
 
 
+def empty_models(world: World, *names: str) -> None:
+    for name in names:
+        (world.root / name / "deployments").mkdir(parents=True)
+
+
+def test_a_triton_is_asked_once_for_all_models(deployed: World) -> None:
+    empty_models(deployed, "another", "one_more")
+    calls = len(deployed.triton.calls)
+    found = reconcile_all(deployed)
+    assert len(found) == 3
+    assert all((result.done, result.problems) == ((), ()) for result in found.values())
+    assert deployed.triton.calls[calls:] == ["loaded "]
+
+
+def test_what_was_seen_before_a_deploy_ended_is_no_reason_to_touch_anything(
+    deployed: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models come one after the other: what is seen for all of them at once is old when the last one's turn comes."""
+    empty_models(deployed, "another")
+    deployed.register_times(3)
+    leave_note, leases = Reconciler._leave_note, []
+
+    def deploy_before_the_next(self: Reconciler, result: Reconciled) -> None:
+        leave_note(self, result)
+        if result.model == "another":
+            deployed.deploy("d3")
+            monkeypatch.setattr(Lease, "acquire", lambda *arguments: leases.append(arguments))
+
+    monkeypatch.setattr(Reconciler, "_leave_note", deploy_before_the_next)
+    found = reconcile_all(deployed)[MODEL]
+    assert (found.live, found.done, found.problems) == (3, (), ())
+    assert leases == [], "a deploy that begins in this moment is not refused"
+    assert deployed.ask() == (3, 3.0)
+
+
+def test_what_one_model_needed_is_not_taken_for_the_next_ones_need(deployed: World) -> None:
+    deployed.triton.restart()
+    empty_models(deployed, "z_later")
+    found = reconcile_all(deployed)
+    assert len(found[MODEL].done) == 3
+    assert (found["z_later"].done, found["z_later"].problems) == ((), ())
+    assert reconcile_all(deployed)[MODEL].done == ()
+
+
 def test_a_settling_that_failed_is_tried_again_as_soon_as_triton_is_back(deployed: World) -> None:
     """Who gives up keeps nobody waiting for a lease: not the next reconcile, and not the next deploy."""
     deployed.register_times(3)
