@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -292,13 +293,38 @@ def test_what_was_seen_before_a_deploy_ended_is_no_reason_to_touch_anything(
     assert deployed.ask() == (3, 3.0)
 
 
-def test_what_one_model_needed_is_not_taken_for_the_next_ones_need(deployed: World) -> None:
-    deployed.triton.restart()
-    empty_models(deployed, "z_later")
+def test_what_happens_while_one_model_is_repaired_is_seen_at_the_next(
+    deployed: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployed.registry.models["z_later"] = deployed.registry.models[MODEL]
+    deployed.deploy("z1", model="z_later")
+    deployed.triton.unload(MODEL, 1)
+    load = deployed.triton.load
+
+    def load_and_lose(model: str, timeout_s: float, config: str | None = None) -> None:
+        load(model, timeout_s, config)
+        if model == MODEL:
+            deployed.triton.unload("z_later", 1)
+
+    monkeypatch.setattr(deployed.triton, "load", load_and_lose)
     found = reconcile_all(deployed)
-    assert len(found[MODEL].done) == 3
-    assert (found["z_later"].done, found["z_later"].problems) == ((), ())
-    assert reconcile_all(deployed)[MODEL].done == ()
+    assert [found[name].done for name in (MODEL, "z_later")] == [("make fake:1 serve version 2",)] * 2
+
+
+def test_what_was_put_right_before_the_lease_was_taken_is_not_done_again(
+    deployed: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployed.triton.unload(MODEL, 1)
+    acquire = Lease.acquire
+
+    def too_late(self: Lease, deploy_id: str, now: datetime, duration_s: float) -> None:
+        deployed.triton.load(MODEL, 1)
+        acquire(self, deploy_id, now, duration_s)
+
+    monkeypatch.setattr(Lease, "acquire", too_late)
+    assert reconcile(deployed).done == ()
+    monkeypatch.undo()
+    healthy(deployed)
 
 
 def test_a_settling_that_failed_is_tried_again_as_soon_as_triton_is_back(deployed: World) -> None:

@@ -206,7 +206,13 @@ class Versions:
         engine_folders = (self._engine(version) for version in engines)
         places = (self._folder, self._folder / "releases", self._folder / "leases", *engine_folders)
         with durable.storage_errors(f"listing {self._folder}"):
-            return sorted(path for place in places for path in place.glob(".*.tmp"))
+            return sorted(
+                place / name
+                for place in places
+                if place.is_dir()
+                for name in os.listdir(place)
+                if name.startswith(".") and name.endswith(".tmp")
+            )
 
     def remove_temporary(self, path: Path) -> None:
         """Remove one of ``temporaries``."""
