@@ -12,13 +12,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import gateway, revert
+from bench import gateway, replicas, revert, scale
 from bench.machine import facts
 from bench.series import Series, summaries, table, to_json
 
 BENCHES: dict[str, Callable[[bool], list[Series]]] = {
     "revert": revert.run,
     "gateway": gateway.run,
+    "scale": scale.run,
+    "replicas": replicas.run,
 }
 """What each measures; it starts the servers that it needs, and is told whether a few rounds are enough."""
 
