@@ -75,11 +75,11 @@ def run(quick: bool) -> list[Series]:
     Returns:
         A series for each task and size, by task; a value a round.
     """
-    rounds = 3 if quick else 10
+    rounds = 2 if quick else 8
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         root = Path(folder)
         series = _measured(
-            "models", _many_models(root / "models", (1, 10, 100) if quick else (1, 100, 1000)), rounds
+            "models", _many_models(root / "models", (1, 20) if quick else (1, 100, 1000)), rounds
         )
         series += _measured("real Triton", _few_models((1, 4) if quick else (1, 12)), rounds)
         counts = (10, 1000) if quick else (10, 10_000)

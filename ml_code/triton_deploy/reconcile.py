@@ -1,7 +1,7 @@
 """Make Triton and the derived files agree with what was committed, from any state.
 
-Looks first, touches nothing that is right: on a healthy system it costs a few file reads and one call to each Triton. What it
-does is what a restarted Triton, a load that finished late, a worker that died or a person's own load call make necessary.
+Looks first, touches nothing that is right: on a healthy system it costs a few file reads for each model, and one call to each
+Triton for all of them. What it does is what a restarted Triton, a load that finished late, a worker that died or a person's own load call make necessary.
 """
 
 from __future__ import annotations
