@@ -12,7 +12,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import airflow, deploy, gateway, local_backend, memory, revert, swaps, transfer
+from bench import (
+    airflow,
+    deploy,
+    gateway,
+    local_backend,
+    memory,
+    replicas,
+    revert,
+    scale,
+    swaps,
+    transfer,
+)
 from bench import compare as comparison
 from bench.claims import CLAIMS
 from bench.machine import facts
@@ -27,6 +38,8 @@ BENCHES: dict[str, Callable[[bool], list[Series]]] = {
     "airflow": airflow.run,
     "swaps": swaps.run,
     "memory": memory.run,
+    "scale": scale.run,
+    "replicas": replicas.run,
 }
 """What each measures; it starts the servers that it needs, and is told whether a few rounds are enough."""
 

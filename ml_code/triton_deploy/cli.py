@@ -11,6 +11,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 from .canary import canary_of, step_of
@@ -262,7 +263,7 @@ def _deployment_status(options: argparse.Namespace, settings: Settings) -> int:
 
 def _history(options: argparse.Namespace, settings: Settings) -> int:
     folder = ModelFolder.at(settings.repository_root, options.model)
-    releases = list(folder.releases.history())[: options.limit]
+    releases = list(islice(folder.releases.history(), max(0, options.limit)))
     if options.json:
         print(json.dumps([asdict(release) for release in releases], indent=2))
         return 0

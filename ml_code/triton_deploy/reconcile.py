@@ -1,7 +1,7 @@
 """Make Triton and the derived files agree with what was committed, from any state.
 
-Looks first, touches nothing that is right: on a healthy system it costs a few file reads and one call to each Triton. What it
-does is what a restarted Triton, a load that finished late, a worker that died or a person's own load call make necessary.
+Looks first, touches nothing that is right: on a healthy system it costs a few file reads for each model, and one call to each
+Triton for all of them. What it does is what a restarted Triton, a load that finished late, a worker that died or a person's own load call make necessary.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from .repository import Manifest, ModelFolder, models_in
 from .serving import Serving
 from .settings import Settings
 from .settlement import Settlement
+from .survey import Loaded, Survey
 from .triton import Triton, tritons_of
 
 log = logging.getLogger(__name__)
@@ -97,10 +98,12 @@ class Reconciler:
         Raises:
             Misconfigured: there is no repository.
         """
-        names = models or models_in(self._settings.repository_root)
+        root = self._settings.repository_root
+        names = models or models_in(root)
+        survey = Survey(root)
         results = []
         for name in names:
-            results.append(self._run_or_tell(name, deep=deep, dry_run=dry_run))
+            results.append(self._run_or_tell(name, survey, deep=deep, dry_run=dry_run))
             if not dry_run:
                 self._leave_note(results[-1])
         return results
@@ -119,6 +122,9 @@ class Reconciler:
         Raises:
             InvalidInput, Misconfigured, StorageFailed: the repository can't be looked at.
         """
+        return self._run(model, Survey(self._settings.repository_root), deep=deep, dry_run=dry_run)
+
+    def _run(self, model: str, survey: Survey, *, deep: bool, dry_run: bool) -> Reconciled:
         folder = ModelFolder.at(self._settings.repository_root, model)
         serving = Serving(model, folder.versions, self._tritons, self._settings)
         settlement = Settlement(
@@ -140,22 +146,32 @@ class Reconciler:
             if not dry_run:
                 try:
                     settlement.settle_abandoned(me)
+                    survey.forget()
                 except DeployError as error:
                     return self._report(folder, [], [f"deployment {holder} can't be settled yet: {error}"])
         done += self._trash(folder, dry_run, problems)
-        repairs = list(self._repairs(folder, serving, problems))
+        unseen: list[str] = []
+        repairs = list(self._repairs(folder, serving, survey, unseen))
+        if repairs:
+            # Looked at again: it was seen for all models at once, and a deploy of this one may have ended since.
+            survey.forget()
+            unseen.clear()
+            repairs = list(self._repairs(folder, serving, survey, unseen))
         if repairs and not dry_run:
             try:
                 settlement.take_lease(me, self._lease_s)
             except LeaseHeld:
                 return self._report(folder, [], [], under_way="a deployment that has just begun")
             try:
-                # Looked at again: what was found may have been a deploy that has ended meanwhile.
-                problems.clear()
-                found = self._repairs(folder, serving, problems)
+                # And again, now that no other can begin.
+                survey.forget()
+                unseen.clear()
+                found = self._repairs(folder, serving, survey, unseen)
                 repairs = list(self._apply(found, problems, partial(self._keep_lease, folder, me)))
             finally:
+                survey.forget()
                 folder.lease.release(me)
+        problems += unseen
         problems += self._damaged(folder, folder.releases.latest(), deep)
         done += [repair.what for repair in repairs]
         told, notices = self._feedback.settle(folder, dry_run=dry_run)
@@ -164,9 +180,9 @@ class Reconciler:
             notices = [notice for notice in notices if notice.kind != ALIAS_DRIFT]
         return self._report(folder, [*done, *told], problems, notices=notices)
 
-    def _run_or_tell(self, model: str, *, deep: bool, dry_run: bool) -> Reconciled:
+    def _run_or_tell(self, model: str, survey: Survey, *, deep: bool, dry_run: bool) -> Reconciled:
         try:
-            return self.run(model, deep=deep, dry_run=dry_run)
+            return self._run(model, survey, deep=deep, dry_run=dry_run)
         except Exception as error:
             log.exception("%s: it was not reconciled", model)
             told = str(error) if isinstance(error, DeployError) else f"{type(error).__name__}: {error}"
@@ -232,8 +248,13 @@ class Reconciler:
             else:
                 yield repair
 
-    def _repairs(self, folder: ModelFolder, serving: Serving, problems: list[str]) -> Iterator[Repair]:
-        """Yield what is wrong, in the order in which it has to be put right: files first, then every Triton."""
+    def _repairs(
+        self, folder: ModelFolder, serving: Serving, survey: Survey, unseen: list[str]
+    ) -> Iterator[Repair]:
+        """Yield what is wrong, in the order in which it has to be put right: files first, then every Triton.
+
+        ``unseen`` gets why a Triton can't be looked at.
+        """
         for path in folder.removals.undecided():
             # First of all: it may be what is live, taken by a gc that was stopped, lost its lease and died.
             yield Repair(f"put {path.name} back", partial(folder.removals.settle, path))
@@ -244,7 +265,8 @@ class Reconciler:
                 # Reported as damage. Triton may still serve it from memory: nothing is touched.
                 return
             yield from self._derived_files(folder, serving, live, manifest)
-        for version in self._stray_engines(folder, live):
+        engines = survey.engines(folder.model)
+        for version in engines if live is None else sorted(set(engines) - set(live.loaded_versions)):
             yield Repair(
                 f"remove the engine of version {version}", partial(folder.versions.remove_engine, version)
             )
@@ -253,15 +275,15 @@ class Reconciler:
                 f"remove what deployment {deploy_id} had staged",
                 partial(folder.versions.discard_stage, deploy_id),
             )
-        for path in folder.versions.temporaries():
+        for path in folder.versions.temporaries(engines):
             yield Repair(
                 f"remove the unfinished file {path.name}", partial(folder.versions.remove_temporary, path)
             )
         for triton in self._tritons:
             try:
-                loaded = triton.loaded()
+                loaded = survey.loaded(triton, folder.model)
             except DeployError as error:
-                problems.append(str(error))
+                unseen.append(str(error))
                 continue
             yield from self._on_triton(folder, serving, live, manifest, triton, loaded)
 
@@ -284,7 +306,7 @@ class Reconciler:
         live: Release | None,
         manifest: Manifest | None,
         triton: Triton,
-        loaded: dict[str, tuple[int, ...]],
+        loaded: Loaded,
     ) -> Iterator[Repair]:
         timeout_s = self._settings.load_timeout_s
         wanted = {
@@ -310,10 +332,6 @@ class Reconciler:
                     f"unload {name} from {triton.url}",
                     partial(triton.unload, name, self._settings.switch_timeout_s),
                 )
-
-    def _stray_engines(self, folder: ModelFolder, live: Release | None) -> list[int]:
-        wanted = live.loaded_versions if live else ()
-        return [version for version in folder.versions.engines() if version not in wanted]
 
     def _trash(self, folder: ModelFolder, dry_run: bool, problems: list[str]) -> list[str]:
         """Remove what a gc decided to and did not come to; needs no lease, and what is open on NFS can wait."""

@@ -395,3 +395,11 @@ def test_gc_tells_what_goes_and_what_stays(deployed: World, command: Any) -> Non
     assert said["freed_bytes"] == sum(it["size_bytes"] for it in said["removed"]) > 0
     assert "1" not in deployed.names
     assert "freed: 0 bytes" in command("gc")[1]
+
+
+@pytest.mark.parametrize(("limit", "shown"), [("0", 0), ("2", 2), ("-1", 0)])
+def test_history_reads_no_more_than_it_shows(deployed: World, command: Any, limit: str, shown: int) -> None:
+    (deployed.root / MODEL / "releases/000001.json").write_text("{")
+    code, out, _ = command("history", MODEL, f"--limit={limit}", "--json")
+    assert code == 0
+    assert [release["generation"] for release in json.loads(out)] == [3, 2][:shown]

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -255,6 +256,75 @@ def test_a_model_that_can_not_be_reconciled_keeps_no_other_waiting(
 def test_only_the_models_that_were_named_are_reconciled(deployed: World) -> None:
     bad_name(deployed)
     assert reconcile_all(deployed, MODEL).keys() == {MODEL}
+
+
+def empty_models(world: World, *names: str) -> None:
+    for name in names:
+        (world.root / name / "deployments").mkdir(parents=True)
+
+
+def test_a_triton_is_asked_once_for_all_models(deployed: World) -> None:
+    empty_models(deployed, "another", "one_more")
+    calls = len(deployed.triton.calls)
+    found = reconcile_all(deployed)
+    assert len(found) == 3
+    assert all((result.done, result.problems) == ((), ()) for result in found.values())
+    assert deployed.triton.calls[calls:] == ["loaded "]
+
+
+def test_what_was_seen_before_a_deploy_ended_is_no_reason_to_touch_anything(
+    deployed: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models come one after the other: what is seen for all of them at once is old when the last one's turn comes."""
+    empty_models(deployed, "another")
+    deployed.register_times(3)
+    leave_note, leases = Reconciler._leave_note, []
+
+    def deploy_before_the_next(self: Reconciler, result: Reconciled) -> None:
+        leave_note(self, result)
+        if result.model == "another":
+            deployed.deploy("d3")
+            monkeypatch.setattr(Lease, "acquire", lambda *arguments: leases.append(arguments))
+
+    monkeypatch.setattr(Reconciler, "_leave_note", deploy_before_the_next)
+    found = reconcile_all(deployed)[MODEL]
+    assert (found.live, found.done, found.problems) == (3, (), ())
+    assert leases == [], "a deploy that begins in this moment is not refused"
+    assert deployed.ask() == (3, 3.0)
+
+
+def test_what_happens_while_one_model_is_repaired_is_seen_at_the_next(
+    deployed: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployed.registry.models["z_later"] = deployed.registry.models[MODEL]
+    deployed.deploy("z1", model="z_later")
+    deployed.triton.unload(MODEL, 1)
+    load = deployed.triton.load
+
+    def load_and_lose(model: str, timeout_s: float, config: str | None = None) -> None:
+        load(model, timeout_s, config)
+        if model == MODEL:
+            deployed.triton.unload("z_later", 1)
+
+    monkeypatch.setattr(deployed.triton, "load", load_and_lose)
+    found = reconcile_all(deployed)
+    assert [found[name].done for name in (MODEL, "z_later")] == [("make fake:1 serve version 2",)] * 2
+
+
+def test_what_was_put_right_before_the_lease_was_taken_is_not_done_again(
+    deployed: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployed.triton.unload(MODEL, 1)
+    acquire = Lease.acquire
+
+    def too_late(self: Lease, deploy_id: str, now: datetime, duration_s: float) -> None:
+        deployed.triton.load(MODEL, 1)
+        acquire(self, deploy_id, now, duration_s)
+
+    monkeypatch.setattr(Lease, "acquire", too_late)
+    assert reconcile(deployed).done == ()
+    monkeypatch.undo()
+    healthy(deployed)
 
 
 def test_a_settling_that_failed_is_tried_again_as_soon_as_triton_is_back(deployed: World) -> None:

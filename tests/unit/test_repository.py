@@ -340,6 +340,43 @@ def test_history_is_newest_first(folder: ModelFolder) -> None:
     assert [release.generation for release in folder.releases.history()] == [10, 2, 1]
 
 
+@pytest.mark.parametrize(
+    "says",
+    [
+        pytest.param(None, id="is missing"),
+        pytest.param("{", id="is torn"),
+        pytest.param(1, id="is of a release before"),
+        pytest.param(3, id="is of the last one"),
+        pytest.param(7, id="is of one that does not exist"),
+        pytest.param("3", id="has a generation that is no number"),
+    ],
+)
+def test_what_is_live_is_the_last_release_whatever_current_json_says(
+    folder: ModelFolder, tmp_path: Path, says: int | str | None
+) -> None:
+    for generation in (1, 2, 3):
+        folder.releases.publish(replace(LIVE, generation=generation))
+    if says == "{":
+        (tmp_path / "m/current.json").write_text("{")
+    elif says is not None:
+        folder.releases.project(replace(LIVE, generation=says))  # type: ignore[arg-type]
+    latest = folder.releases.latest()
+    assert latest is not None
+    assert latest.generation == 3
+
+
+def test_to_say_what_is_live_no_directory_of_many_releases_is_listed(
+    folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for generation in (1, 2, 3):
+        folder.releases.publish(replace(LIVE, generation=generation))
+    folder.releases.project(replace(LIVE, generation=3))
+    monkeypatch.delattr(os, "listdir")
+    latest = folder.releases.latest()
+    assert latest is not None
+    assert latest.generation == 3
+
+
 def test_an_equal_projection_touches_no_file(folder: ModelFolder, tmp_path: Path) -> None:
     folder.releases.publish(LIVE)
     folder.releases.project(LIVE)

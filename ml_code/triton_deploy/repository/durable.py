@@ -69,7 +69,9 @@ def make_directory(path: Path) -> None:
     """Create a directory and its missing parents, durably; an existing one is fine."""
     if path.is_dir():
         # What is in it was put there by somebody for whom this function had returned.
-        if not any(path.iterdir()):
+        with os.scandir(path) as entries:
+            empty = next(entries, None) is None
+        if empty:
             fsync_directory(path.parent)
         return
     make_directory(path.parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,12 +25,18 @@ class Releases:
         self._model = model
 
     def latest(self) -> Release | None:
-        """Return the release that is live, or None before the first; the files decide, not current.json."""
+        """Return the release that is live, or None before the first; the files decide, not current.json.
+
+        current.json only says where to look first: a model's releases become many, and this is asked many times in a deploy.
+        """
+        hint = self.projected()
+        if hint is not None and self._is_last(hint.generation):
+            return self._read(hint.generation)
         generations = self._generations()
         return self._read(generations[-1]) if generations else None
 
     def history(self) -> Iterator[Release]:
-        """Yield every release, newest first."""
+        """Yield every release, newest first; each is read when it is asked for."""
         for generation in reversed(self._generations()):
             yield self._read(generation)
 
@@ -83,11 +90,22 @@ class Releases:
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
+    def _is_last(self, generation: object) -> bool:
+        with durable.storage_errors(f"looking into {self._folder}"):
+            return (
+                isinstance(generation, int)
+                and self._path(generation).is_file()
+                and not self._path(generation + 1).exists()
+            )
+
     def _generations(self) -> list[int]:
         with durable.storage_errors(f"listing {self._folder}"):
             if not self._folder.is_dir():
                 return []
-            return sorted(int(path.stem) for path in self._folder.glob("*.json") if path.stem.isdigit())
+            stems = (
+                name.removesuffix(".json") for name in os.listdir(self._folder) if name.endswith(".json")
+            )
+            return sorted(int(stem) for stem in stems if stem.isdigit())
 
     def _path(self, generation: int) -> Path:
         return self._folder / f"{generation:06d}.json"

@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,6 +85,17 @@ class Manifest:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def engines_in(root: Path) -> dict[str, list[int]]:
+    """Return the versions of each model of a repository that have an engine directory, ascending."""
+    found: dict[str, list[int]] = {}
+    with durable.storage_errors(f"listing {root}"):
+        for name in os.listdir(root) if root.is_dir() else ():
+            model, _, version = name.rpartition(".v")
+            if version.isdigit():
+                found.setdefault(model, []).append(int(version))
+    return {model: sorted(versions) for model, versions in found.items()}
 
 
 class Versions:
@@ -185,12 +197,22 @@ class Versions:
         """Return the deployments that have a staging directory."""
         return [path.name.removeprefix(".staging-") for path in self._found(".staging-*")]
 
-    def temporaries(self) -> list[Path]:
-        """Return files that a write which never ended left behind, in the places that are few."""
-        engines = (self._engine(version) for version in self.engines())
-        places = (self._folder, self._folder / "releases", self._folder / "leases", *engines)
+    def temporaries(self, engines: Sequence[int]) -> list[Path]:
+        """Return files that a write which never ended left behind, in the places that are few.
+
+        Args:
+            engines: as ``engines`` gives them.
+        """
+        engine_folders = (self._engine(version) for version in engines)
+        places = (self._folder, self._folder / "releases", self._folder / "leases", *engine_folders)
         with durable.storage_errors(f"listing {self._folder}"):
-            return sorted(path for place in places for path in place.glob(".*.tmp"))
+            return sorted(
+                place / name
+                for place in places
+                if place.is_dir()
+                for name in os.listdir(place)
+                if name.startswith(".") and name.endswith(".tmp")
+            )
 
     def remove_temporary(self, path: Path) -> None:
         """Remove one of ``temporaries``."""
@@ -361,10 +383,7 @@ class Versions:
 
     def engines(self) -> list[int]:
         """Return the versions that have an engine directory, ascending."""
-        prefix = engine_name(self._model, 0).removesuffix("0")
-        with durable.storage_errors(f"listing {self._root}"):
-            found = [path.name.removeprefix(prefix) for path in self._root.glob(f"{prefix}*")]
-        return sorted(int(name) for name in found if name.isdigit())
+        return engines_in(self._root).get(self._model, [])
 
     def switch(self) -> str | None:
         """Return the switch's configuration as it is on disk, or None."""

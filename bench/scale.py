@@ -1,0 +1,269 @@
+"""How cost grows: with the models of a repository, and with the releases of a model.
+
+Repositories of every size are made through the library before anything is measured, and then asked in turn. A thousand models fit no
+real Triton here, so that one is stood in for (see stand_in.py); what a real one says of a few models is measured beside it.
+MLflow is not asked: reconcile and status ask it once or twice for each model, if there is one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from bench.series import Series
+from bench.site import MODEL, servers
+from bench.stand_in import Publisher, fill, served, settings_at
+from ml_code.gateway.deploy_metrics import DeployMetrics
+from ml_code.triton_deploy.feedback import Feedback
+from ml_code.triton_deploy.reconcile import Reconciler
+from ml_code.triton_deploy.repository import ModelFolder, models_in
+from ml_code.triton_deploy.settings import Settings
+from ml_code.triton_deploy.status import model_status
+from tests.fakes import FakeTriton, fake_store
+
+STOOD_IN = "Triton stood in for"
+REAL = "real Triton"
+PAGE = 20
+"""Releases that ``triton-deploy history`` shows by default."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to measure.
+
+    Attributes:
+        act: does it once.
+        of: how many it does it for: the time is divided by that.
+        times: how often a round does it, of which the median counts.
+        unit: of the quotient: milliseconds for each of what.
+    """
+
+    act: Callable[[], object]
+    of: int = 1
+    times: int = 1
+    unit: str = "ms"
+
+    def measure(self) -> float:
+        """Return the milliseconds."""
+        spent_s = []
+        for _ in range(self.times):
+            began_s = time.perf_counter()
+            self.act()
+            spent_s.append(time.perf_counter() - began_s)
+        return 1000 * statistics.median(spent_s) / self.of
+
+
+Sized = Mapping[str, Mapping[int, Task]]
+"""Tasks by what they do, and by the size of what they do it to; the first size is what the others are compared with."""
+
+
+def run(quick: bool) -> list[Series]:
+    """Measure reconcile, status, metrics, history and deploys on repositories of several sizes.
+
+    Args:
+        quick: smaller repositories, and a few rounds only.
+
+    Returns:
+        A series for each task and size, by task; a value a round.
+    """
+    rounds = 2 if quick else 8
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        root = Path(folder)
+        series = _measured(
+            "models", _many_models(root / "models", (1, 20) if quick else (1, 100, 1000)), rounds
+        )
+        series += _measured("real Triton", _few_models((1, 4) if quick else (1, 12)), rounds)
+        counts = (10, 1000) if quick else (10, 10_000)
+        series += _measured("releases", _many_releases(root / "releases", counts), rounds)
+        return series + _measured("deploys", _deploys(root / "releases", counts), rounds)
+
+
+def _measured(what: str, tasks: contextlib.AbstractContextManager[Sized], rounds: int) -> list[Series]:
+    print(f"  scale: making the repositories: {what}", flush=True)
+    with tasks as sized:
+        print(f"  scale: {what}, {rounds} rounds", flush=True)
+        return in_turn(sized, rounds)
+
+
+def in_turn(sized: Sized, rounds: int) -> list[Series]:
+    """Measure tasks round by round, all sizes of one right after another; a first round warms up.
+
+    Returns:
+        A series for each task and size, named after both, the first size being the baseline of the others.
+    """
+    values: dict[tuple[str, int], list[float]] = {
+        (what, size): [] for what, by_size in sized.items() for size in by_size
+    }
+    for number in range(rounds + 1):
+        for what, by_size in sized.items():
+            for size, task in by_size.items():
+                took_ms = task.measure()
+                if number:
+                    values[what, size].append(took_ms)
+    return [
+        Series(
+            name=_name(what, size),
+            unit=task.unit,
+            values=tuple(values[what, size]),
+            baseline="" if size == next(iter(by_size)) else _name(what, next(iter(by_size))),
+        )
+        for what, by_size in sized.items()
+        for size, task in by_size.items()
+    ]
+
+
+def _name(what: str, size: int) -> str:
+    return what.format(n=f"{size:,}")
+
+
+@contextlib.contextmanager
+def _many_models(root: Path, sizes: tuple[int, ...]) -> Iterator[Sized]:
+    root.mkdir()
+    with contextlib.ExitStack() as running:
+        tasks: dict[str, dict[int, Task]] = {}
+        for size in sizes:
+            repository = root / str(size)
+            fill(repository, size)
+            settings = settings_at(repository, running.enter_context(served(repository)))
+            for what, task in {
+                **_of_repository(settings, STOOD_IN),
+                "/metrics/deployments, {n} models": _per_model(DeployMetrics(repository).text, size),
+            }.items():
+                tasks.setdefault(what, {})[size] = task
+        yield tasks
+
+
+@contextlib.contextmanager
+def _few_models(sizes: tuple[int, ...]) -> Iterator[Sized]:
+    with contextlib.ExitStack() as running:
+        store = running.enter_context(fake_store())
+        tasks: dict[str, dict[int, Task]] = {}
+        for size in sizes:
+            stack = running.enter_context(servers("triton"))
+            settings = settings_at(stack.model_repository, stack.url("triton-grpc"))
+            publisher = Publisher(store, settings)
+            for number in range(size):
+                publisher.deploy(f"model_{number:04d}", 1)
+            for what, task in _of_repository(settings, REAL).items():
+                tasks.setdefault(what, {})[size] = task
+        yield tasks
+
+
+def _of_repository(settings: Settings, where: str) -> dict[str, Task]:
+    models = models_in(settings.repository_root)
+    reconciler = Reconciler(settings)
+    feedback = Feedback(settings)
+
+    def reconcile() -> None:
+        for result in reconciler.run_all():
+            if result.done or result.problems or result.under_way:
+                raise RuntimeError(f"not healthy: {result}")
+
+    def status_of_all() -> None:
+        for model in models:
+            if not model_status(settings, model, feedback).agrees:
+                raise RuntimeError(f"{model} is not served")
+
+    return {
+        f"reconcile of all, {{n}} models, nothing to do ({where})": _per_model(reconcile, len(models)),
+        f"status of all, {{n}} models ({where})": _per_model(status_of_all, len(models)),
+        f"status of one of {{n}} models ({where})": Task(
+            lambda: model_status(settings, models[-1], feedback), times=20
+        ),
+    }
+
+
+def _per_model(act: Callable[[], object], models: int) -> Task:
+    return Task(act, of=models, times=max(1, 20 // models), unit="ms/model")
+
+
+@contextlib.contextmanager
+def _many_releases(root: Path, counts: tuple[int, ...]) -> Iterator[Sized]:
+    root.mkdir()
+    with contextlib.ExitStack() as running:
+        tasks: dict[str, dict[int, Task]] = {}
+        for count in counts:
+            repository = root / str(count)
+            fill_with_releases(repository, count)
+            settings = settings_at(repository, running.enter_context(served(repository)))
+            for what, task in _of_history(settings, count).items():
+                tasks.setdefault(what, {})[count] = task
+        yield tasks
+
+
+def fill_with_releases(root: Path, count: int) -> None:
+    """Deploy one model to a repository, and release the same again until there are so many releases."""
+    root.mkdir()
+    with fake_store() as store:
+        Publisher(store, settings_at(root), [FakeTriton(root)]).deploy(MODEL, 1)
+    releases = ModelFolder.at(root, MODEL).releases
+    live = releases.latest()
+    assert live is not None
+    for generation in range(2, count + 1):
+        live = replace(live, generation=generation, deploy_id=f"bench-{generation}")
+        releases.publish(live)
+    releases.project(live)
+
+
+def _of_history(settings: Settings, count: int) -> dict[str, Task]:
+    releases = ModelFolder.at(settings.repository_root, MODEL).releases
+    reconciler = Reconciler(settings)
+    environment = {
+        **os.environ,
+        "TRITON_DEPLOY_REPOSITORY": str(settings.repository_root),
+        "TRITON_DEPLOY_GRPC_URLS": ",".join(settings.triton_grpc_urls),
+    }
+
+    def command(name: str) -> Task:
+        line = [sys.executable, "-m", "ml_code.triton_deploy.cli", name, MODEL]
+        return Task(lambda: subprocess.run(line, env=environment, stdout=subprocess.DEVNULL, check=True))
+
+    return {
+        "what is live, {n} releases": Task(releases.latest, times=100),
+        "status, {n} releases": Task(lambda: model_status(settings, MODEL), times=20),
+        "reconcile, {n} releases": Task(reconciler.run_all, times=10),
+        "history, the first page, {n} releases": Task(
+            lambda: list(islice(releases.history(), PAGE)),
+            of=min(PAGE, count),
+            times=20,
+            unit="ms/release shown",
+        ),
+        "history, all of it, {n} releases": Task(
+            lambda: list(releases.history()), of=count, times=max(1, 500 // count), unit="ms/release"
+        ),
+        "`triton-deploy status`, {n} releases": command("status"),
+        "`triton-deploy history`, {n} releases": command("history"),
+    }
+
+
+@contextlib.contextmanager
+def _deploys(root: Path, counts: tuple[int, ...]) -> Iterator[Sized]:
+    with fake_store() as store:
+        yield {
+            f"deploy of a new version, {{n}} releases ({STOOD_IN})": {
+                count: _deploy_of_the_next(
+                    Publisher(store, settings_at(root / str(count)), [_restarted(root / str(count))])
+                )
+                for count in counts
+            }
+        }
+
+
+def _restarted(root: Path) -> FakeTriton:
+    triton = FakeTriton(root)
+    triton.restart(MODEL)
+    return triton
+
+
+def _deploy_of_the_next(publisher: Publisher) -> Task:
+    versions = iter(range(2, 1000))
+    return Task(lambda: publisher.deploy(MODEL, next(versions)), times=3)
