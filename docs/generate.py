@@ -211,6 +211,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
         "gateway": figures("gateway"),
         "scale": figures("scale"),
         "replicas": figures("replicas"),
+        "airflow": figures("airflow"),
     },
     "README.md": {"settings": settings_table, "exit codes": exit_codes},
     "docs/reliability.md": {
