@@ -99,6 +99,12 @@ PICTURES = (
         title="Median latency, by way to the model",
         only=r"\bp50$",
     ),
+    Picture(
+        bench="local",
+        name="performance-local-requests",
+        unit="/s",
+        title="Requests a second, a model in process",
+    ),
 )
 """What ``make docs`` draws."""
 

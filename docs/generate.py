@@ -212,6 +212,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
         "scale": figures("scale"),
         "replicas": figures("replicas"),
         "airflow": figures("airflow"),
+        "local": figures("local"),
     },
     "README.md": {"settings": settings_table, "exit codes": exit_codes},
     "docs/reliability.md": {
