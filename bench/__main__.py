@@ -12,15 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import gateway, memory, revert, swaps
+from bench import gateway, memory, swaps
 from bench.machine import facts
 from bench.series import Series, summaries, table, to_json
 
 BENCHES: dict[str, Callable[[bool], list[Series]]] = {
-    "revert": revert.run,
-    "gateway": gateway.run,
     "swaps": swaps.run,
     "memory": memory.run,
+    "gateway": gateway.run,
 }
 """What each measures; it starts the servers that it needs, and is told whether a few rounds are enough."""
 

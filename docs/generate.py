@@ -199,7 +199,12 @@ def figures(bench: str) -> Callable[[], str]:
 
 
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
-    "docs/performance.md": {"machine": machine, "revert": figures("revert"), "gateway": figures("gateway")},
+    "docs/performance.md": {
+        "machine": machine,
+        "swaps": figures("swaps"),
+        "memory": figures("memory"),
+        "gateway": figures("gateway"),
+    },
     "README.md": {"settings": settings_table, "exit codes": exit_codes},
     "docs/reliability.md": {
         "sweeps": sweeps_table,
