@@ -26,6 +26,7 @@ from bench import (
 )
 from bench import compare as comparison
 from bench.claims import CLAIMS
+from bench import gateway, memory, swaps
 from bench.machine import facts
 from bench.series import Series, from_json, summaries, table, to_json
 

@@ -49,7 +49,7 @@ class Clients:
             ours, theirs = context.Pipe()
             arguments = (url, dict(inputs), 1 / per_second, theirs)
             self._pipes.append(ours)
-            self._processes.append(context.Process(target=_ask_in_turn, args=arguments, daemon=True))
+            self._processes.append(context.Process(target=_ask, args=arguments, daemon=True))
 
     def __enter__(self) -> Self:
         """Start the processes; they ask nothing yet."""
@@ -88,53 +88,7 @@ class Clients:
         return [pipe.recv() for pipe in self._pipes]
 
 
-class Client:
-    """Asks from when it is entered until it is left; then ``answers`` has all of them.
-
-    Args:
-        url: ``host:port`` of Triton's gRPC endpoint.
-        model: public name.
-        inputs: tensors by name.
-        per_second: requests a second.
-    """
-
-    def __init__(self, url: str, model: str, inputs: Mapping[str, Any], per_second: float) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.answers: list[Answer] = []
-        self._stop = context.Event()
-        self._ours, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_ask, args=(url, model, dict(inputs), 1 / per_second, self._stop, theirs), daemon=True
-        )
-
-    def __enter__(self) -> Self:
-        """Return when the first request was answered."""
-        self._process.start()
-        self._ours.recv()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop asking."""
-        self._stop.set()
-        if error is None:
-            self.answers = [Answer(*one) for one in self._ours.recv()]
-        self._process.join(timeout=30)
-
-    def until_answered_by(self, version: int, since_s: float) -> float:
-        """Return the seconds from ``since_s`` until a version first answered; for when the client was left."""
-        for answer in self.answers:
-            if answer.answered_s >= since_s and answer.version == version:
-                return answer.answered_s - since_s
-        raise LookupError(f"version {version} never answered after {since_s}")
-
-    def failed(self, since_s: float, until_s: float) -> int:
-        """Return how many requests that were asked in a period failed."""
-        return sum(1 for answer in self.answers if since_s <= answer.asked_s < until_s and not answer.version)
-
-
-def _ask_in_turn(url: str, inputs: dict[str, Any], pause_s: float, pipe: Any) -> None:
+def _ask(url: str, inputs: dict[str, Any], pause_s: float, pipe: Any) -> None:
     """Ask the model that ``pipe`` names until it says anything else; give the answers back; and again, until it says None."""
     from tritonclient.grpc import InferenceServerClient, InferInput
     from tritonclient.utils import InferenceServerException, np_to_triton_dtype
@@ -161,29 +115,3 @@ def _ask_in_turn(url: str, inputs: dict[str, Any], pause_s: float, pipe: Any) ->
                 due_s += pause_s
             pipe.recv()
             pipe.send(answers)
-
-
-def _ask(url: str, model: str, inputs: dict[str, Any], pause_s: float, stop: Any, pipe: Any) -> None:
-    from tritonclient.grpc import InferenceServerClient, InferInput
-    from tritonclient.utils import InferenceServerException, np_to_triton_dtype
-
-    tensors = []
-    for name, array in inputs.items():
-        tensor = InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
-        tensor.set_data_from_numpy(array)
-        tensors.append(tensor)
-    answers: list[tuple[float, float, int]] = []
-    with contextlib.closing(InferenceServerClient(url)) as triton:
-        triton.infer(model, tensors)
-        pipe.send("asking")
-        due_s = time.perf_counter()
-        while not stop.is_set():
-            asked_s = time.perf_counter()
-            try:
-                version = int(triton.infer(model, tensors, client_timeout=10).get_response().model_version)
-            except InferenceServerException:
-                version = 0
-            answers.append((asked_s, time.perf_counter(), version))
-            due_s = max(due_s + pause_s, asked_s)
-            time.sleep(max(0.0, due_s - time.perf_counter()))
-    pipe.send(answers)

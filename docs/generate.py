@@ -213,6 +213,8 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
         "replicas": figures("replicas"),
         "airflow": figures("airflow"),
         "local": figures("local"),
+        "swaps": figures("swaps"),
+        "memory": figures("memory"),
     },
     "README.md": {"settings": settings_table, "exit codes": exit_codes},
     "docs/reliability.md": {
