@@ -19,21 +19,18 @@ from bench import (
     local_backend,
     memory,
     replicas,
-    revert,
     scale,
     swaps,
     transfer,
 )
 from bench import compare as comparison
 from bench.claims import CLAIMS
-from bench import gateway, memory, swaps
 from bench.machine import facts
 from bench.series import Series, from_json, summaries, table, to_json
 
 BENCHES: dict[str, Callable[[bool], list[Series]]] = {
     "deploy": deploy.run,
     "transfer": transfer.run,
-    "revert": revert.run,
     "gateway": gateway.run,
     "local": local_backend.run,
     "airflow": airflow.run,
