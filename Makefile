@@ -18,7 +18,7 @@ IMAGE = $(COMPILE) --constraint requirements/main.txt
 PIP_CONFIG = .cache/uv/bin/python -m pip config get
 FIND_LINKS = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$({ $(PIP_CONFIG) :env:.find-links || $(PIP_CONFIG) global.find-links \
 	|| $(PIP_CONFIG) user.find-links; } 2>/dev/null | tr -s '[:space:]' ',' | sed 's/,$$//')}"
-CHECKED := ml_code dags stack bench deploy/grafana/*.py
+CHECKED := ml_code dags stack bench deploy/airflow/*.py deploy/grafana/*.py
 
 .PHONY: help demo up up-distributed test test-unit coverage soak bench bench-quick torch lint format docs lock clean env
 

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,23 +71,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown := sorted(set(options.names) - set(BENCHES)):
         parser.error(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(BENCHES)}")
     # A deploy tells of its steps; here only what is wrong is of interest.
-    logging.disable(logging.WARNING)
+    logging.disable(logging.INFO)
     measured: dict[str, Any] = {
         "at_utc": f"{datetime.now(UTC):%Y-%m-%d}",
         "quick": options.quick,
         "machine": facts(),
     }
     measured["benches"] = {}
+    failed = []
     for name in options.names or BENCHES:
         print(f"{name} ...", flush=True)
         began_s = time.monotonic()
-        series = BENCHES[name](options.quick)
+        try:
+            series = BENCHES[name](options.quick)
+        except Exception:
+            # The others are measured all the same: the run takes long, and nobody looks on.
+            traceback.print_exc()
+            failed.append(name)
+            continue
         measured["benches"][name] = to_json(series)
+        if options.output:
+            _part(options.output).write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
         print(table(summaries(series)), flush=True)
         print(f"  {name}: {time.monotonic() - began_s:.0f} s", flush=True)
+    if failed:
+        print(f"not measured: {', '.join(failed)}", file=sys.stderr)
+        return 1
     if options.output:
-        options.output.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+        _part(options.output).replace(options.output)
     return 0
+
+
+def _part(output: Path) -> Path:
+    """Return where the values are until all are there; they stay there when a benchmark failed."""
+    return output.with_name(f".{output.name}.part")
 
 
 def _compare(old: Path, new: Path, tolerance: float) -> int:

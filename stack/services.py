@@ -267,6 +267,8 @@ def _airflow(site: Site, env: Mapping[str, str]) -> Service:
     home = site.state_dir / "airflow"
     home.mkdir(exist_ok=True)
     (home / "passwords.json").write_text(json.dumps(dict([site.airflow_login])))
+    (home / "config").mkdir(exist_ok=True)
+    shutil.copy(site.repo / "deploy/airflow/airflow_local_settings.py", home / "config")
 
     def program(name: str, *args: str, one_shot: bool = False) -> Program:
         return _airflow_program(name, args, env, one_shot=one_shot)

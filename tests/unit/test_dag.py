@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -498,3 +499,23 @@ def test_rules_that_can_not_be_meant_cost_no_training(
     monkeypatch.setattr(retraining, "get_current_context", lambda: params)
     with pytest.raises(AirflowFailException, match="'margni' is no rule of the gate"):
         retraining.dag.get_task("train").python_callable()
+
+
+@pytest.mark.parametrize(
+    ("command", "imports"),
+    [
+        (["scheduler"], True),
+        (["celery", "worker"], True),
+        (["api-server"], False),
+        (["dag-processor"], False),
+    ],
+    ids=["LocalExecutor", "Celery", "API server", "DAG processor"],
+)
+def test_what_starts_tasks_has_imported_what_they_need(command: list[str], imports: bool) -> None:
+    settings = REPO / "deploy/airflow/airflow_local_settings.py"
+    script = f"import runpy, sys; runpy.run_path({str(settings)!r}); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command], cwd=REPO, capture_output=True, text=True, check=True
+    )
+    names = runpy.run_path(str(settings))["USED_BY_TASKS"]
+    assert {name in done.stdout.split() for name in names} == {imports}
