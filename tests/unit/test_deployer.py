@@ -6,10 +6,12 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ml_code.triton_deploy import onnx_model
 from ml_code.triton_deploy.errors import (
     AliasNotFound,
     ArtifactRejected,
@@ -586,6 +588,23 @@ def test_external_data_comes_along(world: World) -> None:
         "model.onnx", "weights.bin", "manifest.json", "smoke.json",
     }  # fmt: skip
     assert (world.root / "best_model/3/weights.bin").stat().st_mode & 0o777 == 0o644
+
+
+def test_external_data_that_a_version_shares_with_another_is_no_reason_to_refuse_it(world: World) -> None:
+    model, data = external("weights.bin", factor=3.0)
+    world.register(3, {"model.onnx": model, "weights.bin": data})
+    digest = world.deploy().digest
+    world.register(4, {"model.onnx": model, "weights.bin": data}, digest=digest)
+    world.deploy("d2")
+    assert world.ask() == (4, 3.0)
+    three, four = (world.root / f"best_model/{version}/weights.bin" for version in (3, 4))
+    assert four.samefile(three)
+
+
+def test_external_data_that_is_missing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(external("weights.bin")[0])
+    with pytest.raises(ArtifactRejected, match=r"weights\.bin is missing: the weights of 'factor' end at"):
+        onnx_model.inspect(tmp_path / "model.onnx", max_opset=26, max_ir_version=13)
 
 
 @pytest.mark.parametrize(
