@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 1 << 20
 ATTEMPTS = 3
+AHEAD = 2
+"""How many ranges may wait for the hash. Where processors are few, reads that run on take them from it, and it goes on alone in the end."""
 
 Progress = Callable[[int], None]
 """Told the number of bytes that arrived since it was last called."""
@@ -72,13 +76,23 @@ class Transfer:
             self._fetch_span(source, fd, spans[0], size, progress)
             _hash_span(sha, fd, 0, size)
             return sha.hexdigest()
-        pool = ThreadPoolExecutor(max_workers=min(self._settings.transfer_streams or 1, len(spans)))
-        futures: list[Future[None]] = [
-            pool.submit(self._fetch_span, source, fd, span, size, progress) for span in spans
-        ]
+        streams = min(self._settings.transfer_streams or 1, len(spans))
+        pool = ThreadPoolExecutor(max_workers=streams)
+        left = iter(spans)
+        reads: deque[tuple[int, int, Future[None]]] = deque()
+
+        def read_next() -> None:
+            for start, end in islice(left, 1):
+                future = pool.submit(self._fetch_span, source, fd, (start, end), size, progress)
+                reads.append((start, end, future))
+
         try:
-            for future, (start, end) in zip(futures, spans, strict=True):
+            for _ in range(streams + AHEAD):
+                read_next()
+            while reads:
+                start, end, future = reads.popleft()
                 future.result()
+                read_next()
                 _hash_span(sha, fd, start, end)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
