@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from bench.deploy_tables import OWN
 from bench.series import Series
 
 
@@ -19,10 +20,12 @@ class Claim:
         series: name of the series.
         versus: series with which its median is compared; empty: the median itself is the figure.
         beside: what ``versus`` is, in words.
+        less: series whose median is subtracted.
         count: what is counted of the series; the figure is the count then.
         at_most: the figure is aimed at this or less; None: without an aim.
         at_least: the same upwards.
         why: why an aim was missed.
+        headline: whether the README shows it.
     """
 
     what: str
@@ -30,10 +33,12 @@ class Claim:
     series: str
     versus: str = ""
     beside: str = ""
+    less: str = ""
     count: str = ""
     at_most: float | None = None
     at_least: float | None = None
     why: str = ""
+    headline: bool = False
 
     def figure(self, measured: Mapping[str, Sequence[Series]]) -> float:
         """Return the figure; raises KeyError when it was not measured."""
@@ -42,6 +47,8 @@ class Claim:
         if self.count:
             return (mine.counts or {})[self.count]
         median = statistics.median(mine.values)
+        if self.less:
+            return median - statistics.median(by_name[self.less].values)
         return median / statistics.median(by_name[self.versus].values) if self.versus else median
 
     def unit(self, measured: Mapping[str, Sequence[Series]]) -> str:
@@ -81,4 +88,230 @@ def _aim(claim: Claim, figure: float) -> str:
     return bound if met else f"{bound}: **missed**, {claim.why}"
 
 
-CLAIMS: tuple[Claim, ...] = ()
+NAIVE = "the naive way"
+
+
+def _deploys() -> Iterator[Claim]:
+    for size, aim in (("1 KB", 0.35), ("100 MB", None), ("1 GB", 0.5)):
+        for place in ("direct", "proxied"):
+            case = f"{size}, {place}"
+            for quantity in ("whole process", OWN):
+                yield Claim(
+                    what=f"deploy of {size}, {place}, {quantity}",
+                    bench="deploy",
+                    series=f"{case}: ours, {quantity}",
+                    versus=f"{case}: naive, {quantity}",
+                    beside=NAIVE,
+                    at_most=aim if quantity == "whole process" else None,
+                    headline=place == "direct",
+                )
+    for quantity in ("whole process", OWN):
+        yield Claim(
+            what=f"deploy of 1 GB with external data, direct, {quantity}",
+            bench="deploy",
+            series=f"1 GB, external data, direct: ours, {quantity}",
+            versus=f"1 GB, external data, direct: naive, {quantity}",
+            beside=NAIVE,
+            at_most=0.5 if quantity == "whole process" else None,
+        )
+    for size in ("1 KB", "1 GB"):
+        yield Claim(
+            what=f"deploy of {size}, direct, whole process",
+            bench="deploy",
+            series=f"{size}, direct: ours, whole process",
+            versus=f"{size}, direct: plugin, whole process",
+            beside="NVIDIA's plugin",
+            headline=True,
+        )
+
+
+def _memory(size: str) -> Claim:
+    return Claim(
+        what=f"peak memory of a deploy of {size}, above that of one of 1 KB",
+        bench="deploy",
+        series=f"{size}, direct: ours, peak memory",
+        less="1 KB, direct: ours, peak memory",
+        at_most=40,
+        headline=size == "1 GB",
+    )
+
+
+def _transfers() -> Iterator[Claim]:
+    for server in ("rclone", "Ceph's RADOS Gateway"):
+        yield Claim(
+            what=f"transfer of 1 GiB with sha256, from {server}",
+            bench="transfer",
+            series=f"{server}: ours, with sha256",
+            versus=f"{server}: bare ranged reads",
+            beside="ranged reads that are not hashed",
+            at_most=1.15,
+            why="two cores serve, read and hash, and the bare reads have them busy already; sha256 takes a core 0.7 s a GiB, "
+            "which a server on another machine hides",
+            headline=True,
+        )
+
+
+def _swaps() -> Iterator[Claim]:
+    for what, series in (
+        ("deploy", "deploy, flip until all clients have it"),
+        ("failed deploy", "deploy of wrong answers, undone"),
+        ("revert", "revert to a warm version, call until all clients have it"),
+        ("revert to a version that is not loaded", "revert to a version that has to be loaded"),
+    ):
+        for count, aim, words in (
+            ("failed", 0, "requests that failed"),
+            ("unverified", 0, "requests that an unverified version answered"),
+            ("over 100 ms", 0, "requests that took over 100 ms"),
+        ):
+            yield Claim(
+                what=f"{what} under 300 requests/s: {words}",
+                bench="swaps",
+                series=series,
+                count=count,
+                at_most=aim,
+                why="Triton's Python-based backend starts a process, on the cores that serve",
+                headline=what != "revert to a version that is not loaded" and count == "failed",
+            )
+    yield Claim(
+        what="from the flip until all clients have the new version",
+        bench="swaps",
+        series="naive deploy, load until all clients have it",
+        versus="deploy, flip until all clients have it",
+        beside="ours; the figure is the naive way's",
+    )
+    yield Claim(
+        what="revert, naive: requests that failed",
+        bench="swaps",
+        series="naive revert: unload, load",
+        count="failed",
+        headline=True,
+    )
+
+
+def _gateways() -> Iterator[Claim]:
+    for kind in ("v2 JSON", "v2 binary"):
+        for connections in (1, 16):
+            case = f"{kind}, {connections} conn."
+            yield Claim(
+                what=f"gateway, {kind}, {connections} connections: requests a second",
+                bench="gateway",
+                series=f"{case}: gateway, requests",
+                versus=f"{case}: Triton, requests",
+                beside="Triton itself",
+                at_least=0.65,
+                why="nothing overlaps, so two more messages through the kernel and an event loop are in every answer (ADR 6)",
+                headline=connections > 1,
+            )
+
+
+def _local() -> Iterator[Claim]:
+    for what, series in (
+        ("from the start to the first answer", "start to first answer: {}"),
+        ("memory", "memory: {}"),
+        ("median latency, 1 connection", "1 conn.: {}, p50"),
+        ("requests a second, 16 connections", "16 conn.: {}, requests"),
+    ):
+        yield Claim(
+            what=f"a model in the gateway's process: {what}",
+            bench="local",
+            series=series.format("gateway, local backend"),
+            versus=series.format("mlflow models serve"),
+            beside="`mlflow models serve`",
+            headline=what == "memory",
+        )
+
+
+def _growth() -> Iterator[Claim]:
+    for what, one, many in (
+        (
+            "reconcile, a model of 1,000",
+            "reconcile of all, 1 models, nothing to do (Triton stood in for)",
+            "reconcile of all, 1,000 models, nothing to do (Triton stood in for)",
+        ),
+        (
+            "status, a model of 1,000",
+            "status of all, 1 models (Triton stood in for)",
+            "status of all, 1,000 models (Triton stood in for)",
+        ),
+        ("status with 10,000 releases", "status, 10 releases", "status, 10,000 releases"),
+        (
+            "history with 10,000 releases, a release",
+            "history, all of it, 10 releases",
+            "history, all of it, 10,000 releases",
+        ),
+    ):
+        yield Claim(
+            what=what,
+            bench="scale",
+            series=many,
+            versus=one,
+            beside="one model" if "model" in one else "10 releases",
+            at_most=1.15,
+            headline="reconcile" in what,
+        )
+    yield Claim(
+        what="deploy to 8 Tritons, without its load",
+        bench="replicas",
+        series="8 Tritons: deploy without its load",
+        versus="1 Tritons: deploy without its load",
+        beside="one Triton",
+    )
+    yield Claim(
+        what="deploy to 8 Tritons",
+        bench="replicas",
+        series="8 Tritons: deploy",
+        versus="8 Tritons: bare load, by gRPC at once",
+        beside="the bare load on all of them",
+    )
+    yield Claim(
+        what="Triton's memory, growth by 100 swaps",
+        bench="memory",
+        series="server, growth by 100 swaps",
+        headline=True,
+    )
+
+
+CLAIMS: tuple[Claim, ...] = (
+    *_deploys(),
+    Claim(
+        what="deploy of 1 KB in a running process, without Triton's load",
+        bench="deploy",
+        series="1 KB, direct: ours in a running process, without Triton's load",
+        at_most=0.2,
+        why="some ten requests to MLflow and the client of S3 take most of it",
+    ),
+    Claim(
+        what="bytes written by a deploy of 1 GB, to its size",
+        bench="deploy",
+        series="1 GB, direct: ours, written",
+        at_most=1,
+        headline=True,
+    ),
+    Claim(
+        what="the same files again, 1 GB: bytes written, to their size",
+        bench="deploy",
+        series="1 GB, direct: ours, same files again, written",
+        at_most=0.001,
+    ),
+    _memory("100 MB"),
+    _memory("1 GB"),
+    *_transfers(),
+    Claim(
+        what="the whole DAG, above as many empty tasks",
+        bench="airflow",
+        series="added",
+        at_most=1.5,
+        headline=True,
+    ),
+    Claim(
+        what="parsing the deploy DAG's file, above a bare DAG file",
+        bench="airflow",
+        series="mlflow_to_triton_deploy.py, beyond the bare file",
+        at_most=100,
+    ),
+    *_swaps(),
+    *_gateways(),
+    *_local(),
+    *_growth(),
+)
+"""In the order of the table."""

@@ -20,6 +20,7 @@ from unittest import mock
 from tritonclient.grpc import InferenceServerClient
 
 from bench.artifacts import LARGE, LARGE_EXTERNAL, MEDIUM, SMALL, Logged, Registry, Size
+from bench.deploy_tables import STEPS
 from bench.measured import Cost
 from bench.processes import run as run_process
 from bench.series import Series
@@ -34,15 +35,6 @@ from stack import Stack
 
 OURS, NAIVE, PLUGIN, AGAIN = "ours", "naive", "plugin", "ours, same files again"
 DIRECT, PROXIED = "direct", "proxied"
-STEPS = {
-    "snapshot": "pinned",
-    "materialize": "materialized",
-    "load": "loaded",
-    "ready": "ready",
-    "smoke": "verified",
-    "commit": "committed",
-}
-"""The state that each step of a deploy ends with."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +82,7 @@ def run(quick: bool) -> list[Series]:
         For each: seconds of the whole process, and of it without Triton's load; MiB at its peak; bytes written, by the process and
         by the MLflow server, to each byte of the model; for ours the seconds of each step, and of deploys in a running process.
     """
-    sizes = {SMALL: 2, MEDIUM: 1} if quick else {SMALL: 9, MEDIUM: 5, LARGE: 3, LARGE_EXTERNAL: 3}
+    sizes = {SMALL: 2, MEDIUM: 1} if quick else {SMALL: 9, MEDIUM: 7, LARGE: 4, LARGE_EXTERNAL: 4}
     with servers("s3", "mlflow", "triton") as stack:
         bench = _Bench(stack)
         series: list[Series] = []

@@ -7,6 +7,15 @@ from collections.abc import Iterable, Sequence
 
 from bench.series import Series, with_unit
 
+STEPS = {
+    "snapshot": "pinned",
+    "materialize": "materialized",
+    "load": "loaded",
+    "ready": "ready",
+    "smoke": "verified",
+    "commit": "committed",
+}
+"""The state that each step of a deploy ends with."""
 OWN = "without Triton's load"
 COSTS = ("whole process", OWN, "peak memory", "written")
 

@@ -81,10 +81,18 @@ class Picture:
 
 PICTURES = (
     Picture(
-        bench="revert",
-        name="performance-revert",
+        bench="deploy",
+        name="performance-deploy",
+        unit="s",
+        title="A deploy, from the start of its process to its end",
+        only=r": (ours|naive|plugin), whole process$",
+    ),
+    Picture(
+        bench="swaps",
+        name="performance-swaps",
         unit="ms",
-        title="Going back: until a client gets the other version",
+        title="A swap, a failed deploy, a way back",
+        only=r"^(?!.*slowest request)",
     ),
     Picture(
         bench="gateway",

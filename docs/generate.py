@@ -13,6 +13,10 @@ from typing import Any
 
 import yaml
 
+from bench import deploy_tables
+from bench.claims import CLAIMS
+from bench.claims import table as claims_table
+from bench.deploy_tables import STEPS
 from bench.plots import PICTURES
 from bench.series import Series, from_json, summaries, table
 from ml_code.alias_events.settings import EventSettings
@@ -199,24 +203,29 @@ def machine() -> str:
     )
 
 
+TABLES = ("transfer", "swaps", "memory", "gateway", "local", "airflow", "scale", "replicas")
+"""Benchmarks of which every series is a row."""
+
+
 def figures(bench: str) -> Callable[[], str]:
     """Return what gives the table of one benchmark."""
     return lambda: table(summaries(benches()[bench]))
 
 
+def headlines() -> str:
+    """Return the claims that the README shows, as a Markdown table."""
+    return claims_table([claim for claim in CLAIMS if claim.headline], benches())
+
+
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/performance.md": {
         "machine": machine,
-        "revert": figures("revert"),
-        "gateway": figures("gateway"),
-        "scale": figures("scale"),
-        "replicas": figures("replicas"),
-        "airflow": figures("airflow"),
-        "local": figures("local"),
-        "swaps": figures("swaps"),
-        "memory": figures("memory"),
+        "claims": lambda: claims_table(CLAIMS, benches()),
+        "deploy": lambda: deploy_tables.costs(benches()["deploy"]),
+        "deploy steps": lambda: deploy_tables.steps(benches()["deploy"], (*STEPS, "end")),
+        **{name: figures(name) for name in TABLES},
     },
-    "README.md": {"settings": settings_table, "exit codes": exit_codes},
+    "README.md": {"settings": settings_table, "exit codes": exit_codes, "figures": headlines},
     "docs/reliability.md": {
         "sweeps": sweeps_table,
         "replicas": moments_table,
