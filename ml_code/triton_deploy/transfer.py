@@ -14,7 +14,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 from . import http
 from .artifacts import Source
@@ -29,6 +30,9 @@ BLOCK_BYTES = 1 << 20
 ATTEMPTS = 3
 AHEAD = 2
 """How many ranges may wait for the hash. Where processors are few, reads that run on take them from it, and it goes on alone in the end."""
+
+FLUSH_BYTES = 64 << 20
+"""What is at least handed to the disk at a time, while more is read."""
 
 Progress = Callable[[int], None]
 """Told the number of bytes that arrived since it was last called."""
@@ -87,13 +91,15 @@ class Transfer:
                 reads.append((start, end, future))
 
         try:
-            for _ in range(streams + AHEAD):
-                read_next()
-            while reads:
-                start, end, future = reads.popleft()
-                future.result()
-                read_next()
-                _hash_span(sha, fd, start, end)
+            with _Flusher(fd) as flusher:
+                for _ in range(streams + AHEAD):
+                    read_next()
+                while reads:
+                    start, end, future = reads.popleft()
+                    future.result()
+                    read_next()
+                    _hash_span(sha, fd, start, end)
+                    flusher.written(end)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
         return sha.hexdigest()
@@ -197,6 +203,43 @@ def _changed(source: Source, what: str) -> Unavailable:
         f"What {source.server} sends is not what was listed: {what}.",
         hint="It may still be uploading, or the upload was cut off; deploy again, or log it again.",
     )
+
+
+class _Flusher:
+    """Has what is written go to disk while more is read: whoever syncs the file in the end waits for the rest only.
+
+    Args:
+        fd: the file.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._flushed_to = 0
+        self._pool = ThreadPoolExecutor(max_workers=1)
+        self._flush: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True)
+        if error is None:
+            self._raise_failure()
+
+    def written(self, end: int) -> None:
+        """Begin to flush if enough has been written since the last time, up to offset ``end``; raises OSError of that time."""
+        if end - self._flushed_to < FLUSH_BYTES or (self._flush and not self._flush.done()):
+            return
+        self._raise_failure()
+        self._flushed_to = end
+        self._flush = self._pool.submit(os.fdatasync, self._fd)
+
+    def _raise_failure(self) -> None:
+        # The system tells of a failed write once: the sync in the end would not hear of it.
+        if self._flush is not None:
+            self._flush.result()
 
 
 def _copy(
