@@ -133,16 +133,7 @@ class GrpcTriton:
 
     def ready_versions(self, model: str) -> tuple[int, ...]:
         """See Triton.ready_versions."""
-        try:
-            # Not from the index: that has every folder of the repository, loaded or not.
-            found = self._call(
-                f"saying which versions of {model} are ready",
-                self._timeout_s,
-                lambda: self._client.get_model_metadata(model, client_timeout=self._timeout_s),
-            )
-        except NotFound:
-            return ()
-        return tuple(sorted(int(version) for version in found.versions))
+        return self.loaded().get(model, ())
 
     def about(self) -> ServerInfo:
         """Return what the server says of itself; raises Unavailable when it does not answer."""
