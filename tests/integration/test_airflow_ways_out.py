@@ -280,6 +280,10 @@ def mark_the_run(live: Model, airflow: AirflowServer, documented: WayOut, state:
             airflow.mark_run(run_id, state)
             await_value(lambda: not process.is_running() or None, "the end of the task's process")
         run = airflow.ended(run_id)
+        if run.state != state:
+            # A scheduler that looked at the run while it was being marked has had the last word: seen once in many runs.
+            airflow.mark_run(run_id, state)
+            run = airflow.ended(run_id)
         assert live.ready_versions(live.name) == {2}, "nobody put it back yet"
         assert_as_documented(documented, live, airflow, run)
         assert_consistent(live, client, serving=1)
