@@ -22,6 +22,7 @@ from tritonclient.grpc import InferenceServerClient
 from bench.artifacts import LARGE, LARGE_EXTERNAL, MEDIUM, SMALL, Logged, Registry, Size
 from bench.deploy_tables import STEPS
 from bench.measured import Cost
+from bench.process_tree import written_bytes
 from bench.processes import run as run_process
 from bench.series import Series
 from bench.site import servers
@@ -188,7 +189,7 @@ class _Bench:
 
     def _server_wrote(self) -> int:
         """Return the bytes that MLflow's server has written, with its workers."""
-        return sum(_written(pid) for pid in _tree(self._stack.pid("mlflow")))
+        return written_bytes(self._stack.pid("mlflow"))
 
 
 WAYS: dict[str, Callable[[_Bench, str, Size], Deployed]] = {
@@ -255,19 +256,3 @@ def _series(case: Case, size_bytes: int, names: set[str]) -> list[Series]:
             for step in measured[0].parts
         ]
     return found
-
-
-def _tree(pid: int) -> list[int]:
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    except FileNotFoundError:
-        return []
-    return [pid, *(one for child in children for one in _tree(int(child)))]
-
-
-def _written(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/io").read_text(encoding="ascii").splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return int(dict(line.split(": ") for line in lines)["write_bytes"])

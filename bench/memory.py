@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from bench.process_tree import MIB, tree
 from bench.series import Series
 from bench.small_site import SmallSite, revert, small_site
 
@@ -81,15 +83,10 @@ def growth(samples_mib: Sequence[float], samples_a_unit: float) -> tuple[float, 
 
 def memory_mib(pid: int) -> dict[str, float]:
     """Return what a Triton holds in memory, MiB resident: ``server``, and ``all`` with the processes of its models."""
-    processes: dict[int, tuple[int, float]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            stat = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        # proc(5): field 4 is the parent, field 24 the resident pages.
-        processes[int(folder.name)] = int(stat[1]), int(stat[21]) * 4096 / 2**20
-    tree = {pid}
-    while more := {child for child, (parent, _) in processes.items() if parent in tree} - tree:
-        tree |= more
-    return {"server": processes[pid][1], "all": sum(processes[member][1] for member in tree)}
+    resident: dict[int, float] = {}
+    for one in tree(pid):
+        # One of a version that is being unloaded may end meanwhile.
+        with contextlib.suppress(OSError):
+            pages = int(Path(f"/proc/{one}/statm").read_text().split()[1])
+            resident[one] = pages * 4096 / MIB
+    return {"server": resident[pid], "all": sum(resident.values())}

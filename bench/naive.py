@@ -10,49 +10,43 @@ import json
 import shutil
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import mlflow
 import requests
 
+from bench.laps import Laps
+
 
 def main() -> None:
     """Deploy the version that the alias names."""
     model, alias, repository, triton = sys.argv[1:5]
-    took: dict[str, float] = {}
-    clock = time.perf_counter()
-
-    def lap(part: str) -> None:
-        nonlocal clock
-        took[part] = time.perf_counter() - clock
-        clock = time.perf_counter()
-
+    laps = Laps()
     version = mlflow.MlflowClient().get_model_version_by_alias(model, alias)
-    lap("look-up")
+    laps.end("look-up")
     with tempfile.TemporaryDirectory() as temporary:
         downloaded = Path(
             mlflow.artifacts.download_artifacts(f"models:/{model}/{version.version}", dst_path=temporary)
         )
-        lap("download")
+        laps.end("download")
         target = Path(repository) / model / version.version
         target.mkdir(parents=True)
         for name in ("model.onnx", "weights.bin"):
             if (downloaded / name).exists():
                 shutil.copyfile(downloaded / name, target / name)
-        lap("copy")
+        laps.end("copy")
         golden = json.loads((downloaded / "triton/golden.json").read_text())
     requests.post(f"{triton}/v2/repository/models/{model}/load", timeout=300).raise_for_status()
-    lap("load")
+    laps.end("load")
     requests.get(f"{triton}/v2/models/{model}/ready", timeout=30).raise_for_status()
-    lap("ready")
+    laps.end("ready")
     asked = {"inputs": golden["inputs"]}
     requests.post(f"{triton}/v2/models/{model}/infer", json=asked, timeout=60).raise_for_status()
-    lap("infer")
+    laps.end("infer")
     with (Path(repository) / model / "current.json").open("w") as file:
         json.dump({"active_version": int(version.version), "run_id": version.run_id, "alias": alias}, file)
-    lap("current.json")
-    print(json.dumps(took))
+    laps.end("current.json")
+    print(json.dumps(laps.took_s))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import time
 from pathlib import Path
 
 import mlflow
@@ -21,18 +20,13 @@ from mlflow.deployments import BaseDeploymentClient  # noqa: F401 - the plugin's
 from mlflow.models import Model
 from mlflow.tracking.artifact_utils import _download_artifact_from_uri
 
+from bench.laps import Laps
+
 
 def main() -> None:
     """Deploy the version that the alias names."""
     model, alias, repository, triton_url = sys.argv[1:5]
-    took: dict[str, float] = {}
-    clock = time.perf_counter()
-
-    def lap(part: str) -> None:
-        nonlocal clock
-        took[part] = time.perf_counter() - clock
-        clock = time.perf_counter()
-
+    laps = Laps()
     version = mlflow.MlflowClient().get_model_version_by_alias(model, alias).version
     uri = f"models:/{model}/{version}"
     triton = tritonclient.http.InferenceServerClient(triton_url.removeprefix("http://"), network_timeout=300)
@@ -41,9 +35,9 @@ def main() -> None:
         for entry in triton.get_model_repository_index()
     ):
         raise SystemExit(f"{model} is deployed already")
-    lap("look-up")
+    laps.end("look-up")
     downloaded = Path(_download_artifact_from_uri(uri))
-    lap("download")
+    laps.end("download")
     folder = Path(repository) / model
     (folder / "1").mkdir(parents=True, exist_ok=True)
     file = Model.load(str(downloaded / "MLmodel")).flavors["onnx"]["data"]
@@ -52,11 +46,11 @@ def main() -> None:
         shutil.copy(downloaded / "weights.bin", folder / "1" / "weights.bin")
     meta = {"name": model, "triton_model_path": str(folder), "mlflow_model_uri": uri, "flavor": "onnx"}
     (folder / "mlflow-meta.json").write_text(json.dumps(meta, indent=4))
-    lap("copy")
+    laps.end("copy")
     triton.load_model(model)
-    lap("load")
+    laps.end("load")
     shutil.rmtree(downloaded)
-    print(json.dumps(took))
+    print(json.dumps(laps.took_s))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 MIB = 1 << 20
@@ -14,12 +15,25 @@ def memory_bytes(pid: int) -> int:
 
 def tree(pid: int) -> list[int]:
     """Return the ids of a process and all below it."""
-    children = [
-        int(child)
-        for listing in Path(f"/proc/{pid}/task").glob("*/children")
-        for child in listing.read_text().split()
-    ]
+    children: list[int] = []
+    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
+        # A thread may end meanwhile.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            children += map(int, listing.read_text().split())
     return [pid, *(below for child in children for below in tree(child))]
+
+
+def written_bytes(pid: int) -> int:
+    """Return what a process and all below it have given to file systems on disks."""
+    return sum(_written_by(one) for one in tree(pid))
+
+
+def _written_by(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/io").read_text(encoding="ascii").splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(dict(line.split(": ") for line in lines)["write_bytes"])
 
 
 def resident_bytes(smaps_rollup: str) -> int:
