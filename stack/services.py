@@ -108,7 +108,8 @@ def _airflow_environment(site: Site) -> dict[str, str]:
         "CORE__HOSTNAME_CALLABLE": "socket.gethostname",
         "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{site.airflow_login[0]}:admin",
         "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
-        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
+        # Who waits longer than SQLite's 5 s for another writer fails with "database is locked", and the API's client with 500.
+        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout=60",
         "API__BASE_URL": site.url("airflow"),
         "API__SECRET_KEY": site.secret("airflow-api-key"),
         "API_AUTH__JWT_SECRET": site.secret("airflow-jwt"),
