@@ -28,6 +28,7 @@ from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.repository import ModelFolder, models_in
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.status import model_status
+from ml_code.triton_deploy.survey import Survey
 from tests.fakes import FakeTriton, fake_store
 
 STOOD_IN = "Triton stood in for"
@@ -75,7 +76,7 @@ def run(quick: bool) -> list[Series]:
     Returns:
         A series for each task and size, by task; a value a round.
     """
-    rounds = 2 if quick else 8
+    rounds = 2 if quick else 5
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         root = Path(folder)
         series = _measured(
@@ -169,8 +170,9 @@ def _of_repository(settings: Settings, where: str) -> dict[str, Task]:
                 raise RuntimeError(f"not healthy: {result}")
 
     def status_of_all() -> None:
+        survey = Survey(settings.repository_root)
         for model in models:
-            if not model_status(settings, model, feedback).agrees:
+            if not model_status(settings, model, feedback, survey).agrees:
                 raise RuntimeError(f"{model} is not served")
 
     return {

@@ -24,6 +24,7 @@ from .repository.durable import storage_errors
 from .repository.versions import SMOKE_CASE, Versions
 from .schema import Schema
 from .settings import Settings
+from .survey import Survey
 from .triton import Answer, Triton
 
 if TYPE_CHECKING:
@@ -176,12 +177,12 @@ class Serving:
         asked = self._replicas.on_all(lambda triton: triton.ready_versions(self._model))
         return all(versions == (version,) for versions in asked.answers.values())
 
-    def public_versions(self) -> dict[str, int | str | None]:
+    def public_versions(self, survey: Survey) -> dict[str, int | str | None]:
         """Return what each Triton answers the public name with: a version, None, or why it can't be asked."""
 
         def ask(triton: Triton) -> int | str | None:
             try:
-                versions = triton.ready_versions(self._model)
+                versions = survey.loaded(triton, self._model).get(self._model, ())
             except DeployError as error:
                 return error.message
             return versions[-1] if versions else None

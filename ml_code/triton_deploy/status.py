@@ -13,6 +13,7 @@ from .records import Deployment, Release
 from .repository import ModelFolder
 from .serving import Serving
 from .settings import Settings
+from .survey import Survey
 from .triton import tritons_of
 
 
@@ -47,13 +48,16 @@ class ModelStatus:
         return {**asdict(self), "agrees": self.agrees}
 
 
-def model_status(settings: Settings, model: str, feedback: Feedback | None = None) -> ModelStatus:
+def model_status(
+    settings: Settings, model: str, feedback: Feedback | None = None, survey: Survey | None = None
+) -> ModelStatus:
     """Look at one model.
 
     Args:
         settings: where the repository and the Tritons are.
         model: its name.
         feedback: asks the registry where the alias points; MLflow by default.
+        survey: what the Tritons have loaded, for who looks at many models at a time.
 
     Raises:
         InvalidInput, Misconfigured, StorageFailed: it can't be looked at. A Triton that is away is part of the answer.
@@ -64,16 +68,16 @@ def model_status(settings: Settings, model: str, feedback: Feedback | None = Non
     return ModelStatus(
         model=model,
         live=folder.releases.latest(),
-        serving=_serving(settings, folder),
+        serving=_serving(settings, folder, survey or Survey(settings.repository_root)),
         unfinished=last if last and not last.finished else None,
         quarantined={path.name: failure for path, failure in folder.versions.quarantined()},
         notices=(feedback or Feedback(settings)).drift(folder),
     )
 
 
-def _serving(settings: Settings, folder: ModelFolder) -> dict[str, int | str | None]:
+def _serving(settings: Settings, folder: ModelFolder, survey: Survey) -> dict[str, int | str | None]:
     try:
         tritons = tritons_of(settings)
     except Unavailable as error:
         return {", ".join(settings.triton_grpc_urls): error.message}
-    return Serving(folder.model, folder.versions, tritons, settings).public_versions()
+    return Serving(folder.model, folder.versions, tritons, settings).public_versions(survey)

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from ml_code.triton_deploy import status
 from ml_code.triton_deploy.errors import Unavailable
 from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
 from ml_code.triton_deploy.records import State
 from ml_code.triton_deploy.repository.lease import Lease
+from ml_code.triton_deploy.status import model_status
+from ml_code.triton_deploy.survey import Survey
 from tests.fakes import FakeTriton, unavailable
 from tests.models import times
 from tests.world import MODEL, World
@@ -217,6 +220,17 @@ def test_a_dry_run_changes_nothing(deployed: World) -> None:
 def reconcile_all(world: World, *models: str, **options: bool) -> dict[str, Reconciled]:
     reconciler = Reconciler(world.settings, tritons=[world.triton], clock=lambda: world.now)
     return {result.model: result for result in reconciler.run_all(models, **options)}
+
+
+def test_who_looks_at_many_models_asks_a_triton_once(
+    deployed: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "tritons_of", lambda settings: [deployed.triton])
+    calls, survey = len(deployed.triton.calls), Survey(deployed.root)
+    assert all(model_status(deployed.settings, MODEL, survey=survey).agrees for _ in range(3))
+    assert deployed.triton.calls[calls:] == ["loaded "]
+    assert all(model_status(deployed.settings, MODEL).agrees for _ in range(2))
+    assert deployed.triton.calls[calls:] == ["loaded "] * 3
 
 
 def torn_release(world: World) -> None:

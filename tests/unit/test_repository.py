@@ -365,7 +365,7 @@ def test_what_is_live_is_the_last_release_whatever_current_json_says(
     assert latest.generation == 3
 
 
-def test_to_say_what_is_live_no_directory_of_many_releases_is_listed(
+def test_to_say_what_is_live_and_was_before_no_directory_of_many_releases_is_listed(
     folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for generation in (1, 2, 3):
@@ -375,6 +375,9 @@ def test_to_say_what_is_live_no_directory_of_many_releases_is_listed(
     latest = folder.releases.latest()
     assert latest is not None
     assert latest.generation == 3
+    assert [release.generation for release in folder.releases.history()] == [3, 2, 1]
+    assert folder.releases.of_deployment(LIVE.deploy_id, 3) == latest
+    assert folder.releases.of_deployment("other", 2) is None
 
 
 def test_an_equal_projection_touches_no_file(folder: ModelFolder, tmp_path: Path) -> None:

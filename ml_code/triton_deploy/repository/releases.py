@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 from ..errors import StorageFailed, Superseded
@@ -36,22 +37,30 @@ class Releases:
         return self._read(generations[-1]) if generations else None
 
     def history(self) -> Iterator[Release]:
-        """Yield every release, newest first; each is read when it is asked for."""
-        for generation in reversed(self._generations()):
+        """Yield every release, newest first; each is looked for and read when it is asked for."""
+        latest = self.latest()
+        if latest is None:
+            return
+        yield latest
+        generation = latest.generation - 1
+        while generation > 0 and self._has(generation):
             yield self._read(generation)
+            generation -= 1
+        # Only a history of which somebody removed files has a gap.
+        if generation > 0:
+            for older in reversed([known for known in self._generations() if known < generation]):
+                yield self._read(older)
 
     def of_deployment(self, deploy_id: str, from_generation: int) -> Release | None:
         """Return the release that a deployment committed, looking at ``from_generation`` and later, or None.
 
         It is durable then, also when the process that wrote it was killed before it could see to that.
         """
-        for generation in self._generations():
-            if generation >= from_generation:
-                release = self._read(generation)
-                if release.deploy_id == deploy_id:
-                    with durable.storage_errors(f"syncing {self._folder}"):
-                        durable.fsync_directory(self._folder)
-                    return release
+        for release in takewhile(lambda one: one.generation >= from_generation, self.history()):
+            if release.deploy_id == deploy_id:
+                with durable.storage_errors(f"syncing {self._folder}"):
+                    durable.fsync_directory(self._folder)
+                return release
         return None
 
     def releases_version(self, version: int) -> bool:
@@ -91,12 +100,11 @@ class Releases:
             return None
 
     def _is_last(self, generation: object) -> bool:
+        return isinstance(generation, int) and self._has(generation) and not self._has(generation + 1)
+
+    def _has(self, generation: int) -> bool:
         with durable.storage_errors(f"looking into {self._folder}"):
-            return (
-                isinstance(generation, int)
-                and self._path(generation).is_file()
-                and not self._path(generation + 1).exists()
-            )
+            return self._path(generation).exists()
 
     def _generations(self) -> list[int]:
         with durable.storage_errors(f"listing {self._folder}"):
