@@ -83,7 +83,7 @@ def run(quick: bool) -> list[Series]:
         For each: seconds of the whole process, and of it without Triton's load; MiB at its peak; bytes written, by the process and
         by the MLflow server, to each byte of the model; for ours the seconds of each step, and of deploys in a running process.
     """
-    sizes = {SMALL: 1, MEDIUM: 1} if quick else {SMALL: 9, MEDIUM: 7, LARGE: 4, LARGE_EXTERNAL: 4}
+    sizes = {SMALL: 1, MEDIUM: 1} if quick else {SMALL: 8, MEDIUM: 4, LARGE: 4, LARGE_EXTERNAL: 4}
     with servers("s3", "mlflow", "triton") as stack:
         bench = _Bench(stack)
         series: list[Series] = []

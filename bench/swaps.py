@@ -130,7 +130,7 @@ def run(quick: bool) -> list[Series]:
         clients = Clients(site.stack.url("triton-grpc"), site.inputs, CLIENTS, REQUESTS_PER_S)
         naive = PlainModel(site)
         naive.deploy()
-        rounds, window_s = (1, 1.0) if quick else (12, 1.5)
+        rounds, window_s = (1, 1.0) if quick else (8, 1.5)
         with clients:
             return _series(_Rounds(site, naive, clients, window_s).measure(rounds))
 

@@ -36,9 +36,9 @@ def run(quick: bool) -> list[Series]:
     """Measure seconds from the first request until the last byte is handed to the file system.
 
     Args:
-        quick: two rounds with 128 MiB, else seven with 1 GiB.
+        quick: two rounds with 128 MiB, else five with 1 GiB.
     """
-    size, rounds = (128 << 20, 2) if quick else (1 << 30, 7)
+    size, rounds = (128 << 20, 2) if quick else (1 << 30, 5)
     series: list[Series] = []
     for server, start in SERVERS.items():
         if server != RCLONE and platform.freedesktop_os_release().get("VERSION_CODENAME") != "bookworm":

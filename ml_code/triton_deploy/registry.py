@@ -67,6 +67,7 @@ class MlflowRegistry:
 
     def __init__(self, settings: Settings) -> None:
         self._api = MlflowApi(settings)
+        self._run_roots: dict[str, str] = {}
 
     def resolve(self, model: str, alias: str) -> RegisteredVersion:
         """See Registry.resolve."""
@@ -83,8 +84,10 @@ class MlflowRegistry:
 
     def run_place(self, run_id: str, path: str) -> str:
         """Return where a folder of a run's artifacts is; same errors."""
-        info = self._api.get("mlflow/runs/get", "run", run_id=run_id)["info"]
-        return str(parse_place(info["artifact_uri"]).child(path))
+        if run_id not in self._run_roots:
+            info = self._api.get("mlflow/runs/get", "run", run_id=run_id)["info"]
+            self._run_roots[run_id] = info["artifact_uri"]
+        return str(parse_place(self._run_roots[run_id]).child(path))
 
     def _known(self, model: str, found: Mapping[str, Any]) -> RegisteredVersion:
         version = int(found["version"])
