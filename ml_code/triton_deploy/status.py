@@ -57,7 +57,8 @@ def model_status(
         settings: where the repository and the Tritons are.
         model: its name.
         feedback: asks the registry where the alias points; MLflow by default.
-        survey: what the Tritons have loaded, for who looks at many models at a time.
+        survey: what the Tritons had loaded a moment ago, for who looks at many models at a time. A model that does not agree
+            with it is looked at again: it may have been deployed since.
 
     Raises:
         InvalidInput, Misconfigured, StorageFailed: it can't be looked at. A Triton that is away is part of the answer.
@@ -65,7 +66,7 @@ def model_status(
     folder = ModelFolder.at(settings.repository_root, model)
     holder, _ = folder.lease.last(datetime.now(UTC))
     last = folder.journal.find(holder) if holder else None
-    return ModelStatus(
+    status = ModelStatus(
         model=model,
         live=folder.releases.latest(),
         serving=_serving(settings, folder, survey or Survey(settings.repository_root)),
@@ -73,6 +74,7 @@ def model_status(
         quarantined={path.name: failure for path, failure in folder.versions.quarantined()},
         notices=(feedback or Feedback(settings)).drift(folder),
     )
+    return status if survey is None or status.agrees else model_status(settings, model, feedback)
 
 
 def _serving(settings: Settings, folder: ModelFolder, survey: Survey) -> dict[str, int | str | None]:

@@ -376,7 +376,10 @@ def test_to_say_what_is_live_and_was_before_no_directory_of_many_releases_is_lis
     assert latest is not None
     assert latest.generation == 3
     assert [release.generation for release in folder.releases.history()] == [3, 2, 1]
-    assert folder.releases.of_deployment(LIVE.deploy_id, 3) == latest
+    # Committed, and its projection is not written yet.
+    folder.releases.publish(replace(LIVE, generation=4))
+    assert [release.generation for release in folder.releases.history()] == [4, 3, 2, 1]
+    assert folder.releases.of_deployment(LIVE.deploy_id, 3) is not None
     assert folder.releases.of_deployment("other", 2) is None
 
 

@@ -31,8 +31,11 @@ class Releases:
         current.json only says where to look first: a model's releases become many, and this is asked many times in a deploy.
         """
         hint = self.projected()
-        if hint is not None and self._is_last(hint.generation):
-            return self._read(hint.generation)
+        if hint is not None and isinstance(hint.generation, int) and self._has(hint.generation):
+            generation = hint.generation
+            while self._has(generation + 1):
+                generation += 1
+            return self._read(generation)
         generations = self._generations()
         return self._read(generations[-1]) if generations else None
 
@@ -98,9 +101,6 @@ class Releases:
             return Release.from_json(self._current.read_text(encoding="utf-8"))
         except (OSError, ValueError, TypeError, KeyError):
             return None
-
-    def _is_last(self, generation: object) -> bool:
-        return isinstance(generation, int) and self._has(generation) and not self._has(generation + 1)
 
     def _has(self, generation: int) -> bool:
         with durable.storage_errors(f"looking into {self._folder}"):
