@@ -28,6 +28,8 @@ from stack.servers import DEPLOY_DAG, REPO
 
 T = TypeVar("T")
 
+READS_S = 5
+
 
 def environment_without_airflow(stack: Stack, home: Path, **more: str) -> dict[str, str]:
     """Return what a CI job has that runs `airflow dags test`: a database of its own, no scheduler, no API server."""
@@ -197,7 +199,12 @@ class AirflowServer:
         return await_value(asked, f"a question of {task_id}", limit_s, pause_s=1)
 
     def answer(self, run_id: str, task_id: str, option: str) -> None:
-        """Answer what a task asks, as the button of its page does."""
+        """Answer what a task asks, as the button of its page does, after as long as a person takes to read it at least.
+
+        Airflow 3.3 can't take an answer at once: a task that is queued again before the scheduler has heard that it paused is taken for
+        one that died, its next try asks anew, and the answer is gone.
+        """
+        time.sleep(READS_S)
         self._change(f"/dagRuns/{run_id}/taskInstances/{task_id}/-1/hitlDetails", chosen_options=[option])
 
     def mark(self, run_id: str, task_id: str, state: str) -> None:
