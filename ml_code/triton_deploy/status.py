@@ -40,8 +40,18 @@ class ModelStatus:
     @property
     def agrees(self) -> bool:
         """Whether every Triton serves what is live."""
-        expected = self.live.active_version if self.live else None
-        return all(version == expected for version in self.serving.values())
+        return all(version == self._expected for version in self.serving.values())
+
+    @property
+    def differs(self) -> bool:
+        """Whether a Triton that answered serves something else than what is live."""
+        return any(
+            version != self._expected for version in self.serving.values() if not isinstance(version, str)
+        )
+
+    @property
+    def _expected(self) -> int | None:
+        return self.live.active_version if self.live else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the state as plain JSON values."""
@@ -57,8 +67,8 @@ def model_status(
         settings: where the repository and the Tritons are.
         model: its name.
         feedback: asks the registry where the alias points; MLflow by default.
-        survey: what the Tritons had loaded a moment ago, for who looks at many models at a time. A model that does not agree
-            with it is looked at again: it may have been deployed since.
+        survey: what the Tritons had loaded a moment ago, for who looks at many models at a time. A model of which one had
+            another version than is live is looked at again: it may have been deployed since.
 
     Raises:
         InvalidInput, Misconfigured, StorageFailed: it can't be looked at. A Triton that is away is part of the answer.
@@ -74,7 +84,7 @@ def model_status(
         quarantined={path.name: failure for path, failure in folder.versions.quarantined()},
         notices=(feedback or Feedback(settings)).drift(folder),
     )
-    return status if survey is None or status.agrees else model_status(settings, model, feedback)
+    return model_status(settings, model, feedback) if survey and status.differs else status
 
 
 def _serving(settings: Settings, folder: ModelFolder, survey: Survey) -> dict[str, int | str | None]:

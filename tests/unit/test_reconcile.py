@@ -234,6 +234,10 @@ def test_who_looks_at_many_models_asks_a_triton_once(
     calls = len(deployed.triton.calls)
     assert model_status(deployed.settings, MODEL, survey=survey).agrees, "it was deployed since the survey"
     assert deployed.triton.calls[calls:] == ["loaded "]
+    deployed.triton.fail["loaded"] = unavailable()
+    calls = len(deployed.triton.calls)
+    assert not model_status(deployed.settings, MODEL, survey=Survey(deployed.root)).agrees
+    assert deployed.triton.calls[calls:] == ["loaded "], "a Triton that is away is not waited for twice"
 
 
 def torn_release(world: World) -> None:
