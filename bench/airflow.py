@@ -1,7 +1,7 @@
 """What Airflow costs: the whole deploy DAG against as many empty tasks, what its files take to parse, what its tasks import.
 
 The bare chain has an empty Python task for each task of ours that a process runs, and the same last one. Both go through the same Airflow
-(LocalExecutor, SQLite) in turn, and each deploy is of a new version, so that every step has its work to do.
+(LocalExecutor, PostgreSQL) in turn, and each deploy is of a new version, so that every step has its work to do.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def run(quick: bool) -> list[Series]:
     with _site(inside + runs) as stack:
         # Before Airflow starts, whose processes would share the cores.
         looks = [_look_inside(stack, version) for version in range(1, inside + 1)]
-        stack.start(["airflow"])
+        stack.start(["postgres", "airflow"])
         airflow = AirflowApi(stack.url("airflow"), stack.airflow_login)
         # The API server makes what its tasks call at the first request, which takes seconds.
         requests.get(f"{stack.environment['AIRFLOW__CORE__EXECUTION_API_SERVER_URL']}health", timeout=60)
@@ -183,7 +183,7 @@ def _site(versions: int) -> Iterator[Stack]:
         home = Path(folder)
         stack = Stack(
             home,
-            ["s3", "mlflow", "triton", "airflow"],
+            ["s3", "postgres", "mlflow", "triton", "airflow"],
             dags=_dag_folder(home / "dags"),
             dag_ids=[DEPLOY_DAG, BARE_DAG],
             # Its default; the stack parses more often, for those who edit a DAG and wait.

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] = ()) -> int:
     stack = Stack(_fresh(state_dir), report=lambda line: print(f"    {line}", flush=True))
     try:
         with step("start S3, MLflow, Triton and Airflow"):
-            stack.start(["s3", "mlflow", "triton", "airflow"])
+            stack.start(["s3", "postgres", "mlflow", "triton", "airflow"])
         os.environ.update(stack.environment)
         Demo(stack, step).run()
     except Exception as error:

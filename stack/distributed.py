@@ -12,7 +12,6 @@ from stack.ports import free_ports
 from stack.servers import DEPLOY_DAG, REPO, Stack
 
 _OF_ONE_HOST = ("AIRFLOW_HOME", "NO_PROXY")
-_FIRST = ("postgres", "redis", "s3")
 
 
 class Distributed:
@@ -98,8 +97,7 @@ class Distributed:
         """
         with contextlib.ExitStack() as undo:
             undo.callback(self.stop)
-            self.center.start(_FIRST, timeout_s)
-            self.center.start(["mlflow", "airflow"], timeout_s)
+            self.center.start(timeout_s=timeout_s)
             self.hosts = [self._host(number) for number in range(len(self._sites))]
             for host in self.hosts:
                 host.start(timeout_s=timeout_s)

@@ -70,7 +70,6 @@ def redis_answers(host: str, port: int, password: str) -> str | None:
 
 def worker_answers(broker_url: str, node: str, api_url: str) -> str | None:
     """Ask whether the Celery worker of this name takes orders, and the API that its tasks call answers."""
-    # The API server makes that API at the first request, which takes seconds.
     if missing := answers(f"{api_url}health"):
         return f"the execution API {missing}"
     with Celery(broker=broker_url) as app:
@@ -79,12 +78,14 @@ def worker_answers(broker_url: str, node: str, api_url: str) -> str | None:
 
 
 def airflow_runs(url: str, login: tuple[str, str], dag_ids: Collection[str], since: datetime) -> str | None:
-    """Ask whether scheduler and dag-processor beat and `dag_ids` are parsed.
+    """Ask whether scheduler and dag-processor beat, `dag_ids` are parsed, and the API that tasks call answers.
 
     Raises:
         StackError: a DAG file failed to import after `since`; the text has the traceback.
     """
     try:
+        # The API server makes the API that tasks call at the first request, which takes seconds, and answers nobody meanwhile.
+        _request("GET", f"{url}/execution/health")
         health = _request("GET", f"{url}/api/v2/monitor/health")
         for component in ("metadatabase", "scheduler", "dag_processor"):
             if missing := _unhealthy(health, component):

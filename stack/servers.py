@@ -24,8 +24,8 @@ class Stack:
     A process that dies later is started again. All of them end with the thread that called `start`,
     whatever ends it, so call that from one that lives as long as the stack should.
 
-    Services are `s3`, `mlflow` (needs `s3`), `triton`, `airflow`, `triggerer` (needs `airflow`), `gateway` (needs `triton`),
-    `events` (needs `mlflow` and `airflow`) and, only when they are named, `prometheus` (needs `gateway`), and `postgres`, `redis` and
+    Services are `s3`, `postgres`, `mlflow` (needs `s3`), `triton`, `airflow` (needs `postgres`), `triggerer` (needs `airflow`), `gateway`
+    (needs `triton`), `events` (needs `mlflow` and `airflow`) and, only when they are named, `prometheus` (needs `gateway`), and `redis` and
     `worker` (see `stack.distributed`). Processes have the name of their service, except `airflow-api-server`,
     `airflow-scheduler`, `airflow-dag-processor` and `airflow-triggerer`.
     """
@@ -79,6 +79,8 @@ class Stack:
             raise StackError(f"unknown services: {', '.join(sorted(unknown))}")
         if "mlflow" in self._names and "s3" not in self._names:
             raise StackError("mlflow keeps its artifacts on s3: name both")
+        if "airflow" in self._names and "postgres" not in self._names:
+            raise StackError("airflow keeps its state in postgres: name both")
         if "gateway" in self._names and "triton" not in self._names:
             raise StackError("gateway asks triton: name both")
         if "triggerer" in self._names and "airflow" not in self._names:
@@ -119,7 +121,7 @@ class Stack:
         try:
             supervisor = self._supervisor or self._start_supervisor()
             check_free(self._site.ports, (p for n in names for p in self._services[n].ports))
-            steps = {name: bring_up(supervisor, self._services[name]) for name in names}
+            steps = {name: bring_up(supervisor, self._services[name], self._before(name)) for name in names}
             await_all(supervisor, self._services, steps, timeout_s, self._report)
         except BaseException:
             if first:
@@ -228,6 +230,9 @@ class Stack:
         supervisor.start()
         self._supervisor = supervisor
         return supervisor
+
+    def _before(self, name: str) -> list[Service]:
+        return [self._services[other] for other in self._services[name].after if other in self._services]
 
     def _service_of(self, process: str) -> str:
         for name, service in self._services.items():

@@ -9,16 +9,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from stack import distributed_services
+from stack import distributed_services, postgres
 from stack.errors import StackError
 from stack.readiness import airflow_component_runs, airflow_runs, answers, bucket_is_there
 from stack.site import LOCAL, Service, Site
 from stack.supervision import Program
 
-SERVICES = ("s3", "mlflow", "triton", "airflow", "triggerer", "gateway", "events")
+SERVICES = ("s3", "postgres", "mlflow", "triton", "airflow", "triggerer", "gateway", "events")
 WITH_PROMETHEUS = (*SERVICES, "prometheus")
 """Those, and what is started where it is installed."""
-DISTRIBUTED = ("postgres", "redis", "worker")
+DISTRIBUTED = ("redis", "worker")
 """What makes Airflow a distributed one, on request only; what these say of it wins over what `airflow` says."""
 ALL = (*WITH_PROMETHEUS, *DISTRIBUTED)
 
@@ -108,8 +108,9 @@ def _airflow_environment(site: Site) -> dict[str, str]:
         "CORE__HOSTNAME_CALLABLE": "socket.gethostname",
         "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{site.airflow_login[0]}:admin",
         "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
-        # Who waits longer than SQLite's 5 s for another writer fails with "database is locked", and the API's client with 500.
-        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout=60",
+        # The API server commits on its event loop: when requests that wait for that have all connections of the default, 15,
+        # nothing is answered for 30 s.
+        "DATABASE__SQL_ALCHEMY_MAX_OVERFLOW": "95",
         "API__BASE_URL": site.url("airflow"),
         "API__SECRET_KEY": site.secret("airflow-api-key"),
         "API_AUTH__JWT_SECRET": site.secret("airflow-jwt"),
@@ -133,6 +134,7 @@ def _airflow_environment(site: Site) -> dict[str, str]:
 
 _ENVIRONMENTS: Mapping[str, Callable[[Site], dict[str, str]]] = {
     "s3": _s3_environment,
+    "postgres": postgres.environment,
     "mlflow": _mlflow_environment,
     "triton": _triton_environment,
     "airflow": _airflow_environment,
@@ -140,8 +142,7 @@ _ENVIRONMENTS: Mapping[str, Callable[[Site], dict[str, str]]] = {
     "gateway": _gateway_environment,
     "events": _events_environment,
     "prometheus": _prometheus_environment,
-    "postgres": distributed_services.postgres_environment,
-    "redis": distributed_services.redis_environment,
+    "redis": distributed_services.environment,
     "worker": lambda site: {},
 }
 
@@ -205,6 +206,7 @@ def _mlflow(site: Site, env: Mapping[str, str]) -> Service:
         programs=[Program("mlflow", argv, mlflow_env)],
         probe=lambda: answers(f"{site.url('mlflow')}/health"),
         ports=["mlflow"],
+        after=["postgres"] if "MLFLOW_BACKEND_STORE_URI" in env else [],
     )
 
 
@@ -287,6 +289,7 @@ def _airflow(site: Site, env: Mapping[str, str]) -> Service:
         ],
         probe=lambda: airflow_runs(site.url("airflow"), site.airflow_login, site.dag_ids, built),
         ports=["airflow"],
+        after=["postgres", "redis"],
     )
 
 
@@ -305,6 +308,7 @@ def _triggerer(site: Site, env: Mapping[str, str]) -> Service:
         programs=[_airflow_program("triggerer", ["triggerer", "--skip-serve-logs"], env)],
         probe=lambda: airflow_component_runs(site.url("airflow"), "triggerer"),
         ports=[],
+        after=["postgres"],
     )
 
 
@@ -379,6 +383,7 @@ def installed_prometheus() -> str | None:
 
 _BUILDERS: Mapping[str, Callable[[Site, Mapping[str, str]], Service]] = {
     "s3": _s3,
+    "postgres": postgres.service,
     "mlflow": _mlflow,
     "triton": _triton,
     "airflow": _airflow,
@@ -386,7 +391,6 @@ _BUILDERS: Mapping[str, Callable[[Site, Mapping[str, str]], Service]] = {
     "gateway": _gateway,
     "events": _events,
     "prometheus": _prometheus,
-    "postgres": distributed_services.postgres,
     "redis": distributed_services.redis,
     "worker": distributed_services.worker,
 }

@@ -21,12 +21,14 @@ class Service:
         probe: None when it is ready, or what is missing.
         ports: the names of the ports that it listens on.
         first: a process that has to succeed before `programs` start.
+        after: services that have to be ready before `first`, those of them that the stack has.
     """
 
     programs: Sequence[Program]
     probe: Probe
     ports: Sequence[str]
     first: Program | None = None
+    after: Sequence[str] = ()
 
     @property
     def all(self) -> list[Program]:

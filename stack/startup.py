@@ -1,7 +1,7 @@
 """From started to ready: services in parallel, no fixed waits, a clear word when one fails."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from stack.errors import StackError
@@ -13,12 +13,15 @@ _LOG_LINES = 25
 _UP = ("STARTING", "RUNNING")
 
 
-def bring_up(supervisor: Supervisor, service: Service) -> Iterator[str]:
-    """Start `service` step by step; yields what it waits for, and ends when it is ready.
+def bring_up(supervisor: Supervisor, service: Service, after: Iterable[Service] = ()) -> Iterator[str]:
+    """Start `service` step by step once those of `after` are ready; yields what it waits for, and ends when it is ready.
 
     Raises:
         StackError: one of its processes ended.
     """
+    for other in after:
+        while missing := other.probe():
+            yield missing
     if service.first is not None:
         supervisor.start_process(service.first.name)
         yield from _until_done(supervisor, service.first.name)

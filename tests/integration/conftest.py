@@ -80,7 +80,7 @@ def stack(mlflow_stack: Stack) -> Stack:
 @pytest.fixture(scope="session")
 def stack_with_airflow(stack: Stack) -> Stack:
     """Everything runs; Airflow has parsed `dags/`."""
-    stack.start(["airflow"])
+    stack.start(["postgres", "airflow"])
     # It would put right, at a moment of its own, what tests break on purpose.
     AirflowApi(stack.url("airflow"), stack.airflow_login).pause(RECONCILE_DAG)
     return stack

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -13,9 +12,8 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -25,7 +23,7 @@ from mlflow import MlflowClient
 from starlette.types import Message, Receive, Scope, Send
 
 from ml_code.alias_events import cli, receiver, signature
-from ml_code.alias_events.airflow import Airflow, Outcome
+from ml_code.alias_events.airflow import Airflow
 from ml_code.alias_events.moves import Move
 from ml_code.alias_events.settings import EventSettings
 from ml_code.triton_deploy.repository import ModelFolder
@@ -46,8 +44,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 LIVE_LIMIT_S = 400
 """On a machine that runs nothing else it takes ten seconds; a triggerer that died is back in forty."""
 AT_ONCE = 16
-SQLITE_WAITS_S = 5
-"""For another writer, by Python's default."""
 OTHER_DAG = "revert_triton"
 """Takes the params of a deploy; of a model that was never live its run ends at once."""
 
@@ -303,23 +299,3 @@ def test_airflow_takes_a_delivery_once(settings: EventSettings) -> None:
     """The real one; tests/unit holds the fake to the same."""
     move = Move(f"no_such_model_{uuid.uuid4().hex[:8]}", "A", "1")
     takes_a_delivery_once(Airflow(replace(settings, dag_id=OTHER_DAG)), move, "d-1")
-
-
-def test_an_airflow_whose_database_another_writer_holds_answers_late_and_does_not_fail(
-    settings: EventSettings, stack_with_events: Stack
-) -> None:
-    """The stack's SQLite: on a busy machine its scheduler writes for longer than SQLite waits by default."""
-    move = Move(f"no_such_model_{uuid.uuid4().hex[:8]}", "A", "1")
-    airflow = Airflow(replace(settings, dag_id=OTHER_DAG))
-    assert airflow.why_not_ready() == ""
-    home = Path(stack_with_events.environment["AIRFLOW_HOME"])
-    with (
-        closing(sqlite3.connect(home / "airflow.db", timeout=60, isolation_level=None)) as database,
-        ThreadPoolExecutor(1) as pool,
-    ):
-        database.execute("BEGIN IMMEDIATE")
-        outcome = pool.submit(airflow.deploy, move, "d-1")
-        time.sleep(SQLITE_WAITS_S + 2)
-        assert not outcome.done()
-        database.execute("ROLLBACK")
-        assert outcome.result() is Outcome.TRIGGERED

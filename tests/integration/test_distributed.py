@@ -19,11 +19,11 @@ from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.intake import DeployRequest
 from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.records import State
-from stack import Stack
+from stack import Stack, postgres
 from stack.__main__ import distributed_summary
-from stack.debian_packages import NotDebian12, library_path
+from stack.debian_packages import NotDebian12
 from stack.distributed import Distributed
-from stack.distributed_services import POSTGRES_PROGRAMS, postgres_root
+from stack.distributed_services import redis_root
 from stack.servers import DEPLOY_DAG, REPO
 from tests.models import files, golden, times
 
@@ -44,7 +44,7 @@ LIMIT_S = 240
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Distributed]:
     try:
-        postgres_root(REPO)
+        redis_root(REPO)
     except NotDebian12 as error:
         pytest.skip(str(error))
     home = tmp_path_factory.mktemp("distributed")
@@ -262,9 +262,7 @@ class Backup:
     def __init__(self, platform: Distributed, folder: Path) -> None:
         self._repository = platform.center.model_repository
         self._archive, self._dump = folder / "model-repo.tar", folder / "mlflow.dump"
-        root = postgres_root(REPO)
-        self._programs = root / POSTGRES_PROGRAMS
-        self._libraries = library_path(root)
+        self._programs = postgres.programs()
         self._server = platform.environment["MLFLOW_BACKEND_STORE_URI"].rpartition("/")[0]
 
     def take(self) -> None:
@@ -290,8 +288,7 @@ class Backup:
             database.execute("CREATE SCHEMA public")
 
     def _run(self, *argv: str | Path) -> None:
-        environment = {"PATH": "/usr/bin:/bin", "LD_LIBRARY_PATH": self._libraries}
-        done = subprocess.run([*map(str, argv)], env=environment, check=False, capture_output=True, text=True)
+        done = subprocess.run([*map(str, argv)], check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ from botocore.exceptions import ClientError
 
 from stack import Stack, StackError, services
 from stack.__main__ import services_here
+from stack.airflow_api import AirflowApi
 from stack.ports import free_ports, setting
 from stack.supervision import Program, Supervisor
 
-from .conftest import TritonServer
+from .conftest import RECONCILE_DAG, TritonServer
 from .prometheus_server import program
 
 pytestmark = pytest.mark.integration
@@ -133,6 +135,18 @@ def test_airflow_has_parsed_the_deploy_dag_and_its_tasks_get_the_deployers_envir
     given = Path(f"/proc/{scheduler}/environ").read_bytes().decode().split("\0")
     wanted = {f"{name}={value}" for name, value in stack_with_airflow.environment.items()}
     assert wanted <= set(given)
+
+
+def test_airflow_answers_many_writers_at_once(stack_with_airflow: Stack) -> None:
+    """Its API server waits on its event loop for a connection to the database while who has one waits for that loop."""
+
+    def write(_: int) -> None:
+        api = AirflowApi(stack_with_airflow.url("airflow"), stack_with_airflow.airflow_login)
+        for _ in range(5):
+            api.pause(RECONCILE_DAG)
+
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(write, range(32)))
 
 
 def test_every_server_listens_on_this_machine_only(stack_with_airflow: Stack) -> None:

@@ -167,6 +167,17 @@ def test_a_service_is_awaited_until_its_probe_says_nothing_is_missing(tmp_path: 
     assert supervisor.started == ["p"]
 
 
+def test_what_it_needs_is_ready_before_it_starts(tmp_path: Path) -> None:
+    supervisor, it = ScriptedSupervisor(tmp_path, running()), service(None)
+
+    steps = bring_up(supervisor, it, [service("no database", None)])
+
+    assert next(steps) == "no database"
+    assert supervisor.started == []
+    assert list(steps) == []
+    assert supervisor.started == ["p"]
+
+
 def test_what_has_to_come_first_is_waited_for(tmp_path: Path) -> None:
     busy = {**running(), "job": ProcessState("RUNNING", 7, 0)}
     supervisor, it = ScriptedSupervisor(tmp_path, busy, running()), service(None, first=True)
@@ -296,10 +307,10 @@ def test_no_setting_of_the_callers_airflow_reaches_ours(
     assert program.env["PATH"] == os.environ["PATH"]
 
 
-def test_with_postgres_and_redis_airflow_is_a_distributed_one(tmp_path: Path) -> None:
+def test_with_redis_airflow_is_a_distributed_one(tmp_path: Path) -> None:
     site = Stack(tmp_path)._site
-    alone = services.client_environment(site, ["mlflow", "airflow"])
-    assert alone["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].startswith("sqlite:")
+    alone = services.client_environment(site, ["mlflow", "airflow", "postgres"])
+    assert alone["AIRFLOW__CORE__EXECUTOR"] == "LocalExecutor"
     assert "MLFLOW_BACKEND_STORE_URI" not in alone
 
     distributed = services.client_environment(site, ["mlflow", "airflow", "postgres", "redis"])
@@ -307,6 +318,15 @@ def test_with_postgres_and_redis_airflow_is_a_distributed_one(tmp_path: Path) ->
     for variable in ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "MLFLOW_BACKEND_STORE_URI"):
         assert f"@127.0.0.1:{site.ports['postgres']}/" in distributed[variable]
     assert f"@127.0.0.1:{site.ports['redis']}/" in distributed["AIRFLOW__CELERY__BROKER_URL"]
+
+
+def test_what_another_postgresql_wrote_is_refused(tmp_path: Path) -> None:
+    site = Stack(tmp_path)._site
+    files = tmp_path / "postgres"
+    files.mkdir()
+    (files / "PG_VERSION").write_text("15\n")
+    with pytest.raises(StackError, match=r"postgres is of PostgreSQL 15, this is 18: move that folder away"):
+        services.build(site, ["postgres"])
 
 
 def test_a_workers_host_has_a_folder_and_a_name_of_its_own(tmp_path: Path) -> None:
@@ -341,5 +361,5 @@ def test_the_hosts_are_told_of_every_triton(tmp_path: Path) -> None:
 def test_programs_of_another_system_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release = {"ID": "debian", "VERSION_ID": "13"}
     monkeypatch.setattr(debian_packages.platform, "freedesktop_os_release", lambda: release)
-    with pytest.raises(StackError, match="postgresql-15: taken from Debian 12's packages"):
-        debian_packages.unpacked(tmp_path / "cache", ["postgresql-15"])
+    with pytest.raises(StackError, match="redis-server: taken from Debian 12's packages"):
+        debian_packages.unpacked(tmp_path / "cache", ["redis-server"])
