@@ -31,7 +31,7 @@ demo: env  ## the main job end to end: train, deploy twice, roll back a broken m
 up: env  ## start the stack and leave it running; prints URLs and logins; Ctrl-C stops all of it
 	@.venv/bin/python -m stack up
 
-up-distributed: env  ## the same with PostgreSQL, Redis, Celery and two hosts, each with a worker, a Triton and a gateway
+up-distributed: env  ## the same with Redis, Celery and two hosts, each with a worker, a Triton and a gateway
 	@.venv/bin/python -m stack up-distributed
 
 test: env torch  ## unit and integration tests on the real servers

@@ -37,9 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     up_parser = commands.add_parser("up", help="start the stack and leave it running")
     up_parser.add_argument("--state-dir", type=Path, default=REPO / ".stack")
-    distributed_parser = commands.add_parser(
-        "up-distributed", help="the same with PostgreSQL, Redis and two hosts"
-    )
+    distributed_parser = commands.add_parser("up-distributed", help="the same with Redis and two hosts")
     distributed_parser.add_argument("--state-dir", type=Path, default=REPO / ".stack" / "distributed")
     commands.add_parser("demo", help="the main job, end to end", add_help=False)
     arguments, rest = parser.parse_known_args(argv)

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from .golden import Array
 
 
+_STILL_THERE = "versions that are still available"
+_UNLOAD_POLL_S = 0.2
+
+
 @dataclass(frozen=True)
 class Answer:
     """What an inference gave.
@@ -112,11 +116,21 @@ class GrpcTriton:
 
     def unload(self, model: str, timeout_s: float) -> None:
         """See Triton.unload."""
-        self._call(
-            f"unloading {model}",
-            timeout_s,
-            lambda: self._client.unload_model(model, client_timeout=timeout_s),
-        )
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left_s = deadline - time.monotonic()
+            try:
+                self._call(
+                    f"unloading {model}",
+                    timeout_s,
+                    lambda left_s=left_s: self._client.unload_model(model, client_timeout=left_s),
+                )
+                return
+            except Unavailable as error:
+                # A load that was given up can end between an unload's work and Triton's look whether it worked.
+                if _STILL_THERE not in error.message or time.monotonic() + 2 * _UNLOAD_POLL_S > deadline:
+                    raise
+            time.sleep(_UNLOAD_POLL_S)
 
     def loaded(self) -> dict[str, tuple[int, ...]]:
         """See Triton.loaded."""
@@ -214,6 +228,11 @@ class GrpcTriton:
             return Unavailable(
                 f"Triton at {self.url} can't be reached: {message}.",
                 hint="Check that it runs and that TRITON_DEPLOY_GRPC_URLS has its gRPC port, then deploy again.",
+            )
+        if _STILL_THERE in message:
+            return Unavailable(
+                f"Triton at {self.url} failed {doing}: {message}.",
+                hint="It loads that model again and again for somebody else, or is stuck: see its log; restart that Triton if it lasts.",
             )
         if "failed to poll" in message:
             return Misconfigured(

@@ -379,6 +379,18 @@ def test_every_service_that_goes_on_has_a_health_check(everything: Mapping[str, 
         assert {"interval", "timeout", "retries", "start_period"} <= set(service["healthcheck"]), name
 
 
+def test_the_api_server_has_a_connection_for_each_request_and_leaves_some(
+    everything: Mapping[str, dict[str, Any]],
+) -> None:
+    """Starved of connections it waits for itself: docs/airflow.md."""
+    overflow = int(
+        everything["airflow-api-server"]["environment"]["AIRFLOW__DATABASE__SQL_ALCHEMY_MAX_OVERFLOW"]
+    )
+    allowed = int(everything["postgres"]["command"][-1].removeprefix("max_connections="))
+    threads = 40
+    assert threads < 5 + overflow < allowed / 2
+
+
 def test_the_command_of_every_health_check_is_in_its_image(everything: Mapping[str, dict[str, Any]]) -> None:
     """In this project's images by their requirements, in others by what their makers document: deploy/versions.toml."""
     known = {image(name): entry["commands"] for name, entry in matrix()["images"].items()}
