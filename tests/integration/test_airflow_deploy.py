@@ -19,7 +19,7 @@ import psutil
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
-from ml_code.triton_deploy import cli
+from ml_code.triton_deploy import cli, commands
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.intake import DeployRequest
 from ml_code.triton_deploy.names import engine_name
@@ -461,7 +461,7 @@ def test_single_tasks_are_tied_together_by_the_deploy_id(live: Model, airflow: A
     live.register()
     for task in TASKS.values():
         assert task_alone(airflow, live, task).code == 0
-        assert live.status("d2") == (0 if task == "commit_current" else cli.EXIT_UNFINISHED)
+        assert live.status("d2") == (0 if task == "commit_current" else commands.EXIT_UNFINISHED)
     assert live.state("d2") is State.COMMITTED
     assert live.ready_versions(live.name) == {2}
 
@@ -474,11 +474,11 @@ def test_a_single_task_that_fails_exits_0_and_the_status_tells(live: Model, airf
     failing = task_alone(airflow, live, "materialize_repo")
     assert failing.code == 0, "Airflow's rule; when it changes, the README has to"
     assert "AirflowFailException" in failing.output
-    assert live.status("d2") == cli.EXIT_UNFINISHED
+    assert live.status("d2") == commands.EXIT_UNFINISHED
     out_of_order = task_alone(airflow, live, "commit_current")
     assert "materialize is due, not commit" in out_of_order.output
     task_alone(airflow, live, "rollback_minimal")
-    assert live.status("d2") == cli.EXIT_ROLLED_BACK
+    assert live.status("d2") == commands.EXIT_ROLLED_BACK
     assert live.current == before
     (failure,) = live.quarantined.values()
     assert failure["step"] == "materialize"

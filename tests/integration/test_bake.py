@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from ml_code.triton_deploy import cli
+from ml_code.triton_deploy import commands
 from ml_code.triton_deploy.bake.baking import Baked, Baking
 from ml_code.triton_deploy.bake.policy import BakePolicy
 from ml_code.triton_deploy.bake.prometheus import Prometheus as Client
@@ -190,7 +190,7 @@ def test_the_command_line_watches_and_says_how_it_ended(
 
     assert run("--minutes", "0")[0] == 0
     code, said = run("--minutes", "0.05")
-    assert code == cli.EXIT_DISAGREES
+    assert code == commands.EXIT_DISAGREES
     assert said["error"] == "bake_held"
     assert "no source saw a request" in str(said["message"])
     scraped = requests.get(f"{gateway.url}/metrics/deployments", timeout=10).text

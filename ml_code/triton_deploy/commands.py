@@ -1,0 +1,329 @@
+"""What the commands of ``triton-deploy`` do and print.
+
+Each takes the parsed arguments and the settings, and returns the exit code; errors of the deployer are the caller's to print.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from itertools import islice
+from typing import Any
+
+from .canary import canary_of, step_of
+from .deployer import Deployer
+from .feedback import Feedback
+from .intake import DeployRequest, RevertRequest
+from .names import check_model
+from .plan import Plan
+from .records import Deployment, State
+from .repository import ModelFolder, models_in
+from .settings import Settings
+
+EXIT_DISAGREES = 7
+EXIT_ROLLED_BACK = 8
+EXIT_UNFINISHED = 9
+
+
+def deploy(options: argparse.Namespace, settings: Settings) -> int:
+    """Deploy what an alias names."""
+    request = DeployRequest(
+        model=options.model,
+        alias=options.alias,
+        deploy_id=options.deploy_id or f"cli-{uuid.uuid4().hex[:12]}",
+        reason=options.reason,
+        allow_schema_change=options.allow_schema_change,
+        force=options.force,
+        canary=canary_of(options.canary, options.shadow, options.canary_minutes),
+    )
+    if options.dry_run:
+        return _show(options, Deployer(settings).plan_deploy(request))
+    with _progress() as report:
+        deployer = Deployer(settings, report=report)
+        record = deployer.deploy(request)
+    done = "was live already" if record.state is State.UNCHANGED else "is live"
+    text = f"Version {record.version} of {record.model} {done} (deployment {record.deploy_id})."
+    _print(options, record, text + _passed_over(record), deployer.what_serves(record.model))
+    return 0
+
+
+def revert(options: argparse.Namespace, settings: Settings) -> int:
+    """Make an earlier version live again."""
+    deployer = Deployer(settings)
+    request = RevertRequest(
+        model=options.model,
+        deploy_id=options.deploy_id or f"revert-{uuid.uuid4().hex[:12]}",
+        version=options.to,
+        reason=options.reason,
+    )
+    if options.dry_run:
+        return _show(options, deployer.plan_revert(request))
+    record = deployer.revert(request)
+    serves = deployer.what_serves(options.model)
+    _print(options, record, f"Now {serves}{_passed_over(record)}", serves)
+    return 0
+
+
+def bake(options: argparse.Namespace, settings: Settings) -> int:
+    """Watch a release on live traffic."""
+    from .bake.baking import Baking
+    from .bake.policy import BakePolicy
+
+    baking = Baking(settings, options.model, BakePolicy.of(settings, options.minutes))
+    generation = options.generation or baking.live().generation
+    baked = baking.run(generation, act=not options.dry_run)
+    if options.json:
+        print(json.dumps((asdict(baked.bake) if baked.bake else {}) | {"text": baked.text}, indent=2))
+    else:
+        print(baked.text)
+    return 0
+
+
+def _passed_over(record: Deployment) -> str:
+    """Say which Tritons do not serve the version yet, and what to do."""
+    lines = [f"\n  Not on {url} yet: {why}" for url, why in record.away.items()]
+    return "".join([*lines, "\n  'triton-deploy reconcile' brings it there."]) if lines else ""
+
+
+def reconcile(options: argparse.Namespace, settings: Settings) -> int:
+    """Make Triton and the derived files agree with what was committed."""
+    from .reconcile import Reconciler
+
+    models = [check_model(name) for name in options.models]
+    results = Reconciler(settings).run_all(models, deep=options.deep, dry_run=options.dry_run)
+    if options.json:
+        print(json.dumps([asdict(result) for result in results], indent=2))
+    for result in () if options.json else results:
+        none = "no version is known to be live" if result.problems else "nothing is live"
+        print(f"{result.model}: " + (f"version {result.live} is live" if result.live else none))
+        for line in result.done:
+            print(f"  {'to do' if options.dry_run else 'done'}: {line}")
+        for line in result.problems:
+            print(f"  problem: {line}")
+        for notice in result.notices:
+            print(f"  notice: {notice.text}")
+        if result.under_way:
+            print(f"  left alone: {result.under_way} is under way")
+    return EXIT_DISAGREES if any(result.problems for result in results) else 0
+
+
+def gc(options: argparse.Namespace, settings: Settings) -> int:
+    """Remove what the retention lets go."""
+    from .collect import Collector
+
+    models = [check_model(name) for name in options.models]
+    results = Collector(settings).run_all(models, dry_run=options.dry_run)
+    if options.json:
+        print(
+            json.dumps([asdict(result) | {"freed_bytes": result.freed_bytes} for result in results], indent=2)
+        )
+    for result in () if options.json else results:
+        none = "no version is known to be live" if result.problems else "nothing is live"
+        print(f"{result.model}: " + (f"version {result.live} is live" if result.live else none))
+        done = "to remove" if options.dry_run else "removed"
+        for removed in result.removed:
+            print(f"  {done}: {removed.kind} {removed.name} ({removed.size_bytes} bytes): {removed.why}")
+        for kept in result.kept:
+            print(f"  kept: {kept.kind} {kept.name}: {kept.why}")
+        for name in result.still_open:
+            print(f"  still open somewhere, tried again at the next gc: {name}")
+        for line in result.problems:
+            print(f"  problem: {line}")
+        if result.under_way:
+            print(f"  left alone: {result.under_way} is under way")
+        print(f"  {'would free' if options.dry_run else 'freed'}: {result.freed_bytes} bytes")
+    return EXIT_DISAGREES if any(result.problems for result in results) else 0
+
+
+def rollback(options: argparse.Namespace, settings: Settings) -> int:
+    """Undo a deployment that is not committed."""
+    deployer = Deployer(settings)
+    if options.dry_run:
+        return _show(options, deployer.plan_rollback(options.model, options.deploy_id))
+    record = deployer.rollback(options.model, options.deploy_id)
+    if record is None:
+        text = f"Deployment {options.deploy_id} had not begun; nothing was changed."
+    elif record.state is State.ROLLED_BACK:
+        kept = f", kept as {record.quarantine}" if record.quarantine else ""
+        text = f"Deployment {record.deploy_id} is rolled back{kept}."
+    else:
+        text = f"Deployment {record.deploy_id} is {record.state}: it is not undone by a rollback."
+    serves = deployer.what_serves(options.model)
+    _print(options, record, f"{text} Now {serves}", serves)
+    return 0
+
+
+def status(options: argparse.Namespace, settings: Settings) -> int:
+    """Show what is live and what serves."""
+    from .status import model_status
+    from .survey import Survey
+
+    if options.deploy_id:
+        return _deployment_status(options, settings)
+    models = [options.model] if options.model else models_in(settings.repository_root)
+    feedback, survey = Feedback(settings), Survey(settings.repository_root)
+    states = [model_status(settings, model, feedback, survey) for model in models]
+    if options.json:
+        print(json.dumps([state.to_dict() for state in states], indent=2))
+    for state in () if options.json else states:
+        live = state.live
+        print(
+            f"{state.model}: "
+            + (
+                f"version {live.active_version}, generation {live.generation}, since {live.updated_at_utc}"
+                if live
+                else "nothing live"
+            )
+        )
+        for url, version in state.serving.items():
+            print(
+                f"  Triton {url}: "
+                + (
+                    f"serves version {version}"
+                    if isinstance(version, int)
+                    else version or "does not serve it"
+                )
+            )
+        if state.unfinished:
+            canary = state.unfinished.canary
+            share = f", {step_of(canary)} since {canary.since_utc}" if canary and canary.step else ""
+            print(
+                f"  under way: {state.unfinished.deploy_id}, version {state.unfinished.version}, {state.unfinished.state}{share}"
+            )
+        for name, failure in state.quarantined.items():
+            print(f"  quarantined: {name}: {failure.get('step')}: {failure.get('error')}")
+        for notice in state.notices:
+            print(f"  notice: {notice.text}")
+    if not models and not options.json:
+        print("Nothing was deployed to this repository yet.")
+    return 0 if all(state.agrees for state in states) else EXIT_DISAGREES
+
+
+def _deployment_status(options: argparse.Namespace, settings: Settings) -> int:
+    if not options.model:
+        options.usage_error("--deploy-id needs the model's name")
+    record = ModelFolder.at(settings.repository_root, options.model).journal.get(options.deploy_id)
+    text = f"Deployment {record.deploy_id} of {record.model} version {record.version}: {record.state}."
+    if record.failure:
+        text += f" {record.failure.step} failed: {record.failure.error}"
+    _print(options, record, text, Deployer(settings).what_serves(options.model))
+    if record.state is State.ROLLED_BACK:
+        return EXIT_ROLLED_BACK
+    return 0 if record.finished else EXIT_UNFINISHED
+
+
+def history(options: argparse.Namespace, settings: Settings) -> int:
+    """Show releases, newest first."""
+    folder = ModelFolder.at(settings.repository_root, options.model)
+    releases = list(islice(folder.releases.history(), max(0, options.limit)))
+    if options.json:
+        print(json.dumps([asdict(release) for release in releases], indent=2))
+        return 0
+    for release in releases:
+        print(
+            f"{release.generation:>6}  version {release.active_version:<5} {release.updated_at_utc}  alias {release.alias}  "
+            f"by {release.actor}  run {release.run_id or '-'}  deployment {release.deploy_id}  {release.reason}".rstrip()
+        )
+    if not releases:
+        print(f"{options.model} was never released.")
+    return 0
+
+
+def doctor(options: argparse.Namespace, settings: Settings) -> int:
+    """Check the set-up."""
+    from .doctor import Verdict, examine
+
+    findings = examine()
+    if options.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    for finding in () if options.json else findings:
+        verdict = finding.verdict.upper() if finding.verdict is Verdict.FAILED else finding.verdict
+        print(f"{verdict:<12} {finding.check:<11} {finding.what}")
+        if finding.fix:
+            print(f"{'':<25}What to do: {finding.fix}")
+    return EXIT_DISAGREES if any(finding.verdict is Verdict.FAILED for finding in findings) else 0
+
+
+def init(options: argparse.Namespace, settings: Settings) -> int:
+    """Make what has to be there once."""
+    from .initialize import InitRequest, initialize
+
+    # In AWS a bucket's name is the whole world's: there it has to be chosen.
+    bucket = options.bucket or ("mlflow" if settings.s3_endpoint_url else "")
+    name = options.experiment or settings.default_model
+    request = InitRequest(bucket=bucket, proxied=name, direct=f"{name}-direct")
+    made = "to make" if options.dry_run else "made"
+    steps = []
+    for step in initialize(settings, request, dry_run=options.dry_run):
+        steps.append(step)
+        if not options.json:
+            print(f"{made if step.made else 'there'}: {step.what}")
+    if options.json:
+        print(json.dumps([asdict(step) for step in steps], indent=2))
+    elif not bucket:
+        print("left out: a bucket and an experiment in it; name one with --bucket")
+    return 0
+
+
+def _print(options: argparse.Namespace, record: Deployment | None, text: str, serves: str) -> None:
+    """Print how a deployment stands, and with ``--json`` what serves now."""
+    print(
+        json.dumps((asdict(record) if record else {}) | {"serves": serves}, indent=2)
+        if options.json
+        else text
+    )
+
+
+def _show(options: argparse.Namespace, plan: Plan) -> int:
+    """Print what a command would do; return the exit code that it would have."""
+    if options.json:
+        print(json.dumps(plan.to_dict(), indent=2))
+        return plan.exit_code
+    for line in plan.does:
+        print(f"would {line}" if not line.startswith("nothing") else f"would do {line}")
+    for name, value in plan.facts.items():
+        print(f"  {name}: {', '.join(map(_fact, value)) if isinstance(value, list) else _fact(value)}")
+    for error in plan.obstacles:
+        print(f"would be refused: {error.message}\n  What to do: {error.hint}")
+    print(f"Nothing was changed: {plan.serves}")
+    return plan.exit_code
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{value['path']} ({value['size_bytes']} bytes)"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else str(value)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Show the transfer on a terminal; elsewhere the log lines of the steps have to do."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    with Progress(
+        "transfer",
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task("transfer", visible=False, start=False)
+
+        def report(done: int, total: int) -> None:
+            bar.start_task(task)
+            bar.update(task, completed=done, total=total, visible=done < total)
+
+        yield report
