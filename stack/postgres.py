@@ -90,6 +90,7 @@ def service(site: Site, env: Mapping[str, str]) -> Service:
                 stop_group=False,
                 # TERM would wait for the clients to go.
                 stop_signal="INT",
+                keeps_state=True,
             )
         ],
         probe=lambda: databases_are_there(LOCAL, site.ports["postgres"], _USER, password, DATABASES),

@@ -10,6 +10,7 @@ import time
 import xmlrpc.client
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from stack.errors import StackError
 
 # sockaddr_un holds 107 bytes; supervisord first binds the path with its pid appended.
 _LONGEST_SOCKET_PATH = 96
-_GROUP = "stack"
+# The groups of processes, and supervisord's priority: the first to stop has the highest.
+_GROUPS = {"state": 1, "stack": 2}
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Program:
         stop_wait_s: seconds between the stop signal and SIGKILL.
         stop_signal: what asks it to end, as supervisord writes it.
         one_shot: it is meant to end; it is not started again.
+        keeps_state: others need it to end well: when all are stopped, it is the last.
     """
 
     name: str
@@ -44,6 +47,12 @@ class Program:
     stop_wait_s: int = 10
     stop_signal: str = "TERM"
     one_shot: bool = False
+    keeps_state: bool = False
+
+    @property
+    def group(self) -> str:
+        """Name of its group of processes."""
+        return "state" if self.keeps_state else "stack"
 
 
 @dataclass(frozen=True)
@@ -110,7 +119,7 @@ class Supervisor:
         self._await_socket(timeout_s)
 
     def stop(self) -> None:
-        """Stop every process, all at once, then supervisord. Nothing when it is not running."""
+        """Stop every process, then supervisord. Nothing when it is not running."""
         if self._guard is not None:
             self._guard.terminate()
             self._guard.wait()
@@ -129,11 +138,15 @@ class Supervisor:
 
     def start_process(self, name: str) -> None:
         """Start `name` and return when it was spawned. No effect when it runs."""
-        self._call("startProcess", f"{_GROUP}:{name}", False, done=_ALREADY_STARTED)
+        self._call("startProcess", self._full(name), False, done=_ALREADY_STARTED)
 
     def stop_process(self, name: str) -> None:
         """Stop `name`, with its process group, and return when it has ended."""
-        self._call("stopProcess", f"{_GROUP}:{name}", True, done=_NOT_RUNNING)
+        self._call("stopProcess", self._full(name), True, done=_NOT_RUNNING)
+
+    def _full(self, name: str) -> str:
+        group = next((program.group for program in self._programs if program.name == name), "stack")
+        return f"{group}:{name}"
 
     def _call(self, method: str, *args: object, done: int | None = None) -> Any:
         transport = SupervisorTransport(None, None, f"unix://{self._socket}")
@@ -204,11 +217,21 @@ nodaemon=true
 silent=true
 {user}logfile=../logs/supervisord.log
 pidfile=supervisord.pid
-
-[group:{_GROUP}]
-programs={",".join(program.name for program in programs)}
 """
-    return head + "".join(_render_program(program) for program in programs)
+    return head + "".join([*map(_render_group, _GROUPS, repeat(programs)), *map(_render_program, programs)])
+
+
+def _render_group(name: str, programs: Sequence[Program]) -> str:
+    members = ",".join(program.name for program in programs if program.group == name)
+    return (
+        f"""
+[group:{name}]
+programs={members}
+priority={_GROUPS[name]}
+"""
+        if members
+        else ""
+    )
 
 
 def _render_program(program: Program) -> str:

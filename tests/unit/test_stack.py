@@ -87,12 +87,18 @@ def test_supervisord_reads_the_configuration_as_it_is_meant(
     (state_dir / "logs").mkdir(parents=True)
     (state_dir / "run").mkdir()
     monkeypatch.chdir(state_dir / "run")
-    programs = [Program("server", [], {}, stop_wait_s=7), Program("job", [], {}, one_shot=True)]
+    programs = [
+        Program("server", [], {}, stop_wait_s=7),
+        Program("job", [], {}, one_shot=True),
+        Program("database", [], {}, keeps_state=True),
+    ]
     Path("supervisord.conf").write_text(render_config(programs))
 
     options = ServerOptions()
     options.realize(["-c", "supervisord.conf"])
-    (group,) = options.process_group_configs
+    # The highest priority stops first, and the next when all of it have ended.
+    state, group = sorted(options.process_group_configs, key=attrgetter("priority"))
+    assert [process.name for process in state.process_configs] == ["database"]
     job, server = sorted(group.process_configs, key=attrgetter("name"))
 
     assert shlex.split(server.command) == launch.command("run", Path("server.json"))
