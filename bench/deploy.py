@@ -77,13 +77,13 @@ def run(quick: bool) -> list[Series]:
     """Measure deploys of every size, from both places, by each way.
 
     Args:
-        quick: one round of the two small sizes only.
+        quick: one round of the smallest size only.
 
     Returns:
         For each: seconds of the whole process, and of it without Triton's load; MiB at its peak; bytes written, by the process and
         by the MLflow server, to each byte of the model; for ours the seconds of each step, and of deploys in a running process.
     """
-    sizes = {SMALL: 1, MEDIUM: 1} if quick else {SMALL: 8, MEDIUM: 4, LARGE: 4, LARGE_EXTERNAL: 4}
+    sizes = {SMALL: 1} if quick else {SMALL: 8, MEDIUM: 4, LARGE: 4, LARGE_EXTERNAL: 4}
     with servers("s3", "mlflow", "triton") as stack:
         bench = _Bench(stack)
         series: list[Series] = []

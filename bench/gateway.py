@@ -52,7 +52,7 @@ def run(quick: bool) -> list[Series]:
 
 
 def _measure(site: Site, quick: bool) -> list[Series]:
-    rounds, duration_s = (4, 0.2) if quick else (6, 1.5)
+    rounds, duration_s = (2, 0.2) if quick else (6, 1.5)
     (name, array), *_ = site.inputs.items()
     with _addresses(site) as addresses:
         series = []

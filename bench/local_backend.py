@@ -50,7 +50,7 @@ def run(quick: bool) -> list[Series]:
         Seconds from the start of the process to the first answer; memory of its processes after that in MiB; for 1 and 16
         connections, requests a second and the latencies' p50, p95 and p99 in milliseconds, a value a round.
     """
-    starts, rounds, duration_s = (1, 4, 0.2) if quick else (5, 6, 1.5)
+    starts, rounds, duration_s = (1, 2, 0.2) if quick else (5, 6, 1.5)
     with tempfile.TemporaryDirectory(prefix="bench-local-") as folder, servers("s3", "mlflow") as stack:
         train_and_register(TrainingRequest(model=MODEL), stack.environment["MLFLOW_TRACKING_URI"])
         environment = {**os.environ, **stack.environment, "TMPDIR": folder}

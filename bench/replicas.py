@@ -64,7 +64,7 @@ def run(quick: bool) -> list[Series]:
     Returns:
         For each number of Tritons the deploy, the bare load, what the deploy adds to its load, and each of its steps.
     """
-    counts, rounds = ((1, 2), 3) if quick else ((1, 2, 4, 8), 16)
+    counts, rounds = ((1, 2), 2) if quick else ((1, 2, 4, 8), 16)
     with _tritons(max(counts)) as (repository, urls), fake_store() as store:
         over = {count: _Over(repository, urls[:count], store) for count in counts}
         measured = {count: Measured() for count in counts}
