@@ -106,8 +106,6 @@ def run(quick: bool) -> list[Series]:
         looks = [_look_inside(stack, version) for version in range(1, inside + 1)]
         stack.start(["postgres", "airflow"])
         airflow = AirflowApi(stack.url("airflow"), stack.airflow_login)
-        # The API server makes what its tasks call at the first request, which takes seconds.
-        requests.get(f"{stack.environment['AIRFLOW__CORE__EXECUTION_API_SERVER_URL']}health", timeout=60)
         if not quick:
             # The first run still finds the executor's processes cold.
             _ended(airflow, BARE_DAG, {})

@@ -83,7 +83,7 @@ def run(quick: bool) -> list[Series]:
             "models", _many_models(root / "models", (1, 20) if quick else (1, 100, 1000)), rounds
         )
         series += _measured("real Triton", _few_models((1, 4) if quick else (1, 12)), rounds)
-        counts = (10, 1000) if quick else (10, 10_000)
+        counts = (10, 100) if quick else (10, 10_000)
         series += _measured("releases", _many_releases(root / "releases", counts), rounds)
         return series + _measured("deploys", _deploys(root / "releases", counts), rounds)
 
