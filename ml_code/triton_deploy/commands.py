@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .canary import canary_of, step_of
 from .deployer import Deployer
@@ -24,6 +24,10 @@ from .plan import Plan
 from .records import Deployment, State
 from .repository import ModelFolder, models_in
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from .collect import Collected
+    from .reconcile import Reconciled
 
 EXIT_DISAGREES = 7
 EXIT_ROLLED_BACK = 8
@@ -99,8 +103,7 @@ def reconcile(options: argparse.Namespace, settings: Settings) -> int:
     if options.json:
         print(json.dumps([asdict(result) for result in results], indent=2))
     for result in () if options.json else results:
-        none = "no version is known to be live" if result.problems else "nothing is live"
-        print(f"{result.model}: " + (f"version {result.live} is live" if result.live else none))
+        print(_live_line(result))
         for line in result.done:
             print(f"  {'to do' if options.dry_run else 'done'}: {line}")
         for line in result.problems:
@@ -123,8 +126,7 @@ def gc(options: argparse.Namespace, settings: Settings) -> int:
             json.dumps([asdict(result) | {"freed_bytes": result.freed_bytes} for result in results], indent=2)
         )
     for result in () if options.json else results:
-        none = "no version is known to be live" if result.problems else "nothing is live"
-        print(f"{result.model}: " + (f"version {result.live} is live" if result.live else none))
+        print(_live_line(result))
         done = "to remove" if options.dry_run else "removed"
         for removed in result.removed:
             print(f"  {done}: {removed.kind} {removed.name} ({removed.size_bytes} bytes): {removed.why}")
@@ -268,6 +270,12 @@ def init(options: argparse.Namespace, settings: Settings) -> int:
     elif not bucket:
         print("left out: a bucket and an experiment in it; name one with --bucket")
     return 0
+
+
+def _live_line(result: Reconciled | Collected) -> str:
+    """Say what is live, as far as it is known."""
+    none = "no version is known to be live" if result.problems else "nothing is live"
+    return f"{result.model}: " + (f"version {result.live} is live" if result.live else none)
 
 
 def _print(options: argparse.Namespace, record: Deployment | None, text: str, serves: str) -> None:
