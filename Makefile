@@ -18,9 +18,12 @@ IMAGE = $(COMPILE) --constraint requirements/main.txt
 PIP_CONFIG = .cache/uv/bin/python -m pip config get
 FIND_LINKS = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$({ $(PIP_CONFIG) :env:.find-links || $(PIP_CONFIG) global.find-links \
 	|| $(PIP_CONFIG) user.find-links; } 2>/dev/null | tr -s '[:space:]' ',' | sed 's/,$$//')}"
+# Workers of `make test`: most of its time is waiting. Tests that share servers share a worker (tests/support/spreading.py).
+WORKERS ?= 4
+SPREAD = -n $(WORKERS)
 CHECKED := ml_code dags stack bench deploy/airflow/*.py deploy/grafana/*.py
 
-.PHONY: help demo up up-distributed test test-unit coverage soak bench bench-quick torch lint format docs lock clean env
+.PHONY: help demo up up-distributed test test-unit coverage soak planted bench bench-quick torch lint format docs lock clean env
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,18 +37,21 @@ up: env  ## start the stack and leave it running; prints URLs and logins; Ctrl-C
 up-distributed: env  ## the same with Redis, Celery and two hosts, each with a worker, a Triton and a gateway
 	@.venv/bin/python -m stack up-distributed
 
-test: env torch  ## unit and integration tests on the real servers
-	.venv/bin/pytest tests
+test: env torch  ## every component and every way of failing, on the real servers (under 18 minutes on 2 cores)
+	.venv/bin/pytest tests $(SPREAD)
 
 # Not in `test`: counting lines doubles the time of what computes.
-coverage: env torch  ## the lines and branches that the tests without servers reach
-	.venv/bin/pytest tests/unit tests/faults --cov
+coverage: env torch  ## the same, with the lines and branches of ml_code that it reaches
+	.venv/bin/pytest tests $(SPREAD) --cov=ml_code
 
-test-unit: $(MAIN) torch  ## unit tests only: no server is started
-	.venv/bin/pytest tests/unit
+test-unit: $(MAIN)  ## what needs neither a server nor PyTorch (under a minute)
+	.venv/bin/pytest tests/unit -n 2
 
-soak: env torch  ## the long runs: crashes, restarts and swaps by the hundred; writes docs/reliability.json
+soak: env torch  ## variants, whole sweeps, long runs (under an hour); writes docs/reliability.json
 	FAULTS_SEED=$${FAULTS_SEED:-$$(date +%s)} .venv/bin/pytest tests -m soak
+
+planted: env  ## plant the bugs of tests/planted, one after the other: a test must see each of them
+	.venv/bin/python -m tests.planted
 
 bench: env  ## measure what docs/performance.md claims, side by side, and write it anew
 	.venv/bin/python -m bench --output docs/performance.json

@@ -73,7 +73,7 @@ def _addresses(site: Site) -> Iterator[dict[str, str]]:
     addresses = {TRITON: triton, GATEWAY: gateway}
     with tempfile.TemporaryDirectory(prefix="bench-nginx-") as folder, contextlib.ExitStack() as running:
         if platform.freedesktop_os_release().get("VERSION_CODENAME") == "bookworm":
-            from tests.integration.test_gateway_nginx import Nginx
+            from tests.support.servers.nginx import Nginx
 
             nginx = running.enter_context(Nginx(Path(folder), [triton], gateway))
             addresses[NGINX] = nginx.address

@@ -28,7 +28,7 @@ from ml_code.triton_deploy.schema import Schema
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.triton import tritons_of
 from stack import Stack
-from tests.fakes import FakeStore, fake_store
+from tests.support.fakes import FakeStore, fake_store
 
 STEPS = {
     "snapshot and materialize": ("", State.MATERIALIZED),

@@ -29,7 +29,7 @@ from ml_code.triton_deploy.repository import ModelFolder, models_in
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.status import model_status
 from ml_code.triton_deploy.survey import Survey
-from tests.fakes import FakeTriton, fake_store
+from tests.support.fakes import FakeTriton, fake_store
 
 STOOD_IN = "Triton stood in for"
 REAL = "real Triton"

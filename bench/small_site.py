@@ -14,8 +14,8 @@ from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.intake import DeployRequest, RevertRequest
 from ml_code.triton_deploy.records import Deployment
 from ml_code.triton_deploy.settings import Settings
-from tests.integration.publishing import Publisher
-from tests.models import files, golden, times, unknown_operator
+from tests.support.models import files, golden, times, unknown_operator
+from tests.support.servers.publishing import Publisher
 
 if TYPE_CHECKING:
     import onnx

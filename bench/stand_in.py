@@ -22,8 +22,8 @@ from ml_code.triton_deploy.registry import RegisteredVersion
 from ml_code.triton_deploy.repository import models_in
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.triton import Triton
-from tests.fakes import FakeRegistry, FakeStore, FakeTriton, fake_store
-from tests.models import files, golden, times
+from tests.support.fakes import FakeRegistry, FakeStore, FakeTriton, fake_store
+from tests.support.models import files, golden, times
 
 
 class Publisher:

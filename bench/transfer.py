@@ -138,7 +138,7 @@ def _rclone() -> Iterator[Mapping[str, str]]:
 
 @contextlib.contextmanager
 def _ceph() -> Iterator[Mapping[str, str]]:
-    from tests.integration.ceph_rgw import RadosGateway
+    from tests.support.servers.ceph_rgw import RadosGateway
 
     with (
         tempfile.TemporaryDirectory(prefix="bench-rgw-") as folder,

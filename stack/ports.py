@@ -21,9 +21,12 @@ DEFAULT_PORTS: Mapping[str, int] = {
     "redis": 6379,
 }
 
-# Below the kernel's range for outgoing connections (32768 up): a port picked now stays free until
-# its server binds it some seconds later.
-_FREE_RANGE = range(10_000, 32_000)
+FREE_RANGE = range(10_000, 32_000)
+"""Where `free_ports` looks.
+
+Below the kernel's range for outgoing connections (32768 up): a port picked now stays free until its server binds it some seconds later.
+Processes that pick ports at the same time set it to ranges that don't meet.
+"""
 
 
 def setting(name: str) -> str:
@@ -52,10 +55,10 @@ def free_ports() -> dict[str, int]:
     Raises:
         StackError: no free port was found.
     """
-    candidates = (p for p in random.sample(_FREE_RANGE, 1000) if _is_free(p))
+    candidates = (p for p in random.sample(FREE_RANGE, 1000) if _is_free(p))
     ports = dict(zip(DEFAULT_PORTS, candidates, strict=False))
     if len(ports) < len(DEFAULT_PORTS):
-        raise StackError(f"no free port between {_FREE_RANGE.start} and {_FREE_RANGE.stop}")
+        raise StackError(f"no free port between {FREE_RANGE.start} and {FREE_RANGE.stop}")
     return ports
 
 

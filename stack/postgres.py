@@ -71,6 +71,8 @@ def service(site: Site, env: Mapping[str, str]) -> Service:
         "port": str(site.ports["postgres"]),
         "unix_socket_directories": "",
         "max_connections": "200",
+        # A scheduler that was killed leaves workers that keep its connection open, and with it the lock on all slots.
+        "idle_in_transaction_session_timeout": "60s",
         "jit": "off",
     }
     flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]

@@ -15,10 +15,10 @@ import pytest
 from ml_code.triton_deploy import transfer
 from ml_code.triton_deploy.errors import DeployError, StorageFailed
 from ml_code.triton_deploy.repository import durable
-from tests.faults.failing import FAULTS, FailingDisk, Fault
-from tests.faults.sampling import EXTENT, Sweep
-from tests.faults.test_crash_sweep import MODEL, OPERATIONS, copied, deployed, reconcile, whole
-from tests.world import World
+from tests.support.faults.failing import FAULTS, FailingDisk, Fault
+from tests.support.faults.operations import MODEL, OPERATIONS, copied, deployed, reconcile, whole
+from tests.support.faults.sampling import EXTENT, Sweep
+from tests.support.world import World
 
 STEP = 23
 """Of so many points one is tried, unless all are asked for."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.figures import record
+from tests.support.faults.figures import record
 
 
 def test_a_figure_replaces_its_own_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

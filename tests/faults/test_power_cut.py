@@ -24,11 +24,9 @@ from ml_code.triton_deploy.repository.journal import Journal
 from ml_code.triton_deploy.repository.releases import Releases
 from ml_code.triton_deploy.repository.versions import Versions
 from ml_code.triton_deploy.serving import Serving
-from tests.fakes import FakeTriton
-from tests.faults.killing import Killed
-from tests.faults.power_cut import Disk, Op, Recorder, Tree, lay_out
-from tests.faults.sampling import EXTENT, Sweep
-from tests.faults.test_crash_sweep import (
+from tests.support.fakes import FakeTriton
+from tests.support.faults.killing import Killed
+from tests.support.faults.operations import (
     OPERATIONS,
     copied,
     deploy,
@@ -37,7 +35,9 @@ from tests.faults.test_crash_sweep import (
     reconcile,
     whole,
 )
-from tests.world import MODEL, World
+from tests.support.faults.power_cut import Disk, Op, Recorder, Tree, lay_out
+from tests.support.faults.sampling import EXTENT, Sweep
+from tests.support.world import MODEL, World
 
 MIXTURES = 4
 """States tried after each call besides: all is lost that was not synced; nothing is; all names are there and no data."""

@@ -17,11 +17,11 @@ import pytest
 
 from ml_code.triton_deploy.triton import GrpcTriton
 from stack import Stack
-from tests.fakes import FakeRegistry, fake_store
-from tests.faults.fork_server import CALL_S, ForkServer, Job
-from tests.faults.sampling import EXTENT, Sweep
-from tests.faults.test_crash_sweep import OPERATIONS, deployed
-from tests.world import MODEL, SETTINGS, World
+from tests.support.fakes import FakeRegistry, fake_store
+from tests.support.faults.fork_server import CALL_S, ForkServer, Job
+from tests.support.faults.operations import OPERATIONS, deployed
+from tests.support.faults.sampling import EXTENT, Sweep
+from tests.support.world import MODEL, SETTINGS, World
 
 pytestmark = pytest.mark.integration
 

@@ -37,8 +37,8 @@ from ml_code.triton_deploy.repository.versions import Versions
 from ml_code.triton_deploy.retention import Inventory, Policy
 from ml_code.triton_deploy.serving import Serving
 from ml_code.triton_deploy.settlement import Settlement
-from tests.fakes import fake_store
-from tests.faults.two_deployers import TwoDeployers
+from tests.support.fakes import fake_store
+from tests.support.faults.two_deployers import TwoDeployers
 
 EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "20"))
 SEED = int(os.environ.get("STATE_MACHINE_SEED", "1"))

@@ -1,5 +1,5 @@
 """Fixtures of the unit tests."""
 
-from tests.world import fresh_world, world
+from tests.support.world import fresh_world, world
 
 __all__ = ["fresh_world", "world"]

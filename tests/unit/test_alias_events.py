@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from ml_code.alias_events import cli, receiver, signature
 from ml_code.alias_events.airflow import Airflow
-from ml_code.alias_events.airflow_trigger import SEEN, AliasTrigger
 from ml_code.alias_events.errors import Forged, Malformed
 from ml_code.alias_events.moves import Followed, Move, read_event, why_not
 from ml_code.alias_events.once import Once
@@ -27,34 +26,13 @@ from ml_code.alias_events.settings import EventSettings
 from ml_code.alias_events.webhook import Webhooks
 from ml_code.triton_deploy.errors import AccessDenied, DeployError, Misconfigured, Unavailable
 from ml_code.triton_deploy.settings import Settings
-from tests.fake_airflow import FakeAirflow, fake_airflow, takes_a_delivery_once
+from tests.support.deliveries import MOVE, SECRET, event, signed
+from tests.support.fake_airflow import FakeAirflow, fake_airflow, takes_a_delivery_once
+from tests.support.lazily import lazily
 
-SECRET = "a secret of some length"
+airflow_trigger = lazily("ml_code.alias_events.airflow_trigger")
+
 NOW_S = 1_790_000_000
-MOVE = Move("best_model", "A", "13")
-
-
-def event(move: Move = MOVE, **changes: Any) -> bytes:
-    """The body that MLflow 3.17 sends."""
-    data = {"name": move.model, "alias": move.alias, "version": move.version}
-    content = {
-        "entity": "model_version_alias",
-        "action": "created",
-        "timestamp": "2026-11-25T12:00:00+00:00",
-        "data": data,
-    }
-    return json.dumps(content | changes).encode()
-
-
-def signed(
-    body: bytes, delivery_id: str = "d-1", secret: str = SECRET, at_s: float | None = None
-) -> dict[str, str]:
-    timestamp = str(int(time.time() if at_s is None else at_s))
-    return {
-        signature.SIGNATURE: signature.sign(secret, delivery_id, timestamp, body),
-        signature.DELIVERY_ID: delivery_id,
-        signature.TIMESTAMP: timestamp,
-    }
 
 
 # What is taken for MLflow's
@@ -556,7 +534,7 @@ class AssetState:
 def seen_by_a_triggerer(looks: list[str | DeployError], kept: dict[str, Any]) -> list[str]:
     """Return the versions that a new triggerer tells of, of what it finds at each look."""
     ended = asyncio.CancelledError()
-    trigger = AliasTrigger("best_model", "A", poll_s=0)
+    trigger = airflow_trigger().AliasTrigger("best_model", "A", poll_s=0)
     trigger.asset_state_store = AssetState(kept)
     found = iter([*looks, ended])
 
@@ -591,8 +569,8 @@ def test_an_alias_that_is_set_for_the_first_time_is_a_move_and_one_that_is_remov
 
 
 def test_a_triggerer_that_dies_while_it_tells_tells_again() -> None:
-    kept: dict[str, Any] = {SEEN: "12"}
-    trigger = AliasTrigger("best_model", "A", poll_s=0)
+    kept: dict[str, Any] = {airflow_trigger().SEEN: "12"}
+    trigger = airflow_trigger().AliasTrigger("best_model", "A", poll_s=0)
     trigger.asset_state_store = AssetState(kept)
     trigger._look = lambda: "13"  # type: ignore[method-assign]
 
@@ -603,10 +581,10 @@ def test_a_triggerer_that_dies_while_it_tells_tells_again() -> None:
         return told.payload
 
     assert asyncio.run(tell_and_die()) == {"model": "best_model", "alias": "A", "version": "13"}
-    assert kept == {SEEN: "12"}
+    assert kept == {airflow_trigger().SEEN: "12"}
 
 
 def test_the_triggerer_can_make_it_again_from_what_is_serialized() -> None:
-    path, arguments = AliasTrigger("best_model", "A", poll_s=5).serialize()
+    path, arguments = airflow_trigger().AliasTrigger("best_model", "A", poll_s=5).serialize()
     assert path == "ml_code.alias_events.airflow_trigger.AliasTrigger"
-    assert AliasTrigger(**arguments).serialize() == (path, arguments)
+    assert airflow_trigger().AliasTrigger(**arguments).serialize() == (path, arguments)

@@ -20,8 +20,8 @@ from ml_code.triton_deploy.feedback import standings
 from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.records import BAKED_BADLY, Bake, BakeVerdict, to_json
 from ml_code.triton_deploy.settings import Settings
-from tests.fakes import unavailable
-from tests.world import MODEL, World
+from tests.support.fakes import unavailable
+from tests.support.world import MODEL, World
 
 QUERIES = Queries.parse(
     {

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from ml_code.triton_deploy.records import Bake, BakeVerdict
-from tests.unit.test_dag import REPO, library_environment
-from tests.world import MODEL, World
+from tests.support.dags import REPO, library_environment
+from tests.support.world import MODEL, World
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from bench.stand_in import Publisher, fill, served, settings_at
 from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.repository import ModelFolder, models_in
 from ml_code.triton_deploy.triton import tritons_of
-from tests.fakes import FakeTriton, fake_store
+from tests.support.fakes import FakeTriton, fake_store
 
 
 def test_sizes_take_turns_and_the_first_is_what_the_others_are_compared_with() -> None:

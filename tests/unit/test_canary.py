@@ -19,8 +19,8 @@ from ml_code.triton_deploy.canary_watch import Judge, Judgment, Verdict, Watched
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import DeployError, IllegalTransition, InvalidInput, VerificationFailed
 from ml_code.triton_deploy.records import Canary, Deployment, State
-from tests.models import files, golden, times
-from tests.world import MODEL, World
+from tests.support.models import files, golden, times
+from tests.support.world import MODEL, World
 
 SHARES = "5,25,50"
 SILENCE_S = 90

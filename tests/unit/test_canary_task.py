@@ -23,8 +23,8 @@ from ml_code.triton_deploy.names import deploy_id_for
 from ml_code.triton_deploy.notifications import Notification, notify
 from ml_code.triton_deploy.records import Bake, BakeVerdict, State
 from ml_code.triton_deploy.settings import Settings
-from tests.unit.test_dag import REPO, library_environment
-from tests.world import MODEL, World
+from tests.support.dags import REPO, library_environment
+from tests.support.world import MODEL, World
 
 RUN = "manual__2026-01-02T03:04:05+00:00"
 DEPLOY_ID = deploy_id_for(RUN)

@@ -20,10 +20,10 @@ from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
 from ml_code.triton_deploy.records import Deployment, State
 from ml_code.triton_deploy.retention import Kind
-from tests.fakes import unavailable
-from tests.models import files, golden, times
-from tests.unit.test_reconcile import bad_name, snapshot_of, torn_release, unreadable
-from tests.world import MODEL, World
+from tests.support.fakes import unavailable
+from tests.support.findings import bad_name, snapshot_of, torn_release, unreadable
+from tests.support.models import files, golden, times
+from tests.support.world import MODEL, World
 
 DAY_S = 86_400
 

@@ -27,7 +27,17 @@ from ml_code.alias_events.settings import EventSettings
 from ml_code.gateway.settings import GatewaySettings
 from ml_code.triton_deploy.environment import FromEnvironment
 from ml_code.triton_deploy.settings import Settings
-from tests.composing import FILES, PROFILES, ROOT, WRITE_ENV, Refused, compose, image, matrix, services
+from tests.support.composing import (
+    FILES,
+    PROFILES,
+    ROOT,
+    WRITE_ENV,
+    Refused,
+    compose,
+    image,
+    matrix,
+    services,
+)
 
 EXAMPLE = (ROOT / ".env.example").read_text()
 SECRETS = re.findall(r"^(\w+)=\s*# secret: \w+$", EXAMPLE, re.MULTILINE)
@@ -386,7 +396,8 @@ def test_the_api_server_has_a_connection_for_each_request_and_leaves_some(
     overflow = int(
         everything["airflow-api-server"]["environment"]["AIRFLOW__DATABASE__SQL_ALCHEMY_MAX_OVERFLOW"]
     )
-    allowed = int(everything["postgres"]["command"][-1].removeprefix("max_connections="))
+    options = dict(option.split("=") for option in everything["postgres"]["command"] if "=" in option)
+    allowed = int(options["max_connections"])
     threads = 40
     assert threads < 5 + overflow < allowed / 2
 

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -23,8 +22,8 @@ from ml_code.triton_deploy.intake import DeployRequest
 from ml_code.triton_deploy.names import deploy_id_for
 from ml_code.triton_deploy.records import Canary
 from ml_code.triton_deploy.serving import SMOKE_REQUESTS
+from tests.support.dags import REPO, library_environment
 
-REPO = Path(__file__).parents[2]
 DAG_MODULE = "dags.mlflow_to_triton_deploy"
 SHARED = "deploy_tasks"
 IMPORTED = {SHARED, "bake_task", "canary_task", "deploy_run", "notifier"}
@@ -43,11 +42,6 @@ STEPS = {
 CHAIN = [*list(STEPS)[:-1], "canary_release", list(STEPS)[-1]]
 """What comes one after the other before a version is live."""
 SLOW = ["mlflow", "boto3", "tritonclient", "onnx", "onnxruntime", "sklearn", "skl2onnx", "requests", "grpc"]
-
-
-def library_environment(home: Path) -> dict[str, str]:
-    """Airflow as a library: it sets up no logging and no database, and reads no airflow.cfg of this user."""
-    return {"_AIRFLOW__AS_LIBRARY": "1", "AIRFLOW_HOME": str(home), "PYTHONPATH": str(REPO / "dags")}
 
 
 @pytest.fixture(scope="module")

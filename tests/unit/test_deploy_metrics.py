@@ -11,8 +11,8 @@ from ml_code.gateway.deploy_metrics import DeployMetrics
 from ml_code.triton_deploy.errors import DeployError
 from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.records import Bake, BakeVerdict, ReconcileNote
-from tests.fakes import unavailable
-from tests.world import MODEL, World
+from tests.support.fakes import unavailable
+from tests.support.world import MODEL, World
 
 
 class Scrape:

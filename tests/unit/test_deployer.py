@@ -29,10 +29,10 @@ from ml_code.triton_deploy.errors import (
 )
 from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.records import State
-from tests.fakes import unavailable
-from tests.faults.killing import Stopper
-from tests.models import external, files, golden, times, unknown_operator
-from tests.world import MODEL, World
+from tests.support.fakes import unavailable
+from tests.support.faults.killing import Stopper
+from tests.support.models import external, files, golden, times, unknown_operator
+from tests.support.world import MODEL, World
 
 STEPS = ("materialize", "load", "ready", "smoke", "commit")
 

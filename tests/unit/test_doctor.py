@@ -26,8 +26,8 @@ from ml_code.triton_deploy.repository import models_in
 from ml_code.triton_deploy.repository.lease import CLOCK_SKEW_S
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.triton import ServerInfo
-from tests.fakes import FakeTriton, unavailable
-from tests.world import MODEL, World
+from tests.support.fakes import FakeTriton, unavailable
+from tests.support.world import MODEL, World
 
 # The examination
 

@@ -27,9 +27,9 @@ from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
 from ml_code.triton_deploy.records import Release, State
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.status import model_status
-from tests.fakes import FakeBoard, unavailable
-from tests.models import files, golden, times
-from tests.world import MODEL, World
+from tests.support.fakes import FakeBoard, unavailable
+from tests.support.models import files, golden, times
+from tests.support.world import MODEL, World
 
 
 def release(generation: int, version: int, *warm: int, alias: str = "A") -> Release:

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from sklearn.metrics import accuracy_score, log_loss, root_mean_squared_error
 
 from ml_code.gate import __main__ as command_line
 from ml_code.gate.evaluation import Comparison, gather, shared_rows
@@ -44,7 +43,10 @@ from ml_code.triton_deploy.errors import (
     VerificationFailed,
 )
 from ml_code.triton_deploy.records import Deployment, Pinned, Release, State
-from tests.models import times
+from tests.support.lazily import lazily
+from tests.support.models import times
+
+metrics = lazily("sklearn.metrics")
 
 RANDOM = np.random.default_rng(3)
 
@@ -143,8 +145,8 @@ def test_scores_of_a_classification_are_those_of_scikit_learn() -> None:
     probabilities, held_out = classified()
     found = scores(probabilities, held_out)
     one_hot = np.eye(3)[held_out.target]
-    assert found["log_loss"] == pytest.approx(log_loss(held_out.target, probabilities), rel=1e-5)
-    assert found["accuracy"] == accuracy_score(held_out.target, probabilities.argmax(axis=1))
+    assert found["log_loss"] == pytest.approx(metrics().log_loss(held_out.target, probabilities), rel=1e-5)
+    assert found["accuracy"] == metrics().accuracy_score(held_out.target, probabilities.argmax(axis=1))
     assert found["brier"] == pytest.approx(((probabilities - one_hot) ** 2).sum(axis=1).mean(), rel=1e-5)
     assert set(found) == {"log_loss", "accuracy", "brier", "ece"}
 
@@ -153,7 +155,9 @@ def test_scores_of_a_regression_are_those_of_scikit_learn() -> None:
     target = RANDOM.normal(size=(50, 4)).astype(np.float32)
     answers = target + RANDOM.normal(size=(50, 4)).astype(np.float32)
     found = scores(answers, HeldOut({"x": target}, target, "regression"))
-    assert found["rmse"] == pytest.approx(root_mean_squared_error(target.ravel(), answers.ravel()), rel=1e-5)
+    assert found["rmse"] == pytest.approx(
+        metrics().root_mean_squared_error(target.ravel(), answers.ravel()), rel=1e-5
+    )
     assert found["mae"] == pytest.approx(np.abs(target - answers).mean(), rel=1e-5)
     assert set(found) == {"rmse", "mae"}
 

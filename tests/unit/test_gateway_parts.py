@@ -21,7 +21,7 @@ from ml_code.gateway.metrics import BUCKETS_S, LastMinutes, Sums, quantile
 from ml_code.gateway.release_follower import ReleaseFollower
 from ml_code.gateway.settings import GatewaySettings
 from ml_code.triton_deploy.errors import DeployError, Misconfigured
-from tests.world import MODEL, World
+from tests.support.world import MODEL, World
 
 # Settings
 

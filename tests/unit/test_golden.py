@@ -9,7 +9,7 @@ import pytest
 from ml_code.triton_deploy.errors import ArtifactRejected, VerificationFailed
 from ml_code.triton_deploy.golden import SmokeCase, derive_case, largest_error, parse_case
 from ml_code.triton_deploy.schema import Schema, Tensor
-from tests.models import golden, times
+from tests.support.models import golden, times
 
 SCHEMA = Schema((Tensor("x", "FP32", (-1, 2)),), (Tensor("y", "FP32", (-1, 2)),))
 

@@ -19,7 +19,7 @@ from ml_code.gateway.app import create_app
 from ml_code.gateway.edge import OPEN_PATHS
 from ml_code.gateway.settings import GatewaySettings
 from ml_code.triton_deploy.settings import Settings
-from tests.charts import (
+from tests.support.charts import (
     CHART,
     NAMESPACE,
     ROOT,

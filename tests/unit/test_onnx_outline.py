@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ml_code.triton_deploy.errors import ArtifactRejected
 from ml_code.triton_deploy.onnx_model import inspect
 from ml_code.triton_deploy.onnx_outline import LARGE_BYTES, outline
-from tests.models import times
+from tests.support.models import times
 
 WIDE = 2000
 WEIGHTS = numpy_helper.from_array(np.ones(WIDE, np.float32), "w")

@@ -14,10 +14,10 @@ from ml_code.triton_deploy.errors import DeployError, InvalidInput, LeaseHeld
 from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.plan import Plan
 from ml_code.triton_deploy.records import State, advance
-from tests.fakes import unavailable
-from tests.models import files, golden, times
-from tests.unit.test_reconcile import STEPS, snapshot_of
-from tests.world import MODEL, World
+from tests.support.fakes import unavailable
+from tests.support.findings import STEPS, snapshot_of
+from tests.support.models import files, golden, times
+from tests.support.world import MODEL, World
 
 
 @pytest.fixture

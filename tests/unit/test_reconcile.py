@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
 
 import pytest
 
@@ -18,20 +16,14 @@ from ml_code.triton_deploy.records import State
 from ml_code.triton_deploy.repository.lease import Lease
 from ml_code.triton_deploy.status import model_status
 from ml_code.triton_deploy.survey import Survey
-from tests.fakes import FakeTriton, unavailable
-from tests.models import times
-from tests.world import MODEL, World
-
-STEPS = ("materialize", "load", "ready", "smoke", "commit")
+from tests.support.fakes import FakeTriton, unavailable
+from tests.support.findings import STEPS, bad_name, snapshot_of, torn_release, unreadable
+from tests.support.models import times
+from tests.support.world import MODEL, World
 
 
 def reconcile(world: World, **options: bool) -> Reconciled:
     return Reconciler(world.settings, tritons=[world.triton], clock=lambda: world.now).run(MODEL, **options)
-
-
-def snapshot_of(root: Path) -> dict[str, tuple[int, int]]:
-    """Inode and time of change of every file: what a touch would alter."""
-    return {str(p): ((s := os.lstat(p)).st_ino, s.st_mtime_ns) for p in root.rglob("*")}
 
 
 @pytest.fixture
@@ -238,24 +230,6 @@ def test_who_looks_at_many_models_asks_a_triton_once(
     calls = len(deployed.triton.calls)
     assert not model_status(deployed.settings, MODEL, survey=Survey(deployed.root)).agrees
     assert deployed.triton.calls[calls:] == ["loaded "], "a Triton that is away is not waited for twice"
-
-
-def torn_release(world: World) -> None:
-    folder = world.root / "a_torn_one"
-    for name in ("deployments", "releases"):
-        (folder / name).mkdir(parents=True)
-    (folder / "releases/000001.json").write_text("{")
-
-
-def bad_name(world: World) -> None:
-    (world.root / "a bad name" / "deployments").mkdir(parents=True)
-
-
-def unreadable(world: World) -> None:
-    """Nothing that the library expects: a defect of its own, or a file system that does what none should."""
-    folder = world.root / "a_broken_one"
-    (folder / "deployments").mkdir(parents=True)
-    (folder / "leases" / "000001.json").mkdir(parents=True)
 
 
 @pytest.mark.parametrize("break_one", [torn_release, bad_name, unreadable])

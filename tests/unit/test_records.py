@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import timedelta, timezone
 
 import pytest
 from hypothesis import given
@@ -14,7 +14,6 @@ from ml_code.triton_deploy.records import (
     TRANSITIONS,
     Deployment,
     Failure,
-    Pinned,
     Release,
     State,
     advance,
@@ -22,31 +21,7 @@ from ml_code.triton_deploy.records import (
     to_json,
     utc_text,
 )
-
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-RECORD = Deployment(
-    deploy_id="d1",
-    model="m",
-    state=State.PINNED,
-    pinned=Pinned(version=3, run_id="r", alias="A", artifact_uri="s3://b/p", fingerprint="f"),
-    base_generation=7,
-    base_version=2,
-    actor="me",
-    times_utc={"pinned": utc_text(NOW)},
-)
-LIVE = Release(
-    model="m",
-    generation=7,
-    active_version=2,
-    run_id="r2",
-    alias="A",
-    digest="x",
-    previous_version=1,
-    warm_versions=(1,),
-    deploy_id="d0",
-    actor="me",
-    updated_at_utc=utc_text(NOW),
-)
+from tests.support.recorded import LIVE, NOW, RECORD
 
 
 def test_every_state_is_in_the_table() -> None:

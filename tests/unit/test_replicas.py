@@ -18,9 +18,9 @@ from ml_code.triton_deploy.records import Deployment, State
 from ml_code.triton_deploy.replicas import Replicas
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.triton import tritons_of
-from tests.fakes import FakeTriton, ones
-from tests.models import files, times
-from tests.world import MODEL, World
+from tests.support.fakes import FakeTriton, ones
+from tests.support.models import files, times
+from tests.support.world import MODEL, World
 
 
 class Fleet:

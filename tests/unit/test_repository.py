@@ -15,7 +15,7 @@ from ml_code.triton_deploy.errors import LeaseHeld, NotFound, StorageFailed, Sup
 from ml_code.triton_deploy.records import Failure, State, advance
 from ml_code.triton_deploy.repository import Manifest, ModelFolder, durable, models_in
 from ml_code.triton_deploy.repository.versions import Versions
-from tests.unit.test_records import LIVE, NOW, RECORD
+from tests.support.recorded import LIVE, NOW, RECORD
 
 # Durable writes
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ml_code.triton_deploy.records import TRANSITIONS, Deployment, Release, State, utc_text
 from ml_code.triton_deploy.retention import GRACE, Found, Inventory, Kind, Policy, judge
-from tests.unit.test_records import LIVE, NOW, RECORD
+from tests.support.recorded import LIVE, NOW, RECORD
 
 POLICY = Policy(releases=2, quarantined=1, days=7)
 

@@ -8,9 +8,9 @@ from ml_code.triton_deploy.errors import DeployError, LeaseHeld, NotFound, Super
 from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.records import STEP_AFTER, Deployment, State
 from ml_code.triton_deploy.settlement import Settlement
-from tests.fakes import unavailable
-from tests.models import files, golden, times
-from tests.world import MODEL, World
+from tests.support.fakes import unavailable
+from tests.support.models import files, golden, times
+from tests.support.world import MODEL, World
 
 
 def revert(world: World, version: int | None = None, deploy_id: str = "r1", **changes: str) -> Deployment:

@@ -18,12 +18,14 @@ import pytest
 from ml_code import train_model
 from ml_code.training import split
 from ml_code.training.errors import InvalidRequestError, ParityError, RegistryError
-from ml_code.training.registration import golden_document, select_experiment
 from ml_code.training.request import TrainingRequest
 from ml_code.training.trained import Parity, TrainedModel, compare, infer
 from ml_code.training.trainer import train
-from ml_code.training.trainers import classifier
-from tests.models import times
+from tests.support.lazily import lazily
+from tests.support.models import times
+
+registration = lazily("ml_code.training.registration")
+classifier = lazily("ml_code.training.trainers.classifier")
 
 REPOSITORY = Path(__file__).parents[2]
 NOBODY_LISTENS = "http://127.0.0.1:1"
@@ -93,7 +95,7 @@ def test_every_process_writes_the_same_bytes(trained: TrainedModel) -> None:
 
 
 def test_splits_share_no_row_and_take_their_shares() -> None:
-    rows = classifier.read(classifier.Options()).features
+    rows = classifier().read(classifier().Options()).features
     parts = split.by_content(rows, 7)
     contents = [{row.tobytes() for row in rows[part]} for part in (parts.train, parts.validation, parts.test)]
     assert sum(map(len, contents)) == len(set().union(*contents)) == len(rows) == 569
@@ -102,7 +104,7 @@ def test_splits_share_no_row_and_take_their_shares() -> None:
 
 
 def test_a_row_stays_in_its_part_when_rows_are_added_repeated_and_reordered() -> None:
-    rows = classifier.read(classifier.Options()).features
+    rows = classifier().read(classifier().Options()).features
     before, half = split.by_content(rows, 7), rows[:300]
     grown = np.concatenate([half, half])[::-1]
     after = split.by_content(grown, 7)
@@ -113,9 +115,9 @@ def test_a_row_stays_in_its_part_when_rows_are_added_repeated_and_reordered() ->
 
 
 def test_the_scaler_has_seen_training_rows_only() -> None:
-    rows = classifier.read(classifier.Options())
+    rows = classifier().read(classifier().Options())
     parts = split.by_content(rows.features, 7)
-    scaler = classifier.fit(rows, parts.train, classifier.Options())[0]
+    scaler = classifier().fit(rows, parts.train, classifier().Options())[0]
     np.testing.assert_allclose(scaler.mean_, rows.features[parts.train].mean(axis=0))
 
 
@@ -147,7 +149,7 @@ def test_the_file_has_the_names_types_and_shapes_that_clients_rely_on(
     ]
     opsets = {opset.domain: opset.version for opset in model.opset_import}
     assert set(opsets) == {"", "ai.onnx.ml"}
-    assert all(version <= classifier.MAX_OPSETS[domain] for domain, version in opsets.items())
+    assert all(version <= classifier().MAX_OPSETS[domain] for domain, version in opsets.items())
     assert model.ir_version <= 8  # what ONNX Runtime 1.12 loads
 
 
@@ -197,7 +199,7 @@ def test_numbers_may_differ_absolutely_or_relatively_but_a_nan_never_holds() -> 
 
 
 def test_golden_document_is_what_the_file_answers_to_held_out_rows(trained: TrainedModel) -> None:
-    document = json.loads(json.dumps(golden_document(trained.examples, trained.expected)))
+    document = json.loads(json.dumps(registration().golden_document(trained.examples, trained.expected)))
     tensors = {t["name"]: t for t in (*document["inputs"], *document["outputs"])}
     kinds = {name: (t["datatype"], t["shape"]) for name, t in tensors.items()}
     assert kinds == {
@@ -227,7 +229,7 @@ def test_an_export_that_takes_batches_of_one_size_only_is_no_export() -> None:
 @pytest.mark.parametrize("uri", ["", "localhost:5000", "sqlite:///mlflow.db", "./mlruns"])
 def test_a_tracking_uri_that_is_no_server_is_refused(uri: str) -> None:
     with pytest.raises(InvalidRequestError, match=r"MLFLOW_TRACKING_URI|tracking URI"):
-        select_experiment(uri, "training")
+        registration().select_experiment(uri, "training")
 
 
 @pytest.fixture
@@ -245,7 +247,7 @@ def test_retries_of_the_client_are_bounded_unless_the_user_sets_them(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     started = time.monotonic()
     with pytest.raises(RegistryError, match=NOBODY_LISTENS):
-        select_experiment(NOBODY_LISTENS, "training")
+        registration().select_experiment(NOBODY_LISTENS, "training")
     assert time.monotonic() - started < 10
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0"
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "10"

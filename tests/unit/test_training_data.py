@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from ml_code import train_model
-from ml_code.training import registration, split
+from ml_code.training import split
 from ml_code.training.errors import DataError
 from ml_code.training.request import TrainingRequest
-from ml_code.training.table import need_ascending, numbers, read_table
 from ml_code.training.trained import fingerprint
 from ml_code.training.trainer import train
+from tests.support.lazily import lazily
+
+registration = lazily("ml_code.training.registration")
+tables = lazily("ml_code.training.table")
 
 FLOWERS = "colour,petal,stem\n" + "".join(
     f"{'red' if row % 2 else 'blue'},{row % 2 + row / 1000},{row % 7}\n" for row in range(120)
@@ -102,15 +105,15 @@ def test_a_file_that_is_not_there_or_of_another_scheme_is_refused(tmp_path: Path
         ("s3://bucket/", "names no object"),
     ):
         with pytest.raises(DataError, match=says):
-            read_table(location)
+            tables().read_table(location)
 
 
 def test_refused_data_exits_with_5_and_nothing_is_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     published: list[object] = []
-    monkeypatch.setattr(registration, "select_experiment", lambda *_: None)
-    monkeypatch.setattr(registration, "publish", lambda *given: published.append(given))
+    monkeypatch.setattr(registration(), "select_experiment", lambda *_: None)
+    monkeypatch.setattr(registration(), "publish", lambda *given: published.append(given))
     location = written(tmp_path, FLOWERS)
     arguments = ["--tracking-uri", "http://127.0.0.1:1", "--data", location, "--target"]
     assert train_model.main([*arguments, "size"]) == 5
@@ -130,17 +133,19 @@ def test_refused_data_exits_with_5_and_nothing_is_published(
     ],
 )
 def test_times_have_to_ascend(tmp_path: Path, times: list[str], row: int) -> None:
-    table = read_table(written(tmp_path, "\n".join(["time,close", *(f"{time},1" for time in times)])))
+    table = tables().read_table(
+        written(tmp_path, "\n".join(["time,close", *(f"{time},1" for time in times)]))
+    )
     if not row:
-        need_ascending(table, "time", "the table")
+        tables().need_ascending(table, "time", "the table")
     else:
         with pytest.raises(DataError, match=f"the table, column 'time', row {row}: .* is no time after"):
-            need_ascending(table, "time", "the table")
+            tables().need_ascending(table, "time", "the table")
 
 
 def test_numbers_come_in_the_order_asked_for(tmp_path: Path) -> None:
-    table = read_table(written(tmp_path, "a,b,c\n1,x,3.5\n2,y,-4e2\n"))
-    np.testing.assert_array_equal(numbers(table, ["c", "a"], "t"), [[3.5, 1], [-400, 2]])
+    table = tables().read_table(written(tmp_path, "a,b,c\n1,x,3.5\n2,y,-4e2\n"))
+    np.testing.assert_array_equal(tables().numbers(table, ["c", "a"], "t"), [[3.5, 1], [-400, 2]])
 
 
 def test_every_class_has_to_be_in_every_part() -> None:

@@ -17,7 +17,7 @@ from ml_code.triton_deploy.artifacts import Source
 from ml_code.triton_deploy.errors import StorageFailed
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.transfer import AHEAD, Transfer
-from tests.fakes import fake_store
+from tests.support.fakes import fake_store
 
 MIB = 1 << 20
 STREAMS = 2

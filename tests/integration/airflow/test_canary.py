@@ -1,0 +1,70 @@
+"""A canary in a running Airflow: the triggerer watches it, and whatever ends it ends the run as any failed step does."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from ml_code.triton_deploy.canary import Exposure, exposure
+from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.records import State
+from stack import Stack
+from tests.support.airflow.models import ALL_WENT_WELL, Model, failed_at
+from tests.support.airflow.runs import AirflowCommand, AirflowServer, await_value
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture
+def server(stack_with_airflow: Stack) -> AirflowServer:
+    stack_with_airflow.start(["triggerer"])
+    return AirflowServer(stack_with_airflow)
+
+
+def exposed(model: Model) -> Exposure | None:
+    """What gateways make of the record of the deploy d2 now."""
+    return exposure(model.folder.journal.find("d2"), 1, datetime.now(UTC))
+
+
+def test_a_canary_that_goes_well_is_committed_also_in_a_command_of_ci(
+    live: Model, airflow: AirflowCommand
+) -> None:
+    live.register()
+    ended, run = airflow.deploy(
+        model=live.name, deploy_id="d2", canary="5,50", canary_minutes=0.1, bake_minutes=0
+    )
+    assert (ended.code, run.tasks) == (0, ALL_WENT_WELL), ended.output
+    record = live.folder.journal.get("d2")
+    assert record.state is State.COMMITTED
+    assert record.canary is not None
+    assert (record.canary.step, record.canary.share_percent) == (2, 50)
+
+
+def test_a_canary_that_goes_well_is_committed_by_its_run(live: Model, server: AirflowServer) -> None:
+    live.register()
+    run_id = server.deploy(model=live.name, deploy_id="d2", canary="5,50", canary_minutes=0.1, bake_minutes=0)
+    run = server.ended(run_id, limit_s=600)
+    assert (run.state, run.tasks) == ("success", ALL_WENT_WELL)
+    record = live.folder.journal.get("d2")
+    assert record.state is State.COMMITTED
+    assert record.canary is not None
+    assert (record.canary.step, record.canary.share_percent) == (2, 50)
+
+
+def test_a_canary_that_somebody_rolls_back_fails_its_run(live: Model, server: AirflowServer) -> None:
+    live.register()
+    before = live.current
+    run_id = server.deploy(model=live.name, deploy_id="d2", canary="50", canary_minutes=30)
+    await_value(lambda: exposed(live), "a share", limit_s=600)
+    await_value(
+        lambda: server.run(run_id).tasks["canary_release"] == "deferred" or None,
+        "the wait in the triggerer",
+        limit_s=300,
+    )
+    Deployer(live.settings).rollback(live.name, "d2")
+    assert exposed(live) is None
+    run = server.ended(run_id, limit_s=600)
+    assert (run.state, run.tasks) == ("failed", failed_at("canary"))
+    assert live.state("d2") is State.ROLLED_BACK
+    assert live.current == before

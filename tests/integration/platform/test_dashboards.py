@@ -1,0 +1,59 @@
+"""Every query of the shipped dashboards, asked of a real Prometheus before a real gateway and real Tritons."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.servers.dashboards import asked, live_through_everything, over_time, watched
+from tests.support.servers.debian_packages import REPOSITORY
+from tests.support.servers.gateways import Gateway, Releases, eventually
+
+pytestmark = pytest.mark.integration
+
+PICTURES = REPOSITORY / "docs/images"
+
+
+def test_every_query_of_the_dashboards_returns_data(
+    gateway: Gateway, releases: Releases, tmp_path: Path
+) -> None:
+    queries = asked(releases.model)
+    assert len(queries) > 40
+    with watched(tmp_path / "prometheus", releases, gateway) as prometheus:
+        began = time.time()
+        live_through_everything(releases, gateway, step_s=4)
+        empty = set(queries)
+
+        def all_answered() -> bool:
+            for place in list(empty):
+                series = over_time(prometheus, queries[place], began)
+                if any(math.isfinite(float(value)) for one in series for _, value in one["values"]):
+                    empty.discard(place)
+            return not empty
+
+        try:
+            eventually(all_answered, "every query returned a number", 30)
+        except AssertionError:
+            raise AssertionError(f"without data: {sorted(empty)}") from None
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_the_pictures_in_the_documents_are_drawn_anew(
+    gateway: Gateway, releases: Releases, tmp_path: Path
+) -> None:
+    with watched(tmp_path / "prometheus", releases, gateway) as prometheus:
+        began = time.time()
+        live_through_everything(releases, gateway, step_s=25)
+        command = [sys.executable, str(REPOSITORY / "deploy/grafana/render.py")]
+        minutes = str((time.time() - began) / 60)
+        options = ["--prometheus", prometheus.url, "--minutes", minutes, "--rate-window", "10s"]
+        subprocess.run([*command, *options, "--output", str(PICTURES)], check=True)
+    drawn = sorted(path.name for path in PICTURES.glob("dashboard-*.png"))
+    assert drawn == ["dashboard-deployments.png", "dashboard-fleet.png", "dashboard-model.png"]
+    assert all(path.stat().st_size < 150_000 for path in PICTURES.iterdir())

@@ -1,0 +1,420 @@
+"""Each thing that the field gets wrong, provoked on the real servers: the doctor names the cause and what to do, and hangs on none."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from ml_code.triton_deploy.doctor import Finding, Verdict, examine
+from ml_code.triton_deploy.doctor.probe import PREFIX
+from stack import Stack
+from stack.ports import free_ports
+from tests.support.servers.publishing import Publisher
+from tests.support.servers.relaying import Reply, answering, relay_to, silent_server
+from tests.support.servers.tritons import triton_without_control
+
+pytestmark = pytest.mark.integration
+
+COMMAND = str(Path(sys.executable).with_name("triton-deploy"))
+FITTING = {"TRITON_DEPLOY_MAX_OPSET": "21", "TRITON_DEPLOY_MAX_IR_VERSION": "10"}
+"""What the Triton of this stack would take with NVIDIA's own backend."""
+
+
+class Patient:
+    """The stack's set-up, to be spoilt."""
+
+    def __init__(self, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.stack = stack
+        self._monkeypatch = monkeypatch
+        self._environment: Mapping[str, str] = {**stack.environment, **FITTING}
+
+    def examined(self, *, clock: Callable[[], float] = time.time, **changes: str | None) -> list[Finding]:
+        """What a doctor finds with some variables changed; None unsets one."""
+        environment = {**self._environment, **changes}
+        # boto3 reads the process's own variables.
+        for name, value in environment.items():
+            if value is None:
+                self._monkeypatch.delenv(name, raising=False)
+            else:
+                self._monkeypatch.setenv(name, value)
+        found = examine(clock=clock)
+        root = Path(self.stack.environment["TRITON_DEPLOY_REPOSITORY"])
+        assert not list(root.glob(f"{PREFIX}*"))
+        return found
+
+
+@pytest.fixture
+def patient(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Patient:
+    return Patient(stack, monkeypatch)
+
+
+def said(found: list[Finding], check: str, verdict: Verdict, *words: str) -> Finding:
+    """Assert that a check came to a verdict in so many words, of the cause or the fix."""
+    of_check = [one for one in found if one.check == check and one.verdict is verdict]
+    for one in of_check:
+        if all(word in f"{one.what} {one.fix}" for word in words):
+            assert one.fix or verdict in (Verdict.OK, Verdict.UNKNOWN)
+            return one
+    listing = "\n".join(f"{one.verdict} {one.check}: {one.what} [{one.fix}]" for one in found)
+    pytest.fail(f"no {verdict} of {check} with {words} in:\n{listing}")
+
+
+def fine(found: list[Finding], *checks: str) -> None:
+    """Assert that these checks have nothing to say against the set-up."""
+    assert set(checks) <= {one.check for one in found}
+    assert [
+        one for one in found if one.check in checks and one.verdict in (Verdict.FAILED, Verdict.WARNING)
+    ] == []
+
+
+@pytest.fixture
+def experiment(stack: Stack) -> Iterator[Callable[[str], str]]:
+    """Makes an experiment at a location, and deletes it at the end; returns its name."""
+    url = f"{stack.environment['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/experiments"
+    made: list[str] = []
+
+    def make(location: str) -> str:
+        name = f"doctor-{uuid.uuid4().hex[:8]}"
+        answer = requests.post(
+            f"{url}/create", json={"name": name, "artifact_location": location}, timeout=30
+        )
+        answer.raise_for_status()
+        made.append(answer.json()["experiment_id"])
+        return name
+
+    yield make
+    for experiment_id in made:
+        requests.post(f"{url}/delete", json={"experiment_id": experiment_id}, timeout=30).raise_for_status()
+
+
+# The command
+
+
+def test_a_healthy_set_up_is_found_healthy_and_left_as_it_was(stack: Stack) -> None:
+    before = sorted(stack.model_repository.iterdir())
+    run = subprocess.run(
+        [COMMAND, "doctor", "--json"],
+        env={**os.environ, **stack.environment, **FITTING},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    found = [Finding(**{**one, "verdict": Verdict(one["verdict"])}) for one in json.loads(run.stdout)]
+    fine(found, "settings", "MLflow", "artifacts", "S3", "repository", "Triton", "clocks")
+    said(found, "Triton", Verdict.OK, "sees the folder", str(stack.model_repository))
+    said(found, "MLflow", Verdict.OK, "It knows logged models")
+    said(found, "clocks", Verdict.UNKNOWN, "Triton tells no time")
+    assert sorted(stack.model_repository.iterdir()) == before
+
+
+def test_a_failed_check_is_shown_with_what_to_do_and_the_exit_code(stack: Stack) -> None:
+    run = subprocess.run(
+        [COMMAND, "doctor"],
+        env={**os.environ, **stack.environment, "MLFLOW_S3_ENDPOINT_URL": "minio:9000"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 7, run.stdout + run.stderr
+    lines = run.stdout.splitlines()
+    (number,) = [number for number, line in enumerate(lines) if line.startswith("FAILED")]
+    assert "MLFLOW_S3_ENDPOINT_URL='minio:9000' is not an http:// or https:// URL" in lines[number]
+    assert lines[number + 1].strip() == "What to do: Write it with its scheme, for example http://minio:9000."
+    assert any(line.startswith("not checked") and "MLFLOW_S3_ENDPOINT_URL" in line for line in lines)
+    assert any(line.startswith("ok") and "sees the folder" in line for line in lines), (
+        "the others are checked"
+    )
+
+
+def test_a_doctor_that_is_stopped_leaves_no_probe(stack: Stack, tmp_path: Path) -> None:
+    # Triton never sees this folder, so the probe is there for seconds.
+    environment = {**os.environ, **stack.environment, "TRITON_DEPLOY_REPOSITORY": str(tmp_path)}
+    with subprocess.Popen([COMMAND, "doctor"], env=environment, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while not any(not any(probe.iterdir()) for probe in tmp_path.glob(f"{PREFIX}*")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
+# MLflow
+
+
+def test_a_tracking_uri_without_a_scheme_is_named(patient: Patient) -> None:
+    found = patient.examined(MLFLOW_TRACKING_URI="mlflow:5000")
+    said(found, "settings", Verdict.FAILED, "MLFLOW_TRACKING_URI='mlflow:5000'", "http://mlflow:5000")
+    said(found, "MLflow", Verdict.UNKNOWN, "MLFLOW_TRACKING_URI")
+    fine(found, "Triton", "repository")
+
+
+def test_an_mlflow_that_is_down_is_named_and_stops_nothing(patient: Patient) -> None:
+    found = patient.examined(MLFLOW_TRACKING_URI="http://127.0.0.1:1")
+    said(
+        found,
+        "MLflow",
+        Verdict.FAILED,
+        "MLflow at http://127.0.0.1:1 can't be reached",
+        "MLFLOW_TRACKING_URI",
+    )
+    said(found, "S3", Verdict.UNKNOWN, "MLflow can't be asked")
+    said(found, "clocks", Verdict.UNKNOWN, "The clock of MLflow can't be read")
+    fine(found, "settings", "Triton", "repository", "clocks")
+
+
+def test_an_mlflow_and_a_triton_that_are_silent_are_given_up(patient: Patient) -> None:
+    with silent_server() as mlflow, silent_server() as triton:
+        started = time.monotonic()
+        found = patient.examined(
+            MLFLOW_TRACKING_URI=f"http://{mlflow}",
+            TRITON_DEPLOY_GRPC_URLS=triton,
+            TRITON_DEPLOY_MLFLOW_TIMEOUT_S="1",
+            TRITON_DEPLOY_SWITCH_TIMEOUT_S="1",
+        )
+    assert time.monotonic() - started < 45
+    said(found, "MLflow", Verdict.FAILED, f"MLflow at http://{mlflow} did not answer in time")
+    said(found, "Triton", Verdict.FAILED, f"Triton at {triton}")
+    said(found, "Triton", Verdict.UNKNOWN, "No Triton answers")
+    fine(found, "repository")
+
+
+def test_a_host_name_that_mlflow_does_not_serve_is_named(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = requests.Session.send
+
+    def send(
+        session: requests.Session, request: requests.PreparedRequest, **options: Any
+    ) -> requests.Response:
+        request.headers["Host"] = "mlflow.example:5000"
+        return real(session, request, **options)
+
+    monkeypatch.setattr(requests.Session, "send", send)
+    found = patient.examined()
+    said(found, "MLflow", Verdict.FAILED, "refuses this host name", "--allowed-hosts")
+
+
+def test_a_server_without_logged_models_is_named(patient: Patient) -> None:
+    def aged(reply: Reply) -> None:
+        if "logged-models" in reply.path:
+            reply.headers["content-type"] = "text/html"
+            reply.replace_body(b"<!doctype html><title>404 Not Found</title>", 404)
+        elif reply.path == "/version":
+            reply.replace_body(b"2.22.0")
+
+    with relay_to(patient.stack.environment["MLFLOW_TRACKING_URI"]) as relay:
+        relay.spoil = aged
+        found = patient.examined(MLFLOW_TRACKING_URI=relay.url)
+    said(found, "MLflow", Verdict.WARNING, "is 2.22.0", "no logged models", "Upgrade")
+    said(found, "MLflow", Verdict.FAILED, "answers logged-models with 404", "Upgrade the server")
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (401, ("denies access", "MLFLOW_TRACKING_TOKEN")),
+        (404, ("answers logged-models with 404", "MLFLOW_TRACKING_URI")),
+    ],
+)
+def test_a_server_that_denies_access_or_is_no_mlflow_is_named(
+    patient: Patient, status: int, words: tuple[str, ...]
+) -> None:
+    with answering(status, b"<!doctype html><title>Not for you</title>") as url:
+        found = patient.examined(MLFLOW_TRACKING_URI=url)
+    said(found, "MLflow", Verdict.UNKNOWN, f"{url} does not say its version ({status})")
+    said(found, "MLflow", Verdict.FAILED, url, *words)
+    said(found, "S3", Verdict.UNKNOWN, "MLflow can't be asked")
+    fine(found, "Triton", "repository")
+
+
+@contextmanager
+def mlflow_without_artifacts(folder: Path, root: str) -> Iterator[str]:
+    """A real MLflow that hands out no artifacts and gives experiments a place of its own machine."""
+    port = free_ports()["mlflow"]
+    argv = [sys.executable, "-m", "mlflow", "server", "--no-serve-artifacts", "--default-artifact-root", root]
+    argv += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    argv += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    environment = {
+        **os.environ,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    url = f"http://127.0.0.1:{port}"
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            argv, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 150
+        while not _answers(f"{url}/health"):
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.3)
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
+def test_an_mlflow_whose_artifacts_only_its_own_machine_can_read_is_named(
+    patient: Patient, tmp_path: Path
+) -> None:
+    with mlflow_without_artifacts(tmp_path, "file:///E:/mlruns") as url:
+        found = patient.examined(MLFLOW_TRACKING_URI=url)
+    said(found, "artifacts", Verdict.WARNING, "can't hand out artifacts", "--serve-artifacts")
+    said(
+        found,
+        "artifacts",
+        Verdict.FAILED,
+        "'Default' at file:///E:/mlruns/0",
+        "a file:// URL of a Windows drive",
+        "only the machine that logged them can read",
+        "--artifacts-destination",
+        "triton-deploy init",
+    )
+    fine(found, "MLflow", "S3")
+
+
+def test_experiments_at_places_that_cant_be_read_are_listed(
+    patient: Patient, experiment: Callable[[str], str]
+) -> None:
+    kinds = {
+        "file:///srv/mlruns": "a file:// URL",
+        "E:\\mlruns\\1": "a path on a Windows drive",
+        "mlruns\\1": "a path with back-slashes",
+        "./mlruns/1": "a path without a scheme",
+        "s3://bucket/../other": "it is no location",
+    }
+    names = {experiment(location): kind for location, kind in kinds.items()}
+    found = patient.examined()
+    for name, kind in names.items():
+        said(found, "artifacts", Verdict.WARNING, f"{name!r} at", kind, "log into another one")
+    fine(found, "MLflow", "Triton")
+
+
+def test_an_mlflow_that_cant_reach_its_own_store_is_named(patient: Patient) -> None:
+    with relay_to(patient.stack.environment["MLFLOW_TRACKING_URI"]) as relay:
+        relay.spoil = lambda reply: (
+            reply.replace_body(b'{"error_code": "INTERNAL_ERROR", "message": "NoSuchBucket"}', 500)
+            if "mlflow-artifacts" in reply.path
+            else None
+        )
+        found = patient.examined(MLFLOW_TRACKING_URI=relay.url)
+    said(found, "artifacts", Verdict.FAILED, "NoSuchBucket", "MLflow's artifact store (S3) runs")
+
+
+# S3
+
+
+@pytest.fixture
+def direct(stack: Stack) -> None:
+    """An experiment keeps its artifacts in the stack's bucket itself."""
+    Publisher(stack.environment)._experiment(direct=True)
+
+
+@pytest.mark.usefixtures("direct")
+def test_keys_that_are_missing_or_wrong_are_named(patient: Patient) -> None:
+    keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    fine(patient.examined(), "S3")
+    found = patient.examined(AWS_SECRET_ACCESS_KEY="wrong")
+    said(found, "S3", Verdict.FAILED, "denies access to s3://mlflow", *keys)
+    found = patient.examined(AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None, HOME="/nonexistent")
+    said(found, "S3", Verdict.FAILED, "Unable to locate credentials", "s3://mlflow", *keys)
+
+
+def test_a_bucket_that_is_missing_is_named(patient: Patient, experiment: Callable[[str], str]) -> None:
+    experiment("s3://nobody-made-this/x")
+    found = patient.examined()
+    said(
+        found, "S3", Verdict.FAILED, "has no bucket for s3://nobody-made-this", "triton-deploy init --bucket"
+    )
+
+
+@pytest.mark.usefixtures("direct")
+def test_an_s3_that_is_down_is_named(patient: Patient) -> None:
+    found = patient.examined(MLFLOW_S3_ENDPOINT_URL="http://127.0.0.1:1")
+    said(found, "S3", Verdict.FAILED, "S3 at http://127.0.0.1:1 can't be reached", "MLFLOW_S3_ENDPOINT_URL")
+    said(found, "clocks", Verdict.UNKNOWN, "The clock of S3 can't be read")
+    fine(found, "MLflow", "artifacts", "Triton")
+
+
+# The repository and the Tritons
+
+
+def test_a_repository_that_is_no_folder_is_named(patient: Patient, tmp_path: Path) -> None:
+    found = patient.examined(TRITON_DEPLOY_REPOSITORY=str(tmp_path / "missing"))
+    said(found, "repository", Verdict.FAILED, "is not a folder on this machine", "TRITON_DEPLOY_REPOSITORY")
+    fine(found, "MLflow", "artifacts")
+    assert not (tmp_path / "missing").exists()
+
+
+def test_a_repository_that_triton_does_not_share_is_named(patient: Patient, tmp_path: Path) -> None:
+    found = patient.examined(TRITON_DEPLOY_REPOSITORY=str(tmp_path))
+    said(
+        found,
+        "Triton",
+        Verdict.FAILED,
+        f"does not see a folder that was made in {tmp_path}",
+        "it serves another repository",
+        "--model-repository",
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_triton_without_model_control_and_on_another_repository_is_named(
+    patient: Patient, tmp_path: Path
+) -> None:
+    (tmp_path / "repository").mkdir()
+    shared = patient.stack.url("triton-grpc")
+    with triton_without_control(tmp_path, tmp_path / "repository") as other:
+        found = patient.examined(TRITON_DEPLOY_GRPC_URLS=f"{shared},{other}")
+    said(found, "Triton", Verdict.FAILED, f"Triton at {other} refused", "--model-control-mode=explicit")
+    said(found, "Triton", Verdict.FAILED, f"Triton at {other} does not see", "1 of 2 Tritons do")
+    said(found, "Triton", Verdict.OK, f"Triton at {shared} sees the folder")
+
+
+def test_a_triton_that_is_down_is_named(patient: Patient) -> None:
+    found = patient.examined(TRITON_DEPLOY_GRPC_URLS="127.0.0.1:1")
+    said(found, "Triton", Verdict.FAILED, "Triton at 127.0.0.1:1 can't be reached", "TRITON_DEPLOY_GRPC_URLS")
+    fine(found, "MLflow", "repository")
+
+
+def test_limits_that_tritons_onnx_runtime_does_not_reach_are_named(patient: Patient) -> None:
+    found = patient.examined(TRITON_DEPLOY_MAX_OPSET="26")
+    said(
+        found, "Triton", Verdict.WARNING, "Triton 2.51.0 has ONNX Runtime 1.19", "TRITON_DEPLOY_MAX_OPSET=21"
+    )
+
+
+# Clocks
+
+
+def test_a_clock_that_is_off_is_named_against_every_server(patient: Patient) -> None:
+    found = patient.examined(clock=lambda: time.time() + 300)
+    for whose in ("MLflow", "S3", "the model repository's file system"):
+        said(found, "clocks", Verdict.FAILED, f"The clock of {whose} is", "behind this machine's", "NTP")
+    fine(found, "Triton", "repository")

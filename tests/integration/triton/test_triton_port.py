@@ -1,0 +1,388 @@
+"""One contract for Triton: what the deployer takes for granted of a server, asked of the real one and of the fake."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from ml_code.triton_deploy import model_config, onnx_model
+from ml_code.triton_deploy.errors import ArtifactRejected, DeployError, Misconfigured, NotFound, Unavailable
+from ml_code.triton_deploy.names import engine_name
+from ml_code.triton_deploy.repository import ModelFolder
+from ml_code.triton_deploy.schema import Schema
+from ml_code.triton_deploy.triton import GrpcTriton, Triton
+from stack import Stack
+from tests.support.fakes import FakeTriton, ones
+from tests.support.models import times, unknown_operator
+from tests.support.servers.hanging import blocked
+from tests.support.servers.tritons import triton_without_control
+
+pytestmark = pytest.mark.integration
+
+CALL_S = 20.0
+
+
+@dataclass
+class Bench:
+    """A Triton, its repository, and a model name that is nobody else's."""
+
+    triton: Triton
+    repository: Path
+    model: str
+
+    def add(self, version: int, model: onnx.ModelProto | bytes, **options: Any) -> Schema:
+        """Put a version and its engine into the repository, as a deploy would."""
+        folder = ModelFolder.at(self.repository, self.model).versions.path(version)
+        folder.mkdir(parents=True)
+        content = model if isinstance(model, bytes) else model.SerializeToString()
+        (folder / "model.onnx").write_bytes(content)
+        schema = SCHEMA
+        with contextlib.suppress(ArtifactRejected):
+            schema = onnx_model.inspect(folder / "model.onnx", max_opset=99, max_ir_version=99)
+        config = model_config.engine_config(self.model, version, schema, options)
+        ModelFolder.at(self.repository, self.model).versions.write_engine(
+            version, model_config.to_pbtxt(config)
+        )
+        return schema
+
+    def engine(self, version: int) -> str:
+        return engine_name(self.model, version)
+
+    def load(self, version: int) -> None:
+        self.triton.load(self.engine(version), CALL_S)
+
+    def switch(self, version: int, schema: Schema | None = None, **options: Any) -> None:
+        """Make the public name point at a version, by an override: nothing on disk names it."""
+        config = model_config.switch_config(self.model, version, schema or SCHEMA, options)
+        self.triton.load(self.model, CALL_S, model_config.to_json(config))
+
+    def ask(self, model: str, version: int | None = None) -> tuple[int, float]:
+        answer = self.triton.infer(model, ones(), CALL_S, version)
+        assert answer.outputs["y"].shape == (1, 2)
+        assert 0 < answer.latency_s < CALL_S
+        return answer.version, float(answer.outputs["y"][0, 0])
+
+    def remove(self) -> None:
+        for engine in self.repository.glob(f"{self.model}.v*"):
+            self.triton.unload(engine.name, CALL_S)
+            shutil.rmtree(engine)
+        self.triton.unload(self.model, CALL_S)
+        shutil.rmtree(self.repository / self.model, ignore_errors=True)
+
+    def down(self) -> bool:
+        """Whether the public name answers nobody."""
+        try:
+            self.ask(self.model)
+        except NotFound:
+            return self.triton.ready_versions(self.model) == ()
+        return False
+
+
+SCHEMA = Schema.from_dict(
+    {
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}],
+        "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 2]}],
+    }
+)
+
+
+@pytest.fixture(params=["triton", "fake"])
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    model = f"port-{uuid.uuid4().hex[:10]}"
+    if request.param == "fake":
+        yield Bench(FakeTriton(tmp_path), tmp_path, model)
+        return
+    stack: Stack = request.getfixturevalue("stack")
+    triton = GrpcTriton(stack.url("triton-grpc"), CALL_S)
+    repository = stack.model_repository
+    bench = Bench(triton, repository, model)
+    yield bench
+    bench.remove()
+
+
+def test_an_engine_is_loaded_asked_and_unloaded(bench: Bench) -> None:
+    bench.add(3, times(3))
+    assert bench.triton.ready_versions(bench.engine(3)) == ()
+    bench.load(3)
+    assert bench.triton.ready_versions(bench.engine(3)) == (3,)
+    assert bench.ask(bench.engine(3)) == (3, 3.0)
+    assert bench.ask(bench.engine(3), 3) == (3, 3.0)
+    assert bench.triton.ready_versions(bench.model) == (), "the public name is another model"
+    bench.triton.unload(bench.engine(3), CALL_S)
+    assert bench.triton.ready_versions(bench.engine(3)) == ()
+
+
+def test_a_model_or_version_that_is_not_there_is_not_found(bench: Bench) -> None:
+    with pytest.raises(NotFound):
+        bench.ask(bench.model)
+    bench.add(1, times(1))
+    bench.load(1)
+    with pytest.raises(NotFound):
+        bench.ask(bench.engine(1), 2)
+    assert bench.ask(bench.engine(1), 1) == (1, 1.0)
+
+
+def test_the_switch_moves_without_its_configuration_on_disk(bench: Bench) -> None:
+    for version in (1, 2):
+        bench.add(version, times(version))
+        bench.load(version)
+    bench.switch(1)
+    assert bench.ask(bench.model) == (1, 1.0)
+    bench.switch(2)
+    assert bench.ask(bench.model) == (2, 2.0)
+    assert bench.ask(bench.model, 2) == (2, 2.0)
+    assert bench.triton.ready_versions(bench.model) == (2,)
+    with pytest.raises(NotFound):
+        bench.ask(bench.model, 1)
+    assert bench.ask(bench.engine(1), 1) == (1, 1.0), "the version it left stays loaded"
+    bench.switch(1)
+    assert bench.ask(bench.model) == (1, 1.0)
+    assert not (bench.repository / bench.model / "config.pbtxt").exists()
+
+
+def test_a_switch_loads_the_engine_that_it_points_at(bench: Bench) -> None:
+    bench.add(1, times(1))
+    bench.switch(1)
+    assert bench.ask(bench.model) == (1, 1.0)
+    assert bench.triton.ready_versions(bench.engine(1)) == (1,)
+
+
+def test_a_switch_to_what_cant_be_loaded_takes_the_public_name_down(bench: Bench) -> None:
+    # The trap that makes a deploy look for the candidate on the same Triton right before every flip.
+    bench.add(1, times(1))
+    bench.load(1)
+    bench.switch(1)
+    bench.add(2, b"junk")
+    with pytest.raises(DeployError):
+        bench.switch(2)
+    assert bench.down()
+    assert bench.ask(bench.engine(1)) == (1, 1.0)
+    bench.switch(1)
+    assert bench.ask(bench.model) == (1, 1.0), "the way back"
+
+
+def test_unloading_twice_and_what_was_never_there_is_fine(bench: Bench) -> None:
+    bench.add(1, times(1))
+    bench.load(1)
+    for _ in range(2):
+        bench.triton.unload(bench.engine(1), CALL_S)
+    bench.triton.unload(bench.model, CALL_S)
+    bench.triton.unload("nobody-ever-loaded-this", CALL_S)
+    assert bench.triton.ready_versions(bench.engine(1)) == ()
+
+
+def test_loading_an_unchanged_engine_again_is_fine(bench: Bench) -> None:
+    bench.add(1, times(1))
+    bench.load(1)
+    bench.load(1)
+    assert bench.ask(bench.engine(1), 1) == (1, 1.0)
+
+
+@pytest.mark.parametrize("content", [b"junk", unknown_operator()], ids=["junk", "unknown-operator"])
+def test_what_triton_cant_load_is_the_artifacts_fault_in_tritons_words(
+    bench: Bench, content: onnx.ModelProto | bytes
+) -> None:
+    bench.add(1, content)
+    with pytest.raises(ArtifactRejected, match=r"(?i)load") as failure:
+        bench.load(1)
+    assert bench.engine(1) in failure.value.message
+    assert "\n" not in str(failure.value)
+    reason = "protobuf" if content == b"junk" else "nobody.knows"
+    assert reason in failure.value.message.lower(), "ONNX Runtime's own words"
+    assert bench.triton.ready_versions(bench.engine(1)) == ()
+
+
+def test_a_failed_candidate_leaves_the_public_name_alone(bench: Bench) -> None:
+    bench.add(1, times(1))
+    bench.load(1)
+    bench.switch(1)
+    bench.add(2, b"junk")
+    with pytest.raises(ArtifactRejected):
+        bench.load(2)
+    assert bench.ask(bench.model) == (1, 1.0)
+    bench.triton.unload(bench.engine(2), CALL_S)
+    assert bench.ask(bench.model) == (1, 1.0)
+
+
+def test_inputs_that_the_model_cant_take_are_the_models_failure(bench: Bench) -> None:
+    bench.add(1, times(1))
+    bench.load(1)
+    for inputs in (ones(3), {"other": ones()["x"]}, {"x": np.ones((1, 2), np.int64)}):
+        with pytest.raises(ArtifactRejected):
+            bench.triton.infer(bench.engine(1), inputs, CALL_S)
+    assert bench.ask(bench.engine(1)) == (1, 1.0)
+
+
+def graph(
+    nodes: list[onnx.NodeProto], inputs: list[Any], outputs: list[Any], *constants: onnx.TensorProto
+) -> onnx.ModelProto:
+    made = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info(*tensor) for tensor in inputs],
+        [helper.make_tensor_value_info(*tensor) for tensor in outputs],
+        list(constants),
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+@pytest.mark.parametrize("batch", [0, 8])
+def test_strings_go_in_and_out(bench: Bench, batch: int) -> None:
+    model = graph(
+        [helper.make_node("Identity", ["word"], ["same"])],
+        [("word", TensorProto.STRING, ["n", 2])],
+        [("same", TensorProto.STRING, ["n", 2])],
+    )
+    schema = bench.add(1, model, max_batch_size=batch)
+    bench.load(1)
+    bench.switch(1, schema, max_batch_size=batch)
+    words = np.array([["é", ""], ["two words", "x" * 1000]], dtype=np.object_)
+    for name in (bench.engine(1), bench.model):
+        answer = bench.triton.infer(name, {"word": words}, CALL_S)
+        given = [w if isinstance(w, str) else w.decode() for w in answer.outputs["same"].ravel()]
+        assert given == list(words.ravel())
+        assert answer.outputs["same"].shape == (2, 2)
+
+
+@pytest.mark.parametrize("batch", [0, 8])
+def test_a_scalar_a_row_comes_through_engine_and_switch(bench: Bench, batch: int) -> None:
+    # What a classifier's label is: shape [n], which leaves no dims when Triton takes the batch dimension off.
+    model = graph(
+        [
+            helper.make_node("ReduceSum", ["x", "axes"], ["sum"], keepdims=0),
+            helper.make_node("Mul", ["x", "two"], ["y"]),
+        ],
+        [("x", TensorProto.FLOAT, ["n", 2])],
+        [("sum", TensorProto.FLOAT, ["n"]), ("y", TensorProto.FLOAT, ["n", 2])],
+        numpy_helper.from_array(np.array([1]), "axes"),
+        numpy_helper.from_array(np.array([2], np.float32), "two"),
+    )
+    schema = bench.add(1, model, max_batch_size=batch)
+    bench.load(1)
+    bench.switch(1, schema, max_batch_size=batch)
+    x = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
+    for name in (bench.engine(1), bench.model):
+        answer = bench.triton.infer(name, {"x": x}, CALL_S)
+        assert answer.outputs["sum"].ravel().tolist() == [3, 7, 11]
+        assert answer.outputs["sum"].shape in ((3,), (3, 1))
+        assert answer.outputs["y"].tolist() == (2 * x).tolist()
+
+
+@pytest.mark.parametrize("batch", [0, 8])
+def test_a_scalar_a_row_goes_in_through_engine_and_switch(bench: Bench, batch: int) -> None:
+    model = graph(
+        [helper.make_node("Mul", ["x", "two"], ["y"])],
+        [("x", TensorProto.FLOAT, ["n"])],
+        [("y", TensorProto.FLOAT, ["n"])],
+        numpy_helper.from_array(np.array(2, np.float32), "two"),
+    )
+    schema = bench.add(1, model, max_batch_size=batch)
+    bench.load(1)
+    bench.switch(1, schema, max_batch_size=batch)
+    real = isinstance(bench.triton, GrpcTriton)
+    x = np.array([1, 2, 3], np.float32)
+    for name in (bench.engine(1), bench.model):
+        answer = bench.triton.infer(name, {"x": x.reshape(3, 1) if batch and real else x}, CALL_S)
+        assert answer.outputs["y"].ravel().tolist() == [2, 4, 6]
+
+
+# Only the real one
+
+
+@pytest.fixture
+def real(stack: Stack) -> GrpcTriton:
+    return GrpcTriton(stack.url("triton-grpc"), CALL_S)
+
+
+@contextlib.contextmanager
+def within(limit_s: float) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < limit_s
+
+
+def test_a_load_that_hangs_is_given_up_at_its_deadline(stack: Stack, real: GrpcTriton) -> None:
+    bench = Bench(real, stack.model_repository, f"port-{uuid.uuid4().hex[:10]}")
+    for version in (1, 2, 3):
+        bench.add(version, times(version))
+    bench.load(1)
+    bench.switch(1)
+    try:
+        with blocked(bench.repository / bench.model / "2" / "model.onnx"):
+            with (
+                within(4),
+                pytest.raises(Unavailable, match=r"did not finish loading .* within 2 s") as failure,
+            ):
+                real.load(bench.engine(2), 2)
+            assert "restart that Triton" in failure.value.hint
+            assert "TRITON_DEPLOY_LOAD_TIMEOUT_S" in failure.value.hint
+            assert bench.ask(bench.model) == (1, 1.0)
+            assert real.ready_versions(bench.engine(2)) == ()
+            with within(3), pytest.raises(Unavailable, match=r"did not finish unloading .* within 1 s"):
+                real.unload(bench.engine(2), 1)
+            # Each version is a model of its own to Triton, so one that hangs blocks no other.
+            bench.load(3)
+            bench.switch(3)
+            assert bench.ask(bench.model) == (3, 3.0)
+    finally:
+        bench.remove()
+
+
+def test_a_triton_that_is_not_there_is_named_with_its_variable() -> None:
+    triton = GrpcTriton("127.0.0.1:1", 2)
+    actions: list[Callable[[], object]] = [
+        lambda: triton.load("m", 2),
+        lambda: triton.unload("m", 2),
+        lambda: triton.ready_versions("m"),
+        lambda: triton.infer("m", ones(), 2),
+    ]
+    for action in actions:
+        with within(4), pytest.raises(Unavailable, match=r"127\.0\.0\.1:1 can't be reached") as failure:
+            action()
+        assert "TRITON_DEPLOY_GRPC_URLS" in failure.value.hint
+
+
+def test_a_triton_that_is_silent_is_given_up_at_the_deadline() -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(10)
+        triton = GrpcTriton(f"127.0.0.1:{listening.getsockname()[1]}", 1)
+        with within(3), pytest.raises(Unavailable) as failure:
+            triton.ready_versions("m")
+    assert "127.0.0.1" in failure.value.message
+
+
+def test_a_triton_on_another_repository_is_named_with_the_setting(real: GrpcTriton) -> None:
+    with pytest.raises(Misconfigured, match="does not see the model") as failure:
+        real.load("a-model-that-only-we-have.v1", CALL_S)
+    assert "TRITON_DEPLOY_REPOSITORY" in failure.value.hint
+    assert "--model-repository" in failure.value.hint
+
+
+def test_the_http_port_is_named_as_not_grpc(stack: Stack) -> None:
+    triton = GrpcTriton(stack.url("triton").removeprefix("http://"), 2)
+    with within(5), pytest.raises(Unavailable) as failure:
+        triton.ready_versions("m")
+    assert "TRITON_DEPLOY_GRPC_URLS has its gRPC port" in failure.value.hint
+
+
+def test_a_triton_that_is_not_in_explicit_mode_is_named_with_the_option(tmp_path: Path) -> None:
+    (tmp_path / "repository").mkdir()
+    with triton_without_control(tmp_path, tmp_path / "repository") as url:
+        triton = GrpcTriton(url, CALL_S)
+        for action in (lambda: triton.load("m", CALL_S), lambda: triton.unload("m", CALL_S)):
+            with pytest.raises(Misconfigured) as failure:
+                action()
+            assert "--model-control-mode=explicit" in failure.value.hint

@@ -1,0 +1,38 @@
+"""What a document of the project says, for tests that hold it to the truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+AIRFLOW = Path(__file__).resolve().parents[2] / "docs/airflow.md"
+
+
+@dataclass(frozen=True)
+class WayOut:
+    """A row of the table in docs/airflow.md: something that happens to a run, and what comes of it.
+
+    Attributes:
+        what: what happens.
+        id: the row's id, by which a test names it.
+        rollback: whether the rollback task runs: yes or no.
+        run: the run's state: failed, success or running.
+        deploy: the deploy's end: committed or rolled back.
+        by: who brings it there: the run or reconcile.
+    """
+
+    what: str
+    id: str
+    rollback: str
+    run: str
+    deploy: str
+    by: str
+
+
+def ways_out() -> dict[str, WayOut]:
+    """Return the rows of the table in docs/airflow.md by their ids."""
+    lines = [line for line in AIRFLOW.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    rows = [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines[2:]]
+    found = {row.id: row for row in (WayOut(*cells[:6]) for cells in rows)}
+    assert len(found) == len(rows), "two rows have one id"
+    return found

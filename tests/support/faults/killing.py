@@ -1,0 +1,102 @@
+"""A process that is killed, or stopped and continued, at the n-th call of an operation that has effects.
+
+In one process: a killed one gets an exception from every call from the n-th on, so that no ``except`` or ``finally`` can clean
+up, as none can after a SIGKILL. A stopped one finds, when its n-th call goes through, that others were at work meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.support.fakes import FakeTriton
+from tests.support.faults.system_calls import Call, gated
+
+ON_TRITON = ("load", "unload", "infer")
+
+
+class Killed(BaseException):
+    pass
+
+
+class Watched:
+    """Counts the calls to the file system and to Triton that have effects.
+
+    ``called`` comes before each, ``returned`` after it, also when it failed.
+    """
+
+    def __init__(self, triton: FakeTriton) -> None:
+        self._triton = triton
+        self._elsewhere = False
+        """What Triton does with files, another process does."""
+        self.count = 0
+
+    def called(self) -> None:
+        self.count += 1
+
+    def returned(self) -> None:
+        pass
+
+    def _gate(self, call: Call, make: Callable[[], Any]) -> Any:
+        # A file that is closed, or that is only looked at, is as it was.
+        if not call.changes or call.name == "close" or self._elsewhere:
+            return make()
+        self.called()
+        try:
+            return make()
+        finally:
+            self.returned()
+
+    def _guard_remote(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            if self._elsewhere:
+                return real(*args, **kwargs)
+            self.called()
+            self._elsewhere = True
+            try:
+                return real(*args, **kwargs)
+            finally:
+                self._elsewhere = False
+                self.returned()
+
+        return guarded
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch, gated(self._gate):
+            for name in ON_TRITON:
+                patch.setattr(self._triton, name, self._guard_remote(getattr(self._triton, name)))
+            yield
+
+
+class Killer(Watched):
+    """Lets no call through from the ``at``-th on."""
+
+    def __init__(self, triton: FakeTriton, at: int) -> None:
+        super().__init__(triton)
+        self._at = at
+
+    @property
+    def struck(self) -> bool:
+        return self.count >= self._at
+
+    def called(self) -> None:
+        super().called()
+        if self.struck:
+            raise Killed
+
+
+class Stopper(Watched):
+    """Stops before the ``at``-th call while ``meanwhile`` happens, then goes on."""
+
+    def __init__(self, triton: FakeTriton, at: int, meanwhile: Callable[[], object]) -> None:
+        super().__init__(triton)
+        self._at, self._meanwhile = at, meanwhile
+
+    def called(self) -> None:
+        super().called()
+        if self.count == self._at:
+            self._meanwhile()

@@ -1,0 +1,13 @@
+"""Modules that are imported when a test first uses them: a worker collects every test and runs some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+
+def lazily(name: str) -> Callable[[], Any]:
+    """Return what imports a module and returns it, for one that takes seconds to import."""
+    return partial(import_module, name)

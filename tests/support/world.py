@@ -1,0 +1,113 @@
+"""A deployer on fakes: everything but the servers is real, the repository's files included."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.feedback import Feedback
+from ml_code.triton_deploy.intake import DeployRequest
+from ml_code.triton_deploy.records import Deployment
+from ml_code.triton_deploy.registry import RegisteredVersion
+from ml_code.triton_deploy.repository import ModelFolder
+from ml_code.triton_deploy.settings import Settings
+from tests.support.fakes import FakeRegistry, FakeStore, FakeTriton, fake_store, ones
+from tests.support.models import files, golden, times
+
+MODEL = "best_model"
+SETTINGS = Settings(alias_wait_s=0, ready_timeout_s=0.1, min_free_bytes=0, lease_s=900, load_timeout_s=60)
+
+
+@dataclass
+class World:
+    """All that a deploy touches, and the time."""
+
+    root: Path
+    settings: Settings
+    registry: FakeRegistry
+    store: FakeStore
+    triton: FakeTriton
+    now: datetime = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+    def register(
+        self, version: int, artifact: dict[str, bytes], *, alias: str = "A", digest: str = "", uri: str = ""
+    ) -> None:
+        """Put a version where MLflow and S3 would have it, and point the alias at it."""
+        uri = uri or f"fake://artifacts/{version}"
+        self.store.objects.update({f"{uri}/{path}": data for path, data in artifact.items()})
+        self.registry.models.setdefault(MODEL, {})[alias] = RegisteredVersion(
+            version=version, run_id=f"run{version}", artifact_uris=(uri,), expected_digest=digest
+        )
+
+    def register_times(self, version: int, *, expected: float | None = None) -> None:
+        """Register ``y = x * version``, with golden outputs of another factor if ``expected`` says so."""
+        factor = float(version if expected is None else expected)
+        self.register(version, files(times(float(version)), triton__golden_json=golden(factor)))
+
+    def deployer(self, feedback: Feedback | None = None, **changes: Any) -> Deployer:
+        return Deployer(
+            replace(self.settings, **changes),
+            registry=self.registry,
+            stores=lambda uri: self.store,
+            tritons=[self.triton],
+            clock=lambda: self.now,
+            feedback=feedback,
+        )
+
+    def request(self, deploy_id: str = "d1", **changes: Any) -> DeployRequest:
+        return replace(DeployRequest(model=MODEL, alias="A", deploy_id=deploy_id, actor="test"), **changes)
+
+    def deploy(self, deploy_id: str = "d1", **changes: Any) -> Deployment:
+        return self.deployer().deploy(self.request(deploy_id, **changes))
+
+    def later(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    @property
+    def folder(self) -> ModelFolder:
+        return ModelFolder.at(self.root, MODEL)
+
+    @property
+    def current(self) -> str | None:
+        path = self.root / MODEL / "current.json"
+        return path.read_text() if path.exists() else None
+
+    @property
+    def names(self) -> set[str]:
+        """Names in the model's directory."""
+        return {path.name for path in (self.root / MODEL).iterdir()}
+
+    @property
+    def engines(self) -> set[str]:
+        return {path.name for path in self.root.iterdir()} - {MODEL}
+
+    def ask(self) -> tuple[int, float]:
+        """What a client gets: the version that answers, and its answer to 1."""
+        answer = self.triton.infer(MODEL, ones(), 1.0)
+        return answer.version, float(answer.outputs["y"][0, 0])
+
+
+@pytest.fixture
+def fresh_world(tmp_path: Path) -> Iterator[Callable[[], World]]:
+    """Gives a world of its own at each call, all with one store."""
+    with fake_store() as store:
+        count = itertools.count()
+
+        def fresh() -> World:
+            root = tmp_path / f"repository-{next(count)}"
+            root.mkdir()
+            return World(root, replace(SETTINGS, repository=root), FakeRegistry(), store, FakeTriton(root))
+
+        yield fresh
+
+
+@pytest.fixture
+def world(fresh_world: Callable[[], World]) -> World:
+    return fresh_world()
