@@ -26,8 +26,7 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parents[2]
 COPIES = 2
 """Copies of the tree, and so bugs that are tried at once."""
-# A time limit of each test, seconds; and node ids in the report as pytest writes them by default.
-OPTIONS = ("-q", "-p", "no:cacheprovider", "-o", "timeout=60", "-o", "junit_family=xunit2")
+OPTIONS = ("-q", "-p", "no:cacheprovider", "-o", "junit_family=xunit2")
 FOUND = "found"
 UNUSABLE = re.compile(
     r"\A(ImportError|ModuleNotFoundError|NameError|UnboundLocalError):|^(SyntaxError|IndentationError):",

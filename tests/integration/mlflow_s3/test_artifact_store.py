@@ -44,10 +44,8 @@ from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.transfer import Transfer
 from stack import Stack
 from tests.support.fakes import fake_store
-from tests.support.servers.ceph_rgw import RadosGateway, rados_gateway
+from tests.support.servers.ceph_rgw import RadosGateway
 from tests.support.servers.relaying import Relay, Reply, relay_to, silent_server
-
-__all__ = ["rados_gateway"]
 
 pytestmark = pytest.mark.integration
 

@@ -20,9 +20,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from tests.support.servers import ceph_rgw
-from tests.support.servers.ceph_rgw import GatewayStartError, RadosGateway, rados_gateway
-
-__all__ = ["rados_gateway"]
+from tests.support.servers.ceph_rgw import GatewayStartError, RadosGateway
 
 pytestmark = pytest.mark.integration
 

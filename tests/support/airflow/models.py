@@ -88,7 +88,8 @@ class Model:
         Deployer(self.settings).deploy(DeployRequest(model=self.name, alias="A", deploy_id=deploy_id))
 
     def client(self) -> Client:
-        return Client(self.stack.url("triton-grpc"), self.name)
+        # Enough to see an outage; swaps under more load are what test_deploy_under_traffic.py is about.
+        return Client(self.stack.url("triton-grpc"), self.name, per_second=25)
 
     @property
     def path(self) -> Path:

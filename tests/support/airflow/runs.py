@@ -170,7 +170,7 @@ class AirflowServer:
         run = self._get(run_id)
         return run["start_date"], run["end_date"]
 
-    def ended(self, run_id: str, limit_s: float = 90, pause_s: float = 0.1) -> Run:
+    def ended(self, run_id: str, limit_s: float = 90, pause_s: float = 0.3) -> Run:
         """Wait for the end of a run; a longer pause between two looks leaves more of the machine to it."""
         ended = ("success", "failed")
         with contextlib.suppress(AssertionError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,12 @@ def record(section: str, name: str, figures: Mapping[str, Any], file: Path = FIL
         file: where figures are kept.
     """
     say(section, name, figures)
-    known = json.loads(file.read_text()) if file.exists() else {}
-    known.setdefault(section, {})[name] = dict(figures)
-    replace_file(file, json.dumps(known, indent=2, sort_keys=True) + "\n")
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        # Workers of pytest-xdist measure at the same time.
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        known = json.loads(file.read_text()) if file.exists() else {}
+        known.setdefault(section, {})[name] = dict(figures)
+        replace_file(file, json.dumps(known, indent=2, sort_keys=True) + "\n")
+    finally:
+        os.close(folder)

@@ -16,8 +16,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
 
-import pytest
-
 from tests.support.servers.debian_packages import unpacked
 
 START_TIMEOUT_S = 60.0
@@ -244,10 +242,3 @@ def _answers_http(port: int) -> bool:
         return False
     finally:
         connection.close()
-
-
-@pytest.fixture(scope="session")
-def rados_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RadosGateway]:
-    """A running gateway for the whole test session; skips where Ceph's packages of Debian 12 cannot be had."""
-    with RadosGateway(tmp_path_factory.mktemp("rados-gateway")) as gateway:
-        yield gateway
