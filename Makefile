@@ -19,7 +19,7 @@ PIP_CONFIG = .cache/uv/bin/python -m pip config get
 FIND_LINKS = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$({ $(PIP_CONFIG) :env:.find-links || $(PIP_CONFIG) global.find-links \
 	|| $(PIP_CONFIG) user.find-links; } 2>/dev/null | tr -s '[:space:]' ',' | sed 's/,$$//')}"
 # Workers of `make test`: most of its time is waiting. Tests that share servers share a worker (tests/support/spreading.py).
-WORKERS ?= 3
+WORKERS ?= 4
 SPREAD = -n $(WORKERS)
 CHECKED := ml_code dags stack bench deploy/airflow/*.py deploy/grafana/*.py
 
@@ -41,7 +41,7 @@ test: env torch  ## every component and every way of failing, on the real server
 	.venv/bin/pytest tests $(SPREAD)
 
 # Not in `test`: counting lines doubles the time of what computes.
-coverage: env torch  ## the same, with the lines and branches of ml_code that it reaches
+coverage: env torch  ## the same, counting the lines and branches of ml_code
 	.venv/bin/pytest tests $(SPREAD) --cov=ml_code
 
 test-unit: $(MAIN)  ## what needs neither a server nor PyTorch (under a minute)

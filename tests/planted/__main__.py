@@ -119,7 +119,7 @@ class Copy:
         command += ["-n0"] if importlib.util.find_spec("xdist") else []
         # The copy comes before the checkout, which the editable install names. Without bytecode: a bug that is put back within
         # the second would live on in it.
-        own = {"PYTHONPATH": str(self._tree), "PYTHONDONTWRITEBYTECODE": "1"}
+        own = {"PYTHONPATH": str(self._tree), "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_ADDOPTS": ""}
         ended = subprocess.run(
             [*command, "--basetemp", str(self._folder / "tmp"), *tests],
             cwd=self._tree,

@@ -391,11 +391,11 @@ def test_the_api_server_is_away(live: Model, airflow_of: Servers, documented: Wa
     live.register()
     with live.client() as client:
         run_id = airflow.deploy(model=live.name, deploy_id="d2")
-        with held_in(live, "smoke"):
+        with ExitStack() as away, held_in(live, "smoke"):
             process = airflow.process(run_id, "triton_infer_smoke")
+            away.callback(live.stack.start_process, "airflow-api-server")
             live.stack.stop_process("airflow-api-server")
             await_value(lambda: not process.is_running() or None, "the end of the task's process", 40)
-        live.stack.start_process("airflow-api-server")
         run = airflow.ended(run_id, limit_s=180)
         assert_as_documented(documented, live, airflow, run)
         assert_consistent(live, client, serving=1)

@@ -12,6 +12,8 @@ SOON_MISSED = {
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "1",
     "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
     "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
+    # Three heartbeats of five tries each have to fail within the 45 s for which a test can hold a task.
+    "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "2",
 }
 """Airflow notices after 30 s, not 300, that nobody looks after a task any more, and after 40, not 330, that its scheduler is gone."""
 PARSED_ONCE = {
