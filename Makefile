@@ -19,7 +19,7 @@ PIP_CONFIG = .cache/uv/bin/python -m pip config get
 FIND_LINKS = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$({ $(PIP_CONFIG) :env:.find-links || $(PIP_CONFIG) global.find-links \
 	|| $(PIP_CONFIG) user.find-links; } 2>/dev/null | tr -s '[:space:]' ',' | sed 's/,$$//')}"
 # Workers of `make test`: most of its time is waiting. Tests that share servers share a worker (tests/support/spreading.py).
-WORKERS ?= 4
+WORKERS ?= 3
 SPREAD = -n $(WORKERS)
 CHECKED := ml_code dags stack bench deploy/airflow/*.py deploy/grafana/*.py
 
@@ -48,7 +48,7 @@ test-unit: $(MAIN)  ## what needs neither a server nor PyTorch (under a minute)
 	.venv/bin/pytest tests/unit -n 2
 
 soak: env torch  ## variants, whole sweeps, long runs (under an hour); writes docs/reliability.json
-	FAULTS_SEED=$${FAULTS_SEED:-$$(date +%s)} .venv/bin/pytest tests -m soak
+	FAULTS_SEED=$${FAULTS_SEED:-$$(date +%s)} .venv/bin/pytest tests -m soak $(SPREAD)
 
 planted: env  ## plant the bugs of tests/planted, one after the other: a test must see each of them
 	.venv/bin/python -m tests.planted

@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -382,6 +382,24 @@ def test_what_is_forged_too_large_or_no_event_reaches_nobody(
         assert (await client.get("/mlflow")).status_code == 405
 
     with_receiver(settings, act)
+    assert airflow_server.asked == 0
+
+
+def test_a_body_in_pieces_is_refused_as_soon_as_it_is_too_large(
+    settings: EventSettings, airflow_server: FakeAirflow
+) -> None:
+    sent: list[bytes] = []
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            sent.append(b" " * (settings.max_body_bytes // 4))
+            yield sent[-1]
+
+    async def act(post: Post, client: httpx.AsyncClient) -> None:
+        assert (await client.post("/mlflow", content=pieces())).status_code == 413
+
+    with_receiver(settings, act)
+    assert len(sent) < 10
     assert airflow_server.asked == 0
 
 

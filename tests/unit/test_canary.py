@@ -172,14 +172,15 @@ def test_a_first_release_shares_with_nobody(world: World) -> None:
     assert world.deployer().deploy(request).state is State.COMMITTED
 
 
+@pytest.mark.parametrize("no_data", ["hold", "revert"])
 def test_too_few_requests_are_told_and_pass_unless_the_settings_say_otherwise(
-    scene: Scene, caplog: pytest.LogCaptureFixture
+    scene: Scene, caplog: pytest.LogCaptureFixture, no_data: str
 ) -> None:
     scene.verdict = lambda watched: Verdict.NO_DATA
     assert scene.deploy("10").state is State.COMMITTED
     assert "no_data: so the test says" in caplog.text
     scene.world.register_times(3)
-    scene.world.settings = replace(scene.world.settings, bake_no_data="hold")
+    scene.world.settings = replace(scene.world.settings, bake_no_data=no_data)
     with pytest.raises(VerificationFailed):
         scene.deployer().deploy(scene.world.request("d3", canary=canary_of("10", 0, 2)))
 

@@ -259,6 +259,15 @@ def test_a_deploy_under_way_keeps_others_away_until_it_is_silent_for_too_long(wo
     assert world.folder.journal.get("d1").state is State.ROLLED_BACK
 
 
+def test_a_deploy_that_has_the_lease_and_no_record_yet_keeps_others_away(world: World) -> None:
+    world.register_times(1)
+    world.folder.lease.acquire("d1", world.now, 900)
+    with pytest.raises(LeaseHeld, match="d1"):
+        world.deploy("d2")
+    world.later(961)
+    assert world.deploy("d3").state is State.COMMITTED
+
+
 @pytest.mark.parametrize("reached", range(len(STEPS)))
 def test_the_next_deploy_settles_an_abandoned_one(world: World, reached: int) -> None:
     world.register_times(1)

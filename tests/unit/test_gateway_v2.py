@@ -254,14 +254,17 @@ def nested(depth: int, inner: str = "1") -> bytes:
 
 @example(32, "[[[[")
 @example(33, "]]]]")
+@example(33, "\\")
 @given(st.integers(1, 80), st.text(alphabet='[]{}"\\/u', max_size=20))
 def test_depth_is_counted_whatever_strings_hold(depth: int, text: str) -> None:
-    body = nested(depth, json.dumps(text))
-    if depth > 32:
-        with pytest.raises(Malformed):
+    string = json.dumps(text)
+    # What is nested stands around the string, and after it.
+    for body in (nested(depth, string), f"[{string},".encode() + nested(depth - 1) + b"]"):
+        if depth > 32:
+            with pytest.raises(Malformed):
+                check_depth(body, 32)
+        else:
             check_depth(body, 32)
-    else:
-        check_depth(body, 32)
 
 
 def test_wide_json_is_not_deep() -> None:

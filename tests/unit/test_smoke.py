@@ -1,0 +1,111 @@
+"""The smoke test: which answers of which Triton make a candidate fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.errors import VerificationFailed
+from ml_code.triton_deploy.records import Deployment, State
+from ml_code.triton_deploy.triton import Answer
+from tests.support.fakes import FakeTriton
+from tests.support.world import MODEL, World
+
+Change = Callable[[Answer], Answer]
+
+
+class Distorted(FakeTriton):
+    """A Triton whose answers of candidates are changed on their way, from the n-th on."""
+
+    live = f"{MODEL}.v1"
+    change: Change | None = None
+    first = 1
+    asked = 0
+
+    def infer(
+        self, model: str, inputs: Mapping[str, Any], timeout_s: float, version: int | None = None
+    ) -> Answer:
+        answer = super().infer(model, inputs, timeout_s, version)
+        if self.change is None or model in (MODEL, self.live):
+            return answer
+        self.asked += 1
+        return self.change(answer) if self.asked >= self.first else answer
+
+
+@pytest.fixture
+def tritons(world: World) -> list[Distorted]:
+    """Two Tritons that serve version 1; version 2 is registered."""
+    found = [Distorted(world.root, f"fake:{number}") for number in (1, 2)]
+    world.register_times(1)
+    deploy(world, found, "d1")
+    world.register_times(2)
+    return found
+
+
+def deploy(world: World, tritons: list[Distorted], deploy_id: str, **changes: Any) -> Deployment:
+    deployer = Deployer(
+        replace(world.settings, **changes),
+        registry=world.registry,
+        stores=lambda uri: world.store,
+        tritons=tritons,
+        clock=lambda: world.now,
+    )
+    return deployer.deploy(world.request(deploy_id))
+
+
+def taking(seconds: float) -> Change:
+    return lambda answer: replace(answer, latency_s=seconds)
+
+
+def saying(version: int) -> Change:
+    return lambda answer: replace(answer, version=version)
+
+
+def wrong(answer: Answer) -> Answer:
+    return replace(answer, outputs={name: np.asarray(values) + 1 for name, values in answer.outputs.items()})
+
+
+@pytest.mark.parametrize("slow", [0, 1])
+def test_the_slowest_triton_decides_whether_a_candidate_is_too_slow(
+    world: World, tritons: list[Distorted], slow: int
+) -> None:
+    for at, triton in enumerate(tritons):
+        triton.change = taking(2.0 if at == slow else 0.1)
+    with pytest.raises(VerificationFailed, match=r"takes 2\.000 s a request, more than 1 s"):
+        deploy(world, tritons, "d2", smoke_latency_limit_s=1.0)
+    assert [triton.ready_versions(MODEL) for triton in tritons] == [(1,), (1,)]
+    world.register_times(3)
+    for triton in tritons:
+        triton.change = taking(0.9)
+    assert deploy(world, tritons, "d3", smoke_latency_limit_s=1.0).state is State.COMMITTED
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_an_answer_of_another_version_is_no_proof(
+    world: World, tritons: list[Distorted], version: int
+) -> None:
+    tritons[1].change = saying(version)
+    with pytest.raises(VerificationFailed, match=f"Version {version} answered instead of 2"):
+        deploy(world, tritons, "d2")
+    assert [triton.ready_versions(MODEL) for triton in tritons] == [(1,), (1,)]
+
+
+def test_every_answer_counts_not_the_first_alone(world: World, tritons: list[Distorted]) -> None:
+    tritons[0].change, tritons[0].first = wrong, 2
+    with pytest.raises(VerificationFailed, match="answers wrongly"):
+        deploy(world, tritons, "d2")
+    assert [triton.ready_versions(MODEL) for triton in tritons] == [(1,), (1,)]
+
+
+def test_a_version_that_one_triton_has_lost_is_not_live_already(
+    world: World, tritons: list[Distorted]
+) -> None:
+    assert deploy(world, tritons, "d2").state is State.COMMITTED
+    tritons[1].unload(MODEL, 1)
+    deploy(world, tritons, "d3")
+    assert [triton.ready_versions(MODEL) for triton in tritons] == [(2,), (2,)]
