@@ -45,6 +45,7 @@ def external_files(model_file: Path) -> tuple[str, ...]:
 
     Raises:
         ArtifactRejected: the file is not ONNX, or names a file outside its own directory.
+        StorageFailed: the file can't be read.
     """
     names = set()
     for tensor, info in _external(_parse(model_file)):
@@ -93,6 +94,7 @@ def inspect(model_file: Path, *, max_opset: int, max_ir_version: int) -> Schema:
 
     Raises:
         ArtifactRejected: the model is junk, truncated, unsafe, too new, or has tensors that Triton can't serve.
+        StorageFailed: a file can't be read.
     """
     import onnx
 
@@ -108,7 +110,8 @@ def inspect(model_file: Path, *, max_opset: int, max_ir_version: int) -> Schema:
     for tensor, info in list(_external(model)):
         # The checker does not look at sizes.
         path, needed = model_file.parent / info.location, (info.offset or 0) + (info.length or 0)
-        size = path.stat().st_size if path.is_file() else None
+        with storage_errors(f"reading {path}"):
+            size = path.stat().st_size if path.is_file() else None
         if size is None or size < needed:
             found = "is missing" if size is None else f"has {size} bytes and was cut off"
             raise ArtifactRejected(
@@ -136,11 +139,12 @@ def _parse(model_file: Path) -> onnx.ModelProto:
 
     with storage_errors(f"reading {model_file}"):
         plain = model_file.is_file() and not model_file.is_symlink()
+        size = model_file.stat().st_size if plain else 0
     if not plain:
         raise ArtifactRejected(
             f"{model_file.name} is not a plain file.", hint="Log the model again, without links."
         )
-    if (size := model_file.stat().st_size) > MAX_FILE_BYTES:
+    if size > MAX_FILE_BYTES:
         raise ArtifactRejected(
             f"{model_file.name} has {size} bytes; no ONNX file of more than {MAX_FILE_BYTES} can be read.",
             hint="Export the model with external data.",
@@ -150,12 +154,12 @@ def _parse(model_file: Path) -> onnx.ModelProto:
             model = onnx.ModelProto.FromString(outline(model_file))
     except (DecodeError, ValueError) as error:
         raise ArtifactRejected(
-            f"{model_file.name} is not an ONNX model, or only a part of one ({model_file.stat().st_size} bytes): {error}.",
+            f"{model_file.name} is not an ONNX model, or only a part of one ({size} bytes): {error}.",
             hint="Log the model again; if the upload was cut off, the registry holds the broken file.",
         ) from error
     if not model.graph.node or not model.graph.output:
         raise ArtifactRejected(
-            f"{model_file.name} holds no graph ({model_file.stat().st_size} bytes).",
+            f"{model_file.name} holds no graph ({size} bytes).",
             hint="Export the model again; the file is empty or truncated.",
         )
     return model

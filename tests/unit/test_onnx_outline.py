@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 from pathlib import Path
@@ -14,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from ml_code.triton_deploy.errors import ArtifactRejected
-from ml_code.triton_deploy.onnx_model import inspect
+from ml_code.triton_deploy.errors import ArtifactRejected, StorageFailed
+from ml_code.triton_deploy.onnx_model import external_files, inspect
 from ml_code.triton_deploy.onnx_outline import LARGE_BYTES, outline
-from tests.support.models import times
+from tests.support.models import external, times, write
 
 WIDE = 2000
 WEIGHTS = numpy_helper.from_array(np.ones(WIDE, np.float32), "w")
@@ -176,3 +177,32 @@ def test_a_file_that_no_runtime_could_read_is_refused_by_its_size(tmp_path: Path
     with pytest.raises(ArtifactRejected, match="2147483648 bytes") as refused:
         inspect(file, max_opset=26, max_ir_version=13)
     assert "external data" in refused.value.hint
+
+
+def test_a_disk_that_fails_at_any_look_at_a_model_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = external("weights.bin")
+    write(tmp_path, {"model.onnx": model, "weights.bin": data})
+    stat, looks, fails_at = Path.stat, 0, 0
+
+    def counted(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        nonlocal looks
+        looks += 1
+        if looks == fails_at:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return stat(path, follow_symlinks=follow_symlinks)
+
+    def look() -> None:
+        nonlocal looks
+        looks = 0
+        assert external_files(tmp_path / "model.onnx") == ("weights.bin",)
+        inspect(tmp_path / "model.onnx", max_opset=99, max_ir_version=99)
+
+    monkeypatch.setattr(Path, "stat", counted)
+    look()
+    assert looks > 4
+    for number in range(1, looks + 1):
+        fails_at = number
+        with pytest.raises(StorageFailed, match="Input/output error"):
+            look()
