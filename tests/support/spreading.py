@@ -36,6 +36,8 @@ GROUPS: Mapping[str, Sequence[str]] = {
         "integration/triton/test_many_swaps.py",
         "torch/",
     ],
+    # Ten minutes a test. Last, because pytest-xdist gives the next group to a worker that has two tests left.
+    "endless": ["integration/gateway/test_soak.py"],
 }
 SINGLY = ("tests/faults/",)
 
