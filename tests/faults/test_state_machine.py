@@ -191,7 +191,7 @@ def gc_that_keeps_nothing_for_a_revert(patch: pytest.MonkeyPatch) -> None:
             pytest.param(bug, chosen_seed, marks=pytest.mark.soak)
             for bug, chosen_seed in (
                 (rollback_that_ignores_the_decision, 1),
-                (release_that_replaces, 1),
+                (release_that_replaces, 2),
                 (journal_that_takes_every_fact, 1),
                 (quarantine_of_what_others_brought, 1),
                 (gc_that_does_not_look_back, 2),

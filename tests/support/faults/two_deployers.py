@@ -291,7 +291,7 @@ class TwoDeployers(RuleBasedStateMachine):
                     WELL if left else fate,
                 )
 
-    @rule(actor=ACTORS, fate=accidents(24, 45))
+    @rule(actor=ACTORS, fate=accidents(14, 45))
     def a_commit_has_an_accident(self, actor: str, fate: Fate) -> None:
         """Around its decision and its release, of a good version, long after whatever else went on."""
         self.world.later(BEYOND_LEASES_S)
