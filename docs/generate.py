@@ -78,7 +78,7 @@ def versions_table() -> str:
 
 def exit_codes() -> str:
     """Return the exit codes as a Markdown table."""
-    rows = re.findall(r"^  (\d)  (.+)$", EXIT_CODES, re.MULTILINE)
+    rows = re.findall(r"^  (\d+(?:, \d+)*)  (.+)$", EXIT_CODES, re.MULTILINE)
     return "\n".join(
         ["| code | meaning |", "|---|---|", *(f"| {code} | {meaning} |" for code, meaning in rows)]
     )

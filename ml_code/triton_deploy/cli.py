@@ -8,8 +8,10 @@ import contextlib
 import gc
 import json
 import logging
+import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -29,6 +31,7 @@ EXIT_CODES = """exit codes:
   7  status: a Triton does not serve what is live; reconcile, gc, bake: something is left for a person; doctor: something failed
   8  status: the deployment was rolled back
   9  status: the deployment has not ended
+  130, 143  stopped by Ctrl-C or by SIGTERM, after a deploy under way was rolled back
 """
 
 
@@ -37,7 +40,19 @@ def program() -> int:
     # Of the seconds that a command takes, a fifth would go into looking for garbage among imported code, most of it at the end.
     gc.set_threshold(50_000, 10, 10)
     atexit.register(gc.freeze)
-    return main()
+    code = 1
+    try:
+        code = main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0
+    if any(thread.daemon for thread in threading.enumerate()):
+        # A server that does not answer in time leaves a thread behind in native code (gRPC, TLS, an import), and Python that
+        # ends below such a thread can end by SIGSEGV: the exit code would be another one.
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,13 +77,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = options.run(options, options.settings())
         return code
     except DeployError as error:
-        serves = list(_still_true(options))
-        if options.json:
-            said = {"error": error.kind, "message": error.message, "hint": error.hint, "serves": serves}
-            print(json.dumps(said))
-        lines = [error.message, f"  What to do: {error.hint}", *(f"  Still true: {line}" for line in serves)]
-        print("\n".join(lines), file=sys.stderr)
+        _say_why(options, error.kind, error.message, error.hint)
         return error.exit_code
+    except KeyboardInterrupt:
+        _say_why(options, "interrupted", "Stopped by Ctrl-C.", "Run the command again to have it done.")
+        return 128 + signal.SIGINT
+
+
+def _say_why(options: argparse.Namespace, kind: str, message: str, hint: str) -> None:
+    """Say why a command did not do what it was asked to, what to do, and what serves."""
+    serves = list(_still_true(options))
+    if options.json:
+        print(json.dumps({"error": kind, "message": message, "hint": hint, "serves": serves}))
+    lines = [message, f"  What to do: {hint}", *(f"  Still true: {line}" for line in serves)]
+    print("\n".join(lines), file=sys.stderr)
 
 
 def _still_true(options: argparse.Namespace) -> Iterator[str]:
