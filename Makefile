@@ -18,7 +18,8 @@ IMAGE = $(COMPILE) --constraint requirements/main.txt
 PIP_CONFIG = .cache/uv/bin/python -m pip config get
 FIND_LINKS = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$({ $(PIP_CONFIG) :env:.find-links || $(PIP_CONFIG) global.find-links \
 	|| $(PIP_CONFIG) user.find-links; } 2>/dev/null | tr -s '[:space:]' ',' | sed 's/,$$//')}"
-# Workers of `make test`: most of its time is waiting. Tests that share servers share a worker (tests/support/spreading.py).
+# Three workers keep two cores busy; a fourth takes from the tests on the running Airflow, which are the longest chain
+# (tests/support/spreading.py).
 WORKERS ?= 3
 SPREAD = -n $(WORKERS)
 CHECKED := ml_code dags stack bench deploy/airflow/*.py deploy/grafana/*.py
@@ -40,8 +41,8 @@ up-distributed: env  ## the same with Redis, Celery and two hosts, each with a w
 test: env torch  ## every component and every way of failing, on the real servers (under 18 minutes on 2 cores)
 	.venv/bin/pytest tests $(SPREAD)
 
-# Not in `test`: counting lines doubles the time of what computes.
-coverage: env torch  ## the same, counting the lines and branches of ml_code
+# Not in `test`: counting lines slows down what computes.
+coverage: env torch  ## `make test`, counting the lines and branches of ml_code that it reaches
 	.venv/bin/pytest tests $(SPREAD) --cov=ml_code
 
 test-unit: $(MAIN)  ## what needs neither a server nor PyTorch (under a minute)
@@ -50,7 +51,7 @@ test-unit: $(MAIN)  ## what needs neither a server nor PyTorch (under a minute)
 soak: env torch  ## variants, whole sweeps, long runs (under an hour); writes docs/reliability.json
 	FAULTS_SEED=$${FAULTS_SEED:-$$(date +%s)} .venv/bin/pytest tests -m soak $(SPREAD)
 
-planted: env  ## plant the bugs of tests/planted, one after the other: a test must see each of them
+planted: env  ## plant each bug of tests/planted in a copy of the tree: its tests must see it
 	.venv/bin/python -m tests.planted
 
 bench: env  ## measure what docs/performance.md claims, side by side, and write it anew

@@ -11,7 +11,7 @@ import pytest
 
 from stack import ports
 
-# A helper's `assert` explains itself as a test's does.
+# Before anything imports them: a helper's `assert` explains itself as a test's does.
 pytest.register_assert_rewrite("tests.support")
 
 pytest_plugins = ["tests.support.servers.fixtures"]

@@ -11,16 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.faults.killing import Killed, Killer
-from tests.support.faults.operations import (
-    OPERATIONS,
-    collector,
-    copied,
-    deployed,
-    gc,
-    reconcile,
-    whole,
-)
-from tests.support.world import MODEL, World
+from tests.support.faults.operations import OPERATIONS, collector, copied, gc, reconcile, whole
+from tests.support.world import MODEL, World, deployed
 
 DEADLY = 100_000
 """More calls than any operation makes."""

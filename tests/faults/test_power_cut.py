@@ -26,18 +26,10 @@ from ml_code.triton_deploy.repository.versions import Versions
 from ml_code.triton_deploy.serving import Serving
 from tests.support.fakes import FakeTriton
 from tests.support.faults.killing import Killed
-from tests.support.faults.operations import (
-    OPERATIONS,
-    copied,
-    deploy,
-    deployed,
-    nothing,
-    reconcile,
-    whole,
-)
+from tests.support.faults.operations import OPERATIONS, copied, deploy, nothing, reconcile, whole
 from tests.support.faults.power_cut import Disk, Op, Recorder, Tree, lay_out
 from tests.support.faults.sampling import EXTENT, Sweep
-from tests.support.world import MODEL, World
+from tests.support.world import MODEL, World, deployed
 
 MIXTURES = 4
 """States tried after each call besides: all is lost that was not synced; nothing is; all names are there and no data."""

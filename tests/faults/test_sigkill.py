@@ -19,9 +19,9 @@ from ml_code.triton_deploy.triton import GrpcTriton
 from stack import Stack
 from tests.support.fakes import FakeRegistry, fake_store
 from tests.support.faults.fork_server import CALL_S, ForkServer, Job
-from tests.support.faults.operations import OPERATIONS, deployed
+from tests.support.faults.operations import OPERATIONS
 from tests.support.faults.sampling import EXTENT, Sweep
-from tests.support.world import MODEL, SETTINGS, World
+from tests.support.world import MODEL, SETTINGS, World, deployed
 
 pytestmark = pytest.mark.integration
 

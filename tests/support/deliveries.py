@@ -11,7 +11,6 @@ from ml_code.alias_events.moves import Move
 
 SECRET = "a secret of some length"
 
-
 MOVE = Move("best_model", "A", "13")
 
 

@@ -14,7 +14,6 @@ from ml_code.triton_deploy.records import (
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
-
 RECORD = Deployment(
     deploy_id="d1",
     model="m",
@@ -25,7 +24,6 @@ RECORD = Deployment(
     actor="me",
     times_utc={"pinned": utc_text(NOW)},
 )
-
 
 LIVE = Release(
     model="m",

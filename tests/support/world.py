@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -51,12 +51,15 @@ class World:
         factor = float(version if expected is None else expected)
         self.register(version, files(times(float(version)), triton__golden_json=golden(factor)))
 
-    def deployer(self, feedback: Feedback | None = None, **changes: Any) -> Deployer:
+    def deployer(
+        self, feedback: Feedback | None = None, tritons: Sequence[FakeTriton] = (), **changes: Any
+    ) -> Deployer:
+        """Return a deployer to ``tritons``, by default the one of this world."""
         return Deployer(
             replace(self.settings, **changes),
             registry=self.registry,
             stores=lambda uri: self.store,
-            tritons=[self.triton],
+            tritons=tritons or [self.triton],
             clock=lambda: self.now,
             feedback=feedback,
         )
@@ -92,6 +95,15 @@ class World:
         """What a client gets: the version that answers, and its answer to 1."""
         answer = self.triton.infer(MODEL, ones(), 1.0)
         return answer.version, float(answer.outputs["y"][0, 0])
+
+
+def deployed(world: World) -> World:
+    """Deploy versions 1 to 3, so that 3 is live and 2 is warm, and register version 4; return the world."""
+    for version in (1, 2, 3):
+        world.register_times(version)
+        world.deploy(f"d{version}")
+    world.register_times(4)
+    return world
 
 
 @pytest.fixture

@@ -17,17 +17,13 @@ from ml_code.triton_deploy.records import State, advance
 from tests.support.fakes import unavailable
 from tests.support.findings import STEPS, snapshot_of
 from tests.support.models import files, golden, times
-from tests.support.world import MODEL, World
+from tests.support.world import MODEL, World, deployed
 
 
-@pytest.fixture
-def deployed(world: World) -> World:
+@pytest.fixture(name="deployed")
+def three_deployed(world: World) -> World:
     """Versions 1, 2 and 3 were deployed; 3 is live, 2 is warm; the alias names 4."""
-    for version in (1, 2, 3):
-        world.register_times(version)
-        world.deploy(f"d{version}")
-    world.register_times(4)
-    return world
+    return deployed(world)
 
 
 @pytest.fixture(autouse=True)

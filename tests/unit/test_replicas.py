@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,14 +32,7 @@ class Fleet:
         self.deploy("d1", quorum="all")
 
     def deployer(self, **changes: Any) -> Deployer:
-        world = self.world
-        return Deployer(
-            replace(world.settings, **changes),
-            registry=world.registry,
-            stores=lambda uri: world.store,
-            tritons=self.tritons,
-            clock=lambda: world.now,
-        )
+        return self.world.deployer(tritons=self.tritons, **changes)
 
     def deploy(self, deploy_id: str, **changes: Any) -> Deployment:
         return self.deployer(**changes).deploy(self.world.request(deploy_id))

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import VerificationFailed
 from ml_code.triton_deploy.records import Deployment, State
 from ml_code.triton_deploy.triton import Answer
@@ -48,14 +47,7 @@ def tritons(world: World) -> list[Distorted]:
 
 
 def deploy(world: World, tritons: list[Distorted], deploy_id: str, **changes: Any) -> Deployment:
-    deployer = Deployer(
-        replace(world.settings, **changes),
-        registry=world.registry,
-        stores=lambda uri: world.store,
-        tritons=tritons,
-        clock=lambda: world.now,
-    )
-    return deployer.deploy(world.request(deploy_id))
+    return world.deployer(tritons=tritons, **changes).deploy(world.request(deploy_id))
 
 
 def taking(seconds: float) -> Change:

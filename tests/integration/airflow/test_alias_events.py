@@ -30,13 +30,14 @@ from ml_code.triton_deploy.settings import Settings
 from stack import Stack
 from stack.servers import REPO
 from tests.support.airflow.models import Model
-from tests.support.airflow.runs import AirflowServer, Run, await_value
+from tests.support.airflow.runs import AirflowServer, Run
 from tests.support.airflow.settings import BY_EVENT, WATCHED_MODEL
 from tests.support.deliveries import event, signed
 from tests.support.fake_airflow import takes_a_delivery_once
 from tests.support.lazily import lazily
 from tests.support.servers.gateways import free_port
 from tests.support.servers.tcp_proxy import LOSE_ANSWERS, NONE, TcpProxy
+from tests.support.waiting import await_value
 
 mlflow = lazily("mlflow")
 

@@ -11,12 +11,13 @@ from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.records import BAKED_BADLY, BakeVerdict
 from stack import Stack
-from tests.support.airflow.models import ALL_WENT_WELL, Model
-from tests.support.airflow.runs import AirflowCommand, AirflowServer, await_value
+from tests.support.airflow.models import ALL_WENT_WELL, Model, deployed
+from tests.support.airflow.runs import AirflowCommand, AirflowServer
 from tests.support.airflow.settings import PROMETHEUS_PORT
 from tests.support.models import fails_above, files, golden
 from tests.support.servers.prometheus_server import Prometheus
 from tests.support.servers.v2_clients import asking
+from tests.support.waiting import await_value
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -42,10 +43,7 @@ def server(stack_with_airflow: Stack, prometheus: None) -> AirflowServer:
 @pytest.fixture
 def model(stack: Stack) -> Model:
     """Version 1 is live, without a bake."""
-    model = Model(stack)
-    model.register()
-    model.deploy()
-    return model
+    return deployed(stack)
 
 
 def await_deferred(server: AirflowServer, run_id: str) -> None:

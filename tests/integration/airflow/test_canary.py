@@ -11,7 +11,8 @@ from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.records import State
 from stack import Stack
 from tests.support.airflow.models import ALL_WENT_WELL, Model, failed_at
-from tests.support.airflow.runs import AirflowCommand, AirflowServer, await_value
+from tests.support.airflow.runs import AirflowCommand, AirflowServer
+from tests.support.waiting import await_value
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 

@@ -1,4 +1,4 @@
-"""The deploy DAG on real Airflow, MLflow, S3 and Triton: what is live changes, or nothing does, and clients never notice."""
+"""The DAGs by the command line, with no Airflow running, on real MLflow, S3 and Triton: what is live changes, or nothing does."""
 
 from __future__ import annotations
 
@@ -23,18 +23,15 @@ from tests.support.airflow.models import (
     ALL_WENT_WELL,
     TASKS,
     Model,
+    deployed,
     failed_at,
     good,
     meanwhile,
     stopped_at,
 )
-from tests.support.airflow.runs import (
-    AirflowCommand,
-    Ended,
-    Run,
-    await_value,
-)
+from tests.support.airflow.runs import AirflowCommand, Ended, Run
 from tests.support.models import files, golden, times, unknown_operator
+from tests.support.waiting import await_value
 
 pytestmark = pytest.mark.integration
 
@@ -327,18 +324,11 @@ def task_alone(airflow: AirflowCommand, model: Model, task: str) -> Ended:
 @pytest.fixture
 def lively(stack: Stack) -> Model:
     """A model whose version 2 is live and version 1 warm."""
-    model = Model(stack)
-    for _ in range(2):
-        model.register()
-        model.deploy()
-    return model
+    return deployed(stack, versions=2)
 
 
 def test_the_gc_dag(stack: Stack, airflow: AirflowCommand) -> None:
-    model = Model(stack)
-    for _ in range(3):
-        model.register()
-        model.deploy()
+    model = deployed(stack, versions=3)
     (model.path / ".trash-entry-9-0badcafe").mkdir()
     ended = airflow("dags", "test", "gc_triton", "-c", json.dumps({"dry_run": True}))
     assert ended.code == 0, ended.output

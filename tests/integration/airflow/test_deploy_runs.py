@@ -18,16 +18,14 @@ from tests.support.airflow.models import (
     hanging_load,
     stopped,
 )
-from tests.support.airflow.runs import (
-    AirflowServer,
-    await_value,
-)
+from tests.support.airflow.runs import AirflowServer
 from tests.support.models import files, golden, times
+from tests.support.waiting import await_value
 
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server(stack_with_airflow: Stack) -> AirflowServer:
     return AirflowServer(stack_with_airflow)
 

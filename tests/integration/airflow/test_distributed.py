@@ -26,12 +26,13 @@ from stack.distributed import Distributed
 from stack.distributed_services import redis_root
 from stack.servers import DEPLOY_DAG, REPO
 from tests.support.airflow.dag_copies import QUICK_RETRIES, dags_with_copies
-from tests.support.airflow.models import ALL_WENT_WELL, TASKS, Model, failed_at, good, hanging_load
+from tests.support.airflow.models import ALL_WENT_WELL, TASKS, Model, deployed, failed_at, good, hanging_load
 from tests.support.airflow.runs import AirflowServer
 from tests.support.airflow.settings import PARSED_ONCE, RECONCILE_DAG, SOON_MISSED
 from tests.support.models import files, golden, times
-from tests.support.servers.gateways import Traffic, eventually
+from tests.support.servers.gateways import Traffic
 from tests.support.servers.publishing import Publisher
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -106,10 +107,8 @@ def hosts(platform: Distributed) -> Iterator[Hosts]:
 def live(platform: Distributed) -> Model:
     """A model whose version 1 is live on both Tritons."""
     # Any host's variables name both Tritons; the URLs are those of its own.
-    model = Model(platform.hosts[0])
+    model = deployed(platform.hosts[0])
     assert len(model.settings.triton_grpc_urls) == 2
-    model.register()
-    model.deploy()
     return model
 
 

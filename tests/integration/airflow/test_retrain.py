@@ -89,7 +89,7 @@ class Model:
         return {file["path"] for file in answer.json().get("files", [])}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server(stack_with_airflow: Stack) -> AirflowServer:
     server = AirflowServer(stack_with_airflow, RETRAIN_DAG)
     # It is created paused.

@@ -18,8 +18,9 @@ from ml_code.triton_deploy.records import Canary, State
 from ml_code.triton_deploy.repository import ModelFolder
 from ml_code.triton_deploy.triton import tritons_of
 from tests.support.models import picky
-from tests.support.servers.gateways import Gateway, Releases, Traffic, eventually
+from tests.support.servers.gateways import Gateway, Releases, Traffic
 from tests.support.servers.prometheus_server import Prometheus
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.integration
 

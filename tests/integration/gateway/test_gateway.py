@@ -18,7 +18,8 @@ import pytest
 from tritonclient.http import InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from tests.support.servers.gateways import Gateway, RealClient, Releases, Traffic, eventually
+from tests.support.servers.gateways import Gateway, RealClient, Releases, Traffic
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.integration
 

@@ -12,8 +12,9 @@ import pytest
 
 from stack import Stack
 from tests.support.models import files, golden, unknown_operator
-from tests.support.servers.gateways import Gateway, RealClient, Traffic, eventually
+from tests.support.servers.gateways import Gateway, RealClient, Traffic
 from tests.support.servers.local_gateways import Followed, followed, serves, start
+from tests.support.waiting import eventually
 
 __all__ = ["followed", "start"]
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support.servers.gateways import Gateway, Releases, Traffic, eventually
+from tests.support.servers.gateways import Gateway, Releases, Traffic
 from tests.support.servers.local_gateways import Followed, followed, serves, start
+from tests.support.waiting import eventually
 
 __all__ = ["followed", "start"]
 

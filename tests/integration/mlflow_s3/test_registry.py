@@ -37,7 +37,7 @@ from stack import Stack
 from tests.support.fakes import FakeRegistry
 from tests.support.models import files, times
 from tests.support.servers.publishing import Publisher
-from tests.support.servers.relaying import Reply, answering, relay_to
+from tests.support.servers.relaying import Reply, answering, ask_for_host, relay_to
 
 pytestmark = pytest.mark.integration
 
@@ -297,16 +297,7 @@ def test_credentials_are_sent_as_mlflow_wants_them(
 def test_a_host_name_that_mlflow_does_not_serve_is_named_with_the_option(
     mlflow_stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As from a container that calls the server by its service name: the request arrives, with a Host it does not allow.
-    real = requests.Session.send
-
-    def send(
-        session: requests.Session, request: requests.PreparedRequest, **options: Any
-    ) -> requests.Response:
-        request.headers["Host"] = "mlflow.example:5000"
-        return real(session, request, **options)
-
-    monkeypatch.setattr(requests.Session, "send", send)
+    ask_for_host(monkeypatch, "mlflow.example:5000")
     with pytest.raises(Misconfigured, match="refuses this host name") as failure:
         MlflowRegistry(settings_for(mlflow_stack)).resolve("best_model", "A")
     assert "--allowed-hosts" in failure.value.hint

@@ -29,9 +29,10 @@ from ml_code.triton_deploy.schema import Schema
 from ml_code.triton_deploy.triton import tritons_of
 from tests.support.fakes import fake_store
 from tests.support.models import fails_above, slow
-from tests.support.servers.gateways import Gateway, Releases, eventually
+from tests.support.servers.gateways import Gateway, Releases
 from tests.support.servers.prometheus_server import SHIPPED, Alertmanager, Prometheus, program
 from tests.support.servers.v2_clients import asking
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.integration
 

@@ -12,7 +12,8 @@ import pytest
 
 from tests.support.servers.dashboards import asked, live_through_everything, over_time, watched
 from tests.support.servers.debian_packages import REPOSITORY
-from tests.support.servers.gateways import Gateway, Releases, eventually
+from tests.support.servers.gateways import Gateway, Releases
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.integration
 

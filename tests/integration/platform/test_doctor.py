@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
@@ -22,7 +21,7 @@ from ml_code.triton_deploy.doctor.probe import PREFIX
 from stack import Stack
 from stack.ports import free_ports
 from tests.support.servers.publishing import Publisher
-from tests.support.servers.relaying import Reply, answering, relay_to, silent_server
+from tests.support.servers.relaying import Reply, answering, ask_for_host, relay_to, silent_server
 from tests.support.servers.tritons import triton_without_control
 
 pytestmark = pytest.mark.integration
@@ -198,15 +197,7 @@ def test_an_mlflow_and_a_triton_that_are_silent_are_given_up(patient: Patient) -
 def test_a_host_name_that_mlflow_does_not_serve_is_named(
     patient: Patient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = requests.Session.send
-
-    def send(
-        session: requests.Session, request: requests.PreparedRequest, **options: Any
-    ) -> requests.Response:
-        request.headers["Host"] = "mlflow.example:5000"
-        return real(session, request, **options)
-
-    monkeypatch.setattr(requests.Session, "send", send)
+    ask_for_host(monkeypatch, "mlflow.example:5000")
     found = patient.examined()
     said(found, "MLflow", Verdict.FAILED, "refuses this host name", "--allowed-hosts")
 

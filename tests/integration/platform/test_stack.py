@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
@@ -26,17 +25,11 @@ from tests.support.lazily import lazily
 from tests.support.servers.processes import processes_of
 from tests.support.servers.prometheus_server import program
 from tests.support.servers.tritons import TritonServer
+from tests.support.waiting import eventually
 
 mlflow = lazily("mlflow")
 
 pytestmark = pytest.mark.integration
-
-
-def eventually(condition: Callable[[], bool], limit_s: float = 30) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def s3_is_up(stack: Stack) -> bool:

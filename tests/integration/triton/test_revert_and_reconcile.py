@@ -15,7 +15,7 @@ from tritonclient.grpc import InferenceServerClient
 from ml_code.triton_deploy import cli
 from stack import Stack
 from stack.servers import REPO
-from tests.support.airflow.models import Model
+from tests.support.airflow.models import Model, deployed
 from tests.support.servers.tritons import TritonServer
 
 pytestmark = pytest.mark.integration
@@ -35,11 +35,7 @@ def command(model: Model, *argv: str, **environment: str) -> subprocess.Complete
 @pytest.fixture
 def live(stack: Stack) -> Model:
     """A model whose version 2 is live and version 1 warm."""
-    model = Model(stack)
-    for _ in range(2):
-        model.register()
-        model.deploy()
-    return model
+    return deployed(stack, versions=2)
 
 
 def test_a_revert_and_the_history_that_tells_of_it(live: Model) -> None:

@@ -28,23 +28,14 @@ from ml_code.triton_deploy.schema import Schema, Tensor
 from ml_code.triton_deploy.status import model_status
 from tests.support.fakes import ones
 from tests.support.models import files, golden, times, unknown_operator, write
-from tests.support.servers.sites import (
-    Ours,
-    Site,
-    assert_serves,
-    assert_works,
-    eventually,
-    name,
-    own_site,
-    site,
-    store,
-)
+from tests.support.servers.sites import Ours, Site, assert_serves, assert_works, name, own_site, site, store
 from tests.support.servers.traffic import (
     Traffic,
     assert_answered_by,
     assert_nobody_failed,
     assert_nobody_waited,
 )
+from tests.support.waiting import eventually
 
 __all__ = ["name", "own_site", "site", "store"]
 
@@ -312,13 +303,13 @@ def test_a_hung_load_blocks_no_other_deploy(site: Site, name: str) -> None:
     with site.hanging(
         ours.engine(2), 2, lambda: says_so(lambda: ours.deploy(2, load_timeout_s=1, switch_timeout_s=1))
     ) as failing:
-        eventually(failing.done)
+        eventually(failing.done, limit_s=20)
         assert ours.quarantine() == ["2"]
         assert_works(lambda: ours.deploy(3))
         assert_works(lambda: ours.deploy(1))
         assert_serves(site, ours.model, 1)
     # What hung, and the unload that waited for it, come to their end inside Triton: until then that version fails, no other.
-    eventually(lambda: says_so(lambda: ours.deploy(2)))
+    eventually(lambda: says_so(lambda: ours.deploy(2)), limit_s=20)
     assert_serves(site, ours.model, 2)
 
 

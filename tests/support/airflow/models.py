@@ -25,15 +25,12 @@ from ml_code.triton_deploy.repository import ModelFolder
 from ml_code.triton_deploy.settings import Settings
 from stack import Stack
 from stack.servers import REPO
-from tests.support.airflow.runs import (
-    AirflowCommand,
-    await_value,
-    environment_without_airflow,
-)
+from tests.support.airflow.runs import AirflowCommand, environment_without_airflow
 from tests.support.models import files, golden, times
 from tests.support.servers.clients import Client
 from tests.support.servers.hanging import blocked
 from tests.support.servers.publishing import Publisher
+from tests.support.waiting import await_value
 
 TASKS = {
     "snapshot": "snapshot_current",
@@ -44,10 +41,8 @@ TASKS = {
     "commit": "commit_current",
 }
 
-
 CHAIN = [*list(TASKS.values())[:-1], "canary_release", TASKS["commit"], "bake_release", "deployed"]
 """What comes one after the other; a canary and a bake that were not asked for succeed at once."""
-
 
 ALL_WENT_WELL = {**dict.fromkeys(CHAIN, "success"), "rollback_minimal": "skipped"}
 
@@ -189,14 +184,21 @@ def airflow(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     command.close()
 
 
+def deployed(stack: Stack, versions: int = 1) -> Model:
+    """Return a model of which so many versions were deployed, without Airflow: the last one is live."""
+    model = Model(stack)
+    for _ in range(versions):
+        model.register()
+        model.deploy()
+    return model
+
+
 @pytest.fixture
 def model(stack: Stack) -> Model:
     return Model(stack)
 
 
 @pytest.fixture
-def live(model: Model) -> Model:
+def live(stack: Stack) -> Model:
     """A model whose version 1 is live."""
-    model.register()
-    model.deploy()
-    return model
+    return deployed(stack)

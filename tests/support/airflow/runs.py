@@ -13,10 +13,10 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import httpx
 import psutil
@@ -25,8 +25,7 @@ import requests
 from ml_code.triton_deploy.names import deploy_id_for
 from stack import Stack
 from stack.servers import DEPLOY_DAG, REPO
-
-T = TypeVar("T")
+from tests.support.waiting import await_value
 
 READS_S = 5
 
@@ -266,15 +265,6 @@ class AirflowServer:
 
     def _ask(self, method: str, path: str, **options: Any) -> requests.Response:
         return self._session.request(method, f"{self._url}{path}", timeout=120, **options)
-
-
-def await_value(look: Callable[[], T | None], what: str, limit_s: float = 30, pause_s: float = 0.1) -> T:
-    """Return what ``look`` finds as soon as it finds something; AssertionError after ``limit_s``."""
-    deadline = time.monotonic() + limit_s
-    while (found := look()) is None:
-        assert time.monotonic() < deadline, f"waited {limit_s:g} s for {what}"
-        time.sleep(pause_s)
-    return found
 
 
 def _serve() -> None:

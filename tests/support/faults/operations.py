@@ -117,15 +117,6 @@ def whole(world: World, allowed: set[int], releases_before: list[str]) -> None:
     assert world.ask() == (5, 5.0)
 
 
-def deployed(world: World) -> World:
-    """Versions 1 to 3 were deployed, version 4 is registered."""
-    for version in (1, 2, 3):
-        world.register_times(version)
-        world.deploy(f"d{version}")
-    world.register_times(4)
-    return world
-
-
 def copied(world: World, root: Path) -> World:
     """A copy of a healthy world, with a Triton of its own."""
     shutil.copytree(world.root, root, symlinks=True)

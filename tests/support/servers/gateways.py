@@ -34,17 +34,10 @@ from stack import Stack
 from stack.ports import free_ports
 from tests.support.fakes import FakeRegistry, FakeStore, fake_store
 from tests.support.models import files, golden, times
+from tests.support.waiting import eventually
 from tests.support.world import SETTINGS
 
 START_TIMEOUT_S = 150.0
-
-
-def eventually(condition: Callable[[], bool], what: str, limit_s: float = 30) -> None:
-    """Wait for a condition."""
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {limit_s:g} s: {what}"
-        time.sleep(0.05)
 
 
 def free_port() -> int:

@@ -11,7 +11,6 @@ from typing import Protocol
 
 INFER = "/v2/models/best_model/infer"
 
-
 ADMIN_PATHS = [
     "/v2/repository/index",
     "/v2/repository/models/best_model/load",
@@ -33,7 +32,6 @@ ADMIN_PATHS = [
     "/v2/models/best_model.v1",
     "/metrics/../v2/repository/index",
 ]
-
 
 TRICKS = [
     "/v2/models/../repository/index",

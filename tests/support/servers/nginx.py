@@ -12,7 +12,8 @@ import pytest
 import requests
 
 from tests.support.servers.debian_packages import REPOSITORY, unpacked
-from tests.support.servers.gateways import Gateway, Releases, eventually, free_port
+from tests.support.servers.gateways import Gateway, Releases, free_port
+from tests.support.waiting import eventually
 
 
 class Nginx:

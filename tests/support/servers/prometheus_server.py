@@ -13,7 +13,8 @@ import requests
 import yaml
 
 from tests.support.servers.debian_packages import REPOSITORY, unpacked
-from tests.support.servers.gateways import eventually, free_port
+from tests.support.servers.gateways import free_port
+from tests.support.waiting import eventually
 
 SHIPPED = REPOSITORY / "deploy/prometheus"
 SHIPPED_ALERTMANAGER = REPOSITORY / "deploy/alertmanager/alertmanager.yml"

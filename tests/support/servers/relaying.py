@@ -12,6 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
+import requests
+
 
 @dataclass
 class Reply:
@@ -113,3 +116,16 @@ def answering(status: int, body: bytes, content_type: str = "text/html") -> Iter
     finally:
         listening.shutdown()
         listening.server_close()
+
+
+def ask_for_host(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    """Let every request name this host, as from a container that calls the server by its service name."""
+    real = requests.Session.send
+
+    def send(
+        session: requests.Session, request: requests.PreparedRequest, **options: Any
+    ) -> requests.Response:
+        request.headers["Host"] = host
+        return real(session, request, **options)
+
+    monkeypatch.setattr(requests.Session, "send", send)

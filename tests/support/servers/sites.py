@@ -27,6 +27,7 @@ from tests.support.fakes import FakeRegistry, FakeStore, fake_store, ones
 from tests.support.models import files, golden, times
 from tests.support.servers.hanging import blocked
 from tests.support.servers.tritons import TritonServer
+from tests.support.waiting import eventually
 
 COMPLETE = "--disable-auto-complete-config"
 
@@ -61,7 +62,7 @@ class Site:
                 assert not loading.done(), f"nothing was brought: {loading}"
                 time.sleep(0.002)
             with blocked(file) as somebody_waits:
-                eventually(somebody_waits)
+                eventually(somebody_waits, limit_s=20)
                 yield loading
 
 
@@ -178,10 +179,3 @@ def assert_works(action: Callable[[], object]) -> None:
         action()
     except DeployError as error:
         raise AssertionError(error.message) from error
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)

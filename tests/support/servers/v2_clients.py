@@ -11,7 +11,7 @@ from typing import Self
 
 import requests
 
-from tests.support.servers.gateways import eventually
+from tests.support.waiting import eventually
 
 ASKED_A_SECOND = 40
 ONE_OF = 20
