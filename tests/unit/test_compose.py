@@ -157,12 +157,31 @@ def test_every_secret_is_fresh_and_for_the_owner_alone(env_file: Path, tmp_path:
     assert all(re.fullmatch(r"[\w=-]+", value) for value in made)
 
 
-def test_an_env_that_is_there_is_not_overwritten(env_file: Path) -> None:
+def write_again(env_file: Path) -> str:
+    again = [sys.executable, str(WRITE_ENV), str(env_file)]
+    return subprocess.run(again, check=True, capture_output=True, text=True).stdout
+
+
+def test_an_env_that_is_there_stays_as_it_is(env_file: Path) -> None:
     before = env_file.read_bytes()
-    again = subprocess.run([sys.executable, str(WRITE_ENV), str(env_file)], check=False, capture_output=True)
-    assert again.returncode == 1
-    assert b"not overwritten" in again.stderr
+    assert "what it set stays" in write_again(env_file)
     assert env_file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "left", ["", "REDIS_PASSWORD=\n", "# REDIS_PASSWORD=x\n"], ids=["gone", "empty", "a comment"]
+)
+def test_an_env_of_an_older_version_gets_the_secrets_that_it_lacks(
+    env_file: Path, tmp_path: Path, left: str
+) -> None:
+    older = tmp_path / ".env"
+    text = re.sub(r"^REDIS_PASSWORD=.*\n", left, env_file.read_text(), flags=re.MULTILINE).rstrip("\n")
+    older.write_text(text)
+    older.chmod(0o600)
+    assert f"added to {older}: REDIS_PASSWORD\n" in write_again(older)
+    assert older.read_text().startswith(text)
+    assert {**values(older), "REDIS_PASSWORD": ""} == {**values(env_file), "REDIS_PASSWORD": ""}
+    assert len(values(older)["REDIS_PASSWORD"]) >= 16
 
 
 def test_no_secret_has_a_value_of_its_own(env_file: Path, everything: Mapping[str, dict[str, Any]]) -> None:
