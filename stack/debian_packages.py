@@ -1,8 +1,11 @@
 """Programs of Debian 12, downloaded and checked by apt, unpacked into a cache folder, not installed."""
 
 import fcntl
+import hashlib
+import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -11,12 +14,15 @@ from pathlib import Path
 from stack.errors import StackError
 
 APT_TIMEOUT_S = 300.0
+_RULE = 2
+"""Which of the rules of this module chose what was unpacked: another one unpacks anew."""
 
 
 def unpacked(cache: Path, packages: Sequence[str], needed: tuple[str, ...] = ("",)) -> Path:
-    """Return a folder that stands for ``/`` and holds these packages with what they need beyond what is installed.
+    """Return a folder that stands for ``/`` and holds these packages with all that they need, but for what every Debian has.
 
-    Processes wait for each other. To take newer packages, delete ``cache``.
+    What else is installed makes no difference: a program looks for its data beside itself. Processes wait for each other. To take
+    newer packages, delete ``cache``.
 
     Args:
         cache: folder for it.
@@ -28,19 +34,18 @@ def unpacked(cache: Path, packages: Sequence[str], needed: tuple[str, ...] = (""
     """
     _check_debian_12(packages)
     cache.mkdir(parents=True, exist_ok=True)
-    root = cache / "root"
+    root = cache / f"root-{_fingerprint(packages, needed)}"
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not root.exists():
             work = cache / "incomplete"
             shutil.rmtree(work, ignore_errors=True)
-            _download(work, packages)
-            for package in sorted((work / "archives").glob("*.deb")):
-                if package.name.startswith(needed):
-                    subprocess.run(["dpkg", "-x", str(package), str(work / "root")], check=True)
+            for package in _download(work, packages, needed):
+                subprocess.run(["dpkg", "-x", str(package), str(work / "root")], check=True)
             # The rename comes last, so that a folder of this name is always complete.
             (work / "root").rename(root)
-            shutil.rmtree(work)
+            for other in (work, *(path for path in cache.glob("root*") if path != root)):
+                shutil.rmtree(other)
     return root
 
 
@@ -63,29 +68,67 @@ def _check_debian_12(packages: Sequence[str]) -> None:
         raise NotDebian12(f"{', '.join(packages)}: taken from Debian 12's packages; use a container of that")
 
 
-def _download(work: Path, packages: Sequence[str]) -> None:
-    (work / "archives" / "partial").mkdir(parents=True)
+def _fingerprint(packages: Sequence[str], needed: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps([_RULE, *packages, "", *needed]).encode()).hexdigest()[:12]
+
+
+def _download(work: Path, packages: Sequence[str], needed: tuple[str, ...]) -> list[Path]:
+    archives = work / "archives"
+    (archives / "partial").mkdir(parents=True)
     (work / "lists" / "partial").mkdir(parents=True)
-    # No lock is needed, hence no root: apt only reads the system's state here.
-    options = ["Debug::NoLocking=true", f"Dir::Cache={work}", "Acquire::Retries=3"]
-    download = ["install", "--download-only", "--reinstall", "--no-install-recommends", "--yes", *packages]
-    if _apt_get(options, download).returncode == 0:
-        return
-    # The system's package lists are empty or out of date; ours leave them untouched.
-    options.append(f"Dir::State::lists={work / 'lists'}")
-    update = _apt_get(options, ["update"])
-    done = _apt_get(options, download)
-    if done.returncode != 0:
-        raise StackError(f"apt cannot provide {' '.join(packages)}:\n{update.stdout}{done.stdout}")
+    (work / "status").touch()
+    # No lock is needed, hence no root: apt changes nothing of the system here, and takes nothing for installed.
+    options = [
+        "Debug::NoLocking=true",
+        f"Dir::Cache={work}",
+        f"Dir::State::status={work / 'status'}",
+        "Acquire::Retries=3",
+    ]
+    try:
+        return _fetch(options, archives, packages, needed)
+    except StackError:
+        # The system's package lists are empty or out of date; ours leave them untouched.
+        options.append(f"Dir::State::lists={work / 'lists'}")
+        _apt_get(options, ["update"], work)
+        return _fetch(options, archives, packages, needed)
 
 
-def _apt_get(options: Sequence[str], arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+def _fetch(
+    options: Sequence[str], archives: Path, packages: Sequence[str], needed: tuple[str, ...]
+) -> list[Path]:
+    wanted = _with_what_they_need(options, archives, packages)
+    names = wanted - _with_what_they_need(options, archives, _essential())
+    _apt_get(options, ["download", *sorted(name for name in names if name.startswith(needed))], archives)
+    return sorted(archives.glob("*.deb"))
+
+
+def _with_what_they_need(options: Sequence[str], folder: Path, packages: Sequence[str]) -> set[str]:
+    install = ["install", "--simulate", "--no-install-recommends", "--yes", *packages]
+    return set(re.findall(r"^Inst (\S+)", _apt_get(options, install, folder), re.MULTILINE))
+
+
+def _essential() -> list[str]:
+    """Return what no Debian is without."""
+    listed = subprocess.run(
+        ["dpkg-query", "--show", "--showformat", "${Essential} ${Package}\n"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return re.findall(r"^yes (\S+)$", listed.stdout, re.MULTILINE)
+
+
+def _apt_get(options: Sequence[str], arguments: Sequence[str], folder: Path) -> str:
+    done = subprocess.run(
         ["apt-get", *(part for option in options for part in ("-o", option)), *arguments],
         check=False,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         timeout=APT_TIMEOUT_S,
+        cwd=folder,
         env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
     )
+    if done.returncode:
+        raise StackError(f"apt-get {' '.join(arguments)} failed:\n{done.stdout}")
+    return done.stdout

@@ -20,7 +20,7 @@ PICTURES = os.environ.get("TEST_PICTURES", "")
 # Not for the session: its event loop runs in this thread, where other tests start their own.
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    root = unpacked("chromium", ["chromium", "fonts-dejavu-core"])
+    root = unpacked("chromium", ["chromium", "fonts-dejavu-core"], ("chromium", "lib", "fonts-"))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=root / "usr/lib/chromium/chromium",
