@@ -7,10 +7,10 @@ which compares and writes only what differs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from .deadline import within
 from .errors import DeployError, Misconfigured
@@ -202,15 +202,27 @@ def changes(
     return found
 
 
-def drift(live: Release | None, aliases: Mapping[str, int]) -> str:
-    """Return a sentence when the alias that was deployed means something else now, or nothing."""
+def drift(live: Release | None, aliases: Mapping[str, int], refused: Mapping[int, str]) -> str:
+    """Return what to know and do when the alias that was deployed means something else now, or nothing.
+
+    Args:
+        live: what serves.
+        aliases: the version of each alias, as the registry has them.
+        refused: why a version is not deployed again, of those in quarantine by their own fault.
+    """
     if live is None or not live.alias or aliases.get(live.alias) == live.active_version:
         return ""
     named = aliases.get(live.alias)
     now = f"names version {named} in MLflow" if named is not None else "is not set in MLflow any more"
+    what = f"Alias {live.alias} of {live.model} {now}, and version {live.active_version} serves."
+    if named is not None and named in refused:
+        return (
+            f"{what} Version {named} failed ({refused[named].rstrip('.')}) and is in quarantine. Set the alias back to version "
+            f"{live.active_version}, or register a repaired version and set it to that."
+        )
     return (
-        f"Alias {live.alias} of {live.model} {now}, and version {live.active_version} serves. "
-        f"Deploy it (triton-deploy deploy {live.model} --alias {live.alias}), or set the alias to version {live.active_version}."
+        f"{what} Deploy it (triton-deploy deploy {live.model} --alias {live.alias}), or set the alias to version "
+        f"{live.active_version}."
     )
 
 
@@ -289,7 +301,7 @@ class Feedback:
         if live is None:
             return []
         aliases = self._within("asking MLflow for the alias", lambda: self._board().aliases(folder.model))
-        text = drift(live, aliases)
+        text = drift(live, aliases, _refused(folder))
         return [Notice(ALIAS_DRIFT, text)] if text else []
 
     def _write(
@@ -322,14 +334,30 @@ class Feedback:
 
     def _failed(self, folder: ModelFolder, ended: Deployment | None = None) -> list[FailedVersion]:
         kept = [
-            FailedVersion(
-                int(version), f"{failure.get('step')}: {failure.get('error')}", str(failure["at_utc"])
-            )
-            for path, failure in folder.versions.quarantined()
-            if (version := path.name.partition(".")[0]).isdigit() and failure.get("at_utc")
+            FailedVersion(version, _why(failure), str(failure["at_utc"]))
+            for version, failure in _quarantined(folder)
+            if failure.get("at_utc")
         ]
         if ended is not None and ended.state is State.ROLLED_BACK and ended.failure:
             # What left nothing in quarantine is told now or never.
             reason = f"{ended.failure.step}: {ended.failure.error}"
             kept.append(FailedVersion(ended.version, reason, ended.failure.at_utc))
         return kept
+
+
+def _quarantined(folder: ModelFolder) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield the versions in quarantine, and what is known of the failure of each."""
+    for path, failure in folder.versions.quarantined():
+        version = path.name.partition(".")[0]
+        if version.isdigit():
+            yield int(version), failure
+
+
+def _refused(folder: ModelFolder) -> dict[int, str]:
+    return {
+        version: _why(failure) for version, failure in _quarantined(folder) if failure.get("blames_artifact")
+    }
+
+
+def _why(failure: Mapping[str, Any]) -> str:
+    return f"{failure.get('step')}: {failure.get('error')}"

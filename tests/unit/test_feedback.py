@@ -94,14 +94,21 @@ def test_a_long_reason_is_cut() -> None:
 
 def test_drift_is_an_alias_that_means_something_else_than_serves() -> None:
     live = release(3, 7)
-    assert drift(live, {"A": 7, "B": 9}) == ""
-    assert drift(None, {"A": 9}) == ""
-    assert drift(replace(live, alias=""), {}) == ""
-    moved = drift(live, {"A": 9})
+    assert drift(live, {"A": 7, "B": 9}, {7: "x"}) == ""
+    assert drift(None, {"A": 9}, {}) == ""
+    assert drift(replace(live, alias=""), {}, {}) == ""
+    moved = drift(live, {"A": 9}, {8: "x"})
     assert "Alias A of best_model names version 9" in moved
     assert "version 7 serves" in moved
     assert "triton-deploy deploy best_model --alias A" in moved
-    assert "is not set in MLflow any more" in drift(live, {})
+    assert "is not set in MLflow any more" in drift(live, {}, {})
+
+
+def test_nobody_is_told_to_deploy_a_version_that_would_be_refused() -> None:
+    assert drift(release(3, 7), {"A": 9}, {9: "smoke: The candidate answers wrongly."}) == (
+        "Alias A of best_model names version 9 in MLflow, and version 7 serves. Version 9 failed (smoke: The candidate answers "
+        "wrongly) and is in quarantine. Set the alias back to version 7, or register a repaired version and set it to that."
+    )
 
 
 # Through the library
@@ -302,6 +309,16 @@ def test_an_alias_that_moved_on_is_a_notice_and_a_problem_when_told_so(told: Tol
     strict = told.reconcile(alias_drift="problem")
     assert strict.notices == ()
     assert strict.problems == (found.notices[0].text,)
+
+
+def test_an_alias_on_a_version_that_failed_is_not_to_be_deployed_again(told: Told) -> None:
+    told.register_times(3, expected=9.0)
+    with pytest.raises(DeployError):
+        told.deploy("d3")
+    told.board.pointing[MODEL]["A"] = 3
+    (notice,) = told.reconcile().notices
+    assert "Version 3 failed (smoke: " in notice.text
+    assert "triton-deploy deploy" not in notice.text
 
 
 def test_status_shows_drift_and_is_silent_when_mlflow_is_away(told: Told) -> None:
