@@ -27,9 +27,9 @@ with DAG(
     },
 ) as dag:
 
-    @task(execution_timeout=timedelta(hours=1), retries=0)
+    @task(execution_timeout=timedelta(hours=1), retries=2, retry_delay=timedelta(seconds=10))
     def gc() -> list[dict[str, str]]:
-        """Collect every model of the repository; the next run tries again what failed."""
+        """Collect every model of the repository; the next run tries again what failed, and a next try what was killed."""
         from ml_code.triton_deploy.collect import Collector
 
         dry_run = get_current_context()["params"]["dry_run"]

@@ -34,9 +34,13 @@ with DAG(
     },
 ) as dag:
     # Each model has deadlines of its own; this is for all of them, one after the other. The next run waits for this one.
-    @task(execution_timeout=timedelta(seconds=4 * SETTINGS.load_timeout_s + 3600), retries=0)
+    @task(
+        execution_timeout=timedelta(seconds=4 * SETTINGS.load_timeout_s + 3600),
+        retries=2,
+        retry_delay=timedelta(seconds=10),
+    )
     def reconcile() -> None:
-        """Reconcile every model of the repository; the next run tries again what failed."""
+        """Reconcile every model of the repository; the next run tries again what failed, and a next try what was killed."""
         from ml_code.triton_deploy.reconcile import Reconciler
 
         deep = get_current_context()["params"]["deep"]
