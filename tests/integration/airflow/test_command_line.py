@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -39,20 +40,52 @@ pytestmark = pytest.mark.integration
 # `airflow dags test`: the whole chain, no Airflow running
 
 
-def test_the_documented_command_deploys(live: Model, airflow: AirflowCommand) -> None:
+CI_BLOCKS = re.search(r"^\*\*In CI\*\*.*?^## ", (REPO / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+"""How README.md runs the DAG without a running Airflow: a home, the whole DAG, single tasks."""
+assert CI_BLOCKS is not None
+A_HOME, THE_DAG, ITS_TASKS = re.findall(r"^```\n(.*?)^```", CI_BLOCKS[0], re.DOTALL | re.MULTILINE)
+
+
+def in_a_shell(stack: Stack, model: str, *blocks: str) -> subprocess.CompletedProcess[str]:
+    """Run blocks of README.md in a shell that knows the running Airflow of `make up`, as `source .stack/env` makes it."""
+    running = dict.fromkeys(("AIRFLOW_HOME", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"), "nowhere")
+    script = "set -e\n" + "".join(blocks).replace('"best_model"', f'"{model}"').replace(
+        " best_model ", f" {model} "
+    )
+    return subprocess.run(
+        ["bash", "-c", script],
+        cwd=REPO,
+        env={**os.environ, **stack.environment, **running},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_documented_commands_deploy_beside_a_running_airflow(stack: Stack, live: Model) -> None:
     live.register()
     with live.client() as client:
-        conf = json.dumps({"model": live.name, "alias": "A"})
-        argv = [sys.executable, "-m", "airflow", "dags", "test", DEPLOY_DAG, "-c", conf]
-        done = subprocess.run(
-            argv, cwd=REPO, env=airflow.environment, check=False, capture_output=True, text=True
-        )
+        done = in_a_shell(stack, live.name, A_HOME, THE_DAG)
         assert done.returncode == 0, done.stdout + done.stderr
         seen = client.seen()
+    assert "Traceback" not in done.stdout + done.stderr
     assert seen.failures == ()
     assert seen.distinct == ((1, 1.0), (2, 2.0))
     current = json.loads(live.current or b"")
     assert (current["active_version"], current["previous_version"], current["alias"]) == (2, 1, "A")
+
+
+@pytest.mark.soak
+def test_the_documented_single_tasks_deploy_and_take_back(stack: Stack, live: Model) -> None:
+    live.register()
+    done = in_a_shell(stack, live.name, A_HOME, ITS_TASKS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (live.state("ci-42"), live.ready_versions(live.name)) == (State.COMMITTED, {2})
+
+    live.register(files(b"junk"))
+    done = in_a_shell(stack, live.name, A_HOME, ITS_TASKS.replace("ci-42", "ci-43"))
+    assert done.returncode == 0, "the rollback did what it was asked to"
+    assert (live.state("ci-43"), live.ready_versions(live.name)) == (State.ROLLED_BACK, {2})
 
 
 @dataclass(frozen=True)
@@ -269,10 +302,19 @@ def test_deploying_what_is_live_succeeds_and_changes_nothing(live: Model, airflo
 
 def test_what_a_retry_can_mend_is_tried_again(live: Model, airflow: AirflowCommand) -> None:
     live.register()
-    live.folder.lease.acquire("another-deploy", datetime.now(UTC), 5)
-    ended, run = airflow.deploy(model=live.name, deploy_id="d2")
+    live.folder.lease.acquire("another-deploy", datetime.now(UTC), 300)
+
+    def end_the_other_deploy() -> None:
+        await_value(
+            lambda: "Deployment another-deploy" in airflow.log.read_text() or None, "the refusal", 120
+        )
+        live.folder.lease.release("another-deploy")
+
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(end_the_other_deploy)
+        ended, run = airflow.deploy(model=live.name, deploy_id="d2")
+        other.result()
     assert (ended.code, run.tasks) == (0, ALL_WENT_WELL), ended.output
-    assert "Deployment another-deploy" in ended.output
     assert live.ready_versions(live.name) == {2}
 
 

@@ -62,10 +62,14 @@ class AirflowCommand:
     Args:
         home: Airflow's home, which `airflow db migrate` has prepared.
         environment: the commands' environment.
+
+    Attributes:
+        log: what the command that runs has said, and that of the last one.
     """
 
     def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
         self.environment = environment
+        self.log = home / "command.log"
         self._home = home
         self._server = subprocess.Popen(
             [sys.executable, "-m", __name__],
@@ -83,11 +87,10 @@ class AirflowCommand:
 
     def __call__(self, *argv: str) -> Ended:
         """Run `airflow ARGV` and wait for its end."""
-        log = self._home / "command.log"
         request, answers = self._pipe(self._server.stdin), self._pipe(self._server.stdout)
-        request.write(json.dumps({"argv": argv, "log": str(log)}) + "\n")
+        request.write(json.dumps({"argv": argv, "log": str(self.log)}) + "\n")
         request.flush()
-        return Ended(int(answers.readline()), log.read_text(errors="replace"))
+        return Ended(int(answers.readline()), self.log.read_text(errors="replace"))
 
     def deploy(self, **conf: Any) -> tuple[Ended, Run]:
         """Run `airflow dags test` on the deploy DAG."""
