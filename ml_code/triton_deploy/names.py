@@ -51,6 +51,18 @@ def check_deploy_id(value: str) -> str:
     )
 
 
+def needs_quoting(path: str) -> str:
+    """Name what a path holds that a shell does not read as it stands; empty when there is nothing.
+
+    Triton's Python backend starts its processes by a line of shell in which it does not quote the path of the model.
+
+    Args:
+        path: of the repository, or of what is above it.
+    """
+    odd = sorted(set(re.sub(r"[A-Za-z0-9/._+@%,=-]|[^\x00-\x7f]", "", path)))
+    return ", ".join("a space" if character == " " else repr(character) for character in odd)
+
+
 def is_deploy_id(value: str) -> bool:
     """Whether ``value`` may be a deployment's id."""
     return re.fullmatch(DEPLOY_ID_PATTERN.removesuffix("$"), value) is not None

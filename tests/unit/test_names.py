@@ -3,7 +3,13 @@
 import pytest
 
 from ml_code.triton_deploy.errors import InvalidInput
-from ml_code.triton_deploy.names import check_alias, check_deploy_id, check_model, deploy_id_for
+from ml_code.triton_deploy.names import (
+    check_alias,
+    check_deploy_id,
+    check_model,
+    deploy_id_for,
+    needs_quoting,
+)
 
 
 @pytest.mark.parametrize("name", ["best_model", "m", "A-1", "_x", "x" * 100])
@@ -46,3 +52,17 @@ def test_every_run_id_gives_a_deploy_id(run_id: str) -> None:
 
 def test_run_ids_that_look_alike_are_kept_apart() -> None:
     assert deploy_id_for("a:b") != deploy_id_for("a+b")
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("/mnt/my models", "a space"),
+        ("/mnt/a b\tc'd", "'\\t', a space, \"'\""),
+        ("/mnt/$x;y", "'$', ';'"),
+        ("/mnt/models-1.0_a+b@c%d,e=f", ""),
+        ("/home/jürgen", ""),
+    ],
+)
+def test_what_a_shell_does_not_read_as_it_stands_is_named(path: str, named: str) -> None:
+    assert needs_quoting(path) == named

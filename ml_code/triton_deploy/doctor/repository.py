@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..names import needs_quoting
 from ..repository import ModelFolder, models_in
 from ..repository.durable import FILE_MODE, create_file, fsync_directory, rename, storage_failed
 from ..settings import Settings
@@ -36,6 +37,7 @@ class RepositoryCheck:
     def look(self) -> Iterator[Finding]:
         """See Check.look."""
         root = self._settings.repository_root
+        yield from self._named(root)
         yield from self._writable(root)
         yield from self._room(root)
         yield from self._readable(root)
@@ -45,6 +47,14 @@ class RepositoryCheck:
     def clean_up(self) -> None:
         """See Check.clean_up."""
         self._probe.remove()
+
+    def _named(self, root: Path) -> Iterator[Finding]:
+        if odd := needs_quoting(str(root)):
+            yield self._report.failed(
+                f"The path of the repository, {str(root)!r}, has {odd} in it. Triton's Python backend starts its processes by a "
+                "line of shell in which it does not quote that: a load there hangs until its deadline.",
+                "Move the repository to a path of letters, digits and / . _ - + @ % , = only, for Triton as well.",
+            )
 
     def _writable(self, root: Path) -> Iterator[Finding]:
         try:

@@ -363,6 +363,12 @@ def test_a_repository_that_is_no_folder_is_named(patient: Patient, tmp_path: Pat
     assert not (tmp_path / "missing").exists()
 
 
+def test_a_repository_in_a_path_that_triton_does_not_quote_is_named(patient: Patient, tmp_path: Path) -> None:
+    (tmp_path / "my models").mkdir()
+    found = patient.examined(TRITON_DEPLOY_REPOSITORY=str(tmp_path / "my models"))
+    said(found, "repository", Verdict.FAILED, "has a space in it", "Move the repository")
+
+
 def test_a_repository_that_triton_does_not_share_is_named(patient: Patient, tmp_path: Path) -> None:
     found = patient.examined(TRITON_DEPLOY_REPOSITORY=str(tmp_path))
     said(
