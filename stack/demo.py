@@ -1,9 +1,8 @@
-"""The main job end to end, on real servers: two versions deployed, a broken one rolled back, clients none the wiser."""
+"""The main job end to end, on real servers: two versions deployed, a broken one rolled back, a revert, clients none the wiser."""
 
 import contextlib
 import json
 import os
-import shutil
 import sys
 import threading
 import time
@@ -21,6 +20,7 @@ from stack.servers import DEPLOY_DAG, REPO
 
 MODEL = "best_model"
 ALIAS = "A"
+REVERT_DAG = "revert_triton"
 RUN_TIMEOUT_S = 120
 PAUSE_S = 0.01
 """Between two requests of the client that keeps calling."""
@@ -33,7 +33,8 @@ def main(argv: Sequence[str] = ()) -> int:
         return 2
     state_dir = REPO / ".stack" / "demo"
     step = Steps()
-    stack = Stack(_fresh(state_dir), report=lambda line: print(f"    {line}", flush=True))
+    # Fresh, so that version 1 is version 1.
+    stack = Stack(state_dir, report=lambda line: print(f"    {line}", flush=True), fresh=True)
     try:
         with step("start S3, MLflow, Triton and Airflow"):
             stack.start(["s3", "postgres", "mlflow", "triton", "airflow"])
@@ -47,6 +48,9 @@ def main(argv: Sequence[str] = ()) -> int:
         print("stopping everything ...", flush=True)
         stack.stop()
     print(f"done; what was written stays in {state_dir.relative_to(REPO)} until the next demo")
+    print(
+        "Next: `make up` starts the same servers and leaves them running, with a login for each; README, Try it."
+    )
     return 0
 
 
@@ -123,7 +127,7 @@ class Client:
 
 
 class Demo:
-    """The story: train, deploy, deploy again, fail, and show that nobody noticed."""
+    """The story: train, deploy, deploy a better one, fail, go back, and show that nobody noticed."""
 
     def __init__(self, stack: Stack, step: Steps) -> None:
         self._stack = stack
@@ -143,7 +147,11 @@ class Demo:
             print("    clients get version 1; one of them keeps asking from here on", flush=True)
         client.start()
         try:
-            with self._step(f"move alias {ALIAS} to version 2 and deploy it"):
+            first, second = trained.accuracies
+            _expect(second > first, f"version 2 is not better: {second:.3f} after {first:.3f}")
+            with self._step(
+                f"move alias {ALIAS} to version 2, which is right about {second:.1%} of unseen rows instead of {first:.1%}, and deploy it"
+            ):
                 trained.set_alias(2)
                 self._deploy("success", live=2)
                 _expect(client.version_now() == "2", "clients do not get version 2")
@@ -156,6 +164,13 @@ class Demo:
                 self._show_quarantine()
                 _expect(client.version_now() == "2", "clients do not get version 2 any more")
                 print("    clients still get version 2", flush=True)
+            with self._step("go back to version 1, as if somebody had found version 2 to be bad after all"):
+                self._revert(to=1)
+                _expect(client.version_now() == "1", "clients do not get version 1 again")
+                print(
+                    "    clients get version 1 again; it was still loaded, and MLflow was not asked",
+                    flush=True,
+                )
         finally:
             client.stop()
         self._table(client)
@@ -167,11 +182,19 @@ class Demo:
 
     def _deploy(self, expected: str, live: int) -> None:
         """Run the deploy DAG and check how it ended, and what is live after it."""
-        run_id = self._airflow.trigger(DEPLOY_DAG, {"alias": ALIAS, "model": MODEL})
+        self._run(DEPLOY_DAG, {"alias": ALIAS, "model": MODEL}, expected, live)
+
+    def _revert(self, to: int) -> None:
+        """Run the revert DAG and check that this version is live after it."""
+        conf = {"model": MODEL, "version": to, "reason": "the demo goes back"}
+        self._run(REVERT_DAG, conf, "success", live=to)
+
+    def _run(self, dag: str, conf: Mapping[str, Any], expected: str, live: int) -> None:
+        run_id = self._airflow.trigger(dag, conf)
         print(f"    run {run_id}", flush=True)
         started = time.monotonic()
         state = self._airflow.wait(
-            DEPLOY_DAG,
+            dag,
             run_id,
             timeout_s=RUN_TIMEOUT_S,
             report=lambda task, end: print(f"      {task}: {end}", flush=True),
@@ -183,16 +206,24 @@ class Demo:
             current["active_version"] == live,
             f"current.json says version {current['active_version']}, expected {live}",
         )
-        record = self._record(run_id)
+        record = self._record(f"{run_id}-1" if dag == REVERT_DAG else run_id)
         self._rows.append(
-            (str(record.version), record.state, f"{seconds:.1f} s", _step_times(record.times_utc), str(live))
+            (
+                str(record.version),
+                "revert" if dag == REVERT_DAG else "deploy",
+                record.state,
+                f"{seconds:.1f} s",
+                _step_times(record.times_utc),
+                str(live),
+            )
         )
 
-    def _record(self, run_id: str) -> Any:
+    def _record(self, key: str) -> Any:
+        """Return what was recorded of a run; a try of a revert has a record of its own."""
         from ml_code.triton_deploy.names import deploy_id_for
         from ml_code.triton_deploy.repository import ModelFolder
 
-        return ModelFolder.at(self._folder.parent, MODEL).journal.get(deploy_id_for(run_id))
+        return ModelFolder.at(self._folder.parent, MODEL).journal.get(deploy_id_for(key))
 
     def _show_quarantine(self) -> None:
         kept = sorted(self._folder.glob("3.failed_*"))
@@ -206,7 +237,7 @@ class Demo:
         from rich.table import Table
 
         table = Table(title="What happened", title_justify="left")
-        for column in ("version", "deploy", "run in Airflow", "steps, seconds", "live after it"):
+        for column in ("version", "what", "end", "run in Airflow", "steps, seconds", "live after it"):
             table.add_column(column)
         for row in self._rows:
             table.add_row(*row)
@@ -218,8 +249,9 @@ class Demo:
             f"slowest {client.slowest_s * 1000:.0f} ms",
             flush=True,
         )
-        committed = [row for row in self._rows if row[1] == "committed"]
-        _expect(len(committed) == 2, f"{len(committed)} deploys were committed, expected 2")
+        ends = [(what, end) for _, what, end, *_ in self._rows]
+        expected = [("deploy", "committed")] * 2 + [("deploy", "rolled_back"), ("revert", "committed")]
+        _expect(ends == expected, f"the runs ended as {ends}, expected {expected}")
         _expect(
             not client.failures,
             f"{len(client.failures)} client requests failed, the first: {client.failures[:1]}",
@@ -229,6 +261,10 @@ class Demo:
 
 class Trained:
     """Versions 1 and 2 in MLflow, and what version 3 is made of.
+
+    Attributes:
+        accuracies: share of unseen rows that each registered version is right about.
+        inputs: an example of its inputs, by name.
 
     Args:
         log: file for what MLflow and scikit-learn print.
@@ -240,11 +276,13 @@ class Trained:
         from ml_code.training.request import TrainingRequest
 
         self._request = TrainingRequest(model=MODEL, alias=ALIAS)
+        self.accuracies: list[float] = []
         with self._quiet():
             from ml_code.training.trainer import train
 
-            self._register(train(self._request), ALIAS)
-            self._second = train(replace(self._request, options={"regularization": 0.01}))
+            # So simple that it misses what the next one sees.
+            self._register(train(replace(self._request, options={"regularization": 1000.0})), ALIAS)
+            self._second = train(self._request)
             self._register(self._second, "candidate")
         self.inputs = {name: array[:1] for name, array in self._second.examples.items()}
 
@@ -265,31 +303,25 @@ class Trained:
                 if attribute.name == "coefficients":
                     attribute.floats[:] = [-weight for weight in attribute.floats]
         with self._quiet():
-            self._register(replace(self._second, onnx=model.SerializeToString()), ALIAS)
+            # What was measured was version 2, so it is not said.
+            self._register(replace(self._second, onnx=model.SerializeToString()), ALIAS, measured=False)
 
-    def _register(self, trained: Any, alias: str) -> None:
+    def _register(self, trained: Any, alias: str, measured: bool = True) -> None:
         from ml_code.training.registration import publish
 
         registered = publish(trained, replace(self._request, alias=alias), self._uri)
-        accuracy = registered.metrics.get("test_accuracy", float("nan"))
+        said = f"    version {registered.version}, alias {alias}"
+        if measured:
+            accuracy = registered.metrics["test_accuracy"]
+            self.accuracies.append(accuracy)
+            said += f", test accuracy {accuracy:.3f}"
         # Not to the log: this is the progress that the user waits for.
-        print(
-            f"    version {registered.version}, alias {alias}, test accuracy {accuracy:.3f}",
-            file=sys.__stdout__,
-            flush=True,
-        )
+        print(said, file=sys.__stdout__, flush=True)
 
     @contextlib.contextmanager
     def _quiet(self) -> Iterator[None]:
         with self._log.open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             yield
-
-
-def _fresh(state_dir: Path) -> Path:
-    """Return the state directory without what an earlier demo left, so that version 1 is version 1."""
-    shutil.rmtree(state_dir, ignore_errors=True)
-    state_dir.mkdir(parents=True)
-    return state_dir
 
 
 def _step_times(times_utc: Mapping[str, str]) -> str:
