@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from stack import Stack, StackError
 from stack import services as known
@@ -19,6 +20,8 @@ from stack.servers import REPO
 from stack.supervision import ProcessState
 
 _WATCH_S = 1.0
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+_AGAIN_S = 0.05
 
 
 def services_here() -> list[str]:
@@ -41,10 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     distributed_parser.add_argument("--state-dir", type=Path, default=REPO / ".stack" / "distributed")
     commands.add_parser("demo", help="the main job, end to end", add_help=False)
     arguments, rest = parser.parse_known_args(argv)
-    # SIGINT too: a shell script starts its background jobs with that ignored.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
     try:
+        _listen_for_the_end()
         if arguments.command == "demo":
             demo = importlib.import_module("stack.demo")
             return int(demo.main(rest))
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        print("stopped", flush=True)
         return 130
 
 
@@ -68,9 +70,9 @@ def up(state_dir: Path) -> int:
         StackError: it does not start, or a process died and could not be started again.
     """
     stack = Stack(state_dir, services_here(), ports=configured_ports(), report=print)
-    print("starting (the first time takes longest) ...", flush=True)
-    stack.start()
     try:
+        print("starting (the first time takes longest) ...", flush=True)
+        stack.start()
         env_file = write_env_file(state_dir, stack.environment)
         print(summary(stack, env_file), flush=True)
         watch(stack)
@@ -93,9 +95,9 @@ def up_distributed(state_dir: Path) -> int:
     """
     state_dir.mkdir(parents=True, exist_ok=True)
     distributed = Distributed(state_dir, ports=configured_ports(), report=print)
-    print("starting (the first time takes longest) ...", flush=True)
-    distributed.start()
     try:
+        print("starting (the first time takes longest) ...", flush=True)
+        distributed.start()
         env_file = write_env_file(state_dir, distributed.environment)
         print(distributed_summary(distributed, env_file), flush=True)
         watch(distributed.center, *distributed.hosts)
@@ -185,8 +187,26 @@ def _watched(stack: Stack, before: dict[str, ProcessState]) -> dict[str, Process
     return now
 
 
+def _listen_for_the_end() -> None:
+    """Make Ctrl-C and SIGTERM a KeyboardInterrupt here, also one that came while Python was starting."""
+    for number in _ENDS:
+        signal.signal(number, _interrupt)
+    sys.unraisablehook = _interrupt_again
+    # make starts this with SIGINT held back: before now, Ctrl-C would have been answered with a traceback. A shell script starts
+    # its background jobs with it ignored.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
+
+
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def _interrupt_again(dropped: Any) -> None:
+    """Send the signal anew: Python drops what is raised in a finalizer, and the imports of a start have many."""
+    if isinstance(dropped.exc_value, KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+    else:
+        sys.__unraisablehook__(dropped)
 
 
 if __name__ == "__main__":

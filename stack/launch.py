@@ -6,9 +6,12 @@
 Both ask the kernel for a SIGTERM when their parent dies, so a `kill -9` of the Python process that
 started the stack, or of supervisord, takes all servers down. The guard is a subreaper (prctl(2),
 PR_SET_CHILD_SUBREAPER): whatever is orphaned below it, even in a session of its own, becomes its
-child and is found at the end.
+child and is found at the end. What a dead program leaves behind in its process group ends within
+a second, with all below it: a scheduler that was killed would leave workers that hold its locks in
+the database.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -23,6 +26,7 @@ PARENT = "STACK_PARENT_PID"
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _GRACE_S = 30
+_POLL_S = 0.5
 
 
 def command(mode: str, spec: Path) -> list[str]:
@@ -64,16 +68,31 @@ def _guard(spec: Path) -> int:
 
 
 def _reap_until(last: int) -> int:
+    # The child was started with the mask as it was.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     while True:
-        pid, status = os.waitpid(-1, 0)
+        pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == last:
             return status
+        if not pid:
+            _kill_orphans_of_the_dead(last)
+            signal.sigtimedwait([signal.SIGCHLD], _POLL_S)
+
+
+def _kill_orphans_of_the_dead(living: int) -> None:
+    # Supervisord makes each program the leader of a process group.
+    for pid in _children(os.getpid()):
+        with contextlib.suppress(ProcessLookupError):
+            leader = os.getpgid(pid)
+            if pid not in (living, leader) and not Path(f"/proc/{leader}").exists():
+                for descendant in [*_descendants(pid), pid]:
+                    os.kill(descendant, signal.SIGKILL)
 
 
 def _kill_what_is_left() -> None:
     # The children of a killed child become ours, so this ends only when the whole tree is gone.
     while True:
-        for pid in _children():
+        for pid in _children(os.getpid()):
             os.kill(pid, signal.SIGKILL)
         try:
             os.waitpid(-1, 0)
@@ -81,13 +100,25 @@ def _kill_what_is_left() -> None:
             return
 
 
-def _children() -> Iterator[int]:
+def _descendants(pid: int) -> Iterator[int]:
+    for child in _children(pid):
+        yield from _descendants(child)
+        yield child
+
+
+def _children(parent: int) -> Iterator[int]:
+    if Path("/proc/thread-self/children").exists():
+        for children in Path(f"/proc/{parent}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                yield from map(int, children.read_text().split())
+        return
+    # A kernel that does not list them.
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        if int(fields[1]) == os.getpid():
+        if int(fields[1]) == parent:
             yield int(stat.parent.name)
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from ml_code.triton_deploy.names import needs_quoting
 from stack import services as known
+from stack.claim import Claim
 from stack.errors import StackError
 from stack.ports import check_free, free_ports
 from stack.site import Service, Site
@@ -45,6 +47,7 @@ class Stack:
         environment: Mapping[str, str] | None = None,
         report: Callable[[str], None] = lambda line: None,
         repo: Path = REPO,
+        fresh: bool = False,
     ) -> None:
         """Describe a stack; starts nothing.
 
@@ -59,6 +62,7 @@ class Stack:
             environment: further variables for every process, Airflow's tasks included.
             report: called with a line when a service is ready.
             repo: the checkout.
+            fresh: whether the start deletes what an earlier stack left in `state_dir`.
 
         Raises:
             StackError: a service is unknown or lacks another, or no port is free.
@@ -90,6 +94,8 @@ class Stack:
         if "prometheus" in self._names and "gateway" not in self._names:
             raise StackError("prometheus asks gateway: name both")
         self._report = report
+        self._fresh = fresh
+        self._claim = Claim(state_dir)
         self._services: dict[str, Service] = {}
         self._supervisor: Supervisor | None = None
 
@@ -113,8 +119,8 @@ class Stack:
         May be called again for further services. A first call that fails leaves nothing running.
 
         Raises:
-            StackError: a port is taken, a process ended, or a service was not ready in time. The
-                text names the process and its log, with the last lines.
+            StackError: another stack has the state directory, a port is taken, a process ended, or a service was not ready in
+                time. The text names the process and its log, with the last lines.
         """
         names = [name for name in known.ALL if name in (services or self._names)]
         first = self._supervisor is None
@@ -133,6 +139,7 @@ class Stack:
         if self._supervisor is not None:
             self._supervisor.stop()
             self._supervisor = None
+        self._claim.give_back()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -223,13 +230,22 @@ class Stack:
         return self._supervisor
 
     def _start_supervisor(self) -> Supervisor:
+        for path in (self._site.repo, self._site.state_dir, self._site.model_repository):
+            if odd := needs_quoting(str(path)):
+                raise StackError(
+                    f"{str(path)!r} has {odd} in it: Triton can't start models there, it does not quote the path for its shell. "
+                    "Nothing was started; use a path of letters, digits and / . _ - + @ % , = only"
+                )
         self._site.state_dir.mkdir(parents=True, mode=0o700, exist_ok=True)
+        # Before anything is written or deleted: a stack that runs there reads those files.
+        self._claim.take()
+        if self._fresh:
+            self._claim.clear()
         self._services = known.build(self._site, self._names)
         programs = [program for service in self._services.values() for program in service.all]
-        supervisor = Supervisor(self._site.state_dir, programs)
-        supervisor.start()
-        self._supervisor = supervisor
-        return supervisor
+        self._supervisor = Supervisor(self._site.state_dir, programs, self._claim)
+        self._supervisor.start()
+        return self._supervisor
 
     def _before(self, name: str) -> list[Service]:
         return [self._services[other] for other in self._services[name].after if other in self._services]

@@ -117,6 +117,8 @@ def _airflow_environment(site: Site) -> dict[str, str]:
         "DAG_PROCESSOR__REFRESH_INTERVAL": "10",
         "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "10",
         "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+        # What ran under a scheduler that was killed is taken up this soon, not after five minutes.
+        "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "15",
         # Nothing listens for that; the default port may be another installation's.
         "LOGGING__WORKER_LOG_SERVER_PORT": str(site.ports["airflow"]),
         "LOGGING__BASE_LOG_FOLDER": str(site.state_dir / "logs" / "airflow-tasks"),
@@ -283,10 +285,12 @@ def _airflow(site: Site, env: Mapping[str, str]) -> Service:
         first=program("migrate", "db", "migrate", one_shot=True),
         programs=[
             program("api-server", *api),
+            program("dag-processor", "dag-processor"),
             # Its log server would listen on all interfaces; the API server reads the files itself.
             program("scheduler", "scheduler", "--skip-serve-logs"),
-            program("dag-processor", "dag-processor"),
         ],
+        # A task that finds no API server within ten seconds has failed: what is scheduled at once would be red.
+        held={"airflow-scheduler": lambda: answers(f"{site.url('airflow')}/execution/health")},
         probe=lambda: airflow_runs(site.url("airflow"), site.airflow_login, site.dag_ids, built),
         ports=["airflow"],
         after=["postgres", "redis"],

@@ -22,6 +22,7 @@ class Service:
         ports: the names of the ports that it listens on.
         first: a process that has to succeed before `programs` start.
         after: services that have to be ready before `first`, those of them that the stack has.
+        held: what has to be there before a program is started, by the program's name; those before it run by then.
     """
 
     programs: Sequence[Program]
@@ -29,6 +30,7 @@ class Service:
     ports: Sequence[str]
     first: Program | None = None
     after: Sequence[str] = ()
+    held: Mapping[str, Probe] = field(default_factory=dict)
 
     @property
     def all(self) -> list[Program]:

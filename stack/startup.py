@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from stack.errors import StackError
@@ -25,7 +26,10 @@ def bring_up(supervisor: Supervisor, service: Service, after: Iterable[Service] 
     if service.first is not None:
         supervisor.start_process(service.first.name)
         yield from _until_done(supervisor, service.first.name)
-    for program in service.programs:
+    for number, program in enumerate(service.programs):
+        if program.name in service.held:
+            before = replace(service, programs=service.programs[:number], probe=service.held[program.name])
+            yield from until_ready(supervisor, before, restarts=False)
         supervisor.start_process(program.name)
     yield from until_ready(supervisor, service, restarts=False)
 

@@ -1,6 +1,6 @@
 """supervisord (supervisord.org) under our guard: configuration, start, stop, XML-RPC calls."""
 
-import fcntl
+import contextlib
 import json
 import os
 import shlex
@@ -17,6 +17,7 @@ from typing import Any
 from supervisor.xmlrpc import SupervisorTransport
 
 from stack import launch
+from stack.claim import Claim
 from stack.errors import StackError
 
 # sockaddr_un holds 107 bytes; supervisord first binds the path with its pid appended.
@@ -77,8 +78,15 @@ class Supervisor:
     It, and all it runs, ends with the thread that called `start`, whatever ends that.
     """
 
-    def __init__(self, state_dir: Path, programs: Sequence[Program]) -> None:
-        """Prepare; starts nothing."""
+    def __init__(self, state_dir: Path, programs: Sequence[Program], claim: Claim | None = None) -> None:
+        """Prepare; starts nothing.
+
+        Args:
+            state_dir: where its files are.
+            programs: what it may start.
+            claim: on the state directory, when it was taken before.
+        """
+        self._claim = claim or Claim(state_dir)
         self._dir = state_dir
         self._programs = programs
         self._run_dir = state_dir / "run"
@@ -98,8 +106,7 @@ class Supervisor:
         """
         if len(os.fsencode(self._socket)) > _LONGEST_SOCKET_PATH:
             raise StackError(f"{self._dir}: this path is too long for a Unix socket; use a shorter one")
-        self._run_dir.mkdir(exist_ok=True)
-        lock = self._lock()
+        self._claim.take()
         try:
             spec = self._write_files()
             with self.log_path("supervisord").open("ab") as log:
@@ -112,18 +119,23 @@ class Supervisor:
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
-                    pass_fds=[lock],
+                    pass_fds=[self._claim.fileno()],
                 )
-        finally:
-            os.close(lock)
-        self._await_socket(timeout_s)
+            self._await_socket(timeout_s)
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """Stop every process, then supervisord. Nothing when it is not running."""
         if self._guard is not None:
             self._guard.terminate()
-            self._guard.wait()
+            while self._guard.returncode is None:
+                # Who presses Ctrl-C again while it stops is not to come back to a shell before it has.
+                with contextlib.suppress(KeyboardInterrupt):
+                    self._guard.wait()
             self._guard = None
+        self._claim.give_back()
 
     def states(self) -> dict[str, ProcessState]:
         """Return the state of every process, by name.
@@ -163,16 +175,6 @@ class Supervisor:
         finally:
             transport.close()
 
-    def _lock(self) -> int:
-        # The guard inherits it: a stack that is still being stopped counts as running.
-        lock = os.open(self._run_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            raise StackError(f"a stack is running (or stopping) in {self._dir}") from None
-        return lock
-
     def _write_files(self) -> Path:
         (self._dir / "logs").mkdir(exist_ok=True)
         self._socket.unlink(missing_ok=True)
@@ -191,7 +193,6 @@ class Supervisor:
             except StackError:
                 assert self._guard is not None
                 if self._guard.poll() is not None or time.monotonic() > deadline:
-                    self.stop()
                     raise
             time.sleep(0.05)
 

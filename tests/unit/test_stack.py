@@ -1,5 +1,8 @@
 import os
+import re
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,8 +16,10 @@ from supervisor.options import ServerOptions
 
 from stack import Stack, StackError, debian_packages, launch, readiness, services
 from stack.__main__ import write_env_file
+from stack.claim import Claim
 from stack.distributed import Distributed
 from stack.ports import DEFAULT_PORTS, check_free, configured_ports, free_ports
+from stack.servers import REPO
 from stack.services import Service
 from stack.startup import await_all, bring_up, until_ready
 from stack.supervision import ProcessState, Program, Supervisor, render_config
@@ -124,6 +129,131 @@ def test_the_environment_file_says_the_same_to_a_shell(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o077 == 0
 
 
+def test_a_state_directory_is_claimed_once_and_the_second_is_told_by_whom(tmp_path: Path) -> None:
+    first, second = Claim(tmp_path), Claim(tmp_path)
+    first.take()
+    first.take()
+
+    with pytest.raises(StackError, match=rf"a stack is running in {tmp_path} \(pid {os.getpid()}\)"):
+        second.take()
+    (tmp_path / "run/lock").write_text("4194305\n")  # above the highest that Linux has
+    with pytest.raises(StackError, match="still being stopped"):
+        second.take()
+    first.give_back()
+    second.take()
+
+
+def test_what_an_earlier_stack_left_is_deleted_but_not_the_claim_on_it(tmp_path: Path) -> None:
+    claim = Claim(tmp_path)
+    with pytest.raises(AssertionError):
+        claim.clear()
+    claim.take()
+    for left in ("s3/object", "run/p.json", "env"):
+        (tmp_path / left).parent.mkdir(exist_ok=True)
+        (tmp_path / left).touch()
+    elsewhere = tmp_path.with_name("elsewhere")
+    elsewhere.mkdir()
+    (tmp_path / "link").symlink_to(elsewhere)
+
+    claim.clear()
+
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["run", "run/lock"]
+    assert elsewhere.exists()
+    with pytest.raises(StackError, match="a stack is running"):
+        Claim(tmp_path).take()
+
+
+@pytest.mark.parametrize("where", ["state", "repository", "checkout"])
+def test_a_path_that_triton_does_not_quote_is_refused_before_anything_is_made(
+    tmp_path: Path, where: str
+) -> None:
+    odd = tmp_path / "a b"
+    options: dict[str, Any] = {"repository": {"model_repository": odd}, "checkout": {"repo": odd}}.get(
+        where, {}
+    )
+    stack = Stack(odd if where == "state" else tmp_path, ["triton"], **options)
+    with pytest.raises(StackError, match="a b' has a space in it: Triton can't start models there"):
+        stack.start()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("folder", "refused"), [("a b", "a b"), ("a$b", r"a\$b"), ("plain", ""), ("jürgen", "")]
+)
+def test_make_refuses_a_checkout_that_triton_could_not_serve(
+    tmp_path: Path, folder: str, refused: str
+) -> None:
+    checkout = tmp_path / folder
+    checkout.mkdir()
+    shutil.copy(REPO / "Makefile", checkout)
+    done = subprocess.run(["make", "help"], cwd=checkout, check=False, capture_output=True, text=True)
+    if refused:
+        assert done.returncode == 2
+        assert re.search(rf"This checkout is in '.*/{refused}': Triton can't start models", done.stderr)
+    else:
+        assert done.returncode == 0
+    assert [path.name for path in checkout.iterdir()] == ["Makefile"]
+
+
+def test_make_clean_removes_nothing_of_a_stack_that_runs(tmp_path: Path) -> None:
+    shutil.copy(REPO / "Makefile", tmp_path)
+    for state in (".stack", ".stack/demo", ".stack/distributed/center"):
+        claim = Claim(tmp_path / state)
+        claim.take()
+        done = subprocess.run(["make", "clean"], cwd=tmp_path, check=False, capture_output=True, text=True)
+        assert f"a stack is running here (pid {os.getpid()})" in done.stderr
+        assert (tmp_path / state).exists()
+        claim.give_back()
+    subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
+    assert not (tmp_path / ".stack").exists()
+
+
+# Ctrl-C
+
+
+INTERRUPTED = """
+import os, signal, sys
+import stack.__main__ as command
+
+class Dropped:
+    def __del__(self):
+        os.kill(os.getpid(), {signal})
+        sum(range(10**6))  # here it is raised, and dropped
+
+def up(state_dir):
+    {when}
+    import time
+    time.sleep(60)
+
+command.up = up
+{before}
+sys.exit(command.main(["up"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("before", "when"),
+    [
+        pytest.param("", "os.kill(os.getpid(), {signal})", id="at work"),
+        pytest.param("", "Dropped()", id="in a finalizer"),
+        pytest.param(
+            "signal.pthread_sigmask(signal.SIG_BLOCK, [{signal}]); os.kill(os.getpid(), {signal})",
+            "pass",
+            id="while python starts",
+        ),
+    ],
+)
+def test_ctrl_c_ends_a_command_without_a_traceback(number: signal.Signals, before: str, when: str) -> None:
+    script = INTERRUPTED.format(
+        signal=int(number), before=before.format(signal=int(number)), when=when.format(signal=int(number))
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "stopped\n", "")
+
+
 def test_a_state_directory_too_deep_for_a_socket_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StackError, match="too long for a Unix socket"):
         Supervisor(tmp_path / ("x" * 100), []).start()
@@ -182,6 +312,32 @@ def test_what_it_needs_is_ready_before_it_starts(tmp_path: Path) -> None:
     assert supervisor.started == []
     assert list(steps) == []
     assert supervisor.started == ["p"]
+
+
+def test_a_program_that_is_held_starts_when_what_it_needs_is_there(tmp_path: Path) -> None:
+    left = ["the API does not answer", None]
+    it = Service(
+        programs=[Program("p", [], {}), Program("q", [], {})],
+        probe=lambda: None,
+        ports=[],
+        held={"q": lambda: left.pop(0)},
+    )
+    both = {name: ProcessState("RUNNING", number, 0) for number, name in enumerate("pq", 1)}
+    supervisor = ScriptedSupervisor(tmp_path, both)
+
+    steps = bring_up(supervisor, it)
+
+    assert next(steps) == "the API does not answer"
+    assert supervisor.started == ["p"]
+    assert list(steps) == []
+    assert supervisor.started == ["p", "q"]
+
+
+def test_a_scheduler_is_held_until_tasks_can_report(tmp_path: Path) -> None:
+    it = services.build(Stack(tmp_path)._site, ["airflow"])["airflow"]
+
+    assert [program.name for program in it.programs][-1] == "airflow-scheduler"
+    assert it.held["airflow-scheduler"]() == "refuses connections"
 
 
 def test_what_has_to_come_first_is_waited_for(tmp_path: Path) -> None:

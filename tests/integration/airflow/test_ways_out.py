@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import psutil
 import pytest
 
 from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
@@ -378,7 +379,13 @@ def test_the_scheduler_is_killed(live: Model, airflow_of: Servers, documented: W
     with live.client() as client:
         run_id = airflow.deploy(model=live.name, deploy_id="d2")
         with hanging_load(live):
+            scheduler = psutil.Process(live.stack.pid("airflow-scheduler"))
+            workers = scheduler.children(recursive=True)
+            assert workers, "one of them loads"
             live.stack.kill("airflow-scheduler")
+            # They would hold its connections to the database open, and with them its locks.
+            _, left = psutil.wait_procs(workers, timeout=30)
+            assert left == []
         run = airflow.ended(run_id, limit_s=180)
         assert run.tasks == ALL_WENT_WELL
         assert_as_documented(documented, live, airflow, run)

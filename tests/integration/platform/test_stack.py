@@ -22,6 +22,7 @@ from stack.__main__ import services_here
 from stack.ports import free_ports
 from stack.supervision import Program, Supervisor
 from tests.support.lazily import lazily
+from tests.support.servers.debian_packages import unpacked
 from tests.support.servers.processes import processes_of
 from tests.support.servers.prometheus_server import program
 from tests.support.servers.tritons import TritonServer
@@ -174,10 +175,17 @@ def test_a_server_that_is_late_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     assert not processes_of(tmp_path)
 
 
-def test_two_stacks_cannot_share_a_state_directory(tmp_path: Path) -> None:
-    with Stack(tmp_path, ["s3"]) as stack:
-        with pytest.raises(StackError, match="a stack is running"):
-            Stack(tmp_path, ["s3"]).start()
+@pytest.mark.parametrize("fresh", [False, True])
+def test_two_stacks_cannot_share_a_state_directory_and_the_first_is_not_harmed(
+    tmp_path: Path, fresh: bool
+) -> None:
+    with Stack(tmp_path, ["s3", "triton"]) as stack:
+        before = {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*") if "logs" not in path.parts}
+        with pytest.raises(StackError, match=rf"a stack is running in .* \(pid {os.getpid()}\)"):
+            Stack(tmp_path, ["s3", "triton"], fresh=fresh).start()
+        assert before == {
+            path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*") if "logs" not in path.parts
+        }
         assert s3_is_up(stack)
 
 
@@ -245,12 +253,40 @@ def test_when_supervisord_is_killed_nothing_is_left(family: subprocess.Popen[str
     assert family.poll() is None
 
 
+def test_what_a_killed_program_leaves_in_its_process_group_ends(tmp_path: Path) -> None:
+    """As the workers of a scheduler, which would keep its lock on the database; a child in a session of its own stays."""
+    child = f"subprocess.Popen([sys.executable, '-c', {STUBBORN!r}], start_new_session=own)"
+    parent = f"import subprocess, sys, time\nfor own in (True, False): {child}\ntime.sleep(600)"
+    supervisor = Supervisor(
+        tmp_path, [Program("p", [sys.executable, "-c", parent], dict(os.environ), one_shot=True)]
+    )
+    supervisor.start()
+    try:
+        supervisor.start_process("p")
+        eventually(lambda: len(processes_of(tmp_path)) == 5)
+        guard_supervisord_and_daemon = 3
+        os.kill(supervisor.states()["p"].pid, signal.SIGKILL)
+        eventually(lambda: len(processes_of(tmp_path)) == guard_supervisord_and_daemon)
+        (daemon,) = (pid for pid in processes_of(tmp_path) if "SIG_IGN" in command_line(pid))
+        assert os.getsid(daemon) == daemon
+    finally:
+        supervisor.stop()
+    assert not processes_of(tmp_path)
+
+
 def test_a_supervisor_that_is_gone_is_reported(tmp_path: Path) -> None:
     supervisor = Supervisor(tmp_path, [Program("p", [sys.executable, "-c", STUBBORN], {})])
     supervisor.start()
     supervisor.stop()
     with pytest.raises(StackError, match=r"supervisord does not answer .*supervisord\.log"):
         supervisor.states()
+
+
+def test_what_is_installed_makes_no_difference_to_what_is_unpacked() -> None:
+    """The library is installed where the tests run, more often than not."""
+    libraries = [path.name for path in unpacked("nginx", ["nginx"]).rglob("lib*.so.*")]
+    assert any(name.startswith("libssl.so") for name in libraries)
+    assert not any(name.startswith("libc.so") for name in libraries), "every Debian has its own"
 
 
 # the command
