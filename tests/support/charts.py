@@ -14,7 +14,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy/helm/model-serving"
-VALUE_SETS = ("triton", "everything", "local")
+VALUE_SETS = ("triton", "nginx", "everything", "local")
 RELEASE, NAMESPACE = "demo", "serving"
 
 # In a process of its own: the library is Go, whose runtime sets signal handlers for the whole process.

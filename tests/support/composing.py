@@ -13,7 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {"base": ["docker-compose.yml"], "dev": ["docker-compose.yml", "docker-compose.dev.yml"]}
-PROFILES = ("core", "gpu", "observability")
+PROFILES = ("core", "gpu", "observability", "nginx")
 WRITE_ENV = ROOT / "deploy/compose/write_env.py"
 
 

@@ -42,7 +42,11 @@ from tests.support.composing import (
 EXAMPLE = (ROOT / ".env.example").read_text()
 SECRETS = re.findall(r"^(\w+)=\s*# secret: \w+$", EXAMPLE, re.MULTILINE)
 DOCKERFILES = sorted(ROOT.glob("Dockerfile.*"))
-COMBINATIONS = [("core",), ("gpu",), PROFILES[:1] + PROFILES[2:], PROFILES[1:]]
+COMBINATIONS = [
+    *((tritons, *others) for tritons in ("core", "gpu") for others in ((), ("observability",), ("nginx",))),
+    PROFILES,
+]
+DEFAULT_PROFILES = tuple(re.findall(r"^COMPOSE_PROFILES=(.*)$", EXAMPLE, re.MULTILINE)[0].split(","))
 OWN_COMMANDS = {
     "airflow": "apache-airflow-core",
     "celery": "celery",
@@ -386,16 +390,44 @@ def test_tritons_and_databases_are_reached_by_those_who_need_them(env_file: Path
     found = services(env_file, "core", "gpu")
     assert set(names_on(found, "serving")) == {
         *("triton", "triton-1", "triton-2", "triton-gpu-1", "triton-gpu-2"),
-        *("gateway-1", "gateway-2", "nginx", "airflow-worker", "airflow-triggerer"),
+        *("gateway-1", "gateway-2", "airflow-worker", "airflow-triggerer"),
     }
-    watching = services(env_file, *PROFILES)
-    assert set(names_on(watching, "serving")) - set(names_on(found, "serving")) == {
-        "prometheus",
-        "alertmanager",
+    everything = services(env_file, *PROFILES)
+    assert set(names_on(everything, "serving")) - set(names_on(found, "serving")) == {
+        *("prometheus", "alertmanager"),
+        "nginx",
     }
-    assert not {"gateway-1", "nginx", "triton-1"} & set(names_on(found, "state"))
-    networks = yaml.safe_load(compose(env_file, "core"))["networks"]
-    assert {name for name, network in networks.items() if not network.get("internal")} == {"front"}
+    assert not {"gateway-1", "nginx", "triton-1"} & set(names_on(everything, "state"))
+
+
+@pytest.mark.parametrize("tritons", ["core", "gpu"])
+def test_by_default_clients_reach_the_tritons_through_the_gateways_alone(
+    env_file: Path, tritons: str
+) -> None:
+    profiles = [tritons if profile == "core" else profile for profile in DEFAULT_PROFILES]
+    found = services(env_file, *profiles)
+    networks = yaml.safe_load(compose(env_file, *profiles))["networks"]
+    open_to_clients = {name for name, network in networks.items() if not network.get("internal")}
+    assert open_to_clients == {"front"}
+    servers = {name for name in found if name.startswith("triton-")}
+    assert len(servers) == 2
+    for name in servers:
+        assert found[name]["networks"].keys() == {"serving"}, name
+        assert "ports" not in found[name], name
+    # A service in both networks could pass a client's request on to a Triton.
+    between = {name for name, s in found.items() if {"front", "serving"} <= s.get("networks", {}).keys()}
+    assert between == {
+        *("gateway-1", "gateway-2"),
+        # The asserts below: the worker publishes no port, and the two others know no inference port.
+        *("airflow-worker", "prometheus", "alertmanager"),
+    }
+    assert "ports" not in found["airflow-worker"]
+    for name in ("prometheus", "alertmanager"):
+        mounted = [Path(v["source"]) for v in found[name]["volumes"] if v["type"] == "bind"]
+        files = [file for folder in mounted for file in folder.rglob("*") if file.is_file()]
+        texts = [file.read_text() for file in files]
+        assert texts
+        assert not re.search(r"triton[\w-]*:800[01]\b", " ".join([str(found[name]), *texts])), name
 
 
 # Health, and who waits for whom

@@ -48,6 +48,11 @@ def triton() -> Rendered:
 
 
 @pytest.fixture
+def nginx() -> Rendered:
+    return render(value_set("nginx"))
+
+
+@pytest.fixture
 def everything() -> Rendered:
     return render(value_set("everything"))
 
@@ -160,8 +165,8 @@ def test_every_pod_is_spread_and_evicted_one_at_a_time(chart: Rendered) -> None:
     assert len(budgets) == len(chart.workloads())
 
 
-def test_images_are_pinned_by_digest(triton: Rendered) -> None:
-    images = [container["image"] for pod in triton.pods() for container in pod["spec"]["containers"]]
+def test_images_are_pinned_by_digest(nginx: Rendered) -> None:
+    images = [container["image"] for pod in nginx.pods() for container in pod["spec"]["containers"]]
     assert len(images) == 3
     assert all(
         re.fullmatch(r"[^:@\s]+(:\d+/[^:@\s]+)?:[^:@\s]+@sha256:[0-9a-f]{64}", image) for image in images
@@ -263,18 +268,44 @@ def test_the_deployer_is_told_the_address_of_all_tritons(triton: Rendered) -> No
     assert int(port) in {p["port"] for p in triton.one("Service", "-triton")["spec"]["ports"]}
 
 
+def http_callers(chart: Rendered) -> list[list[str]]:
+    """The workloads that each peer of Triton's HTTP port selects."""
+    peers = network_policy(chart, "triton")["http"]
+    assert all(peer.keys() == {"podSelector"} for peer in peers)
+    found = [selected(chart, peer["podSelector"]["matchLabels"]) for peer in peers]
+    return [[workload["metadata"]["name"] for workload in workloads] for workloads in found]
+
+
 def test_only_the_deployer_loads_models(triton: Rendered, everything: Rendered) -> None:
     workers = {"podSelector": {"matchLabels": {"tier": "airflow", "component": "worker"}}}
     assert network_policy(triton, "triton")["grpc"] == [workers]
     assert network_policy(everything, "triton")["grpc"] == value_set("everything")["deployer"]["from"]
-    for chart in (triton, everything):
-        peers = network_policy(chart, "triton")["http"]
-        callers = [selected(chart, peer["podSelector"]["matchLabels"]) for peer in peers]
-        assert [[w["metadata"]["name"] for w in found] for found in callers] == [
-            [f"{NAME}-gateway"],
-            [f"{NAME}-nginx"],
-        ]
-        assert all(peer.keys() == {"podSelector"} for peer in peers)
+
+
+def test_by_default_clients_reach_the_tritons_through_the_gateway_alone() -> None:
+    # Without digests, an nginx that is on by default renders, and fails here by what it opens.
+    values = changed(value_set("triton"), "requireDigests", False)
+    chart = render(changed(values, "ingress", {"enabled": True, "host": "models.example.com"}))
+    assert http_callers(chart) == [[f"{NAME}-gateway"]]
+    assert network_policy(chart, "triton").keys() == {"http", "grpc"}
+    assert {w["metadata"]["name"] for w in chart.workloads()} == {f"{NAME}-gateway", f"{NAME}-triton"}
+    for service in chart.all("Service"):
+        assert service["spec"].get("type", "ClusterIP") == "ClusterIP"
+    for pod in chart.pods():
+        assert "hostNetwork" not in pod["spec"]
+        assert "hostPort" not in str(pod["spec"])
+    [ingress] = chart.all("Ingress")
+    paths = [path for rule in ingress["spec"]["rules"] for path in rule["http"]["paths"]]
+    assert [path["backend"]["service"]["name"] for path in paths] == [f"{NAME}-gateway"]
+    assert "nginx" not in chart.notes
+
+
+def test_nginx_reaches_the_tritons_where_it_is_enabled(nginx: Rendered, everything: Rendered) -> None:
+    for chart in (nginx, everything):
+        assert http_callers(chart) == [[f"{NAME}-gateway"], [f"{NAME}-nginx"]]
+        assert f"http://{NAME}-nginx.{NAMESPACE}.svc" in chart.notes
+        assert "one of them can end a Triton" in chart.notes
+    assert network_policy(nginx, "nginx")["http"] == [{"podSelector": {}}]
 
 
 def test_triton_calls_nobody(triton: Rendered) -> None:
@@ -430,9 +461,9 @@ def test_the_key_comes_from_the_secret(everything: Rendered, local: Rendered) ->
 # nginx's configuration has one source.
 
 
-def test_nginx_runs_the_shipped_configuration_with_other_addresses(triton: Rendered) -> None:
+def test_nginx_runs_the_shipped_configuration_with_other_addresses(nginx: Rendered) -> None:
     shipped = (ROOT / "deploy/nginx/nginx.conf").read_text().splitlines()
-    rendered = triton.one("ConfigMap", "-nginx")["data"]["nginx.conf"].strip().splitlines()
+    rendered = nginx.one("ConfigMap", "-nginx")["data"]["nginx.conf"].strip().splitlines()
     lines = [line for line in difflib.ndiff(shipped, rendered) if line[0] in "+-"]
     assert [line[1:].strip() for line in lines if line[0] == "-"] == [
         "worker_processes auto;",
@@ -448,8 +479,8 @@ def test_nginx_runs_the_shipped_configuration_with_other_addresses(triton: Rende
         f"server {NAME}-gateway:80 max_fails=0;",
         "listen 8080 backlog=2048;",
     ]
-    assert ports(triton.one("Deployment", "-nginx"))["http"] == 8080
-    [gateway] = triton.one("Service", "-gateway")["spec"]["ports"]
+    assert ports(nginx.one("Deployment", "-nginx"))["http"] == 8080
+    [gateway] = nginx.one("Service", "-gateway")["spec"]["ports"]
     assert gateway["port"] == 80
 
 
@@ -470,7 +501,7 @@ def test_an_nginx_configuration_that_the_chart_does_not_know_is_refused(tmp_path
     ):
         (copy / "files/nginx.conf").write_text(text.replace(shipped, other))
         with pytest.raises(Refused, match="does not have the lines that this template replaces"):
-            render({**value_set("triton"), "model": f"m{len(other)}"}, copy)
+            render({**value_set("nginx"), "model": f"m{len(other)}"}, copy)
 
 
 # What is refused.
@@ -487,14 +518,21 @@ def test_without_values_the_first_that_is_missing_is_named() -> None:
         ("triton", "gateway.image.repository", "", "Set gateway.image.repository"),
         ("triton", "gateway.image.tag", "", "Set gateway.image.tag"),
         ("triton", "triton.image.digest", "", "Set triton.image.digest"),
-        ("triton", "nginx.image.digest", "sha256:1234", "digest"),
+        ("nginx", "nginx.image.digest", "", "Set nginx.image.digest"),
+        ("nginx", "nginx.image.digest", "sha256:1234", "digest"),
+        (
+            "nginx",
+            "gateway.apiKeySecret",
+            {"name": "gateway-key"},
+            "nginx does not ask for the gateway.s API keys",
+        ),
         ("everything", "triton.image.tag", "latest", "tag"),
-        ("everything", "nginx.withoutApiKey", False, "nginx does not ask for the API key"),
+        ("everything", "nginx.withoutApiKey", False, "nginx does not ask for the gateway.s API keys"),
         ("everything", "nginx.enabled", False, "there is no nginx"),
         ("everything", "ingress.host", "", "Set ingress.host"),
         ("everything", "monitoring.from", [], "Set monitoring.from"),
         ("triton", "deployer.from", [], "deployer"),
-        ("triton", "nginx.from", [], "nginx"),
+        ("nginx", "nginx.from", [], "nginx"),
         ("triton", "gateway.replicas", 0, "replicas"),
         ("triton", "gateway.runAsUser", 0, "runAsUser"),
         ("triton", "model", "../escape", "model"),

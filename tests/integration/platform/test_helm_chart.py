@@ -80,7 +80,7 @@ def test_a_triton_with_the_charts_arguments_is_deployed_to_and_nothing_else(
 
 
 def test_nginx_takes_the_charts_configuration(tmp_path: Path) -> None:
-    text = render(value_set("triton")).one("ConfigMap", "-nginx")["data"]["nginx.conf"]
+    text = render(value_set("nginx")).one("ConfigMap", "-nginx")["data"]["nginx.conf"]
     for service in ("triton-0", "triton-1", "gateway"):
         # There is no DNS here that knows it.
         assert text.count(f" {RELEASE}-model-serving-{service}:") == 1
