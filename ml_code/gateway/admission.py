@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
+from collections.abc import Iterator
 
 from .errors import Busy
 
@@ -14,14 +16,19 @@ class Admission:
     Args:
         max_concurrency: requests at once.
         max_queue: requests that may wait.
-        max_buffer_bytes: bytes of bodies in memory.
+        max_buffer_bytes: bytes of bodies and answers in memory.
     """
 
     def __init__(self, max_concurrency: int, max_queue: int, max_buffer_bytes: int) -> None:
-        self._free = max_concurrency
+        self._max_concurrency = self._free = max_concurrency
         self._max_queue = max_queue
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._free_bytes = max_buffer_bytes
+
+    @property
+    def running(self) -> int:
+        """How many requests have their turn."""
+        return self._max_concurrency - self._free
 
     @property
     def waiting(self) -> int:
@@ -58,11 +65,20 @@ class Admission:
         self._free += 1
 
     def hold(self, size: int) -> None:
-        """Take memory for ``size`` bytes of a body; raises Busy when there is none. Given back with ``drop``."""
+        """Take memory for ``size`` bytes of a body or an answer; raises Busy when there is none. Given back with ``drop``."""
         if size > self._free_bytes:
-            raise Busy("Too many large bodies are in memory. Try again.")
+            raise Busy("Too many large bodies and answers are in memory. Try again.")
         self._free_bytes -= size
 
     def drop(self, size: int) -> None:
         """Give memory back."""
         self._free_bytes += size
+
+    @contextlib.contextmanager
+    def holding(self, size: int) -> Iterator[None]:
+        """Have memory for ``size`` bytes within a block; raises Busy when there is none."""
+        self.hold(size)
+        try:
+            yield
+        finally:
+            self.drop(size)

@@ -15,6 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from ..triton_deploy.settings import Settings
+from . import protocol
 from .admission import Admission
 from .backend import Backend
 from .candidate_metrics import CandidateMetrics
@@ -26,6 +27,7 @@ from .logs import AccessLog
 from .metrics import LastMinutes, Metrics
 from .openapi import ERRORS, describe
 from .prediction import Prediction
+from .repeats import Repeats
 from .settings import GatewaySettings
 
 SAMPLE_INTERVAL_S = 5.0
@@ -34,7 +36,12 @@ PAGE = Path(__file__).with_name("page.html")
 _PAGE_HEADERS = {
     "Cache-Control": "no-store",
     # The page is one file: nothing from elsewhere runs in it or is loaded by it.
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:",
+    # And it is no part of another's page, in which a click could be meant for something else.
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
 }
 
 
@@ -47,8 +54,10 @@ def create_app(settings: GatewaySettings, backend: Backend | None = None) -> ASG
     """
     admission = Admission(settings.max_concurrency, settings.max_queue, settings.max_buffer_bytes)
     of_candidates = CandidateMetrics()
-    backend = backend or _backend(settings, admission, of_candidates)
-    metrics = Metrics(backend.states, lambda: admission.waiting, of_candidates.all)
+    repeats = Repeats()
+    backend = backend or _backend(settings, admission, of_candidates, repeats)
+    more = (*of_candidates.all, *repeats.all, *protocol.METRICS)
+    metrics = Metrics(backend.states, lambda: admission.waiting, backend.in_flight, more)
     access_log = AccessLog(settings.access_log)
     minutes = LastMinutes(metrics.sums)
 
@@ -77,14 +86,16 @@ def create_app(settings: GatewaySettings, backend: Backend | None = None) -> ASG
     return edge
 
 
-def _backend(settings: GatewaySettings, admission: Admission, metrics: CandidateMetrics) -> Backend:
+def _backend(
+    settings: GatewaySettings, admission: Admission, metrics: CandidateMetrics, repeats: Repeats
+) -> Backend:
     if settings.backend == "local":
         from .local_backend import LocalBackend
 
         return LocalBackend(settings, Settings.from_env(), admission)
     from .triton_backend import TritonBackend
 
-    return TritonBackend(settings, admission, metrics)
+    return TritonBackend(settings, admission, metrics, repeats)
 
 
 async def _sample(minutes: LastMinutes) -> None:

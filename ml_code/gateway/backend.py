@@ -85,5 +85,8 @@ class Backend(Protocol):
     async def history(self, model: str) -> Mapping[str, Any]:
         """Return ``releases`` and ``failures`` of a model, newest first; raises UnknownPath."""
 
+    def in_flight(self) -> int:
+        """Return how many requests the models have now, those included whose answer a client still reads."""
+
     def states(self) -> Iterable[ModelState]:
         """Return the state of every model in numbers."""

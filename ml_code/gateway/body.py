@@ -19,7 +19,7 @@ _STEPS[list(b"]}")] = -1
 
 
 class Disconnected(Exception):
-    """The client went away before its body was complete; nobody is left to answer."""
+    """The client went away, or does not read its answer; nobody is left to answer."""
 
 
 class Body:

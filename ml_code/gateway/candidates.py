@@ -20,11 +20,12 @@ from ..triton_deploy.golden import Array
 from ..triton_deploy.names import engine_name
 from .admission import Admission
 from .candidate_metrics import CandidateMetrics
-from .errors import BackendFailed, GatewayError, Unavailable
+from .errors import BackendFailed, GatewayError, Interrupted, Unavailable
 from .exchange import Exchange
+from .pool import Reply
 from .release_follower import ReleaseFollower
 from .settings import GatewaySettings
-from .upstream import Lease, Reply, Tritons
+from .upstream import Tritons
 from .v2_tensors import read_outputs
 
 _Sent: TypeAlias = tuple[bytes, list[tuple[bytes, bytes]]]
@@ -87,7 +88,7 @@ class Candidates:
         mirrored = random.random() * 100 < exposed.mirrored_percent
         return exposed if self._answers(exposed, exchange) else None, exposed if mirrored else None
 
-    async def ask(self, model: str, exposed: Exposure, headers: bytes, body: bytes) -> Lease:
+    async def ask(self, model: str, exposed: Exposure, headers: bytes, body: bytes) -> Reply:
         """Ask a candidate in a client's name, and live if it does not answer.
 
         Args:
@@ -102,14 +103,20 @@ class Candidates:
         Raises:
             Unavailable, BackendFailed: live can't answer either.
         """
-        given = await self._answer_of(model, exposed.version, headers, body)
+        interrupted = False
+        try:
+            given = await self._answer_of(model, exposed.version, headers, body)
+        except Interrupted:
+            given, interrupted = None, True
         if given is not None:
             return given
-        lease = await self._tritons.ask("POST", f"/v2/models/{model}/infer", headers, body)
+        reply = await self._tritons.ask(
+            "POST", f"/v2/models/{model}/infer", headers, body, interrupted=interrupted
+        )
         # What live can't answer either does not tell against the candidate.
-        outcome = "failed" if lease.reply.status == 200 else "both"
+        outcome = "failed" if reply.status == 200 else "both"
         self._metrics.canary_failed(model, exposed.version, outcome)
-        return lease
+        return reply
 
     def mirror(
         self, model: str, exposed: Exposure, headers: bytes, body: bytes, live: Reply, live_s: float
@@ -142,19 +149,21 @@ class Candidates:
         key = next((value for name, value in exchange.scope["headers"] if name == self._header), b"")
         return exposed.answers(key) if key else random.random() * 100 < exposed.share_percent
 
-    async def _answer_of(self, model: str, version: int, headers: bytes, body: bytes) -> Lease | None:
+    async def _answer_of(self, model: str, version: int, headers: bytes, body: bytes) -> Reply | None:
         try:
             async with asyncio.timeout(self._timeout_s):
-                lease = await self._ask(model, version, headers, body)
+                reply = await self._ask(model, version, headers, body)
+        except Interrupted:
+            raise
         except (GatewayError, TimeoutError):
             return None
-        if lease.reply.status == 200:
-            _rename(lease.reply, model, version)
-            return lease
-        lease.__exit__()
+        if reply.status == 200:
+            _rename(reply, model, version)
+            return reply
+        reply.close()
         return None
 
-    async def _ask(self, model: str, version: int, headers: bytes, body: bytes) -> Lease:
+    async def _ask(self, model: str, version: int, headers: bytes, body: bytes) -> Reply:
         path = f"/v2/models/{engine_name(model, version)}/versions/{version}/infer"
         return await self._tritons.ask("POST", path, headers, body, candidate=True)
 

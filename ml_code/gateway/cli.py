@@ -33,7 +33,7 @@ def _run(settings: GatewaySettings) -> int:
     import uvicorn
 
     from .logs import set_up_logging
-    from .one_write import OneWriteProtocol
+    from .protocol import LimitedProtocol
 
     set_up_logging()
     # uvicorn ends in order and then raises the signal again: being told to stop is no failure.
@@ -46,7 +46,7 @@ def _run(settings: GatewaySettings) -> int:
             port=settings.port,
             workers=settings.workers,
             loop="uvloop",
-            http=OneWriteProtocol,
+            http=LimitedProtocol,
             ws="none",
             lifespan="on",
             access_log=False,
@@ -67,9 +67,18 @@ def application() -> object:
     """Return the ASGI application of one worker, with settings from the environment."""
     from .app import create_app
     from .logs import set_up_logging
+    from .protocol import LimitedProtocol, Limits, allow_connections
 
     set_up_logging()
-    return create_app(GatewaySettings.from_env())
+    settings = GatewaySettings.from_env()
+    allow_connections(settings.max_connections)
+    LimitedProtocol.limits = Limits(
+        head_bytes=settings.max_head_bytes,
+        url_bytes=settings.max_url_bytes,
+        head_timeout_s=settings.head_timeout_s,
+        connections=settings.max_connections,
+    )
+    return create_app(settings)
 
 
 def _parser() -> argparse.ArgumentParser:

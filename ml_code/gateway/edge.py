@@ -6,15 +6,15 @@ Inference does not go through FastAPI's routing, validation and response objects
 from __future__ import annotations
 
 import asyncio
-import hmac
 import time
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .backend import Backend
 from .body import Disconnected
-from .errors import GatewayError, TimedOut, TooSlow, Unauthorized, WrongMethod
+from .errors import GatewayError, TimedOut, TooSlow, WrongMethod
 from .exchange import Exchange
+from .keys import Keys
 from .logs import AccessLog, log
 from .metrics import Metrics
 from .prediction import Prediction
@@ -29,7 +29,7 @@ class Edge:
     """Receives every request.
 
     Args:
-        settings: API key and time limit.
+        settings: API keys and time limit.
         backend: answers v2.
         prediction: answers /predict.
         pages: the FastAPI application, for everything else.
@@ -47,7 +47,7 @@ class Edge:
         access_log: AccessLog,
     ) -> None:
         self._timeout_s = settings.request_timeout_s
-        self._key = settings.api_key.encode()
+        self._keys = Keys(settings.api_key, settings.api_keys, settings.model)
         self._backend = backend
         self._prediction = prediction
         self._model = settings.model
@@ -81,8 +81,8 @@ class Edge:
     async def _answer(self, exchange: Exchange, receive: Receive) -> None:
         scope = exchange.scope
         path: str = scope["path"]
-        if self._key and path not in OPEN_PATHS:
-            self._check_key(scope)
+        if self._keys and path not in OPEN_PATHS:
+            self._keys.check(path, scope["headers"])
         try:
             async with asyncio.timeout(self._timeout_s):
                 if path.startswith("/v2"):
@@ -93,6 +93,9 @@ class Edge:
                     scope["gateway"] = exchange
                     await self._pages(scope, receive, exchange.send)
         except TimeoutError as error:
+            if exchange.sending:
+                # The model has answered: what is late is the client, and no version is to blame for that.
+                raise Disconnected from error
             if exchange.body is not None and not exchange.body.complete:
                 raise TooSlow(f"The body did not arrive within {self._timeout_s:g} s.") from error
             raise TimedOut(f"The model did not answer within {self._timeout_s:g} s.") from error
@@ -102,16 +105,3 @@ class Edge:
         if method != "POST":
             raise WrongMethod(f"{method} is not served here, POST is.", headers={"Allow": "POST"})
         return path.removeprefix("/predict").removeprefix("/") or self._model
-
-    def _check_key(self, scope: Scope) -> None:
-        given = b""
-        for name, value in scope["headers"]:
-            if name == b"x-api-key":
-                given = value
-            elif name == b"authorization" and value[:7].lower() == b"bearer ":
-                given = given or value[7:]
-        if not hmac.compare_digest(given, self._key):
-            raise Unauthorized(
-                "The API key is missing or wrong: send it as X-Api-Key.",
-                headers={"WWW-Authenticate": "Bearer"},
-            )

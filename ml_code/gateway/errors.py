@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -46,6 +47,12 @@ class Unauthorized(GatewayError):
     """The API key is missing or wrong."""
 
     status, outcome = 401, "refused"
+
+
+class Forbidden(GatewayError):
+    """The API key is not for this."""
+
+    status, outcome = 403, "refused"
 
 
 class UnknownPath(GatewayError):
@@ -100,12 +107,20 @@ class BackendFailed(GatewayError):
 
 
 class Unavailable(GatewayError):
-    """Nobody can answer now: no Triton is reachable, or nothing is live yet."""
+    """Nobody can answer now: no Triton is reachable, or nothing is live yet.
+
+    Args:
+        retry_after_s: when to try again, seconds.
+    """
 
     status, outcome = 503, "unavailable"
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, headers={"Retry-After": "1"})
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message, headers={"Retry-After": str(math.ceil(retry_after_s))})
+
+
+class Interrupted(Unavailable):
+    """A Triton's connection ended while it had the request of a candidate."""
 
 
 class TimedOut(GatewayError):

@@ -16,6 +16,7 @@ from .errors import GatewayError
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
+_PIECE_BYTES = 64 << 10
 _PROCESS = secrets.token_hex(8).encode()
 _NUMBERS = itertools.count(1)
 
@@ -31,6 +32,7 @@ class Exchange:
         status: HTTP status of the response; 0 before it started.
         why: the refusal's text, for the log.
         body: the request's body, once somebody reads it.
+        sending: whether a part of the response waits for the client to read.
     """
 
     __slots__ = (
@@ -41,6 +43,7 @@ class Exchange:
         "request_id",
         "scope",
         "send_raw",
+        "sending",
         "status",
         "version",
         "why",
@@ -61,6 +64,7 @@ class Exchange:
         self.status = 0
         self.why = ""
         self.body: Body | None = None
+        self.sending = False
 
     async def send(self, message: Message) -> None:
         """ASGI's send; adds the headers that every response has."""
@@ -70,19 +74,32 @@ class Exchange:
             if self.version:
                 headers.append((b"x-model-version", self.version.encode()))
             message = {**message, "headers": headers}
+        self.sending = True
         await self.send_raw(message)
+        self.sending = False
 
     async def respond(self, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Send a whole response."""
         await self.send({"type": "http.response.start", "status": status, "headers": list(headers)})
-        await self.send({"type": "http.response.body", "body": body})
+        # In pieces: what is given to the server at once it copies.
+        sent = 0
+        while len(body) - sent > _PIECE_BYTES:
+            piece = body[sent : sent + _PIECE_BYTES]
+            await self.send({"type": "http.response.body", "body": piece, "more_body": True})
+            sent += _PIECE_BYTES
+        await self.send({"type": "http.response.body", "body": body[sent:]})
 
     async def respond_json(
         self, status: int, content: object, headers: Iterable[tuple[bytes, bytes]] = ()
     ) -> None:
         """Send a JSON response."""
-        body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
-        length = str(len(body)).encode()
+        await self.respond_written(status, written(content), headers)
+
+    async def respond_written(
+        self, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
+        """Send a JSON response that ``written`` made."""
+        length = b"%d" % len(body)
         await self.respond(
             status, body, [(b"content-type", b"application/json"), (b"content-length", length), *headers]
         )
@@ -105,3 +122,8 @@ class Exchange:
         if not self.status:
             lines = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
             await self.respond_json(error.status, content, lines)
+
+
+def written(content: object) -> bytes:
+    """Return a response's content as JSON."""
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)

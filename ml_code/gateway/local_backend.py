@@ -195,6 +195,10 @@ class LocalBackend:
         served = self._served if model == self._settings.model else None
         return str(served.registered.version) if served is not None else ""
 
+    def in_flight(self) -> int:
+        """See Backend.in_flight."""
+        return self._admission.running
+
     def states(self) -> Iterator[ModelState]:
         """See Backend.states."""
         if self._served is not None:
@@ -216,19 +220,29 @@ class LocalBackend:
             receive, exchange.scope["headers"], settings.max_body_bytes, self._admission
         )
         try:
-            content = await body.read()
-            request = check_request(
-                content,
-                body.json_length,
-                len(content),
-                max_json_bytes=settings.max_json_bytes,
-                max_depth=settings.max_json_depth,
-                allow_nan=settings.nan_policy == "allow",
-            )
-            binary = memoryview(content)[len(content) if body.json_length is None else body.json_length :]
-            answer = await served.infer(local_v2.inputs_of(request, binary, served.schema), exchange)
+            text, headers = await self._answered(served, route, exchange, body)
         finally:
             body.release()
+        # A client that reads slowly keeps this much.
+        with self._admission.holding(len(text)):
+            await exchange.respond(200, text, headers)
+
+    async def _answered(
+        self, served: Served, route: Route, exchange: Exchange, body: Body
+    ) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+        """Return the body and the headers of an answer."""
+        settings = self._settings
+        content = await body.read()
+        request = check_request(
+            content,
+            body.json_length,
+            len(content),
+            max_json_bytes=settings.max_json_bytes,
+            max_depth=settings.max_json_depth,
+            allow_nan=settings.nan_policy == "allow",
+        )
+        binary = memoryview(content)[len(content) if body.json_length is None else body.json_length :]
+        answer = await served.infer(local_v2.inputs_of(request, binary, served.schema), exchange)
         exchange.version = answer.version
         text, json_length = local_v2.response(request, route.model, answer.version, answer.outputs)
         headers = [(b"content-length", str(len(text)).encode())]
@@ -237,7 +251,7 @@ class LocalBackend:
         else:
             headers.append((b"content-type", b"application/octet-stream"))
             headers.append((b"inference-header-content-length", str(json_length).encode()))
-        await exchange.respond(200, text, headers)
+        return text, headers
 
     async def _follow(self) -> None:
         while True:

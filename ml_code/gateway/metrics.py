@@ -55,9 +55,15 @@ class ModelState:
 class _States:
     """Collects the states at the moment of the scrape."""
 
-    def __init__(self, states: Callable[[], Iterable[ModelState]], waiting: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        states: Callable[[], Iterable[ModelState]],
+        waiting: Callable[[], int],
+        in_flight: Callable[[], int],
+    ) -> None:
         self._states = states
         self._waiting = waiting
+        self._in_flight = in_flight
 
     def collect(self) -> Iterator[Metric]:
         gauges = {
@@ -96,6 +102,11 @@ class _States:
         yield GaugeMetricFamily(
             "gateway_queue_length", "Requests that wait for their turn.", value=self._waiting()
         )
+        yield GaugeMetricFamily(
+            "gateway_requests_in_flight",
+            "Requests that the models have, those included whose answer a client still reads.",
+            value=self._in_flight(),
+        )
 
 
 @dataclass(frozen=True)
@@ -113,6 +124,7 @@ class Metrics:
     Args:
         states: asked at each scrape.
         waiting: length of the queue.
+        in_flight: requests that the models have.
         more: further metrics of this process.
     """
 
@@ -120,6 +132,7 @@ class Metrics:
         self,
         states: Callable[[], Iterable[ModelState]],
         waiting: Callable[[], int],
+        in_flight: Callable[[], int],
         more: Iterable[MetricWrapperBase] = (),
     ) -> None:
         own = CollectorRegistry()
@@ -137,7 +150,7 @@ class Metrics:
         if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
             self._registry = CollectorRegistry()
             MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
-        self._registry.register(_States(states, waiting))
+        self._registry.register(_States(states, waiting, in_flight))
 
     def observe(self, model: str, version: str, outcome: str, duration_s: float) -> None:
         """Count one inference request."""

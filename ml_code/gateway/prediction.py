@@ -8,7 +8,7 @@ from .admission import Admission
 from .backend import Answer, Backend, Target
 from .body import Body, check_depth
 from .errors import Unprocessable
-from .exchange import Exchange
+from .exchange import Exchange, written
 from .rows import to_tensors
 from .settings import GatewaySettings
 from .v2_guard import decode
@@ -39,12 +39,19 @@ class Prediction:
         try:
             text = await body.read()
             check_depth(text, self._depth)
-            answer = await self._ask(exchange, model, decode(text, allow_nan=self._allow_nan))
+            answered = await self._answered(exchange, model, text)
         finally:
             body.release()
+        del text
+        # A client that reads slowly keeps this much.
+        with self._admission.holding(len(answered)):
+            await exchange.respond_written(200, answered)
+
+    async def _answered(self, exchange: Exchange, model: str, text: bytes) -> bytes:
+        answer = await self._ask(exchange, model, decode(text, allow_nan=self._allow_nan))
         exchange.version = answer.version
         outputs = {name: to_json(array) for name, array in answer.outputs.items()}
-        await exchange.respond_json(200, {"model": model, "version": int(answer.version), "outputs": outputs})
+        return written({"model": model, "version": int(answer.version), "outputs": outputs})
 
     async def _ask(self, exchange: Exchange, model: str, content: object) -> Answer:
         target = self._backend.target(model)

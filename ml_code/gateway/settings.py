@@ -9,6 +9,7 @@ from pathlib import Path
 from ..triton_deploy.environment import FromEnvironment, setting
 from ..triton_deploy.errors import Misconfigured
 from ..triton_deploy.names import check_alias, check_model
+from .keys import Keys
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "backend": ("triton", "local"),
@@ -50,6 +51,11 @@ class GatewaySettings(FromEnvironment):
         "If set, wanted as `X-Api-Key` or bearer token by everything but health and the page's frame.",
         secret=True,
     )
+    api_keys: tuple[str, ...] = setting(
+        "GATEWAY_API_KEYS",
+        (),
+        "Further keys by their hashes, comma-separated: `sha256:<hex>` for everything, `sha256:<hex>@model+model` for these models. Several at once let clients change over.",
+    )
     cors_origins: tuple[str, ...] = setting(
         "GATEWAY_CORS_ORIGINS",
         (),
@@ -72,6 +78,20 @@ class GatewaySettings(FromEnvironment):
     stop_timeout_s: float = setting(
         "GATEWAY_STOP_TIMEOUT_S", 30.0, "Longest wait for requests in flight at the stop, seconds."
     )
+    head_timeout_s: float = setting(
+        "GATEWAY_HEAD_TIMEOUT_S",
+        10.0,
+        "Longest time until the head of a request is complete, seconds; then 408. No key has been looked at by then.",
+    )
+    max_head_bytes: int = setting(
+        "GATEWAY_MAX_HEAD_BYTES", 32 << 10, "Largest head of a request, bytes; more gets 431."
+    )
+    max_url_bytes: int = setting("GATEWAY_MAX_URL_BYTES", 8 << 10, "Longest URL, bytes; more gets 414.")
+    max_connections: int = setting(
+        "GATEWAY_MAX_CONNECTIONS",
+        1000,
+        "Connections of clients, in each process; at more the one without a request for the longest is ended.",
+    )
     max_concurrency: int = setting(
         "GATEWAY_MAX_CONCURRENCY", 64, "Requests at the models at once, in each process."
     )
@@ -88,7 +108,7 @@ class GatewaySettings(FromEnvironment):
     max_buffer_bytes: int = setting(
         "GATEWAY_MAX_BUFFER_BYTES",
         256 << 20,
-        "Bodies held in memory at once, bytes in each process; more gets 429.",
+        "Bodies, and answers of `/predict`, held in memory at once, bytes in each process; more gets 429.",
     )
     canary_header: str = setting(
         "GATEWAY_CANARY_HEADER",
@@ -133,6 +153,7 @@ class GatewaySettings(FromEnvironment):
     def check(self) -> None:
         """See FromEnvironment.check."""
         check_model(self.model)
+        Keys(self.api_key, self.api_keys, self.model)
         check_alias(self.alias)
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
@@ -140,7 +161,15 @@ class GatewaySettings(FromEnvironment):
                 raise Misconfigured(
                     f"{variable}={getattr(self, name)!r} is not known.", hint=f"Use {' or '.join(choices)}."
                 )
-        for name in ("workers", "max_concurrency", "local_threads", "max_json_depth"):
+        for name in (
+            "workers",
+            "max_concurrency",
+            "max_connections",
+            "max_head_bytes",
+            "max_url_bytes",
+            "local_threads",
+            "max_json_depth",
+        ):
             if getattr(self, name) < 1:
                 variable = self.__dataclass_fields__[name].metadata["variable"]
                 raise Misconfigured(f"{variable} is less than 1.", hint="Unset it for the default.")

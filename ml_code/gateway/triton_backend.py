@@ -25,6 +25,7 @@ from .exchange import Exchange
 from .logs import log
 from .metrics import ModelState
 from .release_follower import Followed, ReleaseFollower
+from .repeats import Repeats
 from .settings import GatewaySettings
 from .upstream import Tritons
 from .v2_forward import V2Forward
@@ -55,15 +56,22 @@ class TritonBackend:
         settings: where they are, and limits.
         admission: grants turns.
         metrics: told what becomes of requests to candidates.
+        repeats: whether a request is given to a second Triton.
     """
 
-    def __init__(self, settings: GatewaySettings, admission: Admission, metrics: CandidateMetrics) -> None:
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        admission: Admission,
+        metrics: CandidateMetrics,
+        repeats: Repeats,
+    ) -> None:
         self._settings = settings
         self._admission = admission
         self._metrics = metrics
         self._root = settings.repository_root
         self._follower = ReleaseFollower(self._root)
-        self._tritons = Tritons(settings.triton_urls, settings.connect_timeout_s)
+        self._tritons = Tritons(settings.triton_urls, settings.connect_timeout_s, repeats)
         self._candidates = Candidates(settings, self._tritons, self._follower, admission, metrics)
         self._v2 = V2Forward(settings, self._tritons, self._follower, admission, self._candidates)
         self._history: dict[str, DeployHistory] = {}
@@ -109,10 +117,10 @@ class TritonBackend:
         try:
             asked_at = time.perf_counter()
             if candidate is not None:
-                lease = await self._candidates.ask(model, candidate, headers, body)
+                reply = await self._candidates.ask(model, candidate, headers, body)
             else:
-                lease = await self._tritons.ask("POST", f"/v2/models/{model}/infer", headers, body)
-            with lease as reply:
+                reply = await self._tritons.ask("POST", f"/v2/models/{model}/infer", headers, body)
+            with reply:
                 if shadow is not None and reply.status == 200:
                     took_s = time.perf_counter() - asked_at
                     self._candidates.mirror(model, shadow, headers, body, reply, took_s)
@@ -173,6 +181,10 @@ class TritonBackend:
         history = self._history.setdefault(model, DeployHistory(self._root, model))
         await asyncio.to_thread(history.look, release.generation)
         return history.to_dict()
+
+    def in_flight(self) -> int:
+        """See Backend.in_flight."""
+        return self._tritons.busy
 
     def states(self) -> Iterator[ModelState]:
         """See Backend.states."""

@@ -1,4 +1,4 @@
-"""KServe v2 with Triton: requests are looked at and forwarded as they came, answers come back as they are."""
+"""KServe v2 with Triton: what was checked of a request is forwarded, answers come back as they are."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from .body import Body
 from .candidates import Candidates
 from .errors import BackendFailed, Malformed, TooLarge, Unavailable, UnknownPath
 from .exchange import Exchange
+from .pool import Reply
 from .release_follower import ReleaseFollower
 from .settings import GatewaySettings
-from .upstream import Lease, Reply, Tritons
-from .v2_guard import check_request
+from .upstream import Tritons
+from .v2_guard import check_request, encode
 from .v2_routes import Route
 
 REPLAY_BYTES = 1 << 20
@@ -89,8 +90,7 @@ class V2Forward:
         body = Body(receive, exchange.scope["headers"], settings.max_body_bytes, self._admission)
         exchange.body = body
         try:
-            begun, more = await self._checked(body)
-            headers = _headers(body)
+            headers, begun, more = await self._checked(body)
             # Who names a version means it; and a body that is not held could not be given to live as well.
             shared = not route.version and more is None
             candidate, shadow = self._candidates.of(route.model, exchange) if shared else (None, None)
@@ -101,12 +101,15 @@ class V2Forward:
                     exchange.version = version_of(reply.head)
                     if shadow is not None:
                         self._candidates.mirror(route.model, shadow, headers, begun, reply, took_s)
+                # It was needed for a repeat: a client that reads slowly does not keep its memory from others.
+                del begun
+                body.release()
                 await self._pass_on(route, exchange, reply)
         finally:
             body.release()
 
-    async def _checked(self, body: Body) -> tuple[bytes, AsyncIterator[bytes] | None]:
-        """Read what has to be looked at; return it, and the rest of a body that is streamed."""
+    async def _checked(self, body: Body) -> tuple[bytes, bytes, AsyncIterator[bytes] | None]:
+        """Read what has to be looked at; return headers and body to send, and the rest of one that is streamed."""
         settings = self._settings
         json_part = body.json_length
         if (json_part if json_part is not None else body.announced or 0) > settings.max_json_bytes:
@@ -120,16 +123,22 @@ class V2Forward:
             raise TooLarge(f"The JSON body is larger than {settings.max_json_bytes} bytes.")
         if not streams:
             body.announced = len(begun)
-        assert body.announced is not None
-        check_request(
+        announced = body.announced
+        assert announced is not None
+        allow_nan = settings.nan_policy == "allow"
+        request = check_request(
             begun,
             json_part,
-            body.announced,
+            announced,
             max_json_bytes=settings.max_json_bytes,
             max_depth=settings.max_json_depth,
-            allow_nan=settings.nan_policy == "allow",
+            allow_nan=allow_nan,
         )
-        return begun, None if body.complete else _rest(body)
+        text = encode(request, allow_nan=allow_nan)
+        size = announced if json_part is None else json_part
+        headers = _headers(len(text) + announced - size, None if json_part is None else len(text))
+        tensors = begun[size:]
+        return headers, text + tensors if tensors else text, None if body.complete else _rest(body)
 
     async def _forward(
         self,
@@ -138,7 +147,7 @@ class V2Forward:
         begun: bytes,
         more: AsyncIterator[bytes] | None,
         candidate: Exposure | None,
-    ) -> Lease:
+    ) -> Reply:
         await self._admission.enter()
         try:
             if candidate is None:
@@ -174,10 +183,10 @@ class V2Forward:
             await exchange.send({"type": "http.response.body", "body": b""})
 
 
-def _headers(body: Body) -> bytes:
-    headers = b"Content-Length: %d\r\nContent-Type: application/octet-stream\r\n" % (body.announced or 0)
-    if body.json_length is not None:
-        headers += b"Inference-Header-Content-Length: %d\r\n" % body.json_length
+def _headers(length: int, json_length: int | None) -> bytes:
+    headers = b"Content-Length: %d\r\nContent-Type: application/octet-stream\r\n" % length
+    if json_length is not None:
+        headers += b"Inference-Header-Content-Length: %d\r\n" % json_length
     return headers
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ml_code.gateway.body import check_depth
 from ml_code.gateway.errors import BackendFailed, GatewayError, Malformed, TooLarge, UnknownPath, WrongMethod
 from ml_code.gateway.v2_forward import version_of
-from ml_code.gateway.v2_guard import check_request
+from ml_code.gateway.v2_guard import check_request, decode, encode
 from ml_code.gateway.v2_routes import route
 from ml_code.gateway.v2_tensors import (
     binary_request,
@@ -94,10 +94,10 @@ def test_the_wrong_method_says_the_right_one(method: str, path: str) -> None:
 # Requests
 
 
-def check(request: object, binary: bytes = b"", **changes: Any) -> None:
+def check(request: object, binary: bytes = b"", **changes: Any) -> dict[str, Any]:
     text = request if isinstance(request, bytes) else json.dumps(request).encode()
     limits: dict[str, Any] = {"max_json_bytes": 10_000, "max_depth": 32, "allow_nan": False, **changes}
-    check_request(text + binary, len(text) if binary else None, len(text) + len(binary), **limits)
+    return check_request(text + binary, len(text) if binary else None, len(text) + len(binary), **limits)
 
 
 def tensor(shape: object, data: object = (1, 1), **more: object) -> dict[str, Any]:
@@ -190,6 +190,102 @@ def test_a_binary_request_passes() -> None:
 def test_requests_that_must_not_reach_triton(request_: object) -> None:
     with pytest.raises(Malformed):
         check(request_)
+
+
+RIGHT = json.dumps(
+    {
+        **tensor([1, 2]),
+        "id": "i",
+        "parameters": {"a": 1},
+        "outputs": [{"name": "y"}],
+        "more": {"b": [{"c": 1}]},
+    }
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["inputs", "name", "datatype", "shape", "data", "id", "parameters", "a", "outputs", "more", "b", "c"],
+)
+@pytest.mark.parametrize("spelt", ["{}", "\\u{:04x}"], ids=["plain", "escaped"])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("allow_nan", [True, False])
+def test_a_member_that_stands_twice_is_refused(name: str, spelt: str, first: bool, allow_nan: bool) -> None:
+    """At any depth and however it is written: Triton takes the first one, and the last was judged."""
+    letter = spelt.format(name[0] if spelt == "{}" else ord(name[0]))
+    at = RIGHT.index(f'"{name}"')
+    end = at + len(name) + 2
+    again = f'"{letter}{name[1:]}": [9223372036854775807]'
+    after = RIGHT.index(":", end) + 1
+    text = (
+        RIGHT[:at] + f"{again}, " + RIGHT[at:]
+        if first
+        else RIGHT[:at] + RIGHT[at:after] + f' 0, {again}, "z": ' + RIGHT[after:]
+    )
+    check(RIGHT.encode())
+    with pytest.raises(Malformed, match="stands twice"):
+        check(text.encode(), allow_nan=allow_nan)
+
+
+def test_a_text_with_colons_is_no_member() -> None:
+    bytes_ = {"name": "x", "datatype": "BYTES", "shape": [2], "data": ["http://a:1", '"a":']}
+    assert check({"inputs": [bytes_]}) == {"inputs": [bytes_]}
+    with pytest.raises(Malformed, match="stands twice"):
+        check(json.dumps({"inputs": [bytes_]}).replace('"shape"', '"shape": [1], "shape"').encode())
+
+
+def test_two_inputs_of_one_name_are_refused() -> None:
+    with pytest.raises(Malformed, match="same name"):
+        check({"inputs": tensor([1, 2])["inputs"] * 2})
+
+
+def test_only_what_the_protocol_knows_is_sent() -> None:
+    """In the order in which it was checked, and nothing that nobody looked at."""
+    assert (
+        encode(check(RIGHT.encode()), allow_nan=False)
+        == json.dumps(
+            {
+                "id": "i",
+                "parameters": {"a": 1},
+                "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 1]}],
+                "outputs": [{"name": "y"}],
+            },
+            separators=(",", ":"),
+        ).encode()
+    )
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, [1], None])
+def test_a_parameter_is_a_text_a_number_or_a_truth_value(value: object) -> None:
+    with pytest.raises(Malformed, match="parameter 'p'"):
+        check({**tensor([1, 2]), "parameters": {"p": value}})
+
+
+@pytest.mark.parametrize("data", [[1, {"a": 1}], [[{"a": 1}], [1]], [{}, {}]])
+def test_an_object_is_no_value(data: object) -> None:
+    with pytest.raises(Malformed):
+        check(tensor([1, 2], data))
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=30,
+)
+
+
+@given(JSON, st.booleans())
+def test_what_is_right_is_decoded_as_it_is(value: object, ascii_: bool) -> None:
+    assert decode(json.dumps(value, ensure_ascii=ascii_).encode(), allow_nan=False) == value
+
+
+def test_numbers_that_are_not_finite_are_sent_as_they_came() -> None:
+    text = b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[NaN,-Infinity]}]}'
+    assert b"[NaN, -Infinity]" in encode(check(text, allow_nan=True), allow_nan=True)
 
 
 @pytest.mark.parametrize("size", [-1, 2**63, 7, "8", True])

@@ -202,6 +202,25 @@ def test_nothing_is_forwarded_that_must_not_be(own_gateway: Callable[..., Gatewa
     assert {asked for asked in recorder.asked if not ALLOWED.fullmatch(asked)} == set()
 
 
+def test_what_was_judged_is_what_is_forwarded(own_gateway: Callable[..., Gateway]) -> None:
+    """Not a byte of the JSON part that nobody looked at; every byte of what follows it."""
+    right = json.dumps({"unknown": {"a": [":"]}, **json.loads(tensor())}, indent=2).encode()
+    binary = json.loads(tensor(parameters={"binary_data_size": 8}))
+    del binary["inputs"][0]["data"]
+    spacious = json.dumps(binary, indent=4).encode() + b"  "
+    with Recorder() as recorder:
+        gateway = own_gateway(ready=False, GATEWAY_TRITON_URLS=recorder.address)
+        gateway.post(INFER, data=right)
+        header = {"Inference-Header-Content-Length": str(len(spacious))}
+        gateway.post(INFER, data=spacious + b"8 bytes!", headers=header)
+    json_only, with_tensor = recorder.bodies
+    assert b"unknown" not in json_only
+    assert b" " not in json_only
+    assert json.loads(json_only) == json.loads(tensor())
+    assert with_tensor.endswith(b"}8 bytes!")
+    assert json.loads(with_tensor.removesuffix(b"8 bytes!")) == binary
+
+
 def test_answers_are_those_that_the_openapi_document_has(gateway: Gateway, tmp_path: Path) -> None:
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
     document = gateway.get("/openapi.json").json()

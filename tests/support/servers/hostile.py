@@ -99,11 +99,17 @@ def send(server: Listening, data: bytes) -> bytes:
 
 
 class Recorder:
-    """A server in Triton's place that notes what it is asked, and says no."""
+    """A server in Triton's place that notes what it is asked, and says no.
+
+    Attributes:
+        asked: method and path of each request.
+        bodies: what came with it.
+    """
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        asked = self.asked
+        self.bodies: list[bytes] = []
+        asked, bodies = self.asked, self.bodies
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -116,7 +122,7 @@ class Recorder:
 
             def _note(self) -> None:
                 asked.append(f"{self.command} {self.path}")
-                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                bodies.append(self.rfile.read(int(self.headers.get("Content-Length", 0))))
                 self.send_response(400)
                 self.send_header("Content-Length", "2")
                 self.end_headers()

@@ -1,0 +1,144 @@
+"""One Triton as the gateway sees it: its connections, how many requests it has, and one request's answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Self
+
+from .connection import Connection
+
+AWAY_S = 1.0
+"""How long a server that could not be used is asked last."""
+
+
+class Pool:
+    """The connections to one Triton.
+
+    Args:
+        address: ``host:port``.
+        connect_timeout_s: longest wait for a connection, seconds.
+
+    Attributes:
+        busy: requests that it has now.
+        away_until: until when it is asked last, seconds of the monotonic clock.
+    """
+
+    def __init__(self, address: str, connect_timeout_s: float) -> None:
+        self.address = address
+        self._host, _, port = address.rpartition(":")
+        self._host = self._host.strip("[]")
+        self._port = int(port)
+        self._connect_timeout_s = connect_timeout_s
+        self._idle: deque[Connection] = deque()
+        self.busy = 0
+        self.away_until = 0.0
+        self.host_header = b"Host: " + address.encode() + b"\r\n"
+
+    async def ask(self, request: bytes, more: AsyncIterator[bytes] | None = None) -> Reply:
+        """Send a request and wait for its answer, or the beginning of a large one.
+
+        Args:
+            request: its head, and its body or the beginning of that.
+            more: the rest of the body.
+
+        Raises:
+            OSError, TimeoutError: there is no connection; nothing was sent.
+            Broken: the connection ended before an answer began.
+            BackendFailed: it ended within the answer.
+        """
+        self.busy += 1
+        connection = None
+        try:
+            connection = await self._connection()
+            connection.send(request, whole=more is None)
+            if more is not None:
+                async for piece in more:
+                    await connection.send_more(piece)
+                connection.end_request()
+            await connection.await_head()
+            return Reply(self, connection)
+        except BaseException:
+            # A cancelled request's answer is still to come: the connection can't be used again.
+            if connection is not None:
+                connection.close()
+            self.busy -= 1
+            raise
+
+    def give_back(self, connection: Connection) -> None:
+        """Take a connection back at the end of its request."""
+        self.busy -= 1
+        if connection.finish():
+            self._idle.append(connection)
+
+    def is_away(self) -> None:
+        """Ask this server last for a while, and not on connections that are older."""
+        self.asked_last()
+        self.close()
+
+    def asked_last(self) -> None:
+        """Ask this server last for a while."""
+        self.away_until = time.monotonic() + AWAY_S
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        while self._idle:
+            self._idle.pop().close()
+
+    async def _connection(self) -> Connection:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.open:
+                return connection
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(self._connect_timeout_s):
+            _, connection = await loop.create_connection(lambda: Connection(loop), self._host, self._port)
+        return connection
+
+
+class Reply:
+    """An answer of Triton, and the connection that it comes on; a context manager that gives that back.
+
+    Attributes:
+        status: HTTP status.
+        headers: as they came, names in lower case.
+        head: the body, or its beginning when it is large.
+        complete: whether ``head`` is the whole body.
+    """
+
+    __slots__ = ("_connection", "_pool", "complete", "head", "headers", "status")
+
+    def __init__(self, pool: Pool, connection: Connection) -> None:
+        self._pool = pool
+        self._connection: Connection | None = connection
+        self.status = connection.status
+        self.headers = connection.headers
+        self.head = connection.take()
+        self.complete = connection.answered
+
+    async def rest(self) -> AsyncIterator[bytes]:
+        """Yield what follows ``head``; raises BackendFailed when the connection ends before the body does."""
+        connection = self._connection
+        while not self.complete and connection is not None:
+            await connection.await_more()
+            self.complete = connection.answered
+            piece = connection.take()
+            if piece:
+                yield piece
+
+    def close(self) -> None:
+        """Give the connection back, read to the end or not; once, however often it is called."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._pool.give_back(connection)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,262 @@
+"""uvicorn's HTTP protocol with what it lacks in front of an application that strangers reach.
+
+All of this comes before any key is looked at, so it has to cost next to nothing:
+
+- a limit for what of a request is no body (its head, what follows a chunked body, what frames its chunks), and for its URL;
+- a limit for the time until a head is complete;
+- a limit for connections. At the limit the one that has had no request for the longest makes room, so that connections which
+  send nothing keep nobody out;
+- a connection whose client does not read what was written is cut off a while after it was closed;
+- one system call for an answer: uvicorn writes head and body each by itself, which costs as much as all of our Python.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+from prometheus_client import Counter
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+_FLUSH_BYTES = 64 << 10
+_FRAMING = 8
+"""Bytes of framing that go with a byte of a chunked body: a chunk of one byte has five."""
+_BETWEEN = len(": \r\n")
+_LINGER_S = 1.0
+"""How long a refused client may go on sending before it is cut off: cut off at once, it would not see the refusal."""
+_OTHER_FILES = 256
+_UNREAD_S = 5.0
+"""How long a closed connection may keep what its client does not read."""
+
+_REFUSED = Counter(
+    "gateway_refused_connections",
+    "Connections that were ended before a request was complete.",
+    ["reason"],
+    registry=None,
+)
+METRICS = (_REFUSED,)
+"""Metrics of this process, to be registered."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a connection may do.
+
+    Attributes:
+        head_bytes: largest head of a request, bytes.
+        url_bytes: longest URL, bytes.
+        head_timeout_s: longest time until a head is complete, from its first byte or from the connection's beginning, seconds.
+        connections: most connections of this process.
+    """
+
+    head_bytes: int = 32 << 10
+    url_bytes: int = 8 << 10
+    head_timeout_s: float = 10.0
+    connections: int = 1000
+
+
+def allow_connections(number: int) -> None:
+    """Let this process have as many open files as so many connections take, and as many again for all else."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * number + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+class CollectingTransport:
+    """A transport that writes at the end of the event loop's turn what was written during it.
+
+    Args:
+        transport: the real one, which does everything else.
+    """
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._loop = asyncio.get_running_loop()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """See asyncio.WriteTransport; large pieces are not held, so that the real transport can slow the writer down."""
+        if not self._pieces:
+            self._loop.call_soon(self._flush)
+        self._pieces.append(data)
+        self._size += len(data)
+        if self._size >= _FLUSH_BYTES:
+            self._flush()
+
+    def close(self) -> None:
+        """See asyncio.BaseTransport; what the client does not read soon is dropped."""
+        self._flush()
+        self._transport.close()
+        if self._transport.get_write_buffer_size():
+            self._loop.call_later(_UNREAD_S, self._transport.abort)
+
+    def _flush(self) -> None:
+        pieces, self._pieces, self._size = self._pieces, [], 0
+        if pieces:
+            self._transport.write(b"".join(pieces))
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """One client's connection.
+
+    Attributes:
+        limits: of every connection of this process.
+    """
+
+    limits: ClassVar[Limits] = Limits()
+    _without_request: ClassVar[dict[LimitedProtocol, None]] = {}
+    """Connections with nothing to answer, the one that has been so for the longest first."""
+
+    _refused = False
+    _head_due: asyncio.TimerHandle | None = None
+    _in_head = False
+    _of_body = 0
+    _of_no_body = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See asyncio.Protocol."""
+        super().connection_made(CollectingTransport(transport))  # type: ignore[arg-type]
+        if len(self.connections) > self.limits.connections:
+            self._make_room()
+        if self._refused:
+            return
+        self._without_request[self] = None
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self._without_request.pop(self, None)
+        self._head_came()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        if self._refused:
+            return
+        before = self._of_body
+        if self.cycle is None or self.cycle.response_complete:
+            self._await_head()
+        super().data_received(data)
+        if self._of_body < before:
+            # A message began within the data.
+            before = 0
+        self._of_no_body += len(data) - (self._of_body - before)
+        if self._of_no_body > self.limits.head_bytes + _FRAMING * self._of_body:
+            self._refuse(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "head",
+                f"The head of the request is larger than {self.limits.head_bytes} bytes.",
+            )
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        """See httptools."""
+        super().on_message_begin()
+        self._in_head = True
+        self._of_body = self._of_no_body = 0
+
+    def on_url(self, url: bytes) -> None:
+        """See httptools."""
+        if len(self.url) + len(url) > self.limits.url_bytes:
+            self._refuse(
+                HTTPStatus.REQUEST_URI_TOO_LONG,
+                "url",
+                f"The URL is longer than {self.limits.url_bytes} bytes.",
+            )
+        if not self._refused:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """See httptools; also called for what follows a chunked body, which nobody needs."""
+        if self._in_head and not self._refused:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """See httptools."""
+        self._in_head = False
+        if self._refused:
+            return
+        if sum(len(name) + len(value) + _BETWEEN for name, value in self.headers) > self.limits.head_bytes:
+            self._refuse(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "head",
+                f"The head of the request is larger than {self.limits.head_bytes} bytes.",
+            )
+            return
+        self._head_came()
+        self._without_request.pop(self, None)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """See httptools."""
+        self._of_body += len(body)
+        if not self._refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """See httptools."""
+        if not self._refused:
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """See uvicorn."""
+        super().on_response_complete()
+        if self.cycle.response_complete and not self._refused:
+            self._without_request[self] = None
+            if self._in_head:
+                self._await_head()
+
+    def _await_head(self) -> None:
+        if self._head_due is None:
+            self._head_due = self.loop.call_later(self.limits.head_timeout_s, self._head_is_late)
+
+    def _head_came(self) -> None:
+        if self._head_due is not None:
+            self._head_due.cancel()
+            self._head_due = None
+
+    def _head_is_late(self) -> None:
+        self._head_due = None
+        self._refuse(
+            HTTPStatus.REQUEST_TIMEOUT,
+            "slow",
+            f"The head of the request was not complete within {self.limits.head_timeout_s:g} s.",
+        )
+
+    def _make_room(self) -> None:
+        """End the connection that has been without a request for the longest; this one if all have requests."""
+        oldest = next(iter(self._without_request), self)
+        self._without_request.pop(oldest, None)
+        oldest._refused = True
+        oldest.transport.abort()
+        _REFUSED.labels("connections").inc()
+
+    def _refuse(self, status: HTTPStatus, reason: str, text: str) -> None:
+        """End the connection, with a word if it has no answer under way."""
+        if self._refused:
+            return
+        self._refused = True
+        _REFUSED.labels(reason).inc()
+        self._head_came()
+        self._unset_keepalive_if_required()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.abort()
+            return
+        self._without_request.setdefault(self)
+        body = json.dumps({"error": text}).encode()
+        self.transport.write(
+            b"HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s"
+            % (status.value, status.phrase.encode(), len(body), body)
+        )
+        self.loop.call_later(_LINGER_S, self.transport.abort)
