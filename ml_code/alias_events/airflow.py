@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from typing import Any
 
 import requests
@@ -14,6 +17,8 @@ from .moves import Move
 from .settings import EventSettings
 
 CONNECTIONS = 8
+REFUSED_S = 10.0
+"""Pause after a refused login, seconds; shorter than MLflow's own pause, so that MLflow's next try reaches Airflow."""
 
 
 class Outcome(enum.StrEnum):
@@ -28,20 +33,28 @@ class Airflow:
 
     Args:
         settings: address, credentials and the longest wait for an answer.
+        clock_s: seconds since some moment, never going back.
     """
 
-    def __init__(self, settings: EventSettings) -> None:
+    def __init__(self, settings: EventSettings, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
+        self._clock_s = clock_s
         self._base = settings.airflow_url.rstrip("/")
         self._session = http.new_session(pool_size=CONNECTIONS)
-        self._token = settings.airflow_token
+        self._lock = threading.Lock()
+        """Guards the fields below; never held while Airflow is asked."""
+        self._token = ""
+        self._login: Future[str] | None = None
+        self._refused: AccessDenied | None = None
+        self._refused_until_s = 0.0
 
     def deploy(self, move: Move, delivery_id: str) -> Outcome:
         """Ask for the run of a delivery; Airflow takes a run id once, also after a restart of everything.
 
         Raises:
-            AccessDenied, Misconfigured: Airflow refuses.
-            Unavailable: it does not answer, or failed.
+            AccessDenied: Airflow refuses the user, now or less than REFUSED_S ago.
+            Misconfigured: Airflow refuses the run, or does not answer as Airflow does.
+            Unavailable: Airflow does not answer, or failed.
         """
         path = f"/api/v2/dags/{self._settings.dag_id}/dagRuns"
         response = self._ask(
@@ -66,28 +79,75 @@ class Airflow:
             response = self._ask("GET", f"/api/v2/dags/{self._settings.dag_id}")
             if not response.ok:
                 return str(self._refusal(f"to look at {self._settings.dag_id}", response))
+            paused = self._field(response, "is_paused")
         except DeployError as error:
             return str(error)
-        if response.json()["is_paused"]:
+        if paused:
             return f"The DAG {self._settings.dag_id} is paused in Airflow: deploys are queued until it is unpaused."
         return ""
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> requests.Response:
-        """Ask as the user; a token that has run out is replaced."""
-        token = self._token or self._log_in()
-        response = self._send(method, path, body, token)
-        if response.status_code == 401 and not self._settings.airflow_token:
-            response = self._send(method, path, body, self._log_in())
+        """Ask as the user; a token that has run out is replaced once."""
+        if self._settings.airflow_token:
+            return self._send(method, path, body, self._settings.airflow_token)
+        self._recall_refusal()
+        old = self._token
+        if old:
+            response = self._send(method, path, body, old)
+            if response.status_code != 401:
+                return response
+        new = self._new_token(old)
+        response = self._send(method, path, body, new)
+        if response.status_code == 401:
+            raise self._remember(self._refusal("the token that it has just given", response), new)
         return response
 
+    def _new_token(self, old: str) -> str:
+        """Return a token other than ``old``; threads that come meanwhile share one login, and what it raises."""
+        with self._lock:
+            if self._token not in ("", old):
+                return self._token
+            login, mine = self._login, self._login is None
+            if login is None:
+                login = self._login = Future()
+        if mine:
+            try:
+                token = self._log_in()
+                with self._lock:
+                    self._token = token
+                login.set_result(token)
+            except BaseException as error:
+                login.set_exception(error)
+            finally:
+                with self._lock:
+                    self._login = None
+        return login.result()
+
     def _log_in(self) -> str:
+        # Airflow may have refused another thread's login since this thread looked.
+        self._recall_refusal()
         settings = self._settings
         user = {"username": settings.airflow_username, "password": settings.airflow_password}
         response = self._send("POST", "/auth/token", user)
         if not response.ok:
-            raise self._refusal("a token", response)
-        self._token = str(response.json()["access_token"])
-        return self._token
+            raise self._remember(self._refusal("a token", response), self._token)
+        return str(self._field(response, "access_token"))
+
+    def _recall_refusal(self) -> None:
+        with self._lock:
+            refused = self._refused if self._clock_s() < self._refused_until_s else None
+        if refused:
+            # A new exception each time: one exception would collect the tracebacks of all threads.
+            raise AccessDenied(refused.message, hint=refused.hint)
+
+    def _remember(self, error: DeployError, token: str) -> DeployError:
+        """Return the error, remember it if it is a refusal, and drop the token that Airflow did not take."""
+        with self._lock:
+            if isinstance(error, AccessDenied):
+                self._refused, self._refused_until_s = error, self._clock_s() + REFUSED_S
+            if self._token == token:
+                self._token = ""
+        return error
 
     def _send(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, token: str = ""
@@ -102,6 +162,15 @@ class Airflow:
             server=f"Airflow at {self._base}",
             hint="Check that its API server runs and that TRITON_EVENTS_AIRFLOW_URL is right.",
         )
+
+    def _field(self, response: requests.Response, name: str) -> Any:
+        try:
+            return response.json()[name]
+        except (ValueError, KeyError, TypeError) as error:
+            raise Misconfigured(
+                f"What answers at {self._base} is not Airflow: there is no {name!r} in its answer.",
+                hint="Check TRITON_EVENTS_AIRFLOW_URL.",
+            ) from error
 
     def _refusal(self, what: str, response: requests.Response) -> DeployError:
         status, said = response.status_code, _said(response)

@@ -29,10 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve(settings: EventSettings) -> int:
     import uvicorn
 
+    from ..gateway.protocol import LimitedProtocol, allow_connections
     from .logs import set_up_logging
     from .receiver import create_app
 
     set_up_logging()
+    allow_connections(LimitedProtocol.limits.connections)
     app = create_app(settings)
     # uvicorn ends in order and then raises the signal again: being told to stop is no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -41,6 +43,8 @@ def _serve(settings: EventSettings) -> int:
             app,
             host=settings.host,
             port=settings.port,
+            loop="uvloop",
+            http=LimitedProtocol,
             ws="none",
             lifespan="on",
             access_log=False,

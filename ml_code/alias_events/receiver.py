@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import orjson
@@ -15,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from ..triton_deploy.errors import DeployError
 from ..triton_deploy.settings import Settings
 from . import signature
-from .airflow import Airflow, Outcome
+from .airflow import CONNECTIONS, Airflow, Outcome
 from .errors import Malformed, Refused, TooLarge, TooSlow
 from .logs import log
 from .moves import Move, read_event, why_not
@@ -29,6 +31,12 @@ TRY_AGAIN_S = 20
 """MLflow 3.17 repeats a delivery three times; without this word all of it within 8 s, in which no Airflow restarts."""
 REGISTER_PAUSE_S = 5.0
 BODY_TIMEOUT_S = 10.0
+READY_S = 5.0
+"""Pause between two questions to Airflow about readiness, seconds."""
+READY_WAIT_S = 1.0
+"""Longest wait of a caller for a question under way, seconds; the caller then gets the last answer."""
+STALE_S = 60.0
+"""Oldest answer that is repeated while Airflow is silent, seconds."""
 
 
 def create_app(settings: EventSettings, mlflow: Settings | None = None) -> FastAPI:
@@ -42,6 +50,8 @@ def create_app(settings: EventSettings, mlflow: Settings | None = None) -> FastA
         Misconfigured: there is no secret, or a setting can't be right.
     """
     receiver = Receiver(settings)
+    # Readiness has its own client: a delivery must not wait for a login that an unsigned caller caused.
+    readiness = Readiness(Airflow(settings).why_not_ready)
     registration = Registration(settings, mlflow or Settings.from_env()) if settings.url else None
 
     @contextlib.asynccontextmanager
@@ -52,6 +62,7 @@ def create_app(settings: EventSettings, mlflow: Settings | None = None) -> FastA
         finally:
             if registering:
                 registering.cancel()
+            receiver.close()
 
     app = FastAPI(
         title="Alias events",
@@ -73,13 +84,45 @@ def create_app(settings: EventSettings, mlflow: Settings | None = None) -> FastA
 
     @app.get("/health/ready", response_class=Response)
     async def ready() -> Response:
-        """Whether a move would be deployed now, and why not."""
-        reason = (registration.reason if registration else "") or await asyncio.to_thread(
-            receiver.airflow.why_not_ready
-        )
+        """Whether a move would be deployed, as Airflow lately said, and why not."""
+        reason = (registration.reason if registration else "") or await readiness.reason()
         return _json({"ready": not reason, "reason": reason or None}, 503 if reason else 200)
 
     return app
+
+
+class Readiness:
+    """Remembers whether Airflow would run a deploy, because unsigned callers may ask as often as they like.
+
+    Args:
+        ask: returns why a deploy could not be run now, or an empty text; called in a thread.
+        clock_s: seconds since some moment, never going back.
+    """
+
+    def __init__(self, ask: Callable[[], str], clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._ask, self._clock_s = ask, clock_s
+        self._reason = ""
+        self._asked_s = self._answered_s = -math.inf
+        self._question: asyncio.Task[None] | None = None
+
+    async def reason(self) -> str:
+        """Return why a deploy could not be run, or an empty text, after READY_WAIT_S at most."""
+        if self._question is None and self._clock_s() - self._asked_s >= READY_S:
+            self._question = asyncio.create_task(self._look())
+        if self._question is not None:
+            await asyncio.wait({self._question}, timeout=READY_WAIT_S)
+        if self._clock_s() - self._answered_s >= STALE_S:
+            return "Airflow has not answered yet."
+        return self._reason
+
+    async def _look(self) -> None:
+        try:
+            self._reason = await asyncio.to_thread(self._ask)
+            self._answered_s = self._clock_s()
+        finally:
+            # A failed question is not repeated at once either.
+            self._asked_s = self._clock_s()
+            self._question = None
 
 
 class Receiver:
@@ -91,10 +134,16 @@ class Receiver:
 
     def __init__(self, settings: EventSettings) -> None:
         self.airflow = Airflow(settings)
+        # Only signed deliveries use these threads: readiness and registration use the default ones.
+        self._threads = ThreadPoolExecutor(CONNECTIONS, "delivery")
         self._settings = settings
         self._secrets = settings.secrets
         self._allowed = settings.allowed
         self._once: Once[Outcome] = Once(REMEMBERED)
+
+    def close(self) -> None:
+        """End the threads after the deploys that they are asking for."""
+        self._threads.shutdown(wait=False)
 
     async def answer(self, request: Request) -> Response:
         """Answer a delivery, whatever it is."""
@@ -127,7 +176,10 @@ class Receiver:
             return _json({"result": "ignored", "reason": reason})
         try:
             outcome, first = await self._once.do(
-                delivery_id, lambda: asyncio.to_thread(self.airflow.deploy, move, delivery_id)
+                delivery_id,
+                lambda: asyncio.get_running_loop().run_in_executor(
+                    self._threads, self.airflow.deploy, move, delivery_id
+                ),
             )
         except DeployError as error:
             log.error("a move is not deployed yet: %s", error, extra={"fields": about})

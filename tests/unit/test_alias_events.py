@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,16 +15,18 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ml_code.alias_events import cli, receiver, signature
-from ml_code.alias_events.airflow import Airflow
+from ml_code.alias_events.airflow import REFUSED_S, Airflow, Outcome
 from ml_code.alias_events.errors import Forged, Malformed
 from ml_code.alias_events.moves import Followed, Move, read_event, why_not
 from ml_code.alias_events.once import Once
 from ml_code.alias_events.settings import EventSettings
 from ml_code.alias_events.webhook import Webhooks
+from ml_code.gateway import protocol
 from ml_code.triton_deploy.errors import AccessDenied, DeployError, Misconfigured, Unavailable
 from ml_code.triton_deploy.settings import Settings
 from tests.support.deliveries import MOVE, SECRET, event, signed
@@ -227,6 +230,43 @@ def settings(airflow_server: FakeAirflow) -> EventSettings:
     )
 
 
+class Clock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+Answer = tuple[int, dict[str, Any]]
+Answering = Callable[..., Answer]
+
+
+@contextmanager
+def overheard(
+    airflow_server: FakeAirflow, before: Callable[[str, str], Answer | None] = lambda path, token: None
+) -> Iterator[list[str]]:
+    """Yield the paths that Airflow is asked for; ``before`` may wait, or give an answer of its own."""
+    asked: list[str] = []
+    answer: Answering = airflow_server.answer
+
+    def listen(method: str, path: str, token: str, body: Any) -> Answer:
+        asked.append(path)
+        return before(path, token) or answer(method, path, token, body)
+
+    airflow_server.answer = listen  # type: ignore[method-assign]
+    try:
+        yield asked
+    finally:
+        airflow_server.answer = answer  # type: ignore[method-assign]
+
+
+LOGIN = "/auth/token"
+DAG = f"/api/v2/dags/{EventSettings().dag_id}"
+
+
 def test_airflow_takes_a_delivery_once(settings: EventSettings) -> None:
     takes_a_delivery_once(Airflow(settings), MOVE, "d-1")
 
@@ -245,6 +285,89 @@ def test_a_token_that_was_given_is_not_replaced(settings: EventSettings, airflow
         airflow.deploy(MOVE, "d-1")
     airflow_server.token = "given"
     airflow.deploy(MOVE, "d-1")
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_login_is_not_tried_again_at_once(
+    settings: EventSettings, airflow_server: FakeAirflow, status: int
+) -> None:
+    clock, refuse = Clock(), True
+    airflow = Airflow(settings, clock)
+
+    def before(path: str, token: str) -> Answer | None:
+        return (status, {"detail": "no such user"}) if refuse else None
+
+    with overheard(airflow_server, before) as asked:
+        for _ in range(3):
+            with pytest.raises(AccessDenied, match=rf"\({status}\): no such user.*AIRFLOW_USERNAME"):
+                airflow.deploy(MOVE, "d-1")
+            assert "no such user" in airflow.why_not_ready()
+        assert asked == [LOGIN]
+        refuse = False
+        clock.now_s += REFUSED_S - 0.1
+        assert "no such user" in airflow.why_not_ready()
+        clock.now_s += 0.1
+        assert airflow.deploy(MOVE, "d-1") is Outcome.TRIGGERED
+        assert asked[1:] == [LOGIN, f"{DAG}/dagRuns"]
+
+
+def test_an_airflow_that_refuses_the_token_that_it_gave_is_not_asked_again_at_once(
+    settings: EventSettings, airflow_server: FakeAirflow
+) -> None:
+    clock = Clock()
+    airflow = Airflow(settings, clock)
+
+    def before(path: str, token: str) -> Answer | None:
+        return None if path == LOGIN else (401, {"detail": "Invalid JWT token"})
+
+    with overheard(airflow_server, before) as asked:
+        for round_ in (1, 2):
+            for _ in range(3):
+                with pytest.raises(AccessDenied, match=r"\(401\): Invalid JWT token"):
+                    airflow.deploy(MOVE, "d-1")
+            assert asked == [LOGIN, f"{DAG}/dagRuns"] * round_
+            clock.now_s += REFUSED_S
+
+
+@pytest.mark.parametrize("login", [201, 401, 503])
+def test_threads_whose_token_ran_out_at_once_log_in_once(
+    settings: EventSettings, airflow_server: FakeAirflow, login: int
+) -> None:
+    """Also those that find it out when the login is over; one that failed without a refusal they may try again."""
+    airflow = Airflow(settings)
+    airflow.deploy(MOVE, "d-0")
+    airflow_server.token = "second"
+    threads = 4
+    asked_by_all, logged_in = threading.Barrier(threads), threading.Event()
+
+    def before(path: str, token: str) -> Answer | None:
+        if path == LOGIN:
+            time.sleep(0.2 if login == 503 else 0)
+            logged_in.set()
+            return None if login == 201 else (login, {"detail": "no"})
+        if token == "Bearer first":
+            late = asked_by_all.wait(5) < threads // 2
+            if late and login != 503:
+                assert logged_in.wait(5)
+                time.sleep(0.05)
+        return None
+
+    def deploy(number: int) -> str:
+        try:
+            return airflow.deploy(MOVE, f"d-{number}")
+        except DeployError as error:
+            return error.kind
+
+    with overheard(airflow_server, before) as asked, ThreadPoolExecutor(threads) as pool:
+        ended = list(pool.map(deploy, range(1, threads + 1)))
+    said = {201: "triggered", 401: AccessDenied.kind, 503: Unavailable.kind}[login]
+    assert (ended, asked.count(LOGIN)) == ([said] * threads, 1)
+
+
+def test_what_is_not_airflow_is_said(settings: EventSettings, airflow_server: FakeAirflow) -> None:
+    with overheard(airflow_server, lambda path, token: (200, {"hello": "world"})):
+        assert "is not Airflow" in Airflow(settings).why_not_ready()
+        assert "is not Airflow" in Airflow(replace(settings, airflow_token="given")).why_not_ready()
 
 
 @pytest.mark.parametrize(
@@ -419,7 +542,11 @@ def test_a_body_that_does_not_come_is_given_up(
     with_receiver(settings, act)
 
 
-def test_readiness_says_what_is_missing(settings: EventSettings, airflow_server: FakeAirflow) -> None:
+def test_readiness_says_what_is_missing(
+    settings: EventSettings, airflow_server: FakeAirflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiver, "READY_S", 0.0)
+
     async def act(post: Post, client: httpx.AsyncClient) -> None:
         assert (await client.get("/health/ready")).json() == {"ready": True, "reason": None}
         airflow_server.paused = True
@@ -428,6 +555,141 @@ def test_readiness_says_what_is_missing(settings: EventSettings, airflow_server:
         assert (await client.get("/health/live")).status_code == 200
 
     with_receiver(settings, act)
+
+
+def test_many_callers_of_readiness_cost_airflow_one_question(
+    settings: EventSettings, airflow_server: FakeAirflow
+) -> None:
+    async def act(post: Post, client: httpx.AsyncClient) -> None:
+        for _ in range(2):
+            answers = await asyncio.gather(*(client.get("/health/ready") for _ in range(50)))
+            assert {answer.status_code for answer in answers} == {200}
+
+    with overheard(airflow_server) as asked:
+        with_receiver(settings, act)
+    assert asked == [LOGIN, DAG]
+
+
+def test_readiness_is_asked_for_again_after_a_while_whatever_the_answer_was() -> None:
+    clock, asked = Clock(), 0
+
+    def ask() -> str:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            raise RuntimeError("a bug")
+        return f"answer {asked}"
+
+    async def run() -> None:
+        readiness = receiver.Readiness(ask, clock)
+        for said in ("answer 1", "answer 1", "answer 3"):
+            for _ in range(3):
+                assert await readiness.reason() == said
+            clock.now_s += receiver.READY_S - 0.1
+            assert await readiness.reason() == said
+            clock.now_s += 0.1
+
+    asyncio.run(run())
+    assert asked == 3
+
+
+def test_callers_of_readiness_get_the_last_answer_when_airflow_is_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(receiver, "READY_WAIT_S", 0.02)
+    clock, asked, go_on = Clock(), 0, threading.Event()
+
+    def ask() -> str:
+        nonlocal asked
+        asked += 1
+        assert go_on.wait(5)
+        return ""
+
+    async def many(readiness: receiver.Readiness) -> set[str]:
+        async with asyncio.timeout(2):
+            return set(await asyncio.gather(*(readiness.reason() for _ in range(100))))
+
+    async def run() -> None:
+        readiness = receiver.Readiness(ask, clock)
+        try:
+            assert await many(readiness) == {"Airflow has not answered yet."}
+            go_on.set()
+            while await readiness.reason():
+                pass
+            go_on.clear()
+            clock.now_s += receiver.READY_S
+            assert await many(readiness) == {""}
+            clock.now_s += receiver.STALE_S
+            assert await many(readiness) == {"Airflow has not answered yet."}
+            assert asked == 2
+        finally:
+            go_on.set()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("hanging", [LOGIN, DAG])
+def test_callers_of_readiness_delay_no_delivery(
+    settings: EventSettings, airflow_server: FakeAirflow, hanging: str
+) -> None:
+    hangs, go_on = threading.Event(), threading.Event()
+
+    def before(path: str, token: str) -> None:
+        if path == hanging and not hangs.is_set():
+            hangs.set()
+            assert go_on.wait(5)
+
+    async def act(post: Post, client: httpx.AsyncClient) -> None:
+        # As few threads as an Airflow that hangs and enough callers would leave.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        callers = [asyncio.create_task(client.get("/health/ready")) for _ in range(50)]
+        try:
+            while not hangs.is_set():
+                await asyncio.sleep(0.01)
+            async with asyncio.timeout(2):
+                assert (await post()).json()["result"] == "triggered"
+            assert not any(caller.done() and caller.result().is_success for caller in callers)
+        finally:
+            go_on.set()
+            await asyncio.gather(*callers)
+
+    with overheard(airflow_server, before):
+        with_receiver(settings, act)
+
+
+def test_the_command_serves_with_bounds_for_what_comes_before_the_signature(
+    settings: EventSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed: list[int] = []
+    answers: list[bytes] = []
+
+    async def send_a_head_without_end(app: Any, options: dict[str, Any]) -> None:
+        server = uvicorn.Server(uvicorn.Config(app, **options))
+        serving = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        address = server.servers[0].sockets[0].getsockname()
+        reader, writer = await asyncio.open_connection(*address)
+        try:
+            writer.write(b"POST /mlflow HTTP/1.1\r\nX: " + b"x" * protocol.Limits().head_bytes)
+            answers.append(await asyncio.wait_for(reader.readline(), 2))
+        finally:
+            writer.close()
+            server.should_exit = True
+            await serving
+
+    def run(app: Any, **options: Any) -> None:
+        asyncio.run(send_a_head_without_end(app, options))
+
+    monkeypatch.setattr(uvicorn, "run", run)
+    monkeypatch.setattr(protocol, "allow_connections", allowed.append)
+    monkeypatch.setattr("ml_code.alias_events.logs.set_up_logging", lambda: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setenv("TRITON_EVENTS_SECRET", SECRET)
+    monkeypatch.setenv("TRITON_EVENTS_PORT", "0")
+    assert cli.main(["serve"]) == 0
+    assert answers == [b"HTTP/1.1 431 Request Header Fields Too Large\r\n"]
+    assert allowed == [protocol.LimitedProtocol.limits.connections]
 
 
 def test_a_receiver_whose_webhook_is_not_registered_is_not_ready(settings: EventSettings) -> None:

@@ -166,6 +166,16 @@ def test_tasks_time_out_and_the_run_does_not(dag: Any) -> None:
         assert dag.get_task(name).execution_timeout, name
 
 
+@pytest.mark.parametrize("name", ["reconcile_triton", "gc_triton"])
+def test_what_runs_by_itself_is_tried_again_when_its_process_was_killed(
+    dag_file: ModuleType, name: str
+) -> None:
+    """As by Airflow itself, while the API server starts: the first run that a newcomer sees would be red."""
+    (task,) = importlib.import_module(f"dags.{name}").dag.tasks
+    assert task.retries == 2
+    assert task.retry_delay.total_seconds() == 10
+
+
 def test_the_rollback_is_tried_again(dag: Any) -> None:
     assert dag.get_task("rollback_minimal").retries >= 3
 
