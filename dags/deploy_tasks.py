@@ -91,6 +91,8 @@ def run_step(name: str, promoted_by: str | None = None) -> None:
                         params.get("canary_minutes") or 10,
                     ),
                     version=promoted.get("version"),
+                    # A try of this run may have ended without being able to say so.
+                    since=context["dag_run"].start_date,
                     reason=promoted.get("reason", ""),
                 )
             )

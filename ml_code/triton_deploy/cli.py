@@ -27,7 +27,7 @@ EXIT_CODES = """exit codes:
   3  bad name or setting, model, alias or deployment unknown, access denied: correct it
   4  the model is refused, or fails its checks or its bake: repair the model
   5  MLflow, S3, Triton or the disk failed: try again when it is back
-  6  another deploy of the model is under way, or came first
+  6  another deploy of the model is under way, or came first; the deploy id is another deployment's
   7  status: a Triton does not serve what is live; reconcile, gc, bake: something is left for a person; doctor: something failed
   8  status: the deployment was rolled back
   9  status: the deployment has not ended

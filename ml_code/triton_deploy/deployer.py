@@ -139,7 +139,7 @@ class Deployer:
             LeaseHeld: another deploy of the model is under way.
             AliasNotFound: the alias was not set in time.
             Quarantined: this artifact failed before.
-            Superseded: a deployment of this id was rolled back.
+            Superseded: a deployment of this id was rolled back, had ended before, or is of something else.
             DeployError: MLflow or the artifact store refuse or do not answer.
         """
         check_deploy_id(request.deploy_id)
@@ -280,18 +280,23 @@ class Deployer:
         with self._step("commit", State.COMMITTED, model, deploy_id) as step:
             if not step.due:
                 return step.record
-            if step.record.state is not State.COMMITTING:
+            flipped = step.record.state is not State.COMMITTING
+            if flipped:
                 step.refuse_outdated()
                 if step.record.state in (State.VERIFIED, State.TRIED):
                     step.reached(State.SWITCHING)
+                serving = step.serving
+                step.unanswered = serving.unanswered
                 try:
-                    away = step.serving.switch_to(step.folder.versions.need(step.record.version))
+                    away = serving.switch_to(step.folder.versions.need(step.record.version))
                     step.keep_lease()
-                    step.reached(State.COMMITTING, away=dict(away))
+                    unanswered = dict(serving.unanswered)
+                    step.reached(State.COMMITTING, away=dict(away), unanswered=unanswered)
                 except BaseException:
-                    step.settlement.undo_flip()
+                    if not step.settlement.is_decided(deploy_id):
+                        step.settlement.try_to_restore()
                     raise
-            step.record = step.settlement.finish(step.record)
+            step.record = step.settlement.finish(step.record, flipped=flipped)
         return step.record
 
     def rollback(self, model: str, deploy_id: str) -> Deployment | None:

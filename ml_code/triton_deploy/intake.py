@@ -6,7 +6,7 @@ import getpass
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from .artifacts import ArtifactStore
 from .errors import NotFound, Superseded
@@ -14,7 +14,10 @@ from .materialize import source_fingerprint
 from .records import Canary, Deployment, Pinned, Release, State, utc_text
 from .registry import RegisteredVersion, no_onnx
 from .repository import ModelFolder
+from .repository.lease import CLOCK_SKEW_S
 from .repository.versions import MODEL_FILE
+
+_SKEW = timedelta(seconds=CLOCK_SKEW_S)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,8 @@ class DeployRequest:
         force: accept an artifact that is in quarantine.
         canary: what of the clients' traffic it gets before the commit (see ``canary.canary_of``); by default nothing.
         version: the version that the alias has to name; by default any.
+        since: when the run began that asks, for one that may ask again: what of its deploy id ended before that is another's. By
+            default whatever has ended is.
     """
 
     model: str
@@ -42,6 +47,7 @@ class DeployRequest:
     force: bool = False
     canary: Canary | None = None
     version: int | None = None
+    since: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,14 +204,38 @@ def taken_up(request: DeployRequest, record: Deployment) -> Deployment:
     """Return the deployment that a repeated snapshot goes on with.
 
     Raises:
-        Superseded: it is of another version than is asked for now, or was rolled back.
+        Superseded: it is of something else than is asked for now, it had ended before, or it was rolled back.
     """
     if request.version not in (None, record.version):
         raise Superseded(
             f"Deployment {record.deploy_id} of {record.model} is of version {record.version}, and version {request.version} was to be deployed.",
             hint="A run deploys one version: trigger a new run.",
         )
-    return still_wanted(record)
+    for what, asked, known in (
+        ("alias", request.alias, record.pinned.alias),
+        ("force", request.force, record.force),
+        ("allow_schema_change", request.allow_schema_change, record.allow_schema_change),
+        ("canary", _asked_for(request.canary), _asked_for(record.canary)),
+    ):
+        if asked != known:
+            raise _used_up(record, f"was asked for with {what} {known!r}, and now with {asked!r}")
+    still_wanted(record)
+    if record.finished and (request.since is None or record.last_time < request.since - _SKEW):
+        raise _used_up(record, f"ended at {utc_text(record.last_time)}: {record.state}")
+    return record
+
+
+def _asked_for(canary: Canary | None) -> tuple[object, ...] | None:
+    """Return what of a canary somebody asks for, without how far it has come."""
+    return (canary.shares_percent, canary.shadow_percent, canary.step_s) if canary else None
+
+
+def _used_up(record: Deployment, why: str) -> Superseded:
+    return Superseded(
+        f"The deploy id {record.deploy_id} of {record.model} is another deployment's, of version {record.version}, which {why}. "
+        "Nothing was done.",
+        hint="Take a new deploy id for each deploy, in CI one with the number of the build.",
+    )
 
 
 def still_wanted(record: Deployment) -> Deployment:

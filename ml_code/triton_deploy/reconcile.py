@@ -151,12 +151,12 @@ class Reconciler:
                     return self._report(folder, [], [f"deployment {holder} can't be settled yet: {error}"])
         done += self._trash(folder, dry_run, problems)
         unseen: list[str] = []
-        repairs = list(self._repairs(folder, serving, survey, unseen))
+        repairs = list(self._repairs(settlement, serving, survey, unseen))
         if repairs:
             # Looked at again: it was seen for all models at once, and a deploy of this one may have ended since.
             survey.forget()
             unseen.clear()
-            repairs = list(self._repairs(folder, serving, survey, unseen))
+            repairs = list(self._repairs(settlement, serving, survey, unseen))
         if repairs and not dry_run:
             try:
                 settlement.take_lease(me, self._lease_s)
@@ -166,11 +166,17 @@ class Reconciler:
                 # And again, now that no other can begin.
                 survey.forget()
                 unseen.clear()
-                found = self._repairs(folder, serving, survey, unseen)
-                repairs = list(self._apply(found, problems, partial(self._keep_lease, folder, me)))
+                found = self._repairs(settlement, serving, survey, unseen)
+                keep_lease = partial(self._keep_lease, folder, me)
+                repairs = list(self._apply(found, settlement, problems, keep_lease))
+                survey.forget()
+                unseen.clear()
+                remaining = {repair.what for repair in self._repairs(settlement, serving, survey, unseen)}
             finally:
                 survey.forget()
                 folder.lease.release(me)
+            problems += [f"{repair.what}: it is not so yet" for repair in repairs if repair.what in remaining]
+            repairs = [repair for repair in repairs if repair.what not in remaining]
         problems += unseen
         problems += self._damaged(folder, folder.releases.latest(), deep)
         done += [repair.what for repair in repairs]
@@ -237,24 +243,37 @@ class Reconciler:
         folder.lease.renew(me, self._clock(), self._lease_s)
 
     def _apply(
-        self, repairs: Iterator[Repair], problems: list[str], keep_lease: Callable[[], object]
+        self,
+        repairs: Iterator[Repair],
+        settlement: Settlement,
+        problems: list[str],
+        keep_lease: Callable[[], object],
     ) -> Iterator[Repair]:
+        before = settlement.folder.releases.latest()
         for repair in repairs:
             try:
                 keep_lease()
                 repair.act()
+                now = settlement.folder.releases.latest()
+                if now == before:
+                    yield repair
+                    continue
+                # This process slept past its lease: what it has just done is of a release that is no longer the last one.
+                settlement.follow()
             except DeployError as error:
                 problems.append(f"{repair.what}: {error}")
             else:
-                yield repair
+                yield Repair("bring everything to a release that came meanwhile", settlement.follow)
+                return
 
     def _repairs(
-        self, folder: ModelFolder, serving: Serving, survey: Survey, unseen: list[str]
+        self, settlement: Settlement, serving: Serving, survey: Survey, unseen: list[str]
     ) -> Iterator[Repair]:
         """Yield what is wrong, in the order in which it has to be put right: files first, then every Triton.
 
         ``unseen`` gets why a Triton can't be looked at.
         """
+        folder = settlement.folder
         for path in folder.removals.undecided():
             # First of all: it may be what is live, taken by a gc that was stopped, lost its lease and died.
             yield Repair(f"put {path.name} back", partial(folder.removals.settle, path))
@@ -264,7 +283,7 @@ class Reconciler:
             if manifest is None:
                 # Reported as damage. Triton may still serve it from memory: nothing is touched.
                 return
-            yield from self._derived_files(folder, serving, live, manifest)
+            yield from self._derived_files(folder, serving, settlement, live, manifest)
         engines = survey.engines(folder.model)
         for version in engines if live is None else sorted(set(engines) - set(live.loaded_versions)):
             yield Repair(
@@ -285,29 +304,24 @@ class Reconciler:
             except DeployError as error:
                 unseen.append(str(error))
                 continue
-            yield from self._on_triton(folder, serving, live, manifest, triton, loaded)
+            yield from self._on_triton(settlement, live, triton, loaded)
 
     def _derived_files(
-        self, folder: ModelFolder, serving: Serving, live: Release, manifest: Manifest
+        self, folder: ModelFolder, serving: Serving, settlement: Settlement, live: Release, manifest: Manifest
     ) -> Iterator[Repair]:
         if folder.releases.projected() != live:
-            yield Repair("rewrite current.json", partial(folder.releases.project, live))
+            yield Repair("rewrite current.json", settlement.project)
         if not serving.switch_is_written(manifest):
-            yield Repair("rewrite the switch's config.pbtxt", partial(serving.write_switch, manifest))
+            yield Repair("rewrite the switch's config.pbtxt", settlement.project)
         for version in live.loaded_versions:
             kept = folder.versions.manifest(version)
             if kept is not None and not folder.versions.engine_is_whole(version):
                 yield Repair(f"rebuild the engine of version {version}", partial(serving.write_engine, kept))
 
     def _on_triton(
-        self,
-        folder: ModelFolder,
-        serving: Serving,
-        live: Release | None,
-        manifest: Manifest | None,
-        triton: Triton,
-        loaded: Loaded,
+        self, settlement: Settlement, live: Release | None, triton: Triton, loaded: Loaded
     ) -> Iterator[Repair]:
+        folder = settlement.folder
         timeout_s = self._settings.load_timeout_s
         wanted = {
             engine_name(folder.model, version): version for version in (live.loaded_versions if live else ())
@@ -324,7 +338,7 @@ class Reconciler:
                 if live
                 else f"take {folder.model} out of {triton.url}"
             )
-            yield Repair(what, partial(serving.restore_on, triton, manifest))
+            yield Repair(what, partial(settlement.restore, triton))
         prefix = engine_name(folder.model, 0).removesuffix("0")
         for name in loaded:
             if name.startswith(prefix) and name not in wanted:

@@ -160,6 +160,7 @@ class Deployment:
         smoke: what the smoke test measured (see serving.Serving.smoke).
         canary: what of the clients' traffic it gets before the commit, if that was asked for.
         away: why a Triton was passed over when the others were flipped, by its address.
+        unanswered: flips that got no answer and may still arrive: when, by the Triton's address.
         failure: the last failure, if any.
         quarantine: name of the quarantined directory, if something was put aside.
         times_utc: when each state was reached.
@@ -179,6 +180,7 @@ class Deployment:
     smoke: Mapping[str, Any] = field(default_factory=dict)
     canary: Canary | None = None
     away: Mapping[str, str] = field(default_factory=dict)
+    unanswered: Mapping[str, str] = field(default_factory=dict)
     failure: Failure | None = None
     quarantine: str = ""
     times_utc: Mapping[str, str] = field(default_factory=dict)

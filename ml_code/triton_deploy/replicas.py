@@ -94,5 +94,6 @@ class Replicas:
                 f"{self.required} Tritons have to take part, and {len(self.all)} are known.",
                 hint="Start the others, or correct TRITON_DEPLOY_GRPC_URLS or TRITON_DEPLOY_QUORUM.",
             )
-        first, *others = errors
+        # Which of several is told must not hang on which Triton was first: one that may be repeated before one that may not.
+        first, *others = sorted(errors, key=lambda error: not error.retryable)
         return type(first)(" ".join(error.message for error in errors), hint=first.hint) if others else first

@@ -6,6 +6,7 @@ import logging
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from . import model_config
@@ -18,6 +19,7 @@ from .errors import (
     VerificationFailed,
 )
 from .names import engine_name
+from .records import utc_text
 from .replicas import Replicas
 from .repository import Manifest
 from .repository.durable import storage_errors
@@ -44,6 +46,9 @@ class Serving:
         versions: its version directories.
         tritons: the servers.
         settings: deadlines and tolerances.
+
+    Attributes:
+        unanswered: flips of this object that got no answer and may still arrive: when, by the Triton's address.
     """
 
     def __init__(self, model: str, versions: Versions, tritons: Sequence[Triton], settings: Settings) -> None:
@@ -51,6 +56,7 @@ class Serving:
         self._versions = versions
         self._replicas = Replicas(tritons, settings.quorum)
         self._settings = settings
+        self.unanswered: dict[str, str] = {}
 
     def load_candidate(self, manifest: Manifest, *, fresh: bool) -> None:
         """Load one version's engine beside whatever serves.
@@ -172,6 +178,18 @@ class Serving:
             triton.load(engine_name(self._model, manifest.version), self._settings.load_timeout_s)
         self._flip(manifest, triton)
 
+    def hold(self, manifest: Manifest) -> None:
+        """Have a version's engine on disk and loaded on every Triton, if it is not."""
+        version = manifest.version
+        if not self._versions.engine_is_whole(version):
+            self.write_engine(manifest)
+
+        def load(triton: Triton) -> None:
+            if not self._is_ready(triton, version):
+                triton.load(engine_name(self._model, version), self._settings.load_timeout_s)
+
+        self._replicas.on_all(load)
+
     def serves(self, version: int) -> bool:
         """Whether every Triton answers the public name with this version."""
         asked = self._replicas.on_all(lambda triton: triton.ready_versions(self._model))
@@ -222,6 +240,7 @@ class Serving:
         try:
             triton.load(self._model, self._settings.switch_timeout_s, config)
         except Unavailable as error:
+            self.unanswered[triton.url] = utc_text(datetime.now(UTC))
             raise FlipUnanswered(error.message, hint=error.hint) from error
         except ArtifactRejected as error:
             # It is our pointer that can't be loaded: the version behind it was, a moment ago.

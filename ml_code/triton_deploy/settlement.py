@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,12 +15,14 @@ from .records import Deployment, Failure, Pinned, Release, State, advance, next_
 from .repository import Manifest, ModelFolder
 from .serving import Serving
 from .settings import Settings
+from .triton import Triton
 
 log = logging.getLogger(__name__)
 
 FLIP_IN_DOUBT = (FlipUnanswered.kind, "crashed", "unexpected")
-"""Failures of a commit after which its flip may still be on its way to a Triton. One that arrives when its engine is gone takes the
-public name down; while the engine is loaded, clients get the version, which was verified, until the next reconcile."""
+"""Failures of a commit after which its flip may be on its way to a Triton without anybody having noted it (``Deployment.unanswered``).
+One that arrives when its engine is gone takes the public name down; while the engine is loaded, clients get the version, which was
+verified, until the next reconcile."""
 
 
 @dataclass(frozen=True)
@@ -148,11 +150,12 @@ class Settlement:
                 self.folder.lease.renew(deploy_id, self.clock(), 0)
             raise
 
-    def finish(self, record: Deployment) -> Deployment:
+    def finish(self, record: Deployment, *, flipped: bool = False) -> Deployment:
         """Write the release and everything that follows from it, and record the commit; safe to repeat.
 
         Args:
             record: a deployment past its decision.
+            flipped: whether the caller has just made the public name point at it; else it is seen to here.
 
         Raises:
             Superseded: another deployment committed its generation; the switch points at that one's version.
@@ -165,17 +168,14 @@ class Settlement:
                     next_release(record, releases.latest(), self.clock(), self.settings.keep_warm)
                 )
             except Superseded as error:
-                self.undo_flip()
+                self.try_to_restore()
                 self.move(record, State.ROLLING_BACK, failure=self.failure("commit", error))
                 raise
-        # The last release, which may be a later one by now: current.json must not go back.
-        live = releases.latest()
-        assert live is not None
-        releases.project(live)
-        serving = self.serving()
-        serving.write_switch(self.folder.versions.need(live.active_version))
+        live = self.project()
+        if not flipped:
+            self.try_to_restore()
         record = self.move(record, State.COMMITTED, failure=None)
-        serving.retire([v for v in self.folder.versions.engines() if v not in live.loaded_versions])
+        self._retire([v for v in self.folder.versions.engines() if v not in live.loaded_versions])
         self.folder.lease.release(record.deploy_id)
         log.info("%s", self.what_serves())
         for why in record.away.values():
@@ -193,12 +193,107 @@ class Settlement:
             return False
         return self.serving().serves(live.active_version)
 
-    def undo_flip(self) -> None:
-        """Put the switch back at once; the rollback does it again, and waits for a Triton that does not answer."""
+    def project(self) -> Release:
+        """Make current.json and the switch on disk say what the last release is; see ``_of_the_last``.
+
+        Returns:
+            The last release.
+
+        Raises:
+            NotFound: its files are gone.
+            StorageFailed: the repository can't be written; repeat it.
+        """
+
+        def write(live: Release | None) -> None:
+            assert live is not None
+            self.folder.releases.project(live)
+            self.serving().write_switch(self.folder.versions.need(live.active_version))
+
+        written = self._of_the_last(write)
+        assert written is not None
+        return written
+
+    def restore(self, triton: Triton | None = None) -> None:
+        """Make the public name point at the last release, where it does not; see ``_of_the_last``.
+
+        Args:
+            triton: on this one; on all of them by default.
+
+        Raises:
+            Unavailable: a Triton does not answer; repeat it.
+            NotFound: the live version's files are gone.
+        """
+
+        def point(live: Release | None) -> None:
+            manifest = self.manifest_of(live)
+            if triton is None:
+                self.serving().restore(manifest)
+            else:
+                self.serving().restore_on(triton, manifest)
+
+        self._of_the_last(point)
+
+    def follow(self) -> None:
+        """Bring files and Tritons to the last release, after this process may have taken something of it away.
+
+        Raises:
+            Unavailable: a Triton does not answer; repeat it, or leave it to the next reconcile.
+            StorageFailed: the repository can't be written.
+        """
+
+        def bring(live: Release | None) -> None:
+            assert live is not None
+            self.project()
+            for version in live.loaded_versions:
+                manifest = self.folder.versions.manifest(version)
+                if manifest is not None:
+                    self.serving().hold(manifest)
+            self.restore()
+
+        self._of_the_last(bring)
+
+    def _of_the_last(self, act: Callable[[Release | None], None]) -> Release | None:
+        """Do something with the last release, and again until it was still the last one afterwards.
+
+        Between its look and its act a process may sleep past its lease, and others may commit: then it has put something back,
+        or failed on what is no longer there. Who acts last has then seen the last release.
+
+        Args:
+            act: what is done.
+
+        Returns:
+            The release with which it was done last.
+        """
+        while True:
+            live = self.folder.releases.latest()
+            try:
+                act(live)
+            except DeployError:
+                if self.folder.releases.latest() == live:
+                    raise
+                continue
+            if self.folder.releases.latest() == live:
+                return live
+
+    def is_decided(self, deploy_id: str) -> bool:
+        """Whether a deployment is past its decision, for somebody who met an error and does not know; also when it can't be read.
+
+        The fact may be there although writing it ended in an error: what clients get is left to who goes on from the record.
+        """
         try:
-            self.serving().restore(self.manifest_of(self.folder.releases.latest()))
+            record = self.folder.journal.find(deploy_id)
+        except DeployError:
+            return True
+        return record is not None and record.state in (State.COMMITTING, State.COMMITTED)
+
+    def try_to_restore(self) -> None:
+        """Make the public name point at the last release at once; what fails is for the rollback or reconcile, which wait for a Triton."""
+        try:
+            self.restore()
         except DeployError as error:
-            log.error("the switch is not back yet, the rollback will see to it: %s", error)
+            log.error(
+                "the switch is not back yet, the rollback or the next reconcile will see to it: %s", error
+            )
 
     def manifest_of(self, live: Release | None) -> Manifest | None:
         """Return the manifest of the version that is live, or None when none is."""
@@ -236,16 +331,28 @@ class Settlement:
         return record
 
     def _undo(self, record: Deployment) -> Deployment:
-        live = self.folder.releases.latest()
         if State.SWITCHING in record.times_utc:
-            self.serving().restore(self.manifest_of(live))
+            self.restore()
+        live = self.folder.releases.latest()
         assert record.failure is not None
         loaded = live.loaded_versions if live else ()
         if record.version in self.folder.versions.engines() and record.version not in loaded:
-            if live and State.SWITCHING in record.times_utc and record.failure.kind in FLIP_IN_DOUBT:
+            in_doubt = record.unanswered or record.failure.kind in FLIP_IN_DOUBT
+            if live and State.SWITCHING in record.times_utc and in_doubt:
                 log.info("version %s stays loaded until the next reconcile or deploy", record.version)
             else:
-                self.serving().retire([record.version])
+                self._retire([record.version])
         at = datetime.fromisoformat(record.times_utc[State.ROLLING_BACK])
         kept = self.folder.versions.quarantine(record, record.failure, at)
         return self.move(record, State.ROLLED_BACK, quarantine=kept.name if kept else "")
+
+    def _retire(self, versions: Sequence[int]) -> None:
+        """Take versions out that the last release does not hold; what a release came to hold meanwhile comes back."""
+        before = self.folder.releases.latest()
+        kept = before.loaded_versions if before else ()
+        self.serving().retire([version for version in versions if version not in kept])
+        if self.folder.releases.latest() != before:
+            try:
+                self.follow()
+            except DeployError as error:
+                log.error("a release came meanwhile; the next reconcile brings everything to it: %s", error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,12 +26,16 @@ class Step:
         settlement: what may be done to the model's deployments.
         record: the deployment as last read.
         goal: the state that the step is to reach.
+
+    Attributes:
+        unanswered: flips that got no answer, for the record: see Deployment.
     """
 
     def __init__(self, settlement: Settlement, record: Deployment, goal: State) -> None:
         self.settlement = settlement
         self.folder = settlement.folder
         self.record = record
+        self.unanswered: Mapping[str, str] = {}
         self._goal = goal
 
     @property
@@ -71,5 +76,6 @@ class Step:
         log.error("%s failed: %s Still true: %s", name, error, self.settlement.what_serves())
         # The step's own error is what the user has to see, also when a full disk takes no note of it.
         with contextlib.suppress(DeployError):
-            noted = replace(self.record, failure=self.settlement.failure(name, error))
+            unanswered = {**self.record.unanswered, **self.unanswered}
+            noted = replace(self.record, failure=self.settlement.failure(name, error), unanswered=unanswered)
             self.folder.journal.append(noted, self.record)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -31,6 +32,7 @@ DAG_FILES = sorted(path.stem for path in (REPO / "dags").glob("*.py") if path.st
 ON_ALIAS = "deploy_on_alias"
 """Makes a DAG for each alias that is watched."""
 MARGIN_S = 60
+BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 STEPS = {
     "snapshot_current": "snapshot",
     "materialize_repo": "materialize",
@@ -321,6 +323,7 @@ def run(dag_file: ModuleType, monkeypatch: pytest.MonkeyPatch, task_id: str, **p
         "params": PARAMS | params,
         "run_id": "manual__2026-01-02T03:04:05+00:00",
         "ti": SimpleNamespace(xcom_pull=lambda task_ids: PROMOTED[task_ids]),
+        "dag_run": SimpleNamespace(start_date=BEGAN),
     }
     for module in (importlib.import_module(SHARED), dag_file):
         monkeypatch.setattr(module, "get_current_context", lambda: context, raising=False)
@@ -339,6 +342,7 @@ def test_the_snapshot_asks_for_what_the_form_says(
         actor=f"airflow:{run_id}",
         allow_schema_change=True,
         force=False,
+        since=BEGAN,
     )
     assert recorded.calls == [("snapshot", (request,))]
     run(dag_file, monkeypatch, "snapshot_current", canary="5,25", shadow_percent=10, canary_minutes=2)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,15 @@ from ml_code.triton_deploy.errors import (
     VerificationFailed,
 )
 from ml_code.triton_deploy.reconcile import Reconciler
-from ml_code.triton_deploy.records import State
+from ml_code.triton_deploy.records import Canary, Deployment, State
+from ml_code.triton_deploy.repository.releases import Releases
+from ml_code.triton_deploy.serving import Serving
+from ml_code.triton_deploy.settlement import Settlement
 from tests.support.fakes import unavailable
 from tests.support.faults.killing import Stopper
+from tests.support.faults.operations import prepared_for_rollback
 from tests.support.models import external, files, golden, times, unknown_operator
-from tests.support.world import MODEL, World
+from tests.support.world import MODEL, World, deployed
 
 STEPS = ("materialize", "load", "ready", "smoke", "commit")
 
@@ -712,12 +717,149 @@ def test_a_deploy_of_one_version_refuses_another_that_the_alias_names(world: Wor
         world.deploy(version=2)
     assert world.current is None
     assert world.deploy(version=1).state is State.COMMITTED
-    assert world.deploy(version=1).state is State.COMMITTED
     world.register_times(2)
     with pytest.raises(
         Superseded, match=r"d1 of best_model is of version 1, and version 2 was to be deployed\. A run"
     ):
         world.deploy(version=2)
+
+
+def test_a_deploy_id_is_for_one_deployment(world: World) -> None:
+    """A pipeline with a constant id would be green for ever, and deploy nothing."""
+    world.register_times(1)
+    began = world.now
+    world.deploy()
+    world.register_times(2)
+    world.later(1)
+    with pytest.raises(
+        Superseded, match=r"The deploy id d1 .* of version 1, which ended at .*: committed"
+    ) as refused:
+        world.deploy()
+    assert refused.value.exit_code == 6
+    with pytest.raises(Superseded, match="ended at"):
+        world.deploy(since=world.now + timedelta(hours=1))
+    assert world.ask() == (1, 1.0)
+    assert world.deploy(since=began).version == 1, (
+        "a try of the same run, which could not say that it had ended"
+    )
+    assert world.deploy("d2").version == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"alias": "B"},
+        {"force": True},
+        {"allow_schema_change": True},
+        {"canary": Canary(shares_percent=(5,), shadow_percent=0, step_s=60)},
+    ],
+)
+def test_a_deploy_id_is_for_what_was_asked_for(world: World, changes: dict[str, Any]) -> None:
+    world.register_times(1)
+    world.deployer().snapshot(world.request())
+    (what,) = changes
+    with pytest.raises(Superseded, match=f"was asked for with {what}"):
+        world.deployer().snapshot(world.request(**changes))
+    assert world.deploy().state is State.COMMITTED, "the first one goes on"
+
+
+@pytest.mark.parametrize("step", ["publish", "project", "write"])
+def test_what_was_decided_is_not_undone(world: World, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """The fact is there, and writing it ended in an error: clients keep the version, and the deploy says what is live."""
+    world.register_times(1)
+    world.deploy()
+    world.register_times(2)
+    seen: list[tuple[int, float]] = []
+
+    def fail_once(owner: type, name: str, *, after: bool) -> None:
+        real = getattr(owner, name)
+
+        def failing(*args: Any, **options: Any) -> Any:
+            patch.undo()
+            if after:
+                real(*args, **options)
+            seen.append(world.ask())
+            raise StorageFailed("EIO", hint="x")
+
+        patch.setattr(owner, name, failing)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if step == "write":
+            real = Settlement.move
+
+            def move(self: Settlement, record: Deployment, to: State, **facts: Any) -> Deployment:
+                moved = real(self, record, to, **facts)
+                if to is State.COMMITTING:
+                    patch.undo()
+                    seen.append(world.ask())
+                    raise StorageFailed("EIO", hint="x")
+                return moved
+
+            patch.setattr(Settlement, "move", move)
+        else:
+            fail_once(Releases, step, after=step == "publish")
+        with pytest.raises(StorageFailed):
+            world.deploy("d2")
+    assert seen == [(2, 2.0)]
+    assert world.ask() == (2, 2.0)
+    assert world.folder.journal.get("d2").state is State.COMMITTED, "the rollback went on from the decision"
+    assert json.loads(world.current or "")["active_version"] == 2
+    world.triton.restart(MODEL)
+    assert world.ask() == (2, 2.0)
+
+
+def test_a_commit_that_is_finished_later_is_what_clients_get(world: World) -> None:
+    """Somebody put the switch back between the decision and its end."""
+    world.register_times(1)
+    world.deploy()
+    world.register_times(2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Settlement, "finish", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            world.deploy("d2")
+    Serving(MODEL, world.folder.versions, [world.triton], world.settings).restore(
+        world.folder.versions.need(1)
+    )
+    assert world.ask() == (1, 1.0)
+    world.deployer().rollback(MODEL, "d2")
+    assert world.ask() == (2, 2.0)
+
+
+@contextlib.contextmanager
+def sleeping_before(owner: type, name: str, world: World, others: int) -> Iterator[None]:
+    """Whoever calls this method first sleeps before, past its lease, while others release so many versions."""
+    with pytest.MonkeyPatch.context() as patch:
+        real = getattr(owner, name)
+
+        def woken(*args: Any, **options: Any) -> Any:
+            patch.undo()
+            world.later(10_000)
+            for number in range(others):
+                world.register_times(5 + number)
+                assert world.deploy(f"other-{number}").state is State.COMMITTED
+            return real(*args, **options)
+
+        patch.setattr(owner, name, woken)
+        yield
+
+
+def test_a_rollback_that_sleeps_before_its_flip_leaves_the_last_release(world: World) -> None:
+    """Its flip is to a version that is not even loaded any more: it takes the public name down before it fails."""
+    prepared_for_rollback(deployed(world))
+    with sleeping_before(Serving, "_flip", world, others=2), pytest.raises(Superseded):
+        world.deployer().rollback(MODEL, "begun")
+    assert world.ask() == (6, 6.0)
+    world.triton.restart(MODEL)
+    assert world.ask() == (6, 6.0)
+
+
+def test_a_commit_that_sleeps_before_it_retires_takes_nothing_away(world: World) -> None:
+    deployed(world)
+    with sleeping_before(Serving, "retire", world, others=1):
+        world.deploy("d4")
+    assert world.ask() == (5, 5.0)
+    world.triton.restart(MODEL)
+    assert world.ask() == (5, 5.0)
 
 
 def test_the_alias_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

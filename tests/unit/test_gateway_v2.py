@@ -148,6 +148,9 @@ def test_a_binary_request_passes() -> None:
         + b"]" * 500
         + b"}]}",
         tensor([2**63]),
+        # This one the process of a Python backend.
+        tensor([1, 2**63, 0], []),
+        tensor([0, 2**32, 2**32], []),
         tensor([2**32, 2**32]),
         tensor([1] * 100 + [3]),
         tensor([-1, 2]),
@@ -225,6 +228,27 @@ def test_a_member_that_stands_twice_is_refused(name: str, spelt: str, first: boo
     check(RIGHT.encode())
     with pytest.raises(Malformed, match="stands twice"):
         check(text.encode(), allow_nan=allow_nan)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "value", "right"),
+    [
+        *(("INT8", -128, True), ("INT8", 128, False), ("UINT8", -1, False), ("UINT8", 255, True)),
+        *(("INT64", 2**63 - 1, True), ("INT64", 2**63, False), ("UINT64", 2**64 - 1, True)),
+        *(("FP32", 2**40, True), ("BYTES", "a", True)),
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_number_that_its_type_cannot_hold_is_refused(
+    datatype: str, value: object, right: bool, nested: bool
+) -> None:
+    """Triton would take another one."""
+    request = tensor([1, 2], [[value, value]] if nested else [value, [value]], datatype=datatype)
+    if right:
+        check(request)
+    else:
+        with pytest.raises(Malformed, match="not between"):
+            check(request)
 
 
 def test_a_text_with_colons_is_no_member() -> None:

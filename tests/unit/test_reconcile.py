@@ -13,7 +13,9 @@ from ml_code.triton_deploy import status
 from ml_code.triton_deploy.errors import Unavailable
 from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
 from ml_code.triton_deploy.records import State
+from ml_code.triton_deploy.repository import Manifest
 from ml_code.triton_deploy.repository.lease import Lease
+from ml_code.triton_deploy.serving import Serving
 from ml_code.triton_deploy.status import model_status
 from ml_code.triton_deploy.survey import Survey
 from tests.support.fakes import FakeTriton, unavailable
@@ -131,13 +133,58 @@ def test_an_abandoned_flip_is_undone(deployed: World, monkeypatch: pytest.Monkey
     with monkeypatch.context() as patch:
         patch.setattr("ml_code.triton_deploy.step.Step.keep_lease", lambda self: None)
         patch.setattr("ml_code.triton_deploy.serving.Serving._check", killed)
-        patch.setattr("ml_code.triton_deploy.settlement.Settlement.undo_flip", lambda self: None)
+        patch.setattr("ml_code.triton_deploy.settlement.Settlement.try_to_restore", lambda self: None)
         with pytest.raises(Killed):
             deployer.commit(MODEL, "d3")
     assert deployed.ask() == (3, 3.0)
     deployed.later(10_000)
     reconcile(deployed)
     healthy(deployed)
+
+
+def test_a_reconcile_that_sleeps_says_what_it_did_in_the_end(
+    deployed: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It wakes before it makes a Triton serve version 2; version 3 was released meanwhile."""
+    deployed.triton.load("best_model.v1", 1)
+    serving = Serving(MODEL, deployed.folder.versions, [deployed.triton], deployed.settings)
+    serving.restore(deployed.folder.versions.need(1))
+    assert deployed.ask() == (1, 1.0)
+    real = Serving.restore_on
+
+    def woken(self: Serving, triton: FakeTriton, manifest: Manifest | None) -> None:
+        monkeypatch.undo()
+        deployed.later(10_000)
+        deployed.register_times(3)
+        assert deployed.deploy("d3").state is State.COMMITTED
+        real(self, triton, manifest)
+
+    monkeypatch.setattr(Serving, "restore_on", woken)
+    found = reconcile(deployed)
+    assert deployed.ask() == (3, 3.0)
+    assert found.live == 3
+    assert found.done == ("bring everything to a release that came meanwhile",)
+    deployed.triton.restart(MODEL)
+    assert deployed.ask() == (3, 3.0)
+
+
+def test_a_repair_that_does_not_hold_is_a_problem_and_not_done(
+    deployed: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something else unloads the version as soon as it is loaded."""
+    deployed.triton.restart()
+    real = deployed.triton.load
+
+    def load(model: str, timeout_s: float, config: str | None = None) -> None:
+        real(model, timeout_s, config)
+        if model == "best_model.v1":
+            deployed.triton.unload(model, 1)
+
+    monkeypatch.setattr(deployed.triton, "load", load)
+    found = reconcile(deployed)
+    assert found.problems == ("load version 1 into fake:1: it is not so yet",)
+    assert "load version 1 into fake:1" not in found.done
+    assert "load version 2 into fake:1" in found.done
 
 
 def test_a_first_deploy_that_was_abandoned_leaves_no_model(world: World) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import socket
 import time
 from collections.abc import Callable
@@ -10,7 +12,13 @@ from typing import Any
 import pytest
 
 from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.errors import ArtifactRejected, DeployError, Unavailable, VerificationFailed
+from ml_code.triton_deploy.errors import (
+    ArtifactRejected,
+    DeployError,
+    NotFound,
+    Unavailable,
+    VerificationFailed,
+)
 from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
 from ml_code.triton_deploy.records import Deployment, State
@@ -335,3 +343,72 @@ def test_a_version_that_breaks_clients_is_refused_before_any_triton_is_asked(fle
     with pytest.raises(DeployError, match="would break"):
         fleet.deploy("d2", quorum="1")
     assert [len(triton.calls) for triton in fleet.tritons] == asked
+
+
+# Flips that nobody answered
+
+
+HOW = ("answers", "silent", "refuses", "answers wrongly", "answers late")
+
+
+def behave(triton: FakeTriton, how: str, late: list[Callable[[], None]]) -> None:
+    """Make one Triton treat the flip to version 2 in some way; what will arrive late is put into ``late``."""
+    real = triton.load
+
+    def load(model: str, timeout_s: float, config: str | None = None) -> None:
+        if model != MODEL or "best_model.v2" not in (config or "") or how.startswith("answers w"):
+            return real(model, timeout_s, config)
+        if how == "answers late":
+            late.append(lambda: real(model, timeout_s, config))
+        raise (NotFound if how == "refuses" else Unavailable)(f"{triton.url} {how}", hint="x")
+
+    if how != "answers":
+        triton.load = load  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("quorum", ["all", "majority", "1"])
+@pytest.mark.parametrize(("first", "second"), list(itertools.product(HOW, HOW)))
+def test_the_public_name_is_answered_whatever_two_of_three_do_at_the_flip(
+    fleet: Fleet, quorum: str, first: str, second: str
+) -> None:
+    """A flip that was given up arrives when the deployment has ended: what it points at is still there."""
+    late: list[Callable[[], None]] = []
+    fleet.world.register_times(2)
+    deployer = fleet.deployer(quorum=quorum)
+    deployer.snapshot(fleet.world.request("d2"))
+    for step in (deployer.materialize, deployer.load, deployer.ready, deployer.smoke):
+        step(MODEL, "d2")
+    loads = [triton.load for triton in fleet.tritons]
+    for triton, how in zip(fleet.tritons, (first, second, "answers"), strict=True):
+        behave(triton, how, late)
+    if "answers wrongly" in (first, second):
+        wrong = VerificationFailed("The candidate answers wrongly.", hint="x")
+        fleet.tritons[(first, second).index("answers wrongly")].fail = {"infer best_model": wrong}
+    with contextlib.suppress(DeployError):
+        deployer.commit(MODEL, "d2")
+    for triton in fleet.tritons:
+        triton.fail = {}
+    with contextlib.suppress(DeployError):
+        deployer.rollback(MODEL, "d2")
+    assert set(fleet.served()) <= {1, 2}
+    for arrive in late:
+        arrive()
+        # Every Triton answers, and with a version that was verified.
+        assert set(fleet.served()) <= {1, 2}
+    for triton, load in zip(fleet.tritons, loads, strict=True):
+        triton.load = load  # type: ignore[method-assign]
+    assert fleet.reconcile().problems == ()
+    live = fleet.world.folder.releases.latest()
+    assert live is not None
+    assert fleet.served() == [live.active_version] * 3
+
+
+def test_which_triton_was_first_does_not_decide_whether_to_try_again(fleet: Fleet) -> None:
+    away = {"fake:1": NotFound("gone", hint="x"), "fake:2": Unavailable("silent", hint="y")}
+
+    def ask(triton: FakeTriton) -> None:
+        raise away.get(triton.url, Unavailable("silent", hint="y"))
+
+    for tritons in (fleet.tritons, fleet.tritons[::-1]):
+        with pytest.raises(Unavailable):
+            Replicas(tritons, "all").on_all(ask)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ml_code.gateway.errors import GatewayError, Malformed
@@ -86,6 +87,20 @@ def read_by_the_guard(body: Body) -> list[Any] | None:
     return as_seen(read_inputs(request, binary))
 
 
+def is_what_was_read(seen: list[Any], read: list[Any] | None) -> bool:
+    """Whether Triton saw the same tensors, to the byte; of a FP64 in JSON it may miss the last bit (it reads numbers quickly)."""
+    if read is None or [tensor[:3] for tensor in seen] != [tensor[:3] for tensor in read]:
+        return False
+    for (_, dtype, _, its), (_, _, _, ours) in zip(seen, read, strict=True):
+        if its != ours:
+            if dtype != "float64":
+                return False
+            values, expected = (np.frombuffer(bytes.fromhex(text)) for text in (its, ours))
+            if (np.abs(values - expected) > np.spacing(np.abs(expected))).any():
+                return False
+    return True
+
+
 def put_to_the_proof(echo: Echo, seed: int, count: int) -> None:
     bodies = Bodies(seed)
     pid = echo.triton.pid
@@ -103,7 +118,7 @@ def put_to_the_proof(echo: Echo, seed: int, count: int) -> None:
                 raise AssertionError(
                     f"Triton takes what the gateway can't read ({error}): {about}"
                 ) from error
-            assert sorted(json.loads(content)) == read, about
+            assert is_what_was_read(sorted(json.loads(content)), read), f"{content!r} {about}"
         became[f"{'right' if body.right else 'hostile'} {status}"] += 1
         assert echo.triton.pid == pid or number % 50, about
     print(dict(became))

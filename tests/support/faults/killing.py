@@ -100,3 +100,31 @@ class Stopper(Watched):
         super().called()
         if self.count == self._at:
             self._meanwhile()
+
+
+class Sleeper(Watched):
+    """Sleeps once, before or after its ``at``-th call, while ``meanwhile`` happens; then goes on.
+
+    Attributes:
+        slept: whether it came to that call.
+    """
+
+    def __init__(self, triton: FakeTriton, at: int, meanwhile: Callable[[], object], *, after: bool) -> None:
+        super().__init__(triton)
+        self._at, self._meanwhile, self._after = at, meanwhile, after
+        self._due = self.slept = False
+
+    def called(self) -> None:
+        super().called()
+        if self.count == self._at and not self.slept:
+            self._due = True
+            if not self._after:
+                self._sleep()
+
+    def returned(self) -> None:
+        if self._due:
+            self._sleep()
+
+    def _sleep(self) -> None:
+        self._due, self.slept = False, True
+        self._meanwhile()
