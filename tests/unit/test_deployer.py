@@ -28,12 +28,14 @@ from ml_code.triton_deploy.errors import (
     Unavailable,
     VerificationFailed,
 )
+from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.records import Canary, Deployment, State
+from ml_code.triton_deploy.repository import Manifest
 from ml_code.triton_deploy.repository.releases import Releases
 from ml_code.triton_deploy.serving import Serving
 from ml_code.triton_deploy.settlement import Settlement
-from tests.support.fakes import unavailable
+from tests.support.fakes import FakeTriton, unavailable
 from tests.support.faults.killing import Stopper
 from tests.support.faults.operations import prepared_for_rollback
 from tests.support.models import external, files, golden, times, unknown_operator
@@ -770,6 +772,14 @@ def test_what_was_decided_is_not_undone(world: World, monkeypatch: pytest.Monkey
     world.deploy()
     world.register_times(2)
     seen: list[tuple[int, float]] = []
+    flips: list[int] = []
+    flip = Serving._flip
+
+    def noted(self: Serving, manifest: Manifest, triton: FakeTriton) -> None:
+        flips.append(manifest.version)
+        flip(self, manifest, triton)
+
+    monkeypatch.setattr(Serving, "_flip", noted)
 
     def fail_once(owner: type, name: str, *, after: bool) -> None:
         real = getattr(owner, name)
@@ -801,6 +811,7 @@ def test_what_was_decided_is_not_undone(world: World, monkeypatch: pytest.Monkey
         with pytest.raises(StorageFailed):
             world.deploy("d2")
     assert seen == [(2, 2.0)]
+    assert flips == [2], "nobody got version 1 again"
     assert world.ask() == (2, 2.0)
     assert world.folder.journal.get("d2").state is State.COMMITTED, "the rollback went on from the decision"
     assert json.loads(world.current or "")["active_version"] == 2
@@ -826,17 +837,14 @@ def test_a_commit_that_is_finished_later_is_what_clients_get(world: World) -> No
 
 
 @contextlib.contextmanager
-def sleeping_before(owner: type, name: str, world: World, others: int) -> Iterator[None]:
-    """Whoever calls this method first sleeps before, past its lease, while others release so many versions."""
+def sleeping_before(owner: type, name: str, meanwhile: Callable[[], object]) -> Iterator[None]:
+    """Whoever calls this method first sleeps before, while something happens."""
     with pytest.MonkeyPatch.context() as patch:
         real = getattr(owner, name)
 
         def woken(*args: Any, **options: Any) -> Any:
             patch.undo()
-            world.later(10_000)
-            for number in range(others):
-                world.register_times(5 + number)
-                assert world.deploy(f"other-{number}").state is State.COMMITTED
+            meanwhile()
             return real(*args, **options)
 
         patch.setattr(owner, name, woken)
@@ -846,7 +854,14 @@ def sleeping_before(owner: type, name: str, world: World, others: int) -> Iterat
 def test_a_rollback_that_sleeps_before_its_flip_leaves_the_last_release(world: World) -> None:
     """Its flip is to a version that is not even loaded any more: it takes the public name down before it fails."""
     prepared_for_rollback(deployed(world))
-    with sleeping_before(Serving, "_flip", world, others=2), pytest.raises(Superseded):
+
+    def others() -> None:
+        world.later(10_000)
+        for version in (5, 6):
+            world.register_times(version)
+            assert world.deploy(f"other-{version}").state is State.COMMITTED
+
+    with sleeping_before(Serving, "_flip", others), pytest.raises(Superseded):
         world.deployer().rollback(MODEL, "begun")
     assert world.ask() == (6, 6.0)
     world.triton.restart(MODEL)
@@ -854,12 +869,19 @@ def test_a_rollback_that_sleeps_before_its_flip_leaves_the_last_release(world: W
 
 
 def test_a_commit_that_sleeps_before_it_retires_takes_nothing_away(world: World) -> None:
+    """Somebody goes back to the version that it is about to take out."""
     deployed(world)
-    with sleeping_before(Serving, "retire", world, others=1):
+
+    def others() -> None:
+        world.later(10_000)
+        back = RevertRequest(model=MODEL, deploy_id="back", version=2)
+        assert world.deployer().revert(back).state is State.COMMITTED
+
+    with sleeping_before(Serving, "retire", others):
         world.deploy("d4")
-    assert world.ask() == (5, 5.0)
+    assert world.ask() == (2, 2.0)
     world.triton.restart(MODEL)
-    assert world.ask() == (5, 5.0)
+    assert world.ask() == (2, 2.0)
 
 
 def test_the_alias_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
