@@ -116,6 +116,12 @@ SWEEPS = (
     "power cut",
     "kill, reconcile, power cut",
     "kill, the same again, power cut",
+    "sleep before a call, another commits",
+    "sleep before a call, two others commit",
+    "sleep after a call, another commits",
+    "sleep after a call, two others commit",
+    "sleep before a call, two others commit, real Triton",
+    "sleep after a call, two others commit, real Triton",
 )
 """Sections of ``docs/reliability.json`` that are sweeps."""
 OPERATIONS = (
@@ -126,6 +132,7 @@ OPERATIONS = (
     "rollback",
     "reconcile",
     "gc",
+    "canary",
 )
 """What the sweeps break, in the order of the table."""
 

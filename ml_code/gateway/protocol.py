@@ -120,6 +120,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _refused = False
     _head_due: asyncio.TimerHandle | None = None
     _in_head = False
+    _body_in_data = 0
     _of_body = 0
     _of_no_body = 0
 
@@ -143,14 +144,11 @@ class LimitedProtocol(HttpToolsProtocol):
         """See asyncio.Protocol."""
         if self._refused:
             return
-        before = self._of_body
+        self._body_in_data = 0
         if self.cycle is None or self.cycle.response_complete:
             self._await_head()
         super().data_received(data)
-        if self._of_body < before:
-            # A message began within the data.
-            before = 0
-        self._of_no_body += len(data) - (self._of_body - before)
+        self._of_no_body += len(data) - self._body_in_data
         if self._of_no_body > self.limits.head_bytes + _FRAMING * self._of_body:
             self._refuse(
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -201,6 +199,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """See httptools."""
         self._of_body += len(body)
+        self._body_in_data += len(body)
         if not self._refused:
             super().on_body(body)
 

@@ -8,51 +8,74 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import DeployError
-from ml_code.triton_deploy.records import State
+from ml_code.triton_deploy.records import Canary, State
 from ml_code.triton_deploy.serving import Serving
 from tests.support.faults.killing import Sleeper
-from tests.support.faults.operations import OPERATIONS, copied
+from tests.support.faults.operations import OPERATIONS, copied, nothing
+from tests.support.faults.real_site import RealSite, real_site
+from tests.support.faults.sampling import EXTENT, Sweep
 from tests.support.world import MODEL, World, deployed
 
-EVERY = 9
-"""Of so many points one is looked at in `make test`; the soak looks at all."""
+STEP = 9
+"""Of so many points one is tried, unless all are asked for."""
+STEP_ON_TRITON = 97
+COMPLETE_STEP_ON_TRITON = 10
+"""Of so many points one is tried on a real Triton: a point takes two starts of it."""
 
 
-@pytest.fixture(autouse=True)
-def no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here loses power."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
+def canary(world: World, deployer: Deployer) -> None:
+    share = Canary(shares_percent=(20, 50), shadow_percent=0, step_s=60)
+    world.deployer(sleep=world.later).deploy(world.request("victim", canary=share))
 
 
-def others_commit(world: World, count: int) -> None:
+LATE = {**{name: parts[:2] for name, parts in OPERATIONS.items()}, "canary": (nothing, canary)}
+"""Each operation: what comes before it, and what it does."""
+VARIANTS = pytest.mark.parametrize(
+    ("after", "others"),
+    [(False, 1), (False, 2), (True, 1), (True, 2)],
+    ids=["before, one", "before, two", "after, one", "after, two"],
+)
+
+
+def what(after: bool, others: int) -> str:
+    """Return the name of a sweep in docs/reliability.md."""
+    commit = "another commits" if others == 1 else "two others commit"
+    return f"sleep {'after' if after else 'before'} a call, {commit}"
+
+
+def others_commit(world: World, others: int) -> None:
     """The lease of who sleeps runs out, and so many versions are released by others."""
     world.later(10_000)
-    for number in range(count):
+    for number in range(others):
         world.register_times(5 + number)
         assert world.deploy(f"other-{number}").state is State.COMMITTED
         world.later(10)
 
 
-def attempt(world: World, name: str, at: int, *, after: bool, count: int) -> bool:
+def attempt(
+    world: World, name: str, at: int, *, after: bool, others: int, restart: Callable[[], object]
+) -> bool:
     """Run an operation that sleeps at its ``at``-th call, and look; False when it ended before that."""
-    prepare, operate, _ = OPERATIONS[name]
+    prepare, operate = LATE[name]
     world.register_times(4)
     prepare(world)
-    sleeper = Sleeper(world.triton, at, lambda: others_commit(world, count), after=after)
+    sleeper = Sleeper(world.triton, at, lambda: others_commit(world, others), after=after)
     with sleeper.at_work(), suppress(DeployError):
         operate(world, world.deployer())
     if sleeper.slept:
-        last_release_everywhere(world, 4 + count)
+        last_release_everywhere(world, 4 + others, restart)
     return sleeper.slept
 
 
-def last_release_everywhere(world: World, version: int) -> None:
+def last_release_everywhere(world: World, version: int, restart: Callable[[], object]) -> None:
     live = world.folder.releases.latest()
     assert live is not None
     assert live.active_version == version
@@ -62,32 +85,65 @@ def last_release_everywhere(world: World, version: int) -> None:
     assert world.ask() == (version, float(version))
     for held in live.loaded_versions:
         assert world.folder.versions.engine_is_whole(held)
-    world.triton.restart(MODEL)
+    restart()
     assert world.ask() == (version, float(version))
 
 
-def sweep(name: str, world: World, folder: Path, every: int) -> int:
-    base, points, looked_at = deployed(world), 0, 0
-    for after in (False, True):
-        for count in (1, 2):
-            at = 1 + (count + 2 * after) % every
-            while attempt(copied(base, folder / f"{after}-{count}-{at}"), name, at, after=after, count=count):
-                looked_at += 1
-                at += every
-            points = max(points, at - 1)
-    print(f"{name}: {points} calls, {looked_at} sleeps")
-    assert points > 10
-    return looked_at
-
-
+@EXTENT
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_who_sleeps_past_its_lease_takes_nothing_away(name: str, world: World, tmp_path: Path) -> None:
-    assert sweep(name, world, tmp_path, EVERY) > 10
+@VARIANTS
+@pytest.mark.parametrize("name", LATE)
+def test_who_sleeps_past_its_lease_takes_nothing_away(
+    name: str,
+    after: bool,
+    others: int,
+    complete: bool,
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Nothing here loses power.
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    base = deployed(world)
+    sweep = Sweep(what(after, others), name, complete=complete, step=STEP)
+    for at in sweep.points():
+        copy = copied(base, tmp_path / f"copy-{at}")
+        triton = copy.triton
+        if not attempt(
+            copy, name, at, after=after, others=others, restart=lambda triton=triton: triton.restart(MODEL)
+        ):
+            break
+    assert sweep.tried > 1
+    sweep.ended()
 
 
-@pytest.mark.soak
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSite]:
+    with real_site(tmp_path_factory.mktemp("late")) as site:
+        yield site
+
+
+@EXTENT
+@pytest.mark.integration
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_who_sleeps_anywhere_takes_nothing_away(name: str, world: World, tmp_path: Path) -> None:
-    assert sweep(name, world, tmp_path, 1) > 100
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("name", LATE)
+def test_who_sleeps_past_its_lease_takes_nothing_away_from_a_real_triton(
+    name: str, after: bool, complete: bool, site: RealSite
+) -> None:
+    sweep = Sweep(
+        f"{what(after, 2)}, real Triton",
+        name,
+        complete=complete,
+        step=STEP_ON_TRITON,
+        complete_step=COMPLETE_STEP_ON_TRITON,
+    )
+    began = site.world.now
+    for at in sweep.points():
+        site.back_to("base", began)
+        if not attempt(
+            site.world, name, at, after=after, others=2, restart=lambda: site.stack.restart("triton")
+        ):
+            break
+    site.world.now = began
+    sweep.ended()

@@ -6,22 +6,19 @@ What has to hold then is what the sweep on fakes wants, of the real server: see 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ml_code.triton_deploy.triton import GrpcTriton
-from stack import Stack
-from tests.support.fakes import FakeRegistry, fake_store
-from tests.support.faults.fork_server import CALL_S, ForkServer, Job
+from tests.support.faults.fork_server import ForkServer, Job
 from tests.support.faults.operations import OPERATIONS
+from tests.support.faults.real_site import RealSite, real_site
 from tests.support.faults.sampling import EXTENT, Sweep
-from tests.support.world import MODEL, SETTINGS, World, deployed
+from tests.support.world import MODEL, World
 
 pytestmark = pytest.mark.integration
 
@@ -33,11 +30,12 @@ STEP = 37
 class Site:
     """A model repository, a Triton on it, and processes that are killed."""
 
-    world: World
-    triton: GrpcTriton
-    stack: Stack
+    real: RealSite
     processes: ForkServer
-    originals: Path
+
+    @property
+    def world(self) -> World:
+        return self.real.world
 
     def run(self, operation: str, **job: Any) -> dict[str, Any]:
         world = self.world
@@ -45,7 +43,7 @@ class Site:
             Job(
                 operation=operation,
                 repository=str(world.root),
-                triton=self.triton.url,
+                triton=self.real.triton.url,
                 now=world.now.isoformat(),
                 **job,
             )
@@ -53,43 +51,12 @@ class Site:
         world.now = datetime.fromisoformat(result.get("now", world.now.isoformat()))
         return result
 
-    def keep(self, name: str) -> None:
-        shutil.copytree(self.world.root, self.originals / name, symlinks=True)
-
-    def back_to(self, name: str, now: datetime) -> None:
-        """Everything as it was kept: the files, and on Triton versions 2 and 3 loaded, 3 served."""
-        self.world.now = now
-        for path in self.world.root.iterdir():
-            shutil.rmtree(path)
-        shutil.copytree(self.originals / name, self.world.root, symlinks=True, dirs_exist_ok=True)
-        loaded = self.triton.loaded()
-        for model in ("best_model.v2", "best_model.v3"):
-            if model not in loaded:
-                self.triton.load(model, CALL_S)
-        if loaded.get(MODEL) != (3,):
-            self.triton.load(MODEL, CALL_S)
-        for model in loaded.keys() - {MODEL, "best_model.v2", "best_model.v3"}:
-            self.triton.unload(model, CALL_S)
-
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Versions 1 to 3 were deployed, version 4 is registered; as in the sweep on fakes."""
     folder = tmp_path_factory.mktemp("sigkill")
-    root = folder / "repository"
-    root.mkdir()
-    with (
-        fake_store() as store,
-        Stack(folder / "stack", ["triton"], model_repository=root) as stack,
-        ForkServer(folder / "fork-server.log") as processes,
-    ):
-        triton: Any = GrpcTriton(stack.url("triton-grpc"), CALL_S)
-        settings = replace(SETTINGS, repository=root, ready_timeout_s=CALL_S)
-        world = deployed(World(root, settings, FakeRegistry(), store, triton))
-        (folder / "originals").mkdir()
-        site = Site(world, triton, stack, processes, folder / "originals")
-        site.keep("base")
-        yield site
+    with real_site(folder) as real, ForkServer(folder / "fork-server.log") as processes:
+        yield Site(real, processes)
 
 
 def as_committed(site: Site, allowed: set[int], before: tuple[str, ...]) -> None:
@@ -104,7 +71,7 @@ def as_committed(site: Site, allowed: set[int], before: tuple[str, ...]) -> None
     assert json.loads(world.current or "") == json.loads(history[-1])
     assert world.ask() == (live.active_version, float(live.active_version))
     engines = {f"{MODEL}.v{version}": (version,) for version in live.loaded_versions}
-    assert site.triton.loaded() == engines | {MODEL: (live.active_version,)}
+    assert site.real.triton.loaded() == engines | {MODEL: (live.active_version,)}
     assert world.engines - {f".{MODEL}"} == engines.keys()
     assert [*world.folder.versions.damage(live.active_version, deep=True)] == []
     assert not [name for name in world.names if name.startswith(".")]
@@ -129,7 +96,7 @@ def test_a_sigkill_leaves_the_old_or_the_new_release(
     began = site.world.now
 
     def begin() -> tuple[str, ...]:
-        site.back_to("base", began)
+        site.real.back_to("base", began)
         site.run(name, part="prepare")
         return releases_of(site.world.root)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -52,7 +53,11 @@ class World:
         self.register(version, files(times(float(version)), triton__golden_json=golden(factor)))
 
     def deployer(
-        self, feedback: Feedback | None = None, tritons: Sequence[FakeTriton] = (), **changes: Any
+        self,
+        feedback: Feedback | None = None,
+        tritons: Sequence[FakeTriton] = (),
+        sleep: Callable[[float], None] = time.sleep,
+        **changes: Any,
     ) -> Deployer:
         """Return a deployer to ``tritons``, by default the one of this world."""
         return Deployer(
@@ -62,6 +67,7 @@ class World:
             tritons=tritons or [self.triton],
             clock=lambda: self.now,
             feedback=feedback,
+            sleep=sleep,
         )
 
     def request(self, deploy_id: str = "d1", **changes: Any) -> DeployRequest:

@@ -868,6 +868,24 @@ def test_a_rollback_that_sleeps_before_its_flip_leaves_the_last_release(world: W
     assert world.ask() == (6, 6.0)
 
 
+@pytest.mark.parametrize(("owner", "name"), [(Releases, "project"), (Serving, "write_switch")])
+def test_a_commit_that_sleeps_before_it_writes_puts_nothing_back(
+    world: World, owner: type, name: str
+) -> None:
+    deployed(world)
+
+    def others() -> None:
+        world.later(10_000)
+        world.register_times(5)
+        assert world.deploy("d5").state is State.COMMITTED
+
+    with sleeping_before(owner, name, others), pytest.raises(Superseded):
+        world.deploy("d4")
+    assert json.loads(world.current or "")["active_version"] == 5
+    world.triton.restart(MODEL)
+    assert world.ask() == (5, 5.0)
+
+
 def test_a_commit_that_sleeps_before_it_retires_takes_nothing_away(world: World) -> None:
     """Somebody goes back to the version that it is about to take out."""
     deployed(world)

@@ -129,6 +129,11 @@ def feed(protocol: LimitedProtocol, wire: Wire, data: bytes, piece: int) -> None
             id="small chunks",
         ),
         pytest.param(GET * 3, 200, id="several at once"),
+        pytest.param(
+            b"POST / HTTP/1.1\r\nContent-Length: 50000\r\n\r\n" + b"b" * 50_000 + GET,
+            200,
+            id="a head after a body",
+        ),
     ],
 )
 def test_what_is_no_body_has_a_limit(data: bytes, expected: int, piece: int) -> None:

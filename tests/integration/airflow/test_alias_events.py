@@ -245,9 +245,13 @@ def test_what_airflow_took_and_could_not_say_is_asked_for_again_and_run_once(
     monkeypatch.setattr(receiver, "TRY_AGAIN_S", 10)
     model = Followed(stack_with_events)
     proxy = TcpProxy(settings.airflow_url.removeprefix("http://"))
+    user = {"username": settings.airflow_username, "password": settings.airflow_password}
+    token = requests.post(f"{settings.airflow_url}/auth/token", json=user, timeout=60).json()["access_token"]
     own = replace(
         settings,
         allow=(f"{model.name}@mine",),
+        # Otherwise it is the answer to its login that is lost.
+        airflow_token=token,
         url=f"http://127.0.0.1:{free_port()}",
         airflow_url=f"http://{proxy.address}",
         airflow_timeout_s=6,

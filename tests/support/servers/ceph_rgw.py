@@ -24,7 +24,7 @@ LOG_TAIL_LINES = 8
 
 _PACKAGES = ("radosgw", "ceph-mon", "ceph-osd", "ceph-common")
 # What else they depend on serves disks and the `ceph` command.
-_NEEDED = ("lib", "ceph-", "radosgw_")
+_NEEDED = ("lib", "ceph-", "radosgw")
 
 
 class GatewayStartError(RuntimeError):
