@@ -120,6 +120,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _refused = False
     _head_due: asyncio.TimerHandle | None = None
     _in_head = False
+    _head_at_most = 0
     _body_in_data = 0
     _of_body = 0
     _of_no_body = 0
@@ -145,10 +146,11 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._refused:
             return
         self._body_in_data = 0
-        if self.cycle is None or self.cycle.response_complete:
-            self._await_head()
+        self._head_at_most = self._of_no_body + len(data)
         super().data_received(data)
         self._of_no_body += len(data) - self._body_in_data
+        if self.cycle is None or self.cycle.response_complete:
+            self._await_head()
         if self._of_no_body > self.limits.head_bytes + _FRAMING * self._of_body:
             self._refuse(
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -185,7 +187,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_head = False
         if self._refused:
             return
-        if sum(len(name) + len(value) + _BETWEEN for name, value in self.headers) > self.limits.head_bytes:
+        limit = self.limits.head_bytes
+        # Most heads need not be measured.
+        if self._head_at_most > limit and self._measured() > limit:
             self._refuse(
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "head",
@@ -195,6 +199,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head_came()
         self._without_request.pop(self, None)
         super().on_headers_complete()
+
+    def _measured(self) -> int:
+        return sum(len(name) + len(value) + _BETWEEN for name, value in self.headers)
 
     def on_body(self, body: bytes) -> None:
         """See httptools."""
@@ -217,7 +224,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._await_head()
 
     def _await_head(self) -> None:
-        if self._head_due is None:
+        if self._head_due is None and not self._refused:
             self._head_due = self.loop.call_later(self.limits.head_timeout_s, self._head_is_late)
 
     def _head_came(self) -> None:

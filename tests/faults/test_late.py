@@ -18,7 +18,7 @@ from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import DeployError
 from ml_code.triton_deploy.records import Canary, State
 from ml_code.triton_deploy.serving import Serving
-from tests.support.faults.killing import Sleeper
+from tests.support.faults.killing import Recorder, Sleeper
 from tests.support.faults.operations import OPERATIONS, copied, nothing
 from tests.support.faults.real_site import RealSite, real_site
 from tests.support.faults.sampling import EXTENT, Sweep
@@ -28,7 +28,7 @@ STEP = 9
 """Of so many points one is tried, unless all are asked for."""
 STEP_ON_TRITON = 97
 COMPLETE_STEP_ON_TRITON = 10
-"""Of so many points one is tried on a real Triton: a point takes two starts of it."""
+"""Of so many points one is tried on a real Triton, besides all that touch what is live: a point takes two starts of it."""
 
 
 def canary(world: World, deployer: Deployer) -> None:
@@ -123,6 +123,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSite]:
         yield site
 
 
+def touches_what_is_live(call: str) -> bool:
+    """Whether a call is about current.json, the switch on disk, or a flip."""
+    return "current.json" in call or f"{MODEL}/config.pbtxt" in call or call == f"load {MODEL}"
+
+
 @EXTENT
 @pytest.mark.integration
 @pytest.mark.timeout(3600)
@@ -139,11 +144,28 @@ def test_who_sleeps_past_its_lease_takes_nothing_away_from_a_real_triton(
         complete_step=COMPLETE_STEP_ON_TRITON,
     )
     began = site.world.now
-    for at in sweep.points():
+
+    def sleep_at(at: int) -> bool:
         site.back_to("base", began)
-        if not attempt(
+        return attempt(
             site.world, name, at, after=after, others=2, restart=lambda: site.stack.restart("triton")
-        ):
+        )
+
+    site.back_to("base", began)
+    prepare, operate = LATE[name]
+    site.world.register_times(4)
+    prepare(site.world)
+    recorder = Recorder(site.world.triton)
+    with recorder.at_work(), suppress(DeployError):
+        operate(site.world, site.world.deployer())
+    live = {at for at, call in enumerate(recorder.calls, 1) if touches_what_is_live(call)}
+    assert live or name in ("gc", "deploy of a broken version"), recorder.calls
+    for at in sweep.points():
+        if not sleep_at(at):
             break
+        live.discard(at)
+    for at in sorted(live) if complete else ():
+        assert sleep_at(at), f"call {at} was not reached"
+        sweep.tried += 1
     site.world.now = began
     sweep.ended()

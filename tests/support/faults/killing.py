@@ -26,10 +26,15 @@ class Watched:
     """Counts the calls to the file system and to Triton that have effects.
 
     ``called`` comes before each, ``returned`` after it, also when it failed.
+
+    Attributes:
+        count: how many there were.
+        about: the last one, and what it was about.
     """
 
     def __init__(self, triton: FakeTriton) -> None:
         self._triton = triton
+        self.about = ""
         self._elsewhere = False
         """What Triton does with files, another process does."""
         self.count = 0
@@ -44,6 +49,7 @@ class Watched:
         # A file that is closed, or that is only looked at, is as it was.
         if not call.changes or call.name == "close" or self._elsewhere:
             return make()
+        self.about = f"{call.name} {call.args}"
         self.called()
         try:
             return make()
@@ -54,6 +60,7 @@ class Watched:
         def guarded(*args: Any, **kwargs: Any) -> Any:
             if self._elsewhere:
                 return real(*args, **kwargs)
+            self.about = f"{real.__name__} {args[0]}"
             self.called()
             self._elsewhere = True
             try:
@@ -70,6 +77,22 @@ class Watched:
             for name in ON_TRITON:
                 patch.setattr(self._triton, name, self._guard_remote(getattr(self._triton, name)))
             yield
+
+
+class Recorder(Watched):
+    """Lets everything through.
+
+    Attributes:
+        calls: what each call was about, in their order.
+    """
+
+    def __init__(self, triton: FakeTriton) -> None:
+        super().__init__(triton)
+        self.calls: list[str] = []
+
+    def called(self) -> None:
+        super().called()
+        self.calls.append(self.about)
 
 
 class Killer(Watched):
