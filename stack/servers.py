@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ml_code.triton_deploy.names import needs_quoting
+from ml_code.triton_deploy.names import PLAIN_PATH, needs_quoting
 from stack import services as known
 from stack.claim import Claim
 from stack.errors import StackError
@@ -234,7 +234,7 @@ class Stack:
             if odd := needs_quoting(str(path)):
                 raise StackError(
                     f"{str(path)!r} has {odd} in it: Triton can't start models there, it does not quote the path for its shell. "
-                    "Nothing was started; use a path of letters, digits and / . _ - + @ % , = only"
+                    f"Nothing was started; use a path of {PLAIN_PATH} only"
                 )
         self._site.state_dir.mkdir(parents=True, mode=0o700, exist_ok=True)
         # Before anything is written or deleted: a stack that runs there reads those files.

@@ -185,8 +185,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """A second answer to one request is nobody's: the connection ends with the first."""
         if self.answer is Side.DONE:
-            self.open = False
-            self._transport.abort()
+            self.close()
         else:
             self.answer = Side.OPEN
 

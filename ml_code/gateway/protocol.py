@@ -152,11 +152,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.cycle is None or self.cycle.response_complete:
             self._await_head()
         if self._of_no_body > self.limits.head_bytes + _FRAMING * self._of_body:
-            self._refuse(
-                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-                "head",
-                f"The head of the request is larger than {self.limits.head_bytes} bytes.",
-            )
+            self._refuse_head()
 
     # httptools
 
@@ -190,11 +186,7 @@ class LimitedProtocol(HttpToolsProtocol):
         limit = self.limits.head_bytes
         # Most heads need not be measured.
         if self._head_at_most > limit and self._measured() > limit:
-            self._refuse(
-                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-                "head",
-                f"The head of the request is larger than {self.limits.head_bytes} bytes.",
-            )
+            self._refuse_head()
             return
         self._head_came()
         self._without_request.pop(self, None)
@@ -238,6 +230,13 @@ class LimitedProtocol(HttpToolsProtocol):
             HTTPStatus.REQUEST_TIMEOUT,
             "slow",
             f"The head of the request was not complete within {self.limits.head_timeout_s:g} s.",
+        )
+
+    def _refuse_head(self) -> None:
+        self._refuse(
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "head",
+            f"The head of the request is larger than {self.limits.head_bytes} bytes.",
         )
 
     def _make_room(self) -> None:

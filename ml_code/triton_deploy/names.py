@@ -51,6 +51,10 @@ def check_deploy_id(value: str) -> str:
     )
 
 
+PLAIN_PATH = "letters, digits and / . _ - + @ % , ="
+"""What a path may hold that a shell reads as it stands, for messages."""
+
+
 def needs_quoting(path: str) -> str:
     """Name what a path holds that a shell does not read as it stands; empty when there is nothing.
 

@@ -151,12 +151,16 @@ class Reconciler:
                     return self._report(folder, [], [f"deployment {holder} can't be settled yet: {error}"])
         done += self._trash(folder, dry_run, problems)
         unseen: list[str] = []
-        repairs = list(self._repairs(settlement, serving, survey, unseen))
-        if repairs:
-            # Looked at again: it was seen for all models at once, and a deploy of this one may have ended since.
+
+        def look_again() -> Iterator[Repair]:
             survey.forget()
             unseen.clear()
-            repairs = list(self._repairs(settlement, serving, survey, unseen))
+            return self._repairs(settlement, serving, survey, unseen)
+
+        repairs = list(self._repairs(settlement, serving, survey, unseen))
+        if repairs:
+            # It was seen for all models at once, and a deploy of this one may have ended since.
+            repairs = list(look_again())
         if repairs and not dry_run:
             try:
                 settlement.take_lease(me, self._lease_s)
@@ -164,14 +168,9 @@ class Reconciler:
                 return self._report(folder, [], [], under_way="a deployment that has just begun")
             try:
                 # And again, now that no other can begin.
-                survey.forget()
-                unseen.clear()
-                found = self._repairs(settlement, serving, survey, unseen)
                 keep_lease = partial(self._keep_lease, folder, me)
-                repairs = list(self._apply(found, settlement, problems, keep_lease))
-                survey.forget()
-                unseen.clear()
-                remaining = {repair.what for repair in self._repairs(settlement, serving, survey, unseen)}
+                repairs = list(self._apply(look_again(), settlement, problems, keep_lease))
+                remaining = {repair.what for repair in look_again()}
             finally:
                 survey.forget()
                 folder.lease.release(me)

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..names import needs_quoting
+from ..names import PLAIN_PATH, needs_quoting
 from ..repository import ModelFolder, models_in
 from ..repository.durable import FILE_MODE, create_file, fsync_directory, rename, storage_failed
 from ..settings import Settings
@@ -53,7 +53,7 @@ class RepositoryCheck:
             yield self._report.failed(
                 f"The path of the repository, {str(root)!r}, has {odd} in it. Triton's Python backend starts its processes by a "
                 "line of shell in which it does not quote that: a load there hangs until its deadline.",
-                "Move the repository to a path of letters, digits and / . _ - + @ % , = only, for Triton as well.",
+                f"Move the repository to a path of {PLAIN_PATH} only, for Triton as well.",
             )
 
     def _writable(self, root: Path) -> Iterator[Finding]:

@@ -19,10 +19,9 @@ import numpy as np
 import pytest
 import requests
 
-from stack import Stack
 from tests.support.servers.gateways import Gateway
 from tests.support.servers.hostile import request
-from tests.support.servers.v2_bodies import LARGE, large_request, write_large_model, write_release
+from tests.support.servers.v2_bodies import LARGE, large_request, live_on_a_triton, write_large_model
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.integration
@@ -36,16 +35,8 @@ OWN = 1_000_000.0
 def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Gateway]]:
     """`large(**settings)` starts a gateway before a Triton whose model answers as much as one wants."""
     folder = tmp_path_factory.mktemp("large")
-    repository = folder / "repository"
-    write_large_model(repository)
-    write_release(repository, LARGE)
     with ExitStack() as running:
-        stack = running.enter_context(Stack(folder / "triton", ["triton"], model_repository=repository))
-        environment = {
-            "TRITON_DEPLOY_REPOSITORY": str(repository),
-            "GATEWAY_TRITON_URLS": stack.url("triton").removeprefix("http://"),
-            "GATEWAY_MODEL": LARGE,
-        }
+        _, environment = running.enter_context(live_on_a_triton(folder, LARGE, write_large_model))
 
         def start(**settings: str) -> Gateway:
             log = folder / f"gateway-{time.monotonic_ns()}.log"

@@ -7,7 +7,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,9 @@ from ml_code.gateway.errors import GatewayError, Malformed
 from ml_code.gateway.settings import GatewaySettings
 from ml_code.gateway.v2_guard import check_request
 from ml_code.gateway.v2_tensors import read_inputs
-from stack import Stack
 from tests.support.servers.gateways import Gateway
 from tests.support.servers.tritons import TritonServer
-from tests.support.servers.v2_bodies import MODEL, Bodies, Body, as_seen, write_echo_model, write_release
+from tests.support.servers.v2_bodies import MODEL, Bodies, Body, as_seen, live_on_a_triton, write_echo_model
 
 pytestmark = pytest.mark.integration
 
@@ -55,17 +53,10 @@ class Echo:
 @pytest.fixture(scope="module")
 def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Echo]:
     folder = tmp_path_factory.mktemp("echo")
-    repository = folder / "repository"
-    write_echo_model(repository)
-    write_release(repository, MODEL)
-    with ExitStack() as running:
-        stack = running.enter_context(Stack(folder / "triton", ["triton"], model_repository=repository))
-        environment = {
-            "TRITON_DEPLOY_REPOSITORY": str(repository),
-            "GATEWAY_TRITON_URLS": stack.url("triton").removeprefix("http://"),
-            "GATEWAY_MODEL": MODEL,
-        }
-        gateway = running.enter_context(Gateway(folder / "gateway.log", environment))
+    with (
+        live_on_a_triton(folder, MODEL, write_echo_model) as (stack, environment),
+        Gateway(folder / "gateway.log", environment) as gateway,
+    ):
         yield Echo(gateway, TritonServer(stack))
 
 

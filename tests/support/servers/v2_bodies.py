@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from ml_code.gateway.v2_tensors import to_bytes
 from ml_code.triton_deploy.golden import NUMPY_TYPES
 from ml_code.triton_deploy.records import Release, to_json
+from stack import Stack
 
 MODEL, LARGE = "echo", "large"
 RANKS = (1, 2, 3)
@@ -117,6 +119,31 @@ def write_release(repository: Path, model: str) -> None:
     # Where the gateway looks for a model.
     (repository / model / "deployments").mkdir()
     (repository / model / "current.json").write_text(to_json(release))
+
+
+@contextmanager
+def live_on_a_triton(
+    folder: Path, model: str, write: Callable[[Path], None]
+) -> Iterator[tuple[Stack, dict[str, str]]]:
+    """Run a Triton with such a model; yields it, and the settings of a gateway that takes the model for live.
+
+    Args:
+        folder: for the repository and the Triton's files.
+        model: its name.
+        write: adds it to a repository.
+    """
+    repository = folder / "repository"
+    write(repository)
+    write_release(repository, model)
+    with Stack(folder / "triton", ["triton"], model_repository=repository) as stack:
+        yield (
+            stack,
+            {
+                "TRITON_DEPLOY_REPOSITORY": str(repository),
+                "GATEWAY_TRITON_URLS": stack.url("triton").removeprefix("http://"),
+                "GATEWAY_MODEL": model,
+            },
+        )
 
 
 def as_seen(tensors: dict[str, Any]) -> list[Any]:
