@@ -171,11 +171,11 @@ class Settlement:
                 self.try_to_restore()
                 self.move(record, State.ROLLING_BACK, failure=self.failure("commit", error))
                 raise
-        live = self.project()
+        self.project()
         if not flipped:
             self.try_to_restore()
         record = self.move(record, State.COMMITTED, failure=None)
-        self._retire([v for v in self.folder.versions.engines() if v not in live.loaded_versions])
+        self._retire(self.folder.versions.engines())
         self.folder.lease.release(record.deploy_id)
         log.info("%s", self.what_serves())
         for why in record.away.values():
@@ -193,11 +193,8 @@ class Settlement:
             return False
         return self.serving().serves(live.active_version)
 
-    def project(self) -> Release:
+    def project(self) -> None:
         """Make current.json and the switch on disk say what the last release is; see ``_of_the_last``.
-
-        Returns:
-            The last release.
 
         Raises:
             NotFound: its files are gone.
@@ -209,9 +206,7 @@ class Settlement:
             self.folder.releases.project(live)
             self.serving().write_switch(self.folder.versions.need(live.active_version))
 
-        written = self._of_the_last(write)
-        assert written is not None
-        return written
+        self._of_the_last(write)
 
     def restore(self, triton: Triton | None = None) -> None:
         """Make the public name point at the last release, where it does not; see ``_of_the_last``.
@@ -252,7 +247,7 @@ class Settlement:
 
         self._of_the_last(bring)
 
-    def _of_the_last(self, act: Callable[[Release | None], None]) -> Release | None:
+    def _of_the_last(self, act: Callable[[Release | None], None]) -> None:
         """Do something with the last release, and again until it was still the last one afterwards.
 
         Between its look and its act a process may sleep past its lease, and others may commit: then it has put something back,
@@ -260,9 +255,6 @@ class Settlement:
 
         Args:
             act: what is done.
-
-        Returns:
-            The release with which it was done last.
         """
         while True:
             live = self.folder.releases.latest()
@@ -273,7 +265,7 @@ class Settlement:
                     raise
                 continue
             if self.folder.releases.latest() == live:
-                return live
+                return
 
     def is_decided(self, deploy_id: str) -> bool:
         """Whether a deployment is past its decision, for somebody who met an error and does not know; also when it can't be read.
@@ -333,13 +325,11 @@ class Settlement:
     def _undo(self, record: Deployment) -> Deployment:
         if State.SWITCHING in record.times_utc:
             self.restore()
-        live = self.folder.releases.latest()
         assert record.failure is not None
-        loaded = live.loaded_versions if live else ()
-        if record.version in self.folder.versions.engines() and record.version not in loaded:
+        if record.version in self.folder.versions.engines():
             in_doubt = record.unanswered or record.failure.kind in FLIP_IN_DOUBT
-            if live and State.SWITCHING in record.times_utc and in_doubt:
-                log.info("version %s stays loaded until the next reconcile or deploy", record.version)
+            if self.folder.releases.latest() and State.SWITCHING in record.times_utc and in_doubt:
+                log.info("version %s is not taken out before the next reconcile or deploy", record.version)
             else:
                 self._retire([record.version])
         at = datetime.fromisoformat(record.times_utc[State.ROLLING_BACK])
@@ -347,7 +337,7 @@ class Settlement:
         return self.move(record, State.ROLLED_BACK, quarantine=kept.name if kept else "")
 
     def _retire(self, versions: Sequence[int]) -> None:
-        """Take versions out that the last release does not hold; what a release came to hold meanwhile comes back."""
+        """Take those of the versions out that the last release does not hold; what one came to hold meanwhile comes back."""
         before = self.folder.releases.latest()
         kept = before.loaded_versions if before else ()
         self.serving().retire([version for version in versions if version not in kept])
