@@ -122,6 +122,7 @@ SWEEPS = (
     "sleep after a call, two others commit",
     "sleep before a call, two others commit, real Triton",
     "sleep after a call, two others commit, real Triton",
+    "sleep before a call, another commits, killed after it",
 )
 """Sections of ``docs/reliability.json`` that are sweeps."""
 OPERATIONS = (
@@ -181,11 +182,16 @@ def sweeps_table() -> str:
     sweeps = {what: figures[what] for what in SWEEPS if what in figures}
     known = {name for found in sweeps.values() for name in found}
     operations = sorted(known, key=OPERATIONS.index)
-    lines = [f"| | {' | '.join(operations)} | seed |", "|---" * (len(operations) + 2) + "|"]
+    lines = [
+        f"| | {' | '.join(operations)} | left to reconcile | seed |",
+        "|---" * (len(operations) + 3) + "|",
+    ]
     for what, found in sweeps.items():
         points = [str(found[name]["points"]) if name in found else "-" for name in operations]
         seeds = ", ".join(sorted({str(entry["seed"]) for entry in found.values()}))
-        lines.append(f"| {what} | {' | '.join(points)} | {seeds} |")
+        # The others say nothing of that: they reconcile, and then look.
+        left = [entry["left_to_reconcile"] for entry in found.values() if "left_to_reconcile" in entry]
+        lines.append(f"| {what} | {' | '.join(points)} | {sum(left) if left else ''} | {seeds} |")
     total = sum(entry["points"] for found in sweeps.values() for entry in found.values())
     lines += ["", f"In all {total} points: 0 torn records, 0 lost releases, 0 wrong versions served."]
     return "\n".join(lines)

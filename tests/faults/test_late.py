@@ -18,8 +18,8 @@ from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import DeployError
 from ml_code.triton_deploy.records import Canary, State
 from ml_code.triton_deploy.serving import Serving
-from tests.support.faults.killing import Recorder, Sleeper
-from tests.support.faults.operations import OPERATIONS, copied, nothing
+from tests.support.faults.killing import Killed, Recorder, Sleeper
+from tests.support.faults.operations import OPERATIONS, copied, nothing, reconcile
 from tests.support.faults.real_site import RealSite, real_site
 from tests.support.faults.sampling import EXTENT, Sweep
 from tests.support.world import MODEL, World, deployed
@@ -71,11 +71,12 @@ def attempt(
     with sleeper.at_work(), suppress(DeployError):
         operate(world, world.deployer())
     if sleeper.slept:
-        last_release_everywhere(world, 4 + others, restart)
+        last_release_everywhere(world, 4 + others)
+        survives(world, 4 + others, restart)
     return sleeper.slept
 
 
-def last_release_everywhere(world: World, version: int, restart: Callable[[], object]) -> None:
+def last_release_everywhere(world: World, version: int) -> None:
     live = world.folder.releases.latest()
     assert live is not None
     assert live.active_version == version
@@ -85,6 +86,9 @@ def last_release_everywhere(world: World, version: int, restart: Callable[[], ob
     assert world.ask() == (version, float(version))
     for held in live.loaded_versions:
         assert world.folder.versions.engine_is_whole(held)
+
+
+def survives(world: World, version: int, restart: Callable[[], object]) -> None:
     restart()
     assert world.ask() == (version, float(version))
 
@@ -115,6 +119,39 @@ def test_who_sleeps_past_its_lease_takes_nothing_away(
             break
     assert sweep.tried > 1
     sweep.ended()
+
+
+@EXTENT
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", LATE)
+def test_who_is_killed_when_it_wakes_leaves_the_rest_to_reconcile(
+    name: str, complete: bool, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between what it does and its look at the last release, nobody but the next reconcile can put that right."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    base = deployed(world)
+    sweep = Sweep("sleep before a call, another commits, killed after it", name, complete=complete, step=STEP)
+    left = 0
+    for at in sweep.points():
+        copy = copied(base, tmp_path / f"copy-{at}")
+        prepare, operate = LATE[name]
+        copy.register_times(4)
+        prepare(copy)
+        sleeper = Sleeper(copy.triton, at, lambda copy=copy: others_commit(copy, 1), killed=True)
+        with sleeper.at_work(), suppress(DeployError, Killed):
+            operate(copy, copy.deployer())
+        if not sleeper.slept:
+            break
+        try:
+            last_release_everywhere(copy, 5)
+        except (AssertionError, DeployError):
+            left += 1
+        copy.later(10_000)
+        reconcile(copy, copy.deployer())
+        last_release_everywhere(copy, 5)
+        survives(copy, 5, lambda copy=copy: copy.triton.restart(MODEL))
+    assert sweep.tried > 1
+    sweep.ended(left_to_reconcile=left)
 
 
 @pytest.fixture(scope="module")

@@ -126,19 +126,38 @@ class Stopper(Watched):
 
 
 class Sleeper(Watched):
-    """Sleeps once, before or after its ``at``-th call, while ``meanwhile`` happens; then goes on.
+    """Sleeps once, before or after its ``at``-th call, while ``meanwhile`` happens; then goes on, or is killed at once.
 
     Attributes:
         slept: whether it came to that call.
     """
 
-    def __init__(self, triton: FakeTriton, at: int, meanwhile: Callable[[], object], *, after: bool) -> None:
+    def __init__(
+        self,
+        triton: FakeTriton,
+        at: int,
+        meanwhile: Callable[[], object],
+        *,
+        after: bool = False,
+        killed: bool = False,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            triton: whose calls count.
+            at: the call at which it sleeps, from 1.
+            meanwhile: what happens while it sleeps.
+            after: whether it sleeps after that call.
+            killed: whether it is killed when it has woken and that call has returned.
+        """
         super().__init__(triton)
-        self._at, self._meanwhile, self._after = at, meanwhile, after
-        self._due = self.slept = False
+        self._at, self._meanwhile, self._after, self._killed = at, meanwhile, after, killed
+        self._due = self._awake = self.slept = False
 
     def called(self) -> None:
         super().called()
+        if self._awake and self._killed:
+            raise Killed
         if self.count == self._at and not self.slept:
             self._due = True
             if not self._after:
@@ -147,7 +166,10 @@ class Sleeper(Watched):
     def returned(self) -> None:
         if self._due:
             self._sleep()
+        if self._awake and self._killed:
+            raise Killed
 
     def _sleep(self) -> None:
         self._due, self.slept = False, True
         self._meanwhile()
+        self._awake = True

@@ -45,7 +45,7 @@ class Sweep:
             self.tried += 1
             at += self._step
 
-    def ended(self) -> None:
-        """Say how many points were tried, each of which had to be well; keep the number if they were all."""
+    def ended(self, **counted: int) -> None:
+        """Say how many points were tried, each of which had to be well, and what else was counted; keep it if they were all."""
         keep = figures.record if self._complete else figures.say
-        keep(self.what, self.name, {"points": self.tried, "one_in": self._step, "seed": SEED})
+        keep(self.what, self.name, {"points": self.tried, "one_in": self._step, "seed": SEED, **counted})
