@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from ..training.heldout import HeldOut
 from ..triton_deploy.errors import ArtifactRejected, VerificationFailed
 from ..triton_deploy.records import Release
+from ..triton_deploy.reference import Limits
 from ..triton_deploy.settings import Settings
 from .judgement import Evidence, Measured, Verdict, judge
 from .measuring import Array, DoesNotFit, OnnxModel, latencies_ms
@@ -87,8 +89,8 @@ def compare(settings: Settings, rules: Rules, model: str, version: int) -> Compa
         version: the challenger, registered in MLflow; its run keeps the held-out rows.
 
     Raises:
-        ArtifactRejected: the challenger can't be loaded, or does not take its own held-out rows.
-        VerificationFailed: it fails on them, or its answers are not finite.
+        ArtifactRejected: the challenger can't be loaded within the limits, or does not take its own held-out rows.
+        VerificationFailed: it fails on them, goes over a limit, or its answers are not finite.
         NotFound: there is no such version, its run keeps no held-out rows, or the files of what serves are damaged.
         DeployError: MLflow, the artifact store or the disk fail.
     """
@@ -101,8 +103,9 @@ def compare(settings: Settings, rules: Rules, model: str, version: int) -> Compa
             folder.mkdir()
         held_out = challengers.held_out(found.run_id, folders["rows"])
         file = challengers.fetch(model, found, folders["challenger"])
-        challenger = OnnxModel(file, f"version {version} of {model}")
-        evidence = gather(rules, held_out, challenger, champion)
+        limits = limits_of(settings, rules)
+        with OnnxModel(file, f"version {version} of {model}", limits) as challenger:
+            evidence = gather(rules, held_out, challenger, champion)
         theirs = (
             challengers.held_out_of(champion.release.run_id, folders["champion_rows"]) if champion else None
         )
@@ -118,6 +121,15 @@ def compare(settings: Settings, rules: Rules, model: str, version: int) -> Compa
     )
 
 
+def limits_of(settings: Settings, rules: Rules) -> Limits:
+    """Return what a model may take that is judged."""
+    return Limits(
+        timeout_s=rules.timeout_s,
+        memory_bytes=settings.reference_memory_bytes,
+        timeout_variable="GATE_TIMEOUT_S",
+    )
+
+
 def gather(rules: Rules, held_out: HeldOut, challenger: OnnxModel, champion: Champion | None) -> Evidence:
     """Measure both models on the same rows.
 
@@ -129,12 +141,16 @@ def gather(rules: Rules, held_out: HeldOut, challenger: OnnxModel, champion: Cha
 
     Raises:
         ArtifactRejected, VerificationFailed: the challenger is at fault; of a champion that can't answer it is noted why.
+        Unavailable: a model's process can't be started, or was ended by somebody else.
     """
     metric = rules.metric_for(held_out.task)
     answers = challenger.answers(held_out)
-    serving, its_answers, incomparable = _answers_of(champion, held_out, answers)
-    models = [challenger, *([serving] if serving else [])]
-    latencies = latencies_ms(models, held_out, rows=rules.latency_rows, rounds=rules.latency_rounds)
+    with ExitStack() as opened:
+        serving, its_answers, incomparable = _answers_of(
+            opened, champion, held_out, answers, challenger.limits
+        )
+        models = [challenger, *([serving] if serving else [])]
+        latencies = latencies_ms(models, held_out, rows=rules.latency_rows, rounds=rules.latency_rounds)
     measured = [
         Measured(scores=scores(given, held_out), latency_ms=latency_ms, size_bytes=model.size_bytes)
         for model, given, latency_ms in zip(models, [answers, *its_answers], latencies, strict=True)
@@ -160,13 +176,14 @@ def gather(rules: Rules, held_out: HeldOut, challenger: OnnxModel, champion: Cha
 
 
 def _answers_of(
-    champion: Champion | None, held_out: HeldOut, beside: Array
+    opened: ExitStack, champion: Champion | None, held_out: HeldOut, beside: Array, limits: Limits
 ) -> tuple[OnnxModel | None, list[Array], str]:
     """Return what serves and its answers, or why it can't be compared."""
     if champion is None:
         return None, [], ""
     try:
-        serving = OnnxModel(champion.file, f"version {champion.release.active_version}, which serves,")
+        name = f"version {champion.release.active_version}, which serves,"
+        serving = opened.enter_context(OnnxModel(champion.file, name, limits))
         answers = serving.answers(held_out)
         if answers.shape != beside.shape:
             raise DoesNotFit(

@@ -1,4 +1,7 @@
-"""Models run by ONNX Runtime on this machine: their answers to the held-out rows, and how long they take."""
+"""Models run by ONNX Runtime on this machine: their answers to the held-out rows, and how long they take.
+
+Each runs in a process of its own, with limits: none can take the gate along.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +18,7 @@ from ..training.heldout import PROBABILITIES_NAME, HeldOut
 from ..triton_deploy import onnx_model
 from ..triton_deploy.errors import ArtifactRejected, VerificationFailed
 from ..triton_deploy.golden import NUMPY_TYPES
+from ..triton_deploy.reference import Limits, ModelFailed, ModelProcess
 from ..triton_deploy.schema import Tensor
 
 Array = npt.NDArray[Any]
@@ -31,7 +35,7 @@ class DoesNotFit(ArtifactRejected):
 
 
 class OnnxModel:
-    """A model that is loaded here.
+    """A model that is loaded on this machine, until ``close`` or the end of its ``with`` block.
 
     One thread a model, so that two of them are compared and not the machine's cores. Triton's latency is another: the smoke
     test measures that.
@@ -39,36 +43,45 @@ class OnnxModel:
     Args:
         file: ``model.onnx``, external data beside it.
         name: what to call it in messages.
+        limits: what it may take to load and to answer all rows, and once more to be measured.
 
     Raises:
-        ArtifactRejected: ONNX Runtime can't load it, or it has tensors that Triton does not serve.
+        ArtifactRejected: ONNX Runtime can't load it within the limits, or it has tensors that Triton does not serve.
+        Unavailable: its process can't be started, or was ended by somebody else.
     """
 
-    def __init__(self, file: Path, name: str) -> None:
-        import onnxruntime
-
+    def __init__(self, file: Path, name: str, limits: Limits) -> None:
         self.name = name
+        self.limits = limits
         # Nothing is limited here: what may be deployed is decided when it is deployed.
         self._schema = onnx_model.inspect(file, max_opset=10**6, max_ir_version=10**6)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(file), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception.
-            raise ArtifactRejected(
-                f"ONNX Runtime can't load {name}: {error}", hint="Export the model again."
-            ) from error
         files = [file.name, *onnx_model.external_files(file)]
         self.size_bytes = sum((file.parent / path).stat().st_size for path in files)
+        try:
+            self._process = ModelProcess(file, limits, threads=1)
+        except ModelFailed as failed:
+            raise ArtifactRejected(
+                f"ONNX Runtime can't load {name}: {failed.what}.",
+                hint=failed.advice("Export the model again."),
+            ) from failed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the model's process. Safe to repeat."""
+        self._process.close()
 
     def answers(self, held_out: HeldOut) -> Array:
         """Return what is scored: ``probabilities`` ``[rows, classes]``, or the first output in the target's shape.
 
         Raises:
             DoesNotFit: the model does not take such rows, or does not answer in their terms.
-            VerificationFailed: it fails on them, or an answer is not finite.
+            VerificationFailed: it fails on them, goes over a limit, or an answer is not finite.
+            Unavailable: its process was ended by somebody else.
         """
         self._check_inputs(held_out)
         output = self._scored_output(held_out)
@@ -82,14 +95,32 @@ class OnnxModel:
             )
         return self._in_terms_of(held_out, output, found)
 
-    def request(self, held_out: HeldOut, rows: int) -> Mapping[str, Array]:
-        """Return inputs of ``rows`` rows, the held-out ones again and again."""
-        taken = np.arange(rows) % held_out.rows
-        return {name: array[taken] for name, array in held_out.inputs.items()}
+    def hold(self, held_out: HeldOut, rows: int) -> None:
+        """Keep a request in the model's process, to be measured with.
 
-    def run(self, inputs: Mapping[str, Array]) -> None:
-        """Answer one request with all outputs, and forget the answer."""
-        self._session.run(None, dict(inputs))
+        Args:
+            held_out: where the rows come from, again and again.
+            rows: how many, unless the model takes only another number.
+
+        Raises:
+            VerificationFailed, Unavailable: as for ``answers``.
+        """
+        taken = np.arange(self.request_rows or rows) % held_out.rows
+        try:
+            self._process.hold({name: array[taken] for name, array in held_out.inputs.items()})
+        except ModelFailed as failed:
+            raise self._failure(failed) from failed
+
+    def measure(self) -> float:
+        """Answer the request that is kept, with all outputs, and return how long that took in the model's process, seconds.
+
+        Raises:
+            VerificationFailed, Unavailable: as for ``answers``.
+        """
+        try:
+            return self._process.measure()
+        except ModelFailed as failed:
+            raise self._failure(failed) from failed
 
     @property
     def request_rows(self) -> int:
@@ -106,13 +137,18 @@ class OnnxModel:
         last = min(start + step, rows)
         taken = np.arange(start, start + self.request_rows if self.request_rows else last).clip(max=rows - 1)
         try:
-            (answer,) = self._session.run([output], {name: array[taken] for name, array in inputs.items()})
-        except Exception as error:  # As above.
-            raise VerificationFailed(
-                f"{self.name} fails on held-out rows: {error}",
-                hint="The export does not take what training was evaluated on; export the model again.",
-            ) from error
-        return np.asarray(answer)
+            answers = self._process.run({name: array[taken] for name, array in inputs.items()}, [output])
+        except ModelFailed as failed:
+            raise self._failure(failed) from failed
+        return answers[output]
+
+    def _failure(self, failed: ModelFailed) -> VerificationFailed:
+        return VerificationFailed(
+            f"{self.name} fails on held-out rows: {failed.what}.",
+            hint=failed.advice(
+                "The export does not take what training was evaluated on; export the model again."
+            ),
+        )
 
     def _check_inputs(self, held_out: HeldOut) -> None:
         wanted = {tensor.name: tensor for tensor in self._schema.inputs}
@@ -157,23 +193,27 @@ class OnnxModel:
 def latencies_ms(models: Sequence[OnnxModel], held_out: HeldOut, *, rows: int, rounds: int) -> list[float]:
     """Return the median latency of each model, milliseconds, from requests in turn.
 
-    In turn, and with the order reversed every other round, so that whatever else the machine does meets all of them.
+    In turn, and with the order reversed every other round, so that whatever else the machine does meets all of them. Each process
+    takes the time itself: what lies between both processes does not count.
 
     Args:
         models: which.
         held_out: where the rows come from.
         rows: rows of a request, unless a model takes only another number.
         rounds: measured requests to each model; fewer when they take longer than 20 s in all.
+
+    Raises:
+        VerificationFailed: a model fails, or goes over a limit.
+        Unavailable: its process was ended by somebody else.
     """
-    requests = [model.request(held_out, model.request_rows or rows) for model in models]
+    for model in models:
+        model.hold(held_out, rows)
     taken: list[list[float]] = [[] for _ in models]
     order = list(range(len(models)))
     deadline = time.perf_counter() + LONGEST_MEASUREMENT_S
     for number in range(WARM_UP_ROUNDS + rounds):
         for index in order if number % 2 else reversed(order):
-            started = time.perf_counter()
-            models[index].run(requests[index])
-            taken[index].append(time.perf_counter() - started)
+            taken[index].append(models[index].measure())
         if time.perf_counter() > deadline and number > WARM_UP_ROUNDS:
             break
     return [statistics.median(times[WARM_UP_ROUNDS:]) * 1e3 for times in taken]

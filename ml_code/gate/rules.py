@@ -87,6 +87,11 @@ class Rules(FromEnvironment):
     size_slack_bytes: int = setting(
         "GATE_SIZE_SLACK_BYTES", 1 << 20, "A difference of size up to this is never too much, bytes."
     )
+    timeout_s: float = setting(
+        "GATE_TIMEOUT_S",
+        600.0,
+        "Longest that either model may take to load and answer all held-out rows, and for one measured request, seconds.",
+    )
 
     def overridden(self, values: Mapping[str, Any]) -> Self:
         """Return these rules with some replaced.
@@ -126,6 +131,9 @@ class Rules(FromEnvironment):
         self._need(self.resamples >= 100, "resamples", "too few for an interval", "Use 100 or more.")
         for name in ("block_rows", "min_rows", "latency_rows", "latency_rounds"):
             self._need(getattr(self, name) >= 1, name, "less than 1", "Use 1 or more.")
+        self._need(
+            self.timeout_s > 0, "timeout_s", "no time at all", "Use a time in which a model can answer."
+        )
         for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(value, (int, float)):

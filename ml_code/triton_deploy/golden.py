@@ -1,12 +1,13 @@
 """Smoke cases: inputs with the answers that a correct candidate gives.
 
 Best is what training logged (``triton/golden.json``). Without it, MLflow's input example, or inputs generated from the
-schema, are run through a local ONNX Runtime session once, and its answers are what Triton's are compared with.
+schema, are run once by ONNX Runtime in a process of its own, and its answers are what Triton's are compared with.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ArtifactRejected, VerificationFailed
+from .reference import Limits, ModelFailed, ModelProcess
 from .schema import Schema, Tensor
 
 Array = NDArray[Any]
@@ -35,6 +37,12 @@ NUMPY_TYPES: Mapping[str, type] = {
     "BOOL": np.bool_,
     "BYTES": np.object_,
 }
+
+MOST_GENERATED = 10_000_000
+"""Most elements of generated inputs, all together."""
+HOW_TO_LOG = "Log golden inputs and outputs (triton/golden.json) with the model"
+
+_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,7 @@ def parse_case(text: str, schema: Schema, source: str = "golden") -> SmokeCase:
             key: float(value) for key, value in data.get("tolerance", {}).items() if key in ("rtol", "atol")
         }
         source = str(data.get("source", source))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except _MALFORMED as error:
         raise ArtifactRejected(
             f"The golden file is not KServe v2 JSON with inputs and outputs: {type(error).__name__} {error}.",
             hint="Log triton/golden.json again.",
@@ -118,37 +126,34 @@ def parse_case(text: str, schema: Schema, source: str = "golden") -> SmokeCase:
     return SmokeCase(source, inputs, outputs, **tolerance)
 
 
-def derive_case(model_file: Path, schema: Schema, serving_example: str | None) -> SmokeCase:
-    """Make a smoke case for a model that was logged without one.
+def derive_case(
+    model_file: Path, schema: Schema, serving_example: str | None, limits: Limits | None = None
+) -> SmokeCase:
+    """Make a smoke case for a model that was logged without one: it is run once, in a process of its own.
 
     Args:
         model_file: the ``model.onnx``, external data beside it.
         schema: its inputs and outputs.
         serving_example: MLflow's ``serving_input_example.json``, if there is one.
+        limits: what the model may take; by default those of the settings' defaults.
 
     Raises:
-        ArtifactRejected: ONNX Runtime can't load or run the model.
+        ArtifactRejected: ONNX Runtime can't load or run the model within the limits, or no inputs can be made for it.
+        Unavailable: the process can't be started, or was ended by somebody else.
     """
     source, inputs = "generated", None
     if serving_example is not None:
         source, inputs = "input_example", _from_serving_example(serving_example, schema)
     if inputs is None:
-        source, inputs = (
-            "generated",
-            {tensor.name: _generate(tensor) for tensor in schema.inputs if not tensor.optional},
-        )
-    import onnxruntime
-
+        source, inputs = "generated", _generated(schema)
     try:
-        session = onnxruntime.InferenceSession(str(model_file), providers=["CPUExecutionProvider"])
-        names = [output.name for output in session.get_outputs()]
-        answers = session.run(names, dict(inputs))
-    except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception.
+        with ModelProcess(model_file, limits or Limits()) as model:
+            return SmokeCase(source, inputs, model.run(inputs))
+    except ModelFailed as failed:
         raise ArtifactRejected(
-            f"ONNX Runtime can't run the model on its {source.replace('_', ' ')} inputs: {error}",
-            hint="Log golden inputs and outputs with the model, or repair it.",
-        ) from error
-    return SmokeCase(source, inputs, dict(zip(names, answers, strict=True)))
+            f"ONNX Runtime can't run the model on its {source.replace('_', ' ')} inputs: {failed.what}.",
+            hint=failed.advice(f"{HOW_TO_LOG}, or repair it."),
+        ) from failed
 
 
 def largest_error(case: SmokeCase, answers: Mapping[str, Array], *, rtol: float, atol: float) -> float:
@@ -256,19 +261,39 @@ def _from_serving_example(text: str, schema: Schema) -> dict[str, Array] | None:
         arrays: dict[str, Array] = {
             name: np.array(value, dtype=NUMPY_TYPES[tensors[name].datatype]) for name, value in values.items()
         }
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+    except _MALFORMED:
         return None
     fits = all(len(arrays[t.name].shape) == len(t.shape) for t in schema.inputs if t.name in arrays)
     complete = all(t.name in arrays or t.optional for t in schema.inputs)
     return arrays if fits and complete else None
 
 
+def _generated(schema: Schema) -> dict[str, Array]:
+    """Return inputs of the declared shapes, with 1 where any size goes.
+
+    Raises:
+        ArtifactRejected: they would be too many numbers, or of a type that numpy lacks.
+    """
+    wanted = [tensor for tensor in schema.inputs if not tensor.optional]
+    # Before any is made: a file of 140 bytes can declare more than there is memory.
+    elements = sum(math.prod(_shape(tensor)) for tensor in wanted)
+    if elements > MOST_GENERATED:
+        raise ArtifactRejected(
+            f"Inputs of the declared shapes have {elements} elements, and no more than {MOST_GENERATED} are generated: "
+            f"{', '.join(map(str, wanted))}.",
+            hint=f"{HOW_TO_LOG}; the smoke test takes their shapes.",
+        )
+    return {tensor.name: _generate(tensor) for tensor in wanted}
+
+
+def _shape(tensor: Tensor) -> list[int]:
+    return [1 if size < 0 else size for size in tensor.shape]
+
+
 def _generate(tensor: Tensor) -> Array:
     if tensor.datatype not in NUMPY_TYPES:
-        raise ArtifactRejected(
-            f"No smoke input can be made for {tensor}.", hint="Log golden inputs and outputs with the model."
-        )
-    shape = [1 if size < 0 else size for size in tensor.shape]
+        raise ArtifactRejected(f"No smoke input can be made for {tensor}.", hint=f"{HOW_TO_LOG}.")
+    shape = _shape(tensor)
     dtype = NUMPY_TYPES[tensor.datatype]
     if dtype is np.object_:
         return np.full(shape, "", dtype=np.object_)

@@ -31,6 +31,13 @@ SERVING_EXAMPLE = "serving_input_example.json"
 
 log = logging.getLogger(__name__)
 
+
+class GoldenMissing(ArtifactRejected):
+    """The version was logged without golden inputs, and the operator demands them. Nothing is known against its files."""
+
+    kind, blames_artifact = "golden_missing", False
+
+
 Report = Callable[[int, int], None]
 """Told bytes done and bytes in all."""
 
@@ -75,10 +82,13 @@ class Materializer:
             The manifest of the version's directory.
 
         Raises:
-            ArtifactRejected: the artifact is junk, unsafe, too large or not what training recorded.
+            ArtifactRejected: the artifact is junk, unsafe, too large or not what training recorded; or it goes over a limit when
+                it is run, because it was logged without golden inputs.
+            GoldenMissing: it was, and the settings demand them.
             SchemaChanged: it would break clients of the live version.
             Quarantined: its digest failed before.
             AccessDenied, NotFound, Unavailable: it can't be read.
+            Unavailable: no process can be started to run it in.
             StorageFailed: it can't be written, or would fill the disk.
         """
         installed = self._versions.manifest(record.version)
@@ -122,7 +132,7 @@ class Materializer:
             ArtifactRejected, SchemaChanged, StorageFailed: as for ``run``.
         """
         if copied:
-            self._check_room(files)
+            self._check_listing(files)
         else:
             installed = self._versions.need(record.version)
             self._same_content(record, installed)
@@ -172,7 +182,7 @@ class Materializer:
                 f"The files at {uri} changed since the snapshot.",
                 hint="Deploy again when the upload is complete.",
             )
-        self._check_room(listed.values())
+        self._check_listing(listed.values())
         total = sum(file.size_bytes for file in listed.values())
         done = 0
 
@@ -214,6 +224,16 @@ class Materializer:
         if GOLDEN not in listed and SERVING_EXAMPLE in listed:
             fetch(SERVING_EXAMPLE)
 
+    def _check_listing(self, files: Iterable[RemoteFile]) -> None:
+        """Raise what can be known from the names and sizes of the files, before a byte is read."""
+        listed = tuple(files)
+        if self._settings.require_golden == "yes" and GOLDEN not in {file.path for file in listed}:
+            raise GoldenMissing(
+                f"The version was logged without {GOLDEN}, and TRITON_DEPLOY_REQUIRE_GOLDEN demands it.",
+                hint=f"Log {GOLDEN} beside model.onnx, KServe v2 JSON with inputs and the outputs to expect, and register a new version: see docs/training.md.",
+            )
+        self._check_room(listed)
+
     def _check_room(self, files: Iterable[RemoteFile]) -> None:
         size = sum(file.size_bytes for file in files)
         if size > self._settings.max_artifact_bytes:
@@ -250,13 +270,16 @@ class Materializer:
 
     def _write_smoke_case(self, staging: Path, schema: Schema) -> None:
         # It needs numpy, and the snapshot, which imports this module, does not.
-        from . import golden
+        from . import golden, reference
 
         given = _read_text(staging / GOLDEN)
         if given is not None:
             case = golden.parse_case(given, schema)
         else:
-            case = golden.derive_case(staging / MODEL_FILE, schema, _read_text(staging / SERVING_EXAMPLE))
+            # Its deadline is far below the lease, which is not renewed meanwhile.
+            limits = reference.Limits.of(self._settings)
+            example = _read_text(staging / SERVING_EXAMPLE)
+            case = golden.derive_case(staging / MODEL_FILE, schema, example, limits)
             log.info("the model was logged without golden inputs; smoke test from: %s", case.source)
         with storage_errors(f"writing {staging / SMOKE_CASE}"):
             (staging / SMOKE_CASE).write_text(case.to_json(), encoding="utf-8")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from ml_code.gate import __main__ as command_line
-from ml_code.gate.evaluation import Comparison, gather, shared_rows
+from ml_code.gate.evaluation import Comparison, gather, limits_of, shared_rows
 from ml_code.gate.judgement import Evidence, Measured, Verdict, judge
 from ml_code.gate.measuring import DoesNotFit, OnnxModel, latencies_ms
 from ml_code.gate.promotion import Promotion, promote, settle
@@ -43,6 +43,8 @@ from ml_code.triton_deploy.errors import (
     VerificationFailed,
 )
 from ml_code.triton_deploy.records import Deployment, Pinned, Release, State
+from ml_code.triton_deploy.reference import Limits
+from ml_code.triton_deploy.settings import Settings
 from tests.support.lazily import lazily
 from tests.support.models import times
 
@@ -94,6 +96,7 @@ def test_rules_come_from_the_environment_and_a_run_can_replace_them() -> None:
         ({"confidence": 95}, "confidence (GATE_CONFIDENCE) is 95: not between 0 and 1"),
         ({"resamples": 10}, "resamples (GATE_RESAMPLES) is 10: too few for an interval"),
         ({"block_rows": 0}, "block_rows (GATE_BLOCK_ROWS) is 0: less than 1"),
+        ({"timeout_s": 0}, "timeout_s (GATE_TIMEOUT_S) is 0: no time at all"),
         ({"floor": "high"}, "floor (GATE_FLOOR) is 'high': neither a number, 'baseline' nor 'off'"),
         ({"floor": "nan"}, "is 'nan': neither a number"),
     ],
@@ -406,7 +409,8 @@ SHARP, DULL = [[-4.0, 4.0], [0.0, 0.0]], [[-0.5, 0.5], [0.5, -0.5]]
 
 
 def measured(rules: Rules, held_out: HeldOut, new: Path, live: Path | None) -> Evidence:
-    return gather(rules, held_out, OnnxModel(new, "version 4"), Champion(release(), live) if live else None)
+    with OnnxModel(new, "version 4", Limits()) as model:
+        return gather(rules, held_out, model, Champion(release(), live) if live else None)
 
 
 def test_a_sharper_model_is_promoted_and_the_duller_one_is_not(tmp_path: Path) -> None:
@@ -467,17 +471,17 @@ def test_a_challenger_that_answers_nan_is_broken(tmp_path: Path) -> None:
 def test_junk_is_no_challenger(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"junk")
     with pytest.raises(ArtifactRejected, match="not an ONNX model"):
-        OnnxModel(tmp_path / "model.onnx", "version 4")
+        OnnxModel(tmp_path / "model.onnx", "version 4", Limits())
 
 
 @pytest.mark.parametrize("rows", ["batch", 1, 7])
 def test_answers_are_the_same_however_many_rows_a_request_takes(tmp_path: Path, rows: int | str) -> None:
     held_out = separable(600)
-    model = OnnxModel(classifier(tmp_path, SHARP, rows=rows), "m")
     logits = held_out.inputs["x"] @ np.array(SHARP)
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    assert model.answers(held_out) == pytest.approx(expected, abs=1e-5)
-    (latency,) = latencies_ms([model], held_out, rows=64, rounds=3)
+    with OnnxModel(classifier(tmp_path, SHARP, rows=rows), "m", Limits()) as model:
+        assert model.answers(held_out) == pytest.approx(expected, abs=1e-5)
+        (latency,) = latencies_ms([model], held_out, rows=64, rounds=3)
     assert latency > 0
 
 
@@ -488,6 +492,83 @@ def test_a_regression_is_scored_on_its_first_output(tmp_path: Path) -> None:
     found = measured(Rules(), held_out, tmp_path / "model.onnx", None)
     assert found.challenger.scores["rmse"] == pytest.approx(0.5 * np.sqrt((x**2).mean()), rel=1e-5)
     assert found.challenger.scores["rmse"] < found.baseline
+
+
+def never_ending(path: Path) -> Path:
+    """A model of softmax(x @ SHARP) that computes for ever on a request with a number above 100."""
+    file = classifier(path, SHARP)
+    model = onnx.load_model(str(file))
+    body = helper.make_graph(
+        [helper.make_node("Identity", [f"{name}_in"], [f"{name}_out"]) for name in ("go", "x")],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go_in", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("x_in", TensorProto.FLOAT, ["batch", 2]),
+        ],
+        [
+            helper.make_tensor_value_info("go_out", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("x_out", TensorProto.FLOAT, ["batch", 2]),
+        ],
+    )
+    product, softmax = model.graph.node
+    product.input[0] = "looped"
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
+        helper.make_node("Greater", ["largest", "hundred"], ["waits"]),
+        helper.make_node("Loop", ["turns", "waits", "x"], ["looped"], body=body),
+        product,
+        softmax,
+    ]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(np.int64(2**62)), "turns"))
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(np.float32(100)), "hundred"))
+    onnx.save_model(model, str(file))
+    return file
+
+
+LIMITS = Limits(timeout_s=1.0, timeout_variable="GATE_TIMEOUT_S")
+
+
+def test_a_challenger_that_computes_for_ever_is_stopped(tmp_path: Path) -> None:
+    held_out = separable()
+    file = never_ending(tmp_path)
+    with OnnxModel(file, "version 4", LIMITS) as model:
+        assert model.answers(held_out).shape == (300, 2)
+    held_out.inputs["x"][270] = 101
+    with (
+        OnnxModel(file, "version 4", LIMITS) as model,
+        pytest.raises(
+            VerificationFailed, match="version 4 fails on held-out rows: it had not ended after 1 s"
+        ) as refused,
+    ):
+        gather(Rules(), held_out, model, None)
+    assert "GATE_TIMEOUT_S" in refused.value.hint
+
+
+def test_a_champion_that_computes_for_ever_is_incomparable(tmp_path: Path) -> None:
+    held_out = separable()
+    held_out.inputs["x"][270] = 101
+    with OnnxModel(classifier(tmp_path / "new", SHARP), "version 4", LIMITS) as model:
+        found = gather(Rules(), held_out, model, Champion(release(), never_ending(tmp_path / "live")))
+    assert found.champion is None
+    assert "version 3, which serves, fails on held-out rows: it had not ended" in found.incomparable
+
+
+def test_the_limits_of_the_gate_are_its_rule_and_the_deployers_memory() -> None:
+    limits = limits_of(Settings(reference_memory_bytes=1 << 30), Rules(timeout_s=7))
+    assert (limits.timeout_s, limits.memory_bytes) == (7, 1 << 30)
+
+
+def test_each_measured_request_has_all_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time that is left after the held-out rows is not enough for 20 s of measurements."""
+    held_out = separable()
+    with OnnxModel(classifier(tmp_path, SHARP), "m", LIMITS) as model:
+        process = model._process
+        monkeypatch.setattr(process, "_left_s", 1e-9)
+        (latency,) = latencies_ms([model], held_out, rows=1, rounds=3)
+    assert latency > 0
 
 
 # What is told

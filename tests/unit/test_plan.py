@@ -192,6 +192,20 @@ def test_an_artifact_that_is_too_large_is_foreseen(deployed: World) -> None:
     assert exit_code_of_deploy(deployed) == 4
 
 
+def test_a_version_without_golden_inputs_is_foreseen_where_they_are_demanded(deployed: World) -> None:
+    deployed.settings = replace(deployed.settings, require_golden="yes")
+    assert plan_deploy(deployed).obstacles == ()
+    deployed.register(4, files(times(4.0)), uri="fake://without")
+    plan = plan_deploy(deployed)
+    assert (plan.exit_code, plan.obstacles[0].kind) == (4, "golden_missing")
+    assert "TRITON_DEPLOY_REQUIRE_GOLDEN" in plan.obstacles[0].message
+    assert "Log triton/golden.json beside model.onnx" in plan.obstacles[0].hint
+    assert exit_code_of_deploy(deployed) == 4
+    # Nothing is held against its files: where they are not demanded any more, it is deployed.
+    deployed.settings = replace(deployed.settings, require_golden="no")
+    assert deployed.deploy("d5").state is State.COMMITTED
+
+
 def test_force_accepts_what_is_in_quarantine_and_the_plan_says_that_it_is(deployed: World) -> None:
     refused_by_quarantine(deployed)
     plan = plan_deploy(deployed, force=True)
