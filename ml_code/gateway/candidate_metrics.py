@@ -13,6 +13,9 @@ from .metrics import BUCKETS_S
 if TYPE_CHECKING:
     from .candidates import Difference
 
+ENDED, ABSENT, UNPLACED = "ended", "absent", "unplaced"
+LOST = (ENDED, ABSENT, UNPLACED)
+"""Outcomes after which a gateway sends a candidate nothing more, or that say why it never did."""
 _GAPS = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 
 
@@ -23,7 +26,8 @@ class CandidateMetrics:
         labels = ["model", "version"]
         self._canary_failures = Counter(
             "gateway_canary_failures",
-            "Requests that a canary was given and did not answer; live did (failed), or did not either (both).",
+            "Requests that were a canary's and that it did not answer: live did (failed), or did not either (both); its Triton ended "
+            "(ended), or does not have it (absent); this gateway can't tell which Triton it is on (unplaced).",
             [*labels, "outcome"],
             registry=None,
         )
@@ -61,8 +65,10 @@ class CandidateMetrics:
 
     def begin(self, model: str, version: int) -> None:
         """Show zeros for a candidate that has begun: Prometheus sees no increase of a series that begins with its first failure."""
-        for outcome in ("failed", "both"):
+        for outcome in ("failed", "both", *LOST):
             self._canary_failures.labels(model, version, outcome)
+        for outcome in LOST:
+            self._shadows.labels(model, version, outcome)
 
     def canary_failed(self, model: str, version: int, outcome: str) -> None:
         """Count a request that a canary did not answer."""

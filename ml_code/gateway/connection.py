@@ -40,6 +40,7 @@ class Connection(asyncio.Protocol):
         request: what of the request was sent.
         answer: what of the answer has arrived.
         open: whether it can carry anything.
+        idle_since: when its last request ended, seconds of the monotonic clock.
         status: HTTP status of the answer.
         headers: the answer's, names in lower case.
     """
@@ -51,6 +52,7 @@ class Connection(asyncio.Protocol):
         self._drained: asyncio.Future[None] | None = None
         self._paused = False
         self.open = True
+        self.idle_since = 0.0
         self._reset()
 
     def _reset(self) -> None:

@@ -53,10 +53,27 @@ FAMILIES: Mapping[str, tuple[str, tuple[str, ...]]] = {
         (),
     ),
     "quarantined": ("Directories in quarantine.", ()),
+    "staging_timestamp_seconds": (
+        "When the staging Triton was asked about a candidate last, by a deployment that has ended, seconds since 1970.",
+        (),
+    ),
+    "staging_result": (
+        "1 for how that ended: passed, rejected (the candidate's fault), ended (the candidate ended it), unreachable, stuck or busy.",
+        ("result",),
+    ),
+    "staging_waited_seconds": (
+        "How long that deployment waited while another one used the staging Triton.",
+        (),
+    ),
+    "staging_emptied": ("Models that it found loaded in the staging Triton, and unloaded.", ()),
     "bake_result": ("1 for how the bake of the last release that has one ended.", ("verdict",)),
     "reconcile_timestamp_seconds": ("When reconcile last looked, seconds since 1970.", ()),
     "reconcile_problems": ("What the last reconcile could not put right.", ()),
     "reconcile_repairs": ("What the last reconcile put right.", ()),
+    "stuck_engines": (
+        "Engines that a Triton neither serves nor lets go, by the last reconcile; each Triton's count by themselves.",
+        (),
+    ),
     "alias_drift": (
         "1 while the alias that was deployed names another version than serves, by the last reconcile.",
         (),
@@ -174,6 +191,7 @@ class DeployMetrics:
             families.add("reconcile_timestamp_seconds", folder.model, _seconds(note.at_utc))
             families.add("reconcile_problems", folder.model, len(note.problems))
             families.add("reconcile_repairs", folder.model, len(note.done))
+            families.add("stuck_engines", folder.model, len(note.stuck))
             families.add("alias_drift", folder.model, ALIAS_DRIFT in note.notices)
 
 
@@ -191,11 +209,24 @@ def _tell_ended(ended: list[Deployment], model: str, families: Families) -> None
         if records:
             families.add(f"{name}_timestamp_seconds", model, records[-1].last_time.timestamp())
     done = [record for record in ended if record.state is not State.UNCHANGED]
+    _tell_staging(ended, model, families)
     for step, (begin, end) in STEPS.items() if done else ():
         times = done[-1].times_utc
         began = begin if begin in times or begin is not State.TRIED else State.VERIFIED
         if began in times and end in times:
             families.add("step_duration_seconds", model, _seconds(times[end]) - _seconds(times[began]), step)
+
+
+def _tell_staging(ended: list[Deployment], model: str, families: Families) -> None:
+    """Add what the staging Triton said last; a deployment that did not ask it says nothing."""
+    asked = [record.staging for record in ended if record.staging]
+    if not asked:
+        return
+    last = asked[-1]
+    families.add("staging_timestamp_seconds", model, _seconds(last["at_utc"]))
+    families.add("staging_result", model, 1, last["result"])
+    families.add("staging_waited_seconds", model, last.get("waited_s", 0.0))
+    families.add("staging_emptied", model, len(last.get("emptied", ())))
 
 
 def _seconds(utc_text: str) -> float:

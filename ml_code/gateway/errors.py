@@ -123,6 +123,10 @@ class Interrupted(Unavailable):
     """A Triton's connection ended while it had the request of a candidate."""
 
 
+class Absent(Unavailable):
+    """The one Triton on which a candidate meets clients can't be reached, or does not have it."""
+
+
 class TimedOut(GatewayError):
     """The model did not answer in time."""
 

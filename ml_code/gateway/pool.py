@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -38,12 +39,15 @@ class Pool:
         self.away_until = 0.0
         self.host_header = b"Host: " + address.encode() + b"\r\n"
 
-    async def ask(self, request: bytes, more: AsyncIterator[bytes] | None = None) -> Reply:
+    async def ask(
+        self, request: bytes, more: AsyncIterator[bytes] | None = None, idle_s: float = math.inf
+    ) -> Reply:
         """Send a request and wait for its answer, or the beginning of a large one.
 
         Args:
             request: its head, and its body or the beginning of that.
             more: the rest of the body.
+            idle_s: for how long its connection may have been idle, seconds.
 
         Raises:
             OSError, TimeoutError: there is no connection; nothing was sent.
@@ -53,7 +57,7 @@ class Pool:
         self.busy += 1
         connection = None
         try:
-            connection = await self._connection()
+            connection = await self._connection(idle_s)
             connection.send(request, whole=more is None)
             if more is not None:
                 async for piece in more:
@@ -72,6 +76,7 @@ class Pool:
         """Take a connection back at the end of its request."""
         self.busy -= 1
         if connection.finish():
+            connection.idle_since = time.monotonic()
             self._idle.append(connection)
 
     def is_away(self) -> None:
@@ -88,8 +93,9 @@ class Pool:
         while self._idle:
             self._idle.pop().close()
 
-    async def _connection(self) -> Connection:
-        while self._idle:
+    async def _connection(self, idle_s: float) -> Connection:
+        # The last one is the one that has been idle for the shortest.
+        while self._idle and time.monotonic() - self._idle[-1].idle_since <= idle_s:
             connection = self._idle.pop()
             if connection.open:
                 return connection

@@ -41,6 +41,11 @@ class GatewaySettings(FromEnvironment):
         ("127.0.0.1:8000",),
         "HTTP endpoints of every Triton on that repository, `host:port`, comma-separated.",
     )
+    triton_grpc_urls: tuple[str, ...] = setting(
+        "GATEWAY_TRITON_GRPC_URLS",
+        (),
+        "gRPC endpoints of the same Tritons in the same order, as the deployer knows them: a canary is on one of them. Needed only where their hosts do not tell which is which.",
+    )
     alias: str = setting("GATEWAY_ALIAS", "A", "MLflow alias that the local backend follows.")
     host: str = setting("GATEWAY_HOST", "127.0.0.1", "Address to listen on; `0.0.0.0` for all.")
     port: int = setting("GATEWAY_PORT", 8100, "Port to listen on; 0 for any free one.")
@@ -178,11 +183,26 @@ class GatewaySettings(FromEnvironment):
                 "GATEWAY_TRITON_URLS names no Triton.", hint="Set it to host:port of each one."
             )
         for url in self.triton_urls:
-            host, _, port = url.rpartition(":")
-            if "/" in url or not host or not (port.isascii() and port.isdigit()):
+            if not _is_address(url):
                 raise Misconfigured(
                     f"GATEWAY_TRITON_URLS has {url!r}, which is not host:port.",
                     hint="Use Triton's HTTP port (8000 by default), without a scheme.",
                 )
+        for url in self.triton_grpc_urls:
+            if not _is_address(url):
+                raise Misconfigured(
+                    f"GATEWAY_TRITON_GRPC_URLS has {url!r}, which is not host:port.",
+                    hint="Use Triton's gRPC port (8001 by default), without a scheme.",
+                )
+        if self.triton_grpc_urls and len(self.triton_grpc_urls) != len(self.triton_urls):
+            raise Misconfigured(
+                f"GATEWAY_TRITON_GRPC_URLS names {len(self.triton_grpc_urls)} Tritons and GATEWAY_TRITON_URLS {len(self.triton_urls)}.",
+                hint="Name the same Tritons in both, in the same order.",
+            )
         if self.backend == "triton":
             _ = self.repository_root
+
+
+def _is_address(url: str) -> bool:
+    host, _, port = url.rpartition(":")
+    return bool(host) and "/" not in url and port.isascii() and port.isdigit()

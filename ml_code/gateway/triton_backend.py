@@ -249,3 +249,4 @@ class TritonBackend:
             if model not in before or before[model].generation != now.generation:
                 log.info("%s: version %s is live, generation %s", model, now.active_version, now.generation)
             self._tell_candidate(model, exposed.get(model))
+            self._candidates.look(model)

@@ -9,7 +9,8 @@ What is repeated, always on another server where there is one:
 - an answer that says that the model is not there (yet): nothing was computed. It happens while a Triton starts or stops;
 - once, a connection that ended before an answer began, if the whole request is still here and ``repeats`` lets it.
 
-A time-out is never repeated. What was sent to a candidate is repeated to the live version only.
+A time-out is never repeated. What was sent to a candidate is repeated to the live version only, and a candidate is asked on the one
+Triton that its record names.
 """
 
 from __future__ import annotations
@@ -18,9 +19,14 @@ import time
 from collections.abc import AsyncIterator, Sequence
 
 from .connection import Broken
-from .errors import Interrupted, Unavailable
+from .errors import Absent, BackendFailed, Interrupted, Unavailable
+from .placement import ANY
 from .pool import Pool, Reply
 from .repeats import Repeats
+
+FRESH_S = 30.0
+"""A candidate is asked on connections that were used within this time: one that a firewall has forgotten must not look like a Triton
+that ended."""
 
 
 class Tritons:
@@ -34,6 +40,7 @@ class Tritons:
 
     def __init__(self, addresses: Sequence[str], connect_timeout_s: float, repeats: Repeats) -> None:
         self._pools = [Pool(address, connect_timeout_s) for address in addresses]
+        self._by_address = {pool.address: pool for pool in self._pools}
         self._repeats = repeats
         self._turn = 0
 
@@ -102,6 +109,37 @@ class Tritons:
             if absent is not None:
                 absent.close()
         raise Unavailable("No Triton can be reached. Try again.")
+
+    async def ask_candidate(self, path: str, headers: bytes, body: bytes, at: str) -> Reply:
+        """Ask a version that is not live, on its one Triton.
+
+        Args:
+            path: path of its engine.
+            headers: as for ``ask``.
+            body: the whole body.
+            at: the address of its Triton, or ``ANY``.
+
+        Raises:
+            Interrupted: the connection ended while it had the request.
+            Absent: that Triton can't be reached, or does not have it.
+            Unavailable: of any Triton, none took it.
+        """
+        if at == ANY:
+            return await self.ask("POST", path, headers, body, candidate=True)
+        pool = self._by_address[at]
+        line = f"POST {path} HTTP/1.1\r\n".encode()
+        try:
+            reply = await pool.ask(line + pool.host_header + headers + b"\r\n" + body, idle_s=FRESH_S)
+        except (Broken, BackendFailed):
+            pool.is_away()
+            raise Interrupted("A Triton ended while it had the request of a candidate.") from None
+        except (OSError, TimeoutError):
+            pool.is_away()
+            raise Absent("The Triton of a candidate can't be reached.") from None
+        if reply.status != 200 and reply.complete and b"unknown model" in reply.head:
+            reply.close()
+            raise Absent("The Triton of a candidate does not have it.")
+        return reply
 
     def _repeat(self, repeated: float | None, *, whole: bool) -> float:
         """Decide whether a request is repeated whose Triton ended; returns when, or raises Unavailable."""

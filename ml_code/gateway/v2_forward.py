@@ -8,10 +8,9 @@ from collections.abc import AsyncIterator
 
 from starlette.types import Receive
 
-from ..triton_deploy.canary import Exposure
 from .admission import Admission
 from .body import Body
-from .candidates import Candidates
+from .candidates import Candidate, Candidates
 from .errors import BackendFailed, Malformed, TooLarge, Unavailable, UnknownPath
 from .exchange import Exchange
 from .pool import Reply
@@ -146,7 +145,7 @@ class V2Forward:
         headers: bytes,
         begun: bytes,
         more: AsyncIterator[bytes] | None,
-        candidate: Exposure | None,
+        candidate: Candidate | None,
     ) -> Reply:
         await self._admission.enter()
         try:

@@ -48,6 +48,8 @@ class Exposure:
         share_percent: share of the requests that it answers.
         mirrored_percent: share of the others that are repeated to it.
         left_s: how long that holds, seconds from the moment it was read.
+        triton: gRPC address of the one Triton on which it meets clients; empty for any.
+        tritons: gRPC addresses of all that serve, in the deployer's order.
     """
 
     deploy_id: str
@@ -55,6 +57,8 @@ class Exposure:
     share_percent: int
     mirrored_percent: int
     left_s: float
+    triton: str = ""
+    tritons: tuple[str, ...] = ()
 
     def answers(self, key: bytes) -> bool:
         """Whether the candidate answers a client that names itself by ``key``: the same on every gateway, and still so when the share grows.
@@ -165,7 +169,13 @@ def exposure(record: Deployment | None, generation: int, now: datetime) -> Expos
     if not (canary.share_percent or canary.mirrored_percent):
         return None
     return Exposure(
-        record.deploy_id, record.version, canary.share_percent, canary.mirrored_percent, remaining_s
+        record.deploy_id,
+        record.version,
+        canary.share_percent,
+        canary.mirrored_percent,
+        remaining_s,
+        canary.triton,
+        canary.tritons,
     )
 
 

@@ -14,11 +14,25 @@ from hypothesis import strategies as st
 
 from ml_code.gateway import deploy_metrics
 from ml_code.gateway.release_follower import ReleaseFollower
+from ml_code.triton_deploy.bake.canary_judge import CanaryJudge
+from ml_code.triton_deploy.bake.observer import Observer
+from ml_code.triton_deploy.bake.queries import Queries
+from ml_code.triton_deploy.bake.rules import Limits
 from ml_code.triton_deploy.canary import Exposure, canary_of, steps_of
 from ml_code.triton_deploy.canary_watch import Judge, Judgment, Verdict, Watched
 from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.errors import DeployError, IllegalTransition, InvalidInput, VerificationFailed
-from ml_code.triton_deploy.records import Canary, Deployment, State
+from ml_code.triton_deploy.errors import (
+    DeployError,
+    EndedTriton,
+    IllegalTransition,
+    InvalidInput,
+    NotFound,
+    Unavailable,
+    VerificationFailed,
+)
+from ml_code.triton_deploy.names import engine_name
+from ml_code.triton_deploy.records import Canary, Deployment, State, to_json
+from tests.support.fakes import FakeTriton, unavailable
 from tests.support.models import files, golden, times
 from tests.support.world import MODEL, World
 
@@ -34,6 +48,7 @@ class Scene:
         self.verdict: Callable[[Watched], Verdict] = lambda watched: Verdict.PASS
         self.watched: list[Watched] = []
         self.seen: list[tuple[int, int]] = []
+        self.tritons = [world.triton]
         world.register_times(1)
         world.deploy("d1")
         world.register_times(2)
@@ -44,7 +59,7 @@ class Scene:
             self.world.settings,
             registry=self.world.registry,
             stores=lambda uri: self.world.store,
-            tritons=[self.world.triton],
+            tritons=self.tritons,
             clock=lambda: self.world.now,
             judge=judge or self._judge,
             sleep=self._sleep,
@@ -262,6 +277,196 @@ def test_a_release_that_somebody_else_committed_ends_the_share(scene: Scene) -> 
     assert scene.share == 0
     with pytest.raises(DeployError, match="was committed since"):
         deployer.look_at_canary(MODEL, "d2")
+
+
+# On one Triton
+
+
+@pytest.fixture
+def two(scene: Scene) -> Scene:
+    """Two Tritons, both with the live version."""
+    second = FakeTriton(scene.world.root, "fake:2")
+    second.restart(engine_name(MODEL, 1), MODEL)
+    scene.tritons.append(second)
+    return scene
+
+
+def test_all_steps_are_on_the_triton_that_had_the_candidate_first(two: Scene) -> None:
+    deployer = two.until_canary()
+    two.tritons[0].fail["ready_versions"] = unavailable()
+    deployer.look_at_canary(MODEL, "d2")
+    assert two.exposure is not None
+    assert (two.exposure.triton, two.exposure.tritons) == ("fake:2", ("fake:1", "fake:2"))
+    two.tritons[0].fail.clear()
+    on = set()
+    while deployer.look_at_canary(MODEL, "d2") is not None:
+        two.world.later(15)
+        assert two.record.canary is not None
+        on.add((two.record.canary.step, two.record.canary.triton))
+    assert on == {(step, "fake:2") for step in (1, 2, 3)}
+
+
+def test_a_triton_that_does_not_have_the_candidate_is_not_the_one(two: Scene) -> None:
+    deployer = two.until_canary()
+    two.tritons[0].unload(engine_name(MODEL, 2), 1)
+    deployer.look_at_canary(MODEL, "d2")
+    assert two.record.canary is not None
+    assert two.record.canary.triton == "fake:2"
+
+
+@pytest.mark.parametrize(("silent", "error"), [(True, Unavailable), (False, NotFound)])
+def test_a_canary_does_not_begin_where_no_triton_has_the_candidate(
+    two: Scene, error: type[DeployError], *, silent: bool
+) -> None:
+    deployer = two.until_canary()
+    for triton in two.tritons:
+        triton.unload(engine_name(MODEL, 2), 1)
+    if silent:
+        two.tritons[0].fail["ready_versions"] = unavailable()
+    with pytest.raises(error):
+        deployer.look_at_canary(MODEL, "d2")
+    assert two.share == 0
+
+
+def test_earlier_code_reads_a_record_that_names_a_triton_and_this_code_reads_one_that_does_not(
+    scene: Scene,
+) -> None:
+    deployer = scene.until_canary()
+    deployer.look_at_canary(MODEL, "d2")
+    written = json.loads(to_json(scene.record))
+    assert written["canary"].keys().isdisjoint({"triton", "tritons"}), "it refuses what it does not know"
+    assert Deployment.from_json(to_json(scene.record)) == scene.record
+    newer = written["canary"] | {"of_tomorrow": 1}
+    assert Deployment.from_json(json.dumps(written | {"canary": newer})) == scene.record
+    earlier = Deployment.from_json(json.dumps({k: v for k, v in written.items() if k != "canary_added"}))
+    assert earlier.canary is not None
+    assert (earlier.canary.triton, earlier.canary.tritons) == ("", ())
+    scene.world.folder.journal.append(earlier, scene.record)
+    assert scene.exposure is not None
+    assert scene.exposure.triton == ""
+
+
+def test_a_candidate_that_ended_its_triton_is_stopped_at_the_next_look(scene: Scene) -> None:
+    scene.verdict = lambda watched: Verdict.ENDED if watched.seconds > 20 else Verdict.PASS
+    deployer = scene.until_canary()
+    assert scene.world.settings.bake_bad_looks > 1
+    with pytest.raises(
+        EndedTriton, match="Triton at fake:1 ended while it had a request of version 2"
+    ) as told:
+        deployer.canary(MODEL, "d2")
+    assert "triton-deploy deploy best_model --alias A --force" in told.value.hint
+    assert len(scene.watched) == 2
+    assert scene.share == 0
+    failure = scene.record.failure
+    assert failure is not None
+    assert (failure.kind, failure.blames_artifact, failure.suspect) == ("ended_triton", True, True)
+    assert scene.record.ended.keys() == {"fake:1"}
+
+
+def test_a_candidate_that_its_triton_has_lost_is_given_up_at_the_look_after_and_not_blamed(
+    scene: Scene,
+) -> None:
+    """The gateway whose request ended the Triton may be scraped after the one that found nothing there."""
+    scene.verdict = lambda watched: Verdict.GONE
+    deployer = scene.until_canary()
+    with pytest.raises(NotFound, match="does not have version 2"):
+        deployer.canary(MODEL, "d2")
+    assert len(scene.watched) == 2
+    failure = scene.record.failure
+    assert failure is not None
+    assert not failure.blames_artifact
+
+
+def test_a_candidate_that_ended_a_triton_is_blamed_also_when_it_was_first_seen_to_be_gone(
+    scene: Scene,
+) -> None:
+    scene.verdict = lambda watched: Verdict.ENDED if len(scene.watched) > 1 else Verdict.GONE
+    with pytest.raises(EndedTriton):
+        scene.until_canary().canary(MODEL, "d2")
+
+
+def test_no_step_ends_well_with_a_candidate_that_is_gone(scene: Scene) -> None:
+    scene.verdict = lambda watched: Verdict.GONE if watched.seconds >= 120 else Verdict.PASS
+    with pytest.raises(NotFound):
+        scene.until_canary().canary(MODEL, "d2")
+    assert scene.record.canary is not None
+    assert scene.record.canary.step == 1
+
+
+def test_what_happened_before_a_step_began_anew_is_not_forgotten(scene: Scene) -> None:
+    deployer = scene.until_canary()
+    deployer.look_at_canary(MODEL, "d2")
+    scene.world.later(SILENCE_S + 20)
+    deployer.look_at_canary(MODEL, "d2")
+    scene.world.later(15)
+    deployer.look_at_canary(MODEL, "d2")
+    [watched] = scene.watched
+    assert (watched.seconds, watched.exposed_s) == (15, SILENCE_S + 35)
+
+
+# What gateways counted of a candidate that they do not ask any more
+
+
+class Counted:
+    """A Prometheus that knows how often an outcome was counted, and nothing of figures."""
+
+    def __init__(self, **counts: float) -> None:
+        self.counts = counts
+        self.asked: list[str] = []
+
+    def value(self, query: str) -> float | None:
+        self.asked.append(query)
+        return next((n for outcome, n in self.counts.items() if f'outcome="{outcome}"' in query), None)
+
+
+OWN_QUERIES = {"sources": {"own": dict.fromkeys(("requests", "failures", "latency_s"), "vector(1000)")}}
+
+
+class Steady(Counted):
+    """One that also has figures which nobody could complain of."""
+
+    def value(self, query: str) -> float | None:
+        return 1000.0 if query == "vector(1000)" else super().value(query)
+
+
+@pytest.mark.parametrize(
+    ("counts", "verdict"),
+    [
+        ({}, Verdict.NO_DATA),
+        ({"ended": 1}, Verdict.ENDED),
+        ({"ended": 1, "absent": 2, "unplaced": 3}, Verdict.ENDED),
+        ({"absent": 1}, Verdict.GONE),
+        ({"unplaced": 1}, Verdict.NO_DATA),
+    ],
+)
+def test_one_count_is_enough_whatever_the_queries_of_the_user_are(
+    counts: dict[str, float], verdict: Verdict
+) -> None:
+    metrics = Counted(**counts)
+    judge = CanaryJudge(Observer(Queries.parse(OWN_QUERIES), metrics, Limits()), metrics)
+    judgment = judge(Watched(MODEL, 2, 1, False, 30.4, 99.2))
+    assert judgment.verdict is verdict
+    assert ("GATEWAY_TRITON_GRPC_URLS" in judgment.why) is (set(counts) == {"unplaced"})
+    for counter in ("gateway_canary_failures_total", "gateway_shadow_requests_total"):
+        assert f'{counter}{{model="best_model", version="2", outcome="ended"}}[100s]' in metrics.asked[0]
+
+
+def test_a_gateway_that_can_not_place_the_candidate_does_not_hide_what_others_saw() -> None:
+    metrics = Steady(unplaced=5)
+    judge = CanaryJudge(Observer(Queries.parse(OWN_QUERIES), metrics, Limits(max_failure_ratio=0.5)), metrics)
+    judgment = judge(Watched(MODEL, 2, 1, False, 30, 30))
+    assert judgment.verdict is Verdict.FAIL, "all of its 1000 requests failed"
+
+
+def test_a_prometheus_that_is_away_says_nothing() -> None:
+    class Away:
+        def value(self, query: str) -> float | None:
+            raise Unavailable("Prometheus is away.", hint="Wait.")
+
+    judge = CanaryJudge(Observer(Queries.parse(OWN_QUERIES), Away(), Limits()), Away())
+    assert judge(Watched(MODEL, 2, 1, False, 30, 30)) == Judgment(
+        Verdict.NO_DATA, "Prometheus is away. Wait."
+    )
 
 
 # What people and Prometheus are told

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ml_code.gateway.admission import Admission
+from ml_code.gateway.candidate_metrics import CandidateMetrics
+from ml_code.gateway.candidates import Candidates
 from ml_code.gateway.connection import Broken, Connection, Side
 from ml_code.gateway.errors import BackendFailed, Interrupted, Unavailable
 from ml_code.gateway.pool import Pool, Reply
 from ml_code.gateway.repeats import STOP_S, WITHIN_S, Repeats
-from ml_code.gateway.upstream import Tritons
+from ml_code.gateway.settings import GatewaySettings
+from ml_code.gateway.upstream import FRESH_S, Tritons
+from ml_code.triton_deploy.canary import Exposure
 
 T = TypeVar("T")
 
@@ -161,6 +170,8 @@ def test_triton_is_not_read_from_while_a_client_does_not_read() -> None:
     run(test)
 
 
+# An answer that comes in pieces of one byte takes a second.
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 200_000), st.integers(1, 90_000), st.booleans(), st.booleans()), max_size=6
@@ -202,7 +213,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     asked: list[str] = []
     does: dict[str, list[object]] = {}
 
-    async def connect(pool: Pool) -> Connection:
+    async def connect(pool: Pool, idle_s: float) -> Connection:
         asked.append(pool.address[-1])
         steps = does[pool.address[-1]]
         step = steps.pop(0) if steps else OK
@@ -213,6 +224,11 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
             asyncio.get_running_loop().call_soon(connection.connection_lost, None)
         elif step == "waits":
             pass
+        elif step == "breaks off":
+            asyncio.get_running_loop().call_soon(connection.data_received, OK[:-1])
+            asyncio.get_running_loop().call_soon(connection.connection_lost, None)
+        elif step == "ends late":
+            asyncio.get_running_loop().call_later(3 * CANARY_TIMEOUT_S, connection.connection_lost, None)
         else:
             assert isinstance(step, bytes)
             asyncio.get_running_loop().call_soon(connection.data_received, step)
@@ -234,6 +250,8 @@ class Clock:
         return self.now
 
 
+CANARY_TIMEOUT_S = 0.02
+REAL_CONNECTION = Pool._connection
 OK = answer(b"{}")
 GONE = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 13\r\n\r\nunknown model"
 ADDRESSES = ("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3")
@@ -369,5 +387,243 @@ def test_no_server_counts_as_busy_when_its_request_is_over(
                         assert servers.busy >= 1
                     reply.close()
             assert servers.busy == 0
+
+    run(test)
+
+
+# A candidate, on one of them
+
+
+class Canary:
+    """A gateway's candidate 2 of model m that answers everybody, on the second of two Tritons as its record says."""
+
+    def __init__(self, metrics: CandidateMetrics, *, mirrored: bool = False) -> None:
+        self.metrics = metrics
+        share, mirror = (0, 100) if mirrored else (100, 0)
+        self.exposed: Exposure | None = Exposure(
+            "d2", 2, share, mirror, 60, "127.0.0.1:12", ("127.0.0.1:11", "127.0.0.1:12")
+        )
+        self.servers, self.repeats = tritons(count=2)
+        settings = GatewaySettings(
+            repository=Path("/none"),
+            triton_urls=ADDRESSES[:2],
+            canary_timeout_s=CANARY_TIMEOUT_S,
+            request_timeout_s=1,
+        )
+        follower: Any = SimpleNamespace(exposure=lambda model: self.exposed)
+        self.candidates = Candidates(settings, self.servers, follower, Admission(8, 8, 1 << 20), metrics)
+        self.candidates.look("m")
+
+    async def ask(self) -> str:
+        """Ask as a client does; return who was to answer, and whose headers came: the candidate's one is renamed."""
+        exchange: Any = SimpleNamespace(scope={"headers": []})
+        candidate, shadow = self.candidates.of("m", exchange)
+        if candidate is not None:
+            reply = await self.candidates.ask("m", candidate, b"", b"{}")
+        else:
+            reply = await ask(self.servers)
+        with reply:
+            assert reply.status == 200
+            if shadow is not None:
+                self.candidates.mirror("m", shadow, b"", b"{}", reply, 0.1)
+        return "candidate" if candidate else "shadow" if shadow else "live"
+
+    def counted(self, outcome: str) -> float:
+        return sum(
+            sample.value
+            for metric in self.metrics.all
+            for family in metric.collect()
+            for sample in family.samples
+            if sample.name in ("gateway_canary_failures_total", "gateway_shadow_requests_total")
+            and sample.labels == {"model": "m", "version": "2", "outcome": outcome}
+        )
+
+
+@pytest.fixture
+def canary() -> Canary:
+    return Canary(CandidateMetrics())
+
+
+def test_a_candidate_is_asked_on_its_own_triton_only(script: Callable[..., list[str]]) -> None:
+    async def test() -> None:
+        canary = Canary(CandidateMetrics())
+        asked = script(t1=[], t2=[])
+        for _ in range(6):
+            assert await canary.ask() == "candidate"
+        assert set(asked) == {"2"}
+
+    run(test)
+
+
+def test_a_record_that_names_no_triton_leaves_the_candidate_on_all(
+    script: Callable[..., list[str]], canary: Canary
+) -> None:
+    """As a deployer of earlier code writes it."""
+
+    async def test() -> None:
+        assert canary.exposed is not None
+        canary.exposed = replace(canary.exposed, deploy_id="d3", triton="", tritons=())
+        canary.candidates.look("m")
+        asked = script(t1=[], t2=[])
+        for _ in range(6):
+            assert await canary.ask() == "candidate"
+        assert set(asked) == {"1", "2"}
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("step", "outcome"),
+    [
+        ("ends", "ended"),
+        ("breaks off", "ended"),
+        (b"junk", "ended"),
+        (OSError(), "absent"),
+        (GONE, "absent"),
+    ],
+)
+def test_a_candidate_whose_triton_ended_gets_nothing_more_and_live_answers_on_another(
+    script: Callable[..., list[str]],
+    canary: Canary,
+    caplog: pytest.LogCaptureFixture,
+    step: object,
+    outcome: str,
+) -> None:
+    async def test() -> None:
+        asked = script(t1=[], t2=[step])
+        assert await canary.ask() == "candidate"
+        # One that has lost the candidate may have the live version.
+        assert asked == ["2", "1"] or step is GONE
+        assert canary.counted(outcome) == 1
+        assert counted(canary.repeats)["gateway_repeated_requests_total"] == (outcome == "ended")
+        for share in (25, 50):
+            # A later step of the same deployment, which began before anybody saw what had happened.
+            assert canary.exposed is not None
+            canary.exposed = replace(canary.exposed, share_percent=share * 2)
+            canary.candidates.look("m")
+            assert await canary.ask() == "live"
+        assert canary.counted(outcome) == 1
+        canary.exposed = replace(canary.exposed, deploy_id="d3")
+        canary.candidates.look("m")
+        assert await canary.ask() == "candidate", "the next deployment begins anew"
+
+    with caplog.at_level(logging.WARNING, "ml_code.gateway"):
+        run(test)
+    assert caplog.text.count("gets nothing more from this gateway") == 1
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        pytest.param(b"HTTP/1.1 500 Internal\r\nContent-Length: 0\r\n\r\n", id="it fails"),
+        pytest.param(b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nfull", id="its queue is full"),
+        pytest.param("waits", id="it is slow"),
+    ],
+)
+def test_a_candidate_that_fails_or_is_slow_goes_on_and_is_counted(
+    script: Callable[..., list[str]], canary: Canary, refusal: object
+) -> None:
+    async def test() -> None:
+        script(t1=[], t2=[refusal] * 3)
+        canary.servers._pools[1].asked_last()
+        for _ in range(3):
+            assert await canary.ask() == "candidate"
+        assert canary.counted("failed") == 3
+        assert canary.counted("ended") == canary.counted("absent") == 0
+        await canary.candidates.stop()
+        assert canary.servers.busy == 0
+
+    run(test)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_triton_that_ends_after_the_client_was_answered_is_seen(
+    script: Callable[..., list[str]], *, mirrored: bool
+) -> None:
+    """A candidate that hangs before it ends its Triton; and one whose sockets outlive that for a while."""
+
+    async def test() -> None:
+        canary = Canary(CandidateMetrics(), mirrored=mirrored)
+        script(t1=[], t2=["ends late"] * 2)
+        while canary.counted("ended") == 0:
+            await canary.ask()
+            await asyncio.sleep(CANARY_TIMEOUT_S)
+        assert await canary.ask() == "live"
+        await canary.candidates.stop()
+        assert canary.servers.busy == 0
+
+    run(test)
+
+
+def test_a_shadow_whose_triton_ended_gets_nothing_more(script: Callable[..., list[str]]) -> None:
+    async def test() -> None:
+        canary = Canary(CandidateMetrics(), mirrored=True)
+        asked = script(t1=[OK] * 9, t2=["ends"] * 9)
+        canary.servers._pools[1].is_away()
+        assert await canary.ask() == "shadow"
+        await asyncio.sleep(CANARY_TIMEOUT_S)
+        assert asked == ["1", "2"]
+        assert canary.counted("ended") == 1
+        assert await canary.ask() == "live"
+
+    run(test)
+
+
+def test_requests_that_wait_while_the_triton_ends_do_not_meet_it_again(
+    script: Callable[..., list[str]], canary: Canary
+) -> None:
+    async def test() -> None:
+        asked = script(t1=[], t2=["ends"] * 9)
+        exchange: Any = SimpleNamespace(scope={"headers": []})
+        candidate, _ = canary.candidates.of("m", exchange)
+        assert candidate is not None
+        for _ in range(2):
+            (await canary.candidates.ask("m", candidate, b"", b"{}")).close()
+        assert asked.count("2") == 1
+        assert canary.counted("ended") == 1
+
+    run(test)
+
+
+def test_a_candidate_that_can_not_be_placed_is_counted_and_gets_nothing(
+    script: Callable[..., list[str]], canary: Canary, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        script(t1=[], t2=[])
+        assert canary.exposed is not None
+        canary.exposed = replace(canary.exposed, deploy_id="d3", triton="192.0.2.1:8001")
+        assert await canary.ask() == "live", "it was not looked for yet"
+        assert canary.counted("unplaced") == 0
+        for _ in range(3):
+            canary.candidates.look("m")
+            assert await canary.ask() == "live"
+        assert canary.counted("unplaced") == 3
+
+    with caplog.at_level(logging.ERROR, "gateway"):
+        run(test)
+    assert caplog.text.count("Set GATEWAY_TRITON_GRPC_URLS") == 1
+
+
+def test_a_candidate_is_not_asked_on_a_connection_that_was_idle_for_long(
+    script: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A firewall between that has forgotten it resets it: that must not look like a Triton that ended."""
+
+    async def test() -> None:
+        old, wire = connected()
+        pool = Pool("127.0.0.1:1", 1.0)
+        pool._idle.append(old)
+        made: list[int] = []
+
+        async def create(*_: object) -> tuple[None, Connection]:
+            made.append(1)
+            return None, connected()[0]
+
+        loop = SimpleNamespace(create_connection=create)
+        monkeypatch.setattr("ml_code.gateway.pool.asyncio.get_running_loop", lambda: loop)
+        old.idle_since = -FRESH_S
+        assert await REAL_CONNECTION(pool, FRESH_S) is not old
+        assert await REAL_CONNECTION(pool, float("inf")) is old
+        assert (made, wire.aborted) == ([1], False)
 
     run(test)

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import re
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import pytest
+import requests
 
+from ml_code.triton_deploy.bake.canary_judge import CanaryJudge
 from ml_code.triton_deploy.canary import canary_of
+from ml_code.triton_deploy.canary_watch import Verdict, Watched
 from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.errors import VerificationFailed
+from ml_code.triton_deploy.errors import EndedTriton, VerificationFailed
 from ml_code.triton_deploy.intake import DeployRequest
 from ml_code.triton_deploy.names import engine_name
 from ml_code.triton_deploy.records import Canary, State
 from ml_code.triton_deploy.repository import ModelFolder
 from ml_code.triton_deploy.triton import tritons_of
-from tests.support.models import picky
+from stack import Stack
+from tests.support.models import picky, slow
 from tests.support.servers.gateways import Gateway, Releases, Traffic
 from tests.support.servers.prometheus_server import Prometheus
 from tests.support.waiting import eventually
+from tests.support.world import SETTINGS
 
 pytestmark = pytest.mark.integration
 
@@ -30,8 +41,16 @@ V2 = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 
 
 
 @pytest.fixture(scope="module")
-def prometheus(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    targets = {"gateway": [gateway.address]}
+def second_gateway(releases: Releases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with Gateway(tmp_path_factory.mktemp("second-gateway") / "log", releases.environment) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def prometheus(
+    gateway: Gateway, second_gateway: Gateway, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prometheus]:
+    targets = {"gateway": [gateway.address, second_gateway.address]}
     with Prometheus(tmp_path_factory.mktemp("prometheus"), targets) as running:
         yield running
 
@@ -187,14 +206,15 @@ def test_a_candidate_that_is_gone_or_unwatched_costs_no_client_anything(
         assert traffic.seen.versions == {before, version}
         for triton in tritons_of(canaries.settings):
             triton.unload(engine_name(releases.model, version), 30)
-        failed = counted(gateway, "gateway_canary_failures_total", version=version, outcome="failed")
+        absent = {"version": version, "outcome": "absent"}
         eventually(
-            lambda: (
-                counted(gateway, "gateway_canary_failures_total", version=version, outcome="failed")
-                > failed + 10
-            ),
-            "live answers for the candidate",
+            lambda: counted(gateway, "gateway_canary_failures_total", **absent) > 0,
+            "the gateway knows that the candidate is gone",
         )
+        reached = given_to(gateway, version)
+        traffic.ask_more(60)
+        assert given_to(gateway, version) == reached, "it gets nothing more, though its share is in force"
+        assert share(gateway) == (50, 0)
         # Nobody looks at it any more, as when the deployer's machine is gone.
         eventually(lambda: share(gateway) == (0, 0), "the share has ended by itself", 60)
         reached = given_to(gateway, version)
@@ -207,6 +227,166 @@ def test_a_candidate_that_is_gone_or_unwatched_costs_no_client_anything(
     assert releases.live == before
 
 
+class EndsItsTriton:
+    """Kills a Triton that has, or had, a request of one version; runs while the block does.
+
+    Args:
+        stacks: the Tritons.
+        engine: the version's engine.
+    """
+
+    def __init__(self, stacks: list[Stack], engine: str) -> None:
+        self._stacks, self._engine = stacks, engine
+        self.killed: list[str] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        # What the smoke test asked is not counted.
+        self._before = {(stack, stack.pid("triton")): self._had(stack)[0] for stack in self._stacks}
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.02):
+            for stack in self._stacks:
+                with suppress(requests.RequestException, ProcessLookupError):
+                    had, pending = self._had(stack)
+                    if pending or had > self._before.get((stack, stack.pid("triton")), 0):
+                        stack.kill("triton")
+                        self.killed.append(stack.url("triton-grpc"))
+
+    def _had(self, stack: Stack) -> tuple[float, float]:
+        """Requests of the version that have ended, and those that have not."""
+        with requests.Session() as session:
+            session.trust_env = False
+            text = session.get(f"{stack.url('triton-metrics')}/metrics", timeout=5).text
+        sums = []
+        for name in ("nv_inference_request_success", "nv_inference_pending_request_count"):
+            found = re.findall(
+                rf'^{name}{{[^}}]*model="{re.escape(self._engine)}"[^}}]*}} (\S+)$', text, re.M
+            )
+            sums.append(sum(map(float, found)))
+        return sums[0], sums[1]
+
+
+@pytest.mark.parametrize("mirrored", [False, True], ids=["canary", "shadow"])
+def test_a_candidate_that_ends_its_triton_is_stopped_and_costs_one_start(
+    gateway: Gateway, second_gateway: Gateway, releases: Releases, prometheus: Prometheus, *, mirrored: bool
+) -> None:
+    canaries = Canaries(releases, prometheus)
+    before = releases.live
+    asked_for = steps("", shadow=20, step_s=120) if mirrored else steps("20,50", step_s=120)
+    version, request = releases.request(asked_for, slow)
+    gateways = (gateway, second_gateway)
+    counter = "gateway_shadow_requests_total" if mirrored else "gateway_canary_failures_total"
+
+    def ended() -> float:
+        return sum(counted(one, counter, version=version, outcome="ended") for one in gateways)
+
+    deployer = canaries.deployer
+    deployer.snapshot(request)
+    for step in (deployer.materialize, deployer.load, deployer.ready, deployer.smoke):
+        step(request.model, request.deploy_id)
+    with (
+        Traffic(gateway.address, releases.model, per_second=30) as traffic,
+        Traffic(second_gateway.address, releases.model, per_second=30) as others,
+        EndsItsTriton(releases.stacks, engine_name(releases.model, version)) as ending,
+    ):
+        with pytest.raises(EndedTriton) as told:
+            deployer.canary(request.model, request.deploy_id)
+        for stack in releases.stacks:
+            stack.wait_ready("triton")
+        traffic.ask_more(60)
+        others.ask_more(60)
+        deployer.rollback(request.model, request.deploy_id)
+        traffic.ask_more(60)
+    for clients in (traffic, others):
+        clients.assert_unnoticed()
+        # Who kills may come too late for a request, and in time for the next.
+        assert clients.seen.versions <= {before, version}
+    record = canaries.folder().journal.get(request.deploy_id)
+    assert record.canary is not None
+    assert ending.killed == [record.canary.triton], "one start of the one Triton that the record names"
+    assert record.canary.triton in str(told.value)
+    assert ended() >= 1
+    assert record.state is State.ROLLED_BACK
+    assert releases.live == before
+
+
+class Exporter:
+    """Answers a Prometheus with a text; runs while the block does."""
+
+    def __init__(self) -> None:
+        exporter = self
+        self.text = ""
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                # Another job asks for what the deployments' records say.
+                body = exporter.text.encode() if self.path == "/metrics" else b""
+                self.send_response(200)
+                self.send_header("Content-Type", "text/plain; version=0.0.4")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+
+    def set(self, **counts: int) -> None:
+        """Say how often connections ended: ``canary2=1`` of version 2 in a canary, ``shadow2=1`` in a shadow."""
+        names = {"canary": "gateway_canary_failures_total", "shadow": "gateway_shadow_requests_total"}
+        self.text = "".join(
+            f'{names[name[:-1]]}{{model="m",version="{name[-1]}",outcome="ended"}} {count}\n'
+            for name, count in counts.items()
+        )
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def test_one_end_is_seen_however_its_counter_begins_and_an_old_one_is_not(tmp_path: Path) -> None:
+    with Exporter() as gateway_like:
+        gateway_like.set(canary1=1, canary2=0)
+        with Prometheus(tmp_path / "prometheus", {"gateway": [gateway_like.address]}) as running:
+
+            def seen(counter: str, version: int) -> float | None:
+                return running.value(f'{counter}{{model="m", version="{version}", outcome="ended"}}')
+
+            eventually(lambda: seen("gateway_canary_failures_total", 1) == 1, "an end of long ago")
+            time.sleep(6)
+            gateway_like.set(canary1=1, canary2=1, canary3=1, shadow4=1, shadow5=0)
+            eventually(lambda: seen("gateway_shadow_requests_total", 4) == 1, "the ends of now")
+            # That gateway is started again, and counts from 0.
+            gateway_like.set(canary1=1, canary2=1, canary3=1, shadow4=0, shadow5=0)
+            eventually(lambda: seen("gateway_shadow_requests_total", 4) == 0, "the start")
+            judge = CanaryJudge.of(replace(SETTINGS, prometheus_url=running.url))
+            verdicts = {
+                version: judge(Watched("m", version, 9, False, 1, 5)).verdict for version in range(1, 7)
+            }
+    ended = {version for version, verdict in verdicts.items() if verdict is Verdict.ENDED}
+    assert ended == {2, 3, 4}, verdicts
+
+
 def test_a_shadow_is_compared_with_live_and_answers_nobody(gateway: Gateway, releases: Releases) -> None:
     canaries = Canaries(releases)
     before = releases.live
@@ -214,6 +394,7 @@ def test_a_shadow_is_compared_with_live_and_answers_nobody(gateway: Gateway, rel
     deployer = canaries.until_canary(request)
     eventually(lambda: share(gateway) == (0, 100), "the gateway knows the share")
     mirrored = {"version": version, "outcome": "ok"}
+    earlier = counted(gateway, "gateway_shadow_duration_seconds_count", version=before)
     with Traffic(gateway.address, releases.model, per_second=60) as traffic:
         eventually(
             lambda: counted(gateway, "gateway_shadow_requests_total", **mirrored) > 100, "100 were mirrored"
@@ -227,6 +408,6 @@ def test_a_shadow_is_compared_with_live_and_answers_nobody(gateway: Gateway, rel
     # Clients ask y = x * version for x = 1, on every row.
     assert total == pytest.approx(compared * (version - before))
     assert counted(gateway, "gateway_shadow_disagreements_total", version=version) == 0
-    for which in (before, version):
-        assert counted(gateway, "gateway_shadow_duration_seconds_count", version=which) == compared
+    for which, others in ((before, earlier), (version, 0)):
+        assert counted(gateway, "gateway_shadow_duration_seconds_count", version=which) == compared + others
     assert counted(gateway, "gateway_shadow_requests_total", version=version, outcome="failed") == 0
