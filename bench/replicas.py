@@ -164,10 +164,10 @@ class _Over:
     def _copy(self, version: int) -> None:
         """Make the same model under another name, in which no deploy has a part."""
         ours = ModelFolder.at(self._settings.repository_root, self._model).versions
-        bare = ModelFolder.at(self._settings.repository_root, self._bare).versions
-        shutil.copytree(ours.path(version), bare.path(version))
+        bare = ModelFolder.at(self._settings.repository_root, self._bare)
+        shutil.copytree(ours.path(version), bare.versions.path(version))
         manifest = ours.need(version)
         config = model_config.engine_config(
             self._bare, version, Schema.from_dict(manifest.schema), dict(manifest.options)
         )
-        bare.write_engine(version, model_config.to_pbtxt(config))
+        bare.engines.complete(version, model_config.to_pbtxt(config))

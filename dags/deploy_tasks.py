@@ -111,6 +111,8 @@ def deploy_tasks(settings: Settings, promoted_by: str | None = None) -> DeployTa
         promoted_by: id of the task before, whose result has the ``version`` that the alias has to name and the ``reason`` for the
             history; by default whatever the alias names is deployed.
     """
+    # A handful of inferences: each step does them on one Triton, then on the others at once.
+    one_triton_s = 7 * settings.infer_timeout_s
 
     # It may have to load what serves again, when it settles what an abandoned deploy left.
     @task(execution_timeout=limit(settings.alias_wait_s, settings.load_timeout_s))
@@ -123,9 +125,9 @@ def deploy_tasks(settings: Settings, promoted_by: str | None = None) -> DeployTa
         """Stream the artifact into the model repository and check it."""
         run_step("materialize")
 
-    @task(execution_timeout=limit(settings.load_timeout_s))
+    @task(execution_timeout=limit(2 * settings.load_timeout_s, one_triton_s, settings.trial_limit_s))
     def triton_load() -> None:
-        """Load the candidate beside the live version."""
+        """Try the candidate in the staging Triton, then load it beside the live version."""
         run_step("load")
 
     @task(execution_timeout=limit(settings.ready_timeout_s))
@@ -133,14 +135,13 @@ def deploy_tasks(settings: Settings, promoted_by: str | None = None) -> DeployTa
         """Ask every Triton for exactly this version."""
         run_step("ready")
 
-    # A handful of inferences.
-    @task(execution_timeout=limit(10 * settings.infer_timeout_s))
+    @task(execution_timeout=limit(2 * one_triton_s))
     def triton_infer_smoke() -> None:
         """Compare the candidate's answers with the expected ones."""
         run_step("smoke")
 
     # A flip that fails is undone at once; what serves may have to be loaded for that.
-    @task(execution_timeout=limit(settings.infer_timeout_s, settings.load_timeout_s))
+    @task(execution_timeout=limit(2 * one_triton_s, settings.load_timeout_s))
     def commit_current() -> None:
         """Make the candidate live."""
         run_step("commit")

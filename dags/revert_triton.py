@@ -41,12 +41,13 @@ with DAG(
 ) as dag:
 
     @task(
-        # All steps in one; it may load three times: to settle what an abandoned deploy left, what it reverts to, and, if
-        # that fails, what serves.
+        # All steps in one; it may load four times: to settle what an abandoned deploy left, what it reverts to (into one Triton, then
+        # into the rest), and, if that fails, what serves.
         execution_timeout=timedelta(
-            seconds=3 * SETTINGS.load_timeout_s
+            seconds=4 * SETTINGS.load_timeout_s
             + SETTINGS.ready_timeout_s
-            + 10 * SETTINGS.infer_timeout_s
+            + 35 * SETTINGS.infer_timeout_s
+            + SETTINGS.trial_limit_s
             + MARGIN_S
         ),
         retries=2,

@@ -204,7 +204,7 @@ class Collector:
 
     def _serving(self, folder: ModelFolder) -> Serving:
         tritons = tritons_of(self._settings) if self._tritons is None else self._tritons
-        return Serving(folder.model, folder.versions, tritons, self._settings)
+        return Serving(folder, tritons, self._settings)
 
 
 def _inventory(folder: ModelFolder, now: datetime) -> Inventory:
@@ -223,7 +223,7 @@ def _inventory(folder: ModelFolder, now: datetime) -> Inventory:
             version: found(str(version), deploy_id) for version, deploy_id in versions.installed().items()
         },
         quarantined={name: found(name, deploy_id) for name, deploy_id in versions.put_aside().items()},
-        engines=frozenset(versions.engines()),
+        engines=frozenset(folder.engines.versions()),
         deployments=deployments,
         holder=folder.lease.last(now)[0] or "",
     )

@@ -11,11 +11,12 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from .artifacts import ArtifactStore, store_for
 from .canary_watch import CanaryWatch, Judge, nobody
-from .errors import DeployError, IllegalTransition
+from .errors import DeployError, IllegalTransition, Superseded
 from .feedback import Feedback
 from .intake import (
     DeployRequest,
@@ -29,14 +30,16 @@ from .intake import (
 from .materialize import Materializer, refuse_quarantined
 from .names import check_alias, check_deploy_id, check_model
 from .plan import Plan, plan_deploy, plan_revert, plan_rollback
-from .records import Deployment, Pinned, Release, State
+from .records import Deployment, Pinned, Release, State, utc_text
 from .registry import MlflowRegistry, Registry, wait_for_alias
-from .repository import ModelFolder
+from .repository import Manifest, ModelFolder
+from .room import require_room
 from .serving import Serving
 from .settings import Settings
 from .settlement import Settlement
+from .staging import Staging
 from .step import Step
-from .triton import Triton, tritons_of
+from .triton import Triton, staging_of, tritons_of
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +60,7 @@ class Deployer:
         feedback: tells the registry how a deployment ended; MLflow by default.
         judge: says how a candidate does on the clients' requests; Prometheus by default.
         sleep: waits so many seconds between two looks at a canary.
+        staging: the staging Triton; by default that of the settings, if they name one.
     """
 
     def __init__(
@@ -71,8 +75,10 @@ class Deployer:
         feedback: Feedback | None = None,
         judge: Judge | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        staging: Triton | None = None,
     ) -> None:
         self._settings = settings
+        self._staging = staging
         self._judge = judge
         self._sleep = sleep
         self._feedback = feedback or Feedback(settings)
@@ -197,17 +203,30 @@ class Deployer:
         return step.record
 
     def load(self, model: str, deploy_id: str) -> Deployment:
-        """Load the candidate into every Triton, beside the live version.
+        """Try the candidate in the staging Triton, where there is one, then load it into every Triton beside the live version.
 
         Raises:
-            ArtifactRejected: Triton can't load it.
+            EndedTriton: the candidate ended a Triton.
+            ArtifactRejected, VerificationFailed: a Triton can't load it, or the staging Triton can't serve it.
+            NoRoom: the Tritons' memory would not hold it.
             Unavailable: a Triton did not load it in time, or does not answer.
         """
         with self._step("load", State.LOADED, model, deploy_id) as step:
             if step.due:
                 manifest = step.folder.versions.need(step.record.version)
-                step.serving.load_candidate(manifest, fresh=manifest.deploy_id == deploy_id)
-                step.reached()
+                require_room(self._settings, manifest.version, step.folder)
+                self._try_in_staging(step, manifest)
+                try:
+                    step.serving.load_candidate(
+                        manifest,
+                        deploy_id,
+                        fresh=manifest.deploy_id == deploy_id,
+                        first=lambda url: step.note(given={url: utc_text(self._clock())}),
+                        then=step.keep_lease,
+                    )
+                    step.reached()
+                finally:
+                    step.settlement.give_back(step.record)
         return step.record
 
     def ready(self, model: str, deploy_id: str) -> Deployment:
@@ -286,10 +305,13 @@ class Deployer:
                 if step.record.state in (State.VERIFIED, State.TRIED):
                     step.reached(State.SWITCHING)
                 serving = step.serving
-                step.unanswered = serving.unanswered
+                step.unanswered, step.ended = serving.unanswered, serving.ended
                 try:
-                    away = serving.switch_to(step.folder.versions.need(step.record.version))
+                    manifest = step.folder.versions.need(step.record.version)
+                    away = serving.switch_to(manifest)
                     step.keep_lease()
+                    # Before the decision, which may be finished by code that does not know an engine that is not complete.
+                    serving.complete_engine(manifest)
                     unanswered = dict(serving.unanswered)
                     step.reached(State.COMMITTING, away=dict(away), unanswered=unanswered)
                 except BaseException:
@@ -331,6 +353,24 @@ class Deployer:
 
     # What the steps are made of
 
+    def _try_in_staging(self, step: Step, manifest: Manifest) -> None:
+        """Try a candidate that clients have not had before, or not lately: a warm version is loaded, and is asked of nobody."""
+        if self._staging is None:
+            self._staging = staging_of(self._settings)
+        live = step.folder.releases.latest()
+        if self._staging is None or (live and manifest.version in live.loaded_versions):
+            return
+        # What was live before may be needed at once, because what is live now is bad.
+        released = manifest.deploy_id != step.record.deploy_id
+        settings = replace(self._settings, staging="optional") if released else self._settings
+        Staging(self._staging, step.folder, settings, self._clock).try_out(
+            manifest,
+            step.record.deploy_id,
+            step.keep_lease,
+            lambda facts: step.note(staging=facts),
+            step.record.staging,
+        )
+
     def _the_registry(self) -> Registry:
         return self._registry or MlflowRegistry(self._settings)
 
@@ -354,7 +394,7 @@ class Deployer:
     def _serving(self, folder: ModelFolder) -> Serving:
         if self._tritons is None:
             self._tritons = tritons_of(self._settings)
-        return Serving(folder.model, folder.versions, self._tritons, self._settings)
+        return Serving(folder, self._tritons, self._settings)
 
     def _through(self, steps: Sequence[StepCall], model: str, deploy_id: str) -> Deployment:
         try:
@@ -413,7 +453,13 @@ class Deployer:
         try:
             yield step
         except BaseException as error:
-            step.failed(name, error)
+            superseded = step.failed(name, error)
+            if (
+                superseded is not None
+                and isinstance(error, DeployError)
+                and not isinstance(error, Superseded)
+            ):
+                raise superseded from error
             raise
         if not step.due:
             took_s = time.perf_counter() - started

@@ -15,6 +15,8 @@ class DeployError(Exception):
     Args:
         message: what happened, in a sentence.
         hint: what the reader can do about it.
+
+    Names that others chose come in both. What would move a terminal's cursor or begin a line in a log is escaped.
     """
 
     kind: ClassVar[str] = "error"
@@ -27,12 +29,20 @@ class DeployError(Exception):
     """Whether the model itself is at fault; such an artifact is refused until it is forced."""
 
     def __init__(self, message: str, *, hint: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = _printable(message)
+        self.hint = _printable(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}"
+
+
+def _printable(text: str) -> str:
+    # A line break is where the text of somebody else went on, and is no reason for an ugly escape.
+    return "".join(
+        " " if character in "\r\n\t" else character if character.isprintable() else ascii(character)[1:-1]
+        for character in text
+    )
 
 
 class InvalidInput(DeployError):
@@ -89,6 +99,28 @@ class VerificationFailed(DeployError):
     kind, exit_code, blames_artifact = "verification_failed", 4, True
 
 
+class AnsweredLate(VerificationFailed):
+    """The candidate answers rightly and too slowly. A busy machine looks the same, so nobody is blamed: deploy again, or look."""
+
+    kind, blames_artifact = "answered_late", False
+
+
+class EndedTriton(DeployError):
+    """A Triton ended while it had the candidate. The model's owner acts, or an operator who restarted that Triton by hand.
+
+    Args:
+        message: see DeployError.
+        hint: see DeployError.
+        suspect: whether it was seen once only, so that a restart by hand can't be told from it.
+    """
+
+    kind, exit_code, blames_artifact = "ended_triton", 4, True
+
+    def __init__(self, message: str, *, hint: str, suspect: bool = True) -> None:
+        super().__init__(message, hint=hint)
+        self.suspect = suspect
+
+
 class BakeFailed(DeployError):
     """A release was bad on live traffic, and was taken back if something was live before. The model's owner acts."""
 
@@ -113,10 +145,28 @@ class FlipUnanswered(Unavailable):
     kind = "flip_unanswered"
 
 
+class Unclassified(Unavailable):
+    """What Triton said is not known. Nobody is blamed, unless another Triton says the same. Try again; the operator looks."""
+
+    kind = "unclassified"
+
+
 class StorageFailed(DeployError):
     """The model repository's file system is full, read-only or not writable by this user. The operator acts."""
 
     kind, exit_code = "storage", 5
+
+
+class TritonsDiffer(DeployError):
+    """One Triton refused what another one took, or answers otherwise: the Triton is at fault. The operator acts."""
+
+    kind, exit_code = "tritons_differ", 5
+
+
+class NoRoom(DeployError):
+    """The Tritons' memory would not hold the candidate beside what they serve. The operator acts."""
+
+    kind, exit_code = "no_room", 5
 
 
 class LeaseHeld(DeployError):

@@ -93,7 +93,7 @@ def inspect(model_file: Path, *, max_opset: int, max_ir_version: int) -> Schema:
         max_ir_version: highest IR version that the runtime takes.
 
     Raises:
-        ArtifactRejected: the model is junk, truncated, unsafe, too new, or has tensors that Triton can't serve.
+        ArtifactRejected: the model is junk, truncated, unsafe, too new, has tensors that Triton can't serve, or would end it.
         StorageFailed: a file can't be read.
     """
     import onnx
@@ -127,10 +127,26 @@ def inspect(model_file: Path, *, max_opset: int, max_ir_version: int) -> Schema:
             hint="Export the model again and check it with onnx.checker.",
         ) from error
     constants = {initializer.name for initializer in model.graph.initializer}
-    return Schema(
+    schema = Schema(
         tuple(_tensor(value) for value in model.graph.input if value.name not in constants),
         tuple(_tensor(value) for value in model.graph.output),
     )
+    _refuse_killers(schema)
+    return schema
+
+
+def _refuse_killers(schema: Schema) -> None:
+    """Refuse what is valid ONNX and ends Triton.
+
+    Clients call an ensemble, whose tensors have the names of the model's. One that is its input and its output is never answered, and
+    Triton 2.51 ends by SIGSEGV with clients waiting for it.
+    """
+    both = sorted({tensor.name for tensor in schema.inputs} & {tensor.name for tensor in schema.outputs})
+    if both:
+        raise ArtifactRejected(
+            f"{', '.join(map(repr, both))} is an input of the model and an output of it as well: Triton would never answer, and may end.",
+            hint="Put an Identity node between the two, so that the output has a name of its own, and log the model again.",
+        )
 
 
 def _parse(model_file: Path) -> onnx.ModelProto:

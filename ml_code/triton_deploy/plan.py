@@ -259,7 +259,12 @@ def _plan_of_pinned(
         if copied
         else "copy nothing: its files are here"
     )
-    draft.does.append(f"{what}; load and check version {pinned.version} beside what serves")
+    tried = (
+        f"try version {pinned.version} in the staging Triton at {settings.staging_grpc_url}, then "
+        if settings.staging_grpc_url
+        else ""
+    )
+    draft.does.append(f"{what}; {tried}load and check version {pinned.version} beside what serves")
     if record.canary is not None and live is not None:
         steps = ", ".join(map(str, steps_of(record.canary)))
         draft.does.append(f"watch {record.canary.step_s / 60:g} minutes each: {steps}")

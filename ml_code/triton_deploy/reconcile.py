@@ -7,16 +7,17 @@ Triton for all of them. What it does is what a restarted Triton, a load that fin
 from __future__ import annotations
 
 import logging
+import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 
 from .errors import DeployError, LeaseHeld
 from .feedback import ALIAS_DRIFT, Feedback, Notice
 from .names import engine_name
-from .records import ReconcileNote, Release, utc_text
+from .records import Deployment, ReconcileNote, Release, State, utc_text
 from .repository import Manifest, ModelFolder, models_in
 from .serving import Serving
 from .settings import Settings
@@ -28,6 +29,10 @@ log = logging.getLogger(__name__)
 
 LEASE_S = 60.0
 """How long a reconcile that went silent keeps others away, besides the deadline of a load; seconds."""
+
+
+SETTLE_S = 2.0
+"""How long a Triton may take for what it has just been told, before it is taken for one that hangs; seconds."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class Reconciled:
         problems: what could not be, and needs a person.
         under_way: the deployment because of which nothing was looked at, or empty.
         notices: what is worth knowing and harms nothing that serves.
+        stuck: what Triton neither serves nor lets go: see ReconcileNote.
     """
 
     model: str
@@ -57,6 +63,7 @@ class Reconciled:
     problems: tuple[str, ...]
     under_way: str = ""
     notices: tuple[Notice, ...] = ()
+    stuck: Mapping[str, str] = field(default_factory=dict)
 
 
 class Reconciler:
@@ -126,7 +133,7 @@ class Reconciler:
 
     def _run(self, model: str, survey: Survey, *, deep: bool, dry_run: bool) -> Reconciled:
         folder = ModelFolder.at(self._settings.repository_root, model)
-        serving = Serving(model, folder.versions, self._tritons, self._settings)
+        serving = Serving(folder, self._tritons, self._settings)
         settlement = Settlement(
             folder,
             lambda: serving,
@@ -140,7 +147,13 @@ class Reconciler:
         holder, in_force = folder.lease.last(self._clock())
         record = folder.journal.find(holder) if holder else None
         if in_force and (record is None or not record.finished):
-            return self._report(folder, [], [], under_way=str(holder))
+            if record is None or not self._is_emergency(record, folder, survey):
+                return self._report(folder, [], [], under_way=str(holder))
+            log.error(
+                "%s: no Triton answers while deployment %s is under way: rolling it back", model, holder
+            )
+            if not dry_run:
+                settlement.give_up(record)
         if holder is not None:
             done.append(f"settle the abandoned deployment {holder}")
             if not dry_run:
@@ -151,13 +164,15 @@ class Reconciler:
                     return self._report(folder, [], [f"deployment {holder} can't be settled yet: {error}"])
         done += self._trash(folder, dry_run, problems)
         unseen: list[str] = []
+        stuck: dict[str, str] = {}
 
         def look_again() -> Iterator[Repair]:
             survey.forget()
             unseen.clear()
-            return self._repairs(settlement, serving, survey, unseen)
+            stuck.clear()
+            return self._repairs(settlement, serving, survey, unseen, stuck)
 
-        repairs = list(self._repairs(settlement, serving, survey, unseen))
+        repairs = list(self._repairs(settlement, serving, survey, unseen, stuck))
         if repairs:
             # It was seen for all models at once, and a deploy of this one may have ended since.
             repairs = list(look_again())
@@ -166,24 +181,45 @@ class Reconciler:
                 settlement.take_lease(me, self._lease_s)
             except LeaseHeld:
                 return self._report(folder, [], [], under_way="a deployment that has just begun")
-            try:
-                # And again, now that no other can begin.
-                keep_lease = partial(self._keep_lease, folder, me)
-                repairs = list(self._apply(look_again(), settlement, problems, keep_lease))
-                remaining = {repair.what for repair in look_again()}
-            finally:
-                survey.forget()
-                folder.lease.release(me)
-            problems += [f"{repair.what}: it is not so yet" for repair in repairs if repair.what in remaining]
-            repairs = [repair for repair in repairs if repair.what not in remaining]
-        problems += unseen
+            repairs = self._repair(settlement, look_again, me, problems)
+            survey.forget()
+        stuck = self._still(stuck, folder, survey)
+        problems += [*unseen, *map(_hangs, stuck.items())]
         problems += self._damaged(folder, folder.releases.latest(), deep)
         done += [repair.what for repair in repairs]
         told, notices = self._feedback.settle(folder, dry_run=dry_run)
         if self._settings.alias_drift == "problem":
             problems += [notice.text for notice in notices if notice.kind == ALIAS_DRIFT]
             notices = [notice for notice in notices if notice.kind != ALIAS_DRIFT]
-        return self._report(folder, [*done, *told], problems, notices=notices)
+        return replace(self._report(folder, [*done, *told], problems, notices=notices), stuck=stuck)
+
+    def _repair(
+        self, settlement: Settlement, look: Callable[[], Iterator[Repair]], me: str, problems: list[str]
+    ) -> list[Repair]:
+        """Put everything right under the lease, and give it back; returns what was, and notes what was not."""
+        folder = settlement.folder
+        try:
+            # Looked at again, now that no other can begin.
+            repairs = list(self._apply(look(), settlement, problems, partial(self._keep_lease, folder, me)))
+            remaining = {repair.what for repair in look()}
+        finally:
+            folder.lease.release(me)
+        problems += [f"{repair.what}: it is not so yet" for repair in repairs if repair.what in remaining]
+        return [repair for repair in repairs if repair.what not in remaining]
+
+    def _is_emergency(self, record: Deployment, folder: ModelFolder, survey: Survey) -> bool:
+        """Whether clients get nothing while a candidate is loaded or tried, so that its lease does not count."""
+        live = folder.releases.latest()
+        if live is None or record.state not in (State.MATERIALIZED, State.LOADED, State.READY):
+            return False
+        survey.forget()
+        for triton in self._tritons:
+            try:
+                if live.active_version in survey.loaded(triton, folder.model).get(folder.model, ()):
+                    return False
+            except DeployError as error:
+                log.warning("%s", error)
+        return True
 
     def _run_or_tell(self, model: str, survey: Survey, *, deep: bool, dry_run: bool) -> Reconciled:
         try:
@@ -201,6 +237,7 @@ class Reconciler:
             problems=result.problems,
             notices={notice.kind: notice.text for notice in result.notices},
             under_way=result.under_way,
+            stuck=result.stuck,
         )
         try:
             folder = ModelFolder.at(self._settings.repository_root, result.model)
@@ -266,13 +303,20 @@ class Reconciler:
                 return
 
     def _repairs(
-        self, settlement: Settlement, serving: Serving, survey: Survey, unseen: list[str]
+        self,
+        settlement: Settlement,
+        serving: Serving,
+        survey: Survey,
+        unseen: list[str],
+        stuck: dict[str, str],
     ) -> Iterator[Repair]:
         """Yield what is wrong, in the order in which it has to be put right: files first, then every Triton.
 
-        ``unseen`` gets why a Triton can't be looked at.
+        ``unseen`` gets why a Triton can't be looked at, ``stuck`` what one neither serves nor lets go.
         """
         folder = settlement.folder
+        seen = list(self._seen(folder, survey, unseen))
+        kept = self._hanging(folder, survey, [triton for triton, _ in seen], stuck)
         for path in folder.removals.undecided():
             # First of all: it may be what is live, taken by a gc that was stopped, lost its lease and died.
             yield Repair(f"put {path.name} back", partial(folder.removals.settle, path))
@@ -283,27 +327,56 @@ class Reconciler:
                 # Reported as damage. Triton may still serve it from memory: nothing is touched.
                 return
             yield from self._derived_files(folder, serving, settlement, live, manifest)
-        engines = survey.engines(folder.model)
-        for version in engines if live is None else sorted(set(engines) - set(live.loaded_versions)):
-            yield Repair(
-                f"remove the engine of version {version}", partial(folder.versions.remove_engine, version)
-            )
+        engines = sorted({*survey.engines(folder.model), *folder.engines.configured()})
+        # Triton lists only what has a folder: that of an engine that hangs stays, so that it is seen.
+        for version in sorted(set(engines) - set(live.loaded_versions if live else ()) - kept):
+            yield Repair(f"remove the engine of version {version}", partial(folder.engines.remove, version))
         for deploy_id in folder.versions.stages():
             yield Repair(
                 f"remove what deployment {deploy_id} had staged",
                 partial(folder.versions.discard_stage, deploy_id),
             )
-        for path in folder.versions.temporaries(engines):
+        for path in folder.versions.temporaries(
+            [path for version in engines for path in folder.engines.folders(version)]
+        ):
             yield Repair(
                 f"remove the unfinished file {path.name}", partial(folder.versions.remove_temporary, path)
             )
+        for triton, loaded in seen:
+            yield from self._on_triton(settlement, live, triton, loaded)
+
+    def _seen(
+        self, folder: ModelFolder, survey: Survey, unseen: list[str]
+    ) -> Iterator[tuple[Triton, Loaded]]:
+        """Yield each Triton that answers with what it has loaded, and note why the others do not."""
         for triton in self._tritons:
             try:
-                loaded = survey.loaded(triton, folder.model)
+                yield triton, survey.loaded(triton, folder.model)
             except DeployError as error:
                 unseen.append(str(error))
-                continue
-            yield from self._on_triton(settlement, live, triton, loaded)
+
+    def _hanging(
+        self, folder: ModelFolder, survey: Survey, tritons: Sequence[Triton], stuck: dict[str, str]
+    ) -> set[int]:
+        """Note what hangs on which Triton; returns the versions whose engines are among it."""
+        prefix = engine_name(folder.model, 0).removesuffix("0")
+        versions = set()
+        for triton in tritons:
+            for name, state in survey.stuck(triton, folder.model).items():
+                stuck[f"{name} on {triton.url}"] = state
+                if name.removeprefix(prefix).isdigit():
+                    versions.add(int(name.removeprefix(prefix)))
+        return versions
+
+    def _still(self, stuck: Mapping[str, str], folder: ModelFolder, survey: Survey) -> dict[str, str]:
+        """Return what hangs a moment later as well: what a Triton has just been told goes through the same states."""
+        if not stuck:
+            return {}
+        time.sleep(SETTLE_S)
+        survey.forget()
+        later: dict[str, str] = {}
+        self._hanging(folder, survey, [triton for triton, _ in self._seen(folder, survey, [])], later)
+        return {what: state for what, state in later.items() if what in stuck}
 
     def _derived_files(
         self, folder: ModelFolder, serving: Serving, settlement: Settlement, live: Release, manifest: Manifest
@@ -314,8 +387,10 @@ class Reconciler:
             yield Repair("rewrite the switch's config.pbtxt", settlement.project)
         for version in live.loaded_versions:
             kept = folder.versions.manifest(version)
-            if kept is not None and not folder.versions.engine_is_whole(version):
-                yield Repair(f"rebuild the engine of version {version}", partial(serving.write_engine, kept))
+            if kept is not None and not folder.engines.is_whole(version):
+                yield Repair(
+                    f"rebuild the engine of version {version}", partial(serving.complete_engine, kept)
+                )
 
     def _on_triton(
         self, settlement: Settlement, live: Release | None, triton: Triton, loaded: Loaded
@@ -362,3 +437,10 @@ class Reconciler:
         for version in live.loaded_versions if live else ():
             for what in folder.versions.damage(version, deep):
                 yield f"version {version}: {what}. Restore it from a backup, or deploy another version."
+
+
+def _hangs(found: tuple[str, str]) -> str:
+    what, state = found
+    return (
+        f"{what} is {state}, and no deployment is under way: it computes there, or hangs. Restart that Triton"
+    )

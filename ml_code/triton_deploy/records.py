@@ -6,7 +6,7 @@ Pure rules: standard library only, no I/O, time is an argument. All times are UT
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -105,6 +105,7 @@ class Failure:
         error: what the user was told.
         at_utc: when.
         blames_artifact: whether the model itself is at fault.
+        suspect: it is blamed on suspicion: a Triton ended while it had the model, and a restart by hand looks the same.
     """
 
     step: str
@@ -112,6 +113,7 @@ class Failure:
     error: str
     at_utc: str
     blames_artifact: bool = False
+    suspect: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +130,9 @@ class Canary:
         since_utc: when the step began.
         until_utc: when both shares end unless somebody prolongs them, who goes on watching.
         judgment: what was last seen of the step: ``verdict``, ``why``, and the figures.
+        triton: gRPC address of the one Triton on which the candidate meets clients; empty before that, and in records of
+            earlier code: there it is any of them.
+        tritons: gRPC addresses of all that serve, in the deployer's order: a gateway knows them by other addresses.
     """
 
     shares_percent: tuple[int, ...]
@@ -139,6 +144,16 @@ class Canary:
     since_utc: str = ""
     until_utc: str = ""
     judgment: Mapping[str, Any] = field(default_factory=dict)
+    triton: str = ""
+    tritons: tuple[str, ...] = ()
+
+
+ADDED: Mapping[str, tuple[str, ...]] = {
+    "canary": ("triton", "tritons"),
+    "failure": ("suspect",),
+}
+"""Fields that a part of a deployment got later. They are written beside the part, as ``<part>_added``: earlier code can't read a
+part that has a field which it does not know."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,10 +172,13 @@ class Deployment:
         allow_schema_change: breaking changes of inputs and outputs are accepted.
         force: a quarantined digest is accepted.
         digest: digest of the artifact, once materialized.
+        staging: what came of the trial in the staging Triton (see staging.Staging.try_out); empty without one.
+        given: when the candidate was given to the Triton that met it first, by that one's address.
         smoke: what the smoke test measured (see serving.Serving.smoke).
         canary: what of the clients' traffic it gets before the commit, if that was asked for.
         away: why a Triton was passed over when the others were flipped, by its address.
         unanswered: flips that got no answer and may still arrive: when, by the Triton's address.
+        ended: Tritons that ended while they had the candidate: when, by the Triton's address.
         failure: the last failure, if any.
         quarantine: name of the quarantined directory, if something was put aside.
         times_utc: when each state was reached.
@@ -177,10 +195,13 @@ class Deployment:
     allow_schema_change: bool = False
     force: bool = False
     digest: str = ""
+    staging: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[str, str] = field(default_factory=dict)
     smoke: Mapping[str, Any] = field(default_factory=dict)
     canary: Canary | None = None
     away: Mapping[str, str] = field(default_factory=dict)
     unanswered: Mapping[str, str] = field(default_factory=dict)
+    ended: Mapping[str, str] = field(default_factory=dict)
     failure: Failure | None = None
     quarantine: str = ""
     times_utc: Mapping[str, str] = field(default_factory=dict)
@@ -221,13 +242,16 @@ class Deployment:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Read a record back; raises ValueError when ``text`` is not one."""
-        data = _object(text, cls)
+        data = _object(text, cls, also=[f"{part}_added" for part in ADDED])
+        added: dict[str, Any] = {part: data.pop(f"{part}_added", {}) for part in ADDED}
         data["state"] = State(data["state"])
-        data["pinned"] = Pinned(**data["pinned"])
-        data["failure"] = Failure(**data["failure"]) if data.get("failure") else None
+        data["pinned"] = Pinned(**_known(data["pinned"], Pinned))
+        if data.get("failure"):
+            data["failure"] = Failure(**_known(data["failure"] | added["failure"], Failure))
         if data.get("canary"):
-            canary = data["canary"]
-            data["canary"] = Canary(**{**canary, "shares_percent": tuple(canary["shares_percent"])})
+            canary = _known(data["canary"] | added["canary"], Canary)
+            canary |= {name: tuple(canary[name]) for name in ("shares_percent", "tritons") if name in canary}
+            data["canary"] = Canary(**canary)
         return cls(**data)
 
 
@@ -344,6 +368,7 @@ class ReconcileNote:
         problems: what could not be.
         notices: what is worth knowing, by its kind.
         under_way: the deployment because of which nothing was looked at, or empty.
+        stuck: engines that Triton neither serves nor lets go, by ``<engine> on <address>``: what Triton says of each.
     """
 
     at_utc: str
@@ -351,6 +376,7 @@ class ReconcileNote:
     problems: tuple[str, ...] = ()
     notices: Mapping[str, str] = field(default_factory=dict)
     under_way: str = ""
+    stuck: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -412,7 +438,11 @@ def next_release(record: Deployment, previous: Release | None, now: datetime, ke
 
 def to_json(record: Deployment | Release | Failure | Bake | ReconcileNote) -> str:
     """Return a record as the text that its file holds."""
-    return json.dumps(asdict(record), indent=2) + "\n"
+    data = asdict(record)
+    for part, names in ADDED.items():
+        if data.get(part):
+            data[f"{part}_added"] = {name: data[part].pop(name) for name in names}
+    return json.dumps(data, indent=2) + "\n"
 
 
 def utc_text(moment: datetime) -> str:
@@ -420,8 +450,8 @@ def utc_text(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _object(text: str, cls: type[Any]) -> dict[str, Any]:
-    """Decode a JSON object and keep the fields that ``cls`` knows: a newer writer may have added some."""
+def _object(text: str, cls: type[Any], also: Sequence[str] = ()) -> dict[str, Any]:
+    """Decode a JSON object and keep the fields that ``cls`` knows, and those in ``also``: a newer writer may have added some."""
     data = json.loads(text)
     if not isinstance(data, dict):
         raise ValueError(f"a JSON object was expected, not {type(data).__name__}")
@@ -429,4 +459,8 @@ def _object(text: str, cls: type[Any]) -> dict[str, Any]:
     missing = sorted(required - data.keys())
     if missing:
         raise ValueError(f"fields are missing: {', '.join(missing)}")
+    return _known(data, cls) | {name: data[name] for name in also if name in data}
+
+
+def _known(data: Mapping[str, Any], cls: type[Any]) -> dict[str, Any]:
     return {f.name: data[f.name] for f in fields(cls) if f.name in data}

@@ -16,6 +16,8 @@ from .names import check_model
 
 DNS_PREFIX = "dns:///"
 """Begins an endpoint that stands for every address of a name, as in gRPC's own naming."""
+MIN_REFERENCE_BYTES = 512 << 20
+"""With less address space ONNX Runtime does not start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,26 @@ class Settings(FromEnvironment):
         "TRITON_DEPLOY_QUORUM",
         "all",
         "How many of them have to take part in a deploy: `all`, `majority` or a number. The others are brought along by `reconcile`.",
+    )
+    staging_grpc_url: str = setting(
+        "TRITON_DEPLOY_STAGING_GRPC_URL",
+        "",
+        "gRPC endpoint (`host:port`) of one more Triton on that repository, which serves nobody: a candidate is tried there first. Empty: there is none.",
+    )
+    staging: str = setting(
+        "TRITON_DEPLOY_STAGING",
+        "required",
+        "What a deploy does when the staging Triton can't be reached: `required` fails, to be repeated; `optional` goes on, and its record says so.",
+    )
+    staging_wait_s: float = setting(
+        "TRITON_DEPLOY_STAGING_WAIT_S",
+        600.0,
+        "How long to wait while another deploy uses the staging Triton, seconds.",
+    )
+    triton_memory_bytes: int = setting(
+        "TRITON_DEPLOY_TRITON_MEMORY_BYTES",
+        0,
+        "Memory of one Triton for models, bytes: a candidate that would not fit beside the loaded versions (1.2 times their files) is refused before its load; 0 compares nothing.",
     )
     default_model: str = setting(
         "TRITON_DEPLOY_MODEL", "best_model", "Model that the DAG deploys when its form names no other."
@@ -138,6 +160,21 @@ class Settings(FromEnvironment):
         "TRITON_DEPLOY_SMOKE_ATOL",
         1e-5,
         "Absolute tolerance of the smoke test, unless the golden file has its own.",
+    )
+    require_golden: str = setting(
+        "TRITON_DEPLOY_REQUIRE_GOLDEN",
+        "no",
+        "`yes` refuses versions that were logged without `triton/golden.json`, and the deployer runs no model; `no` runs those in a process with the following limits.",
+    )
+    reference_timeout_s: float = setting(
+        "TRITON_DEPLOY_REFERENCE_TIMEOUT_S",
+        60.0,
+        "Longest that a model logged without golden inputs may take to load and answer in its process, seconds; far below the lease.",
+    )
+    reference_memory_bytes: int = setting(
+        "TRITON_DEPLOY_REFERENCE_MEMORY_BYTES",
+        4 << 30,
+        "Address space of a process in which the deployer or the gate runs a model, bytes; ONNX Runtime alone takes 0.3 GB of it.",
     )
     notify_url: str = setting(
         "TRITON_DEPLOY_NOTIFY_URL",
@@ -312,6 +349,14 @@ class Settings(FromEnvironment):
         return self.repository
 
     @property
+    def trial_limit_s(self) -> float:
+        """Longest that a trial in the staging Triton may take, seconds: two tries, with a wait until it is back; 0 without one."""
+        if not self.staging_grpc_url:
+            return 0.0
+        try_s = self.load_timeout_s + self.ready_timeout_s + 24 * self.infer_timeout_s
+        return self.staging_wait_s + 2 * try_s + self.load_timeout_s
+
+    @property
     def tracking_url(self) -> str:
         """MLflow's base URL without a trailing slash; raises Misconfigured when it is not set."""
         if not self.mlflow_tracking_uri:
@@ -344,11 +389,18 @@ class Settings(FromEnvironment):
                 f"TRITON_DEPLOY_QUORUM={self.quorum!r} is neither 'all', 'majority' nor a number of 1 or more.",
                 hint="Unset it for the default, all.",
             )
-        if self.alias_drift not in ("notice", "problem"):
-            raise Misconfigured(
-                f"TRITON_DEPLOY_ALIAS_DRIFT={self.alias_drift!r} is neither 'notice' nor 'problem'.",
-                hint="Unset it for the default, notice.",
-            )
+        for variable, choice, default, other in (
+            ("TRITON_DEPLOY_STAGING", self.staging, "required", "optional"),
+            ("TRITON_DEPLOY_ALIAS_DRIFT", self.alias_drift, "notice", "problem"),
+            ("TRITON_DEPLOY_NOTIFY_FORMAT", self.notify_format, "slack", "json"),
+        ):
+            if choice not in (default, other):
+                raise Misconfigured(
+                    f"{variable}={choice!r} is neither {default!r} nor {other!r}.",
+                    hint=f"Unset it for the default, {default}.",
+                )
+        self._check_staging()
+        self._check_reference()
         if not 10 <= self.canary_silence_s <= 600:
             raise Misconfigured(
                 f"TRITON_DEPLOY_CANARY_SILENCE_S={self.canary_silence_s:g} is not 10 to 600.",
@@ -360,11 +412,6 @@ class Settings(FromEnvironment):
                 "TRITON_DEPLOY_NOTIFY_URL is not an http:// or https:// URL.",
                 hint="Write it with its scheme.",
             )
-        if self.notify_format not in ("slack", "json"):
-            raise Misconfigured(
-                f"TRITON_DEPLOY_NOTIFY_FORMAT={self.notify_format!r} is neither 'slack' nor 'json'.",
-                hint="Unset it for the default, slack.",
-            )
         self._check_bake()
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", self.feedback_prefix):
             raise Misconfigured(
@@ -372,12 +419,42 @@ class Settings(FromEnvironment):
                 hint="Use letters, digits, '_', '.' or '-', or 'off'.",
             )
         for url in self.triton_grpc_urls:
-            host, _, port = url.removeprefix(DNS_PREFIX).rpartition(":")
-            if "/" in host or not host or not port.isdigit():
+            if not _is_address(url.removeprefix(DNS_PREFIX)):
                 raise Misconfigured(
                     f"TRITON_DEPLOY_GRPC_URLS has {url!r}, which is not host:port.",
                     hint=f"Use Triton's gRPC port (8001 by default), without a scheme, or {DNS_PREFIX}name:port.",
                 )
+
+    def _check_staging(self) -> None:
+        if not self.staging_grpc_url:
+            return
+        if not _is_address(self.staging_grpc_url):
+            raise Misconfigured(
+                f"TRITON_DEPLOY_STAGING_GRPC_URL={self.staging_grpc_url!r} is not host:port.",
+                hint="Use the gRPC port of the staging Triton (8001 by default), without a scheme. There is one of it.",
+            )
+        if self.staging_grpc_url in self.triton_grpc_urls:
+            raise Misconfigured(
+                f"TRITON_DEPLOY_STAGING_GRPC_URL={self.staging_grpc_url!r} is one of TRITON_DEPLOY_GRPC_URLS.",
+                hint="A candidate is tried where nobody is served: start one more Triton, without --load-model, and name that.",
+            )
+
+    def _check_reference(self) -> None:
+        if self.require_golden not in ("no", "yes"):
+            raise Misconfigured(
+                f"TRITON_DEPLOY_REQUIRE_GOLDEN={self.require_golden!r} is neither 'no' nor 'yes'.",
+                hint="Unset it for the default, no.",
+            )
+        if not self.reference_timeout_s:
+            raise Misconfigured(
+                "TRITON_DEPLOY_REFERENCE_TIMEOUT_S is 0: no model could answer.",
+                hint="Unset it for the default, 60; TRITON_DEPLOY_REQUIRE_GOLDEN=yes runs none.",
+            )
+        if self.reference_memory_bytes < MIN_REFERENCE_BYTES:
+            raise Misconfigured(
+                f"TRITON_DEPLOY_REFERENCE_MEMORY_BYTES={self.reference_memory_bytes} is less than ONNX Runtime needs, {MIN_REFERENCE_BYTES}.",
+                hint=f"Unset it for the default, {type(self).reference_memory_bytes}.",
+            )
 
     def _check_bake(self) -> None:
         if self.bake_no_data not in ("pass", "hold", "revert"):
@@ -408,3 +485,8 @@ class Settings(FromEnvironment):
                 "TRITON_DEPLOY_BAKE_ALERTS is set, and TRITON_DEPLOY_ALERTMANAGER_URL is not.",
                 hint="Set it to the Alertmanager, for example http://alertmanager:9093.",
             )
+
+
+def _is_address(url: str) -> bool:
+    host, _, port = url.rpartition(":")
+    return bool(host) and "/" not in host and port.isdigit()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from .errors import DeployError, FlipUnanswered, Superseded
+from .errors import DeployError, EndedTriton, FlipUnanswered, Superseded
 from .names import check_deploy_id
 from .records import Deployment, Failure, Pinned, Release, State, advance, next_release, utc_text
 from .repository import Manifest, ModelFolder
@@ -75,6 +75,7 @@ class Settlement:
                 error=str(error),
                 at_utc=at_utc,
                 blames_artifact=error.blames_artifact,
+                suspect=isinstance(error, EndedTriton) and error.suspect,
             )
         return Failure(step=step, kind="unexpected", error=f"{type(error).__name__}: {error}", at_utc=at_utc)
 
@@ -150,6 +151,19 @@ class Settlement:
                 self.folder.lease.renew(deploy_id, self.clock(), 0)
             raise
 
+    def give_up(self, record: Deployment) -> None:
+        """Decide that a deployment under way will never commit, although its lease is in force; ``rollback`` does the rest.
+
+        The journal keeps its process from going on: that one finds the fact when it records its next.
+
+        Raises:
+            Superseded: it went on meanwhile.
+        """
+        failure = self._crashed(record)
+        error = f"No Triton answered with the live version while this candidate was loaded or tried. {failure.error}"
+        self.move(record, State.ROLLING_BACK, failure=replace(failure, error=error))
+        self.folder.lease.renew(record.deploy_id, self.clock(), 0)
+
     def finish(self, record: Deployment, *, flipped: bool = False) -> Deployment:
         """Write the release and everything that follows from it, and record the commit; safe to repeat.
 
@@ -175,7 +189,7 @@ class Settlement:
         if not flipped:
             self.try_to_restore()
         record = self.move(record, State.COMMITTED, failure=None)
-        self._retire(self.folder.versions.engines())
+        self._retire(self.folder.engines.versions())
         self.folder.lease.release(record.deploy_id)
         log.info("%s", self.what_serves())
         for why in record.away.values():
@@ -204,15 +218,19 @@ class Settlement:
         def write(live: Release | None) -> None:
             assert live is not None
             self.folder.releases.project(live)
-            self.serving().write_switch(self.folder.versions.need(live.active_version))
+            manifest, serving = self.folder.versions.need(live.active_version), self.serving()
+            # First the engine: a Triton that is restarted in between must find all that the switch points at.
+            serving.complete_engine(manifest)
+            serving.write_switch(manifest)
 
         self._of_the_last(write)
 
-    def restore(self, triton: Triton | None = None) -> None:
+    def restore(self, triton: Triton | None = None, spared: Collection[str] = ()) -> None:
         """Make the public name point at the last release, where it does not; see ``_of_the_last``.
 
         Args:
             triton: on this one; on all of them by default.
+            spared: addresses of Tritons that may be away: see Serving.restore.
 
         Raises:
             Unavailable: a Triton does not answer; repeat it.
@@ -222,7 +240,7 @@ class Settlement:
         def point(live: Release | None) -> None:
             manifest = self.manifest_of(live)
             if triton is None:
-                self.serving().restore(manifest)
+                self.serving().restore(manifest, spared)
             else:
                 self.serving().restore_on(triton, manifest)
 
@@ -246,6 +264,20 @@ class Settlement:
             self.restore()
 
         self._of_the_last(bring)
+
+    def give_back(self, record: Deployment) -> None:
+        """Bring everything to the last release if that one came meanwhile and holds the version that a deployment has treated as its candidate.
+
+        A process that sleeps past its lease may unload what another deployment of the same version has made live since.
+        """
+        live = self.folder.releases.latest()
+        if live and live.generation > record.base_generation and record.version in live.loaded_versions:
+            try:
+                self.follow()
+            except DeployError as error:
+                log.error(
+                    "the next reconcile brings everything to the release that came meanwhile: %s", error
+                )
 
     def _of_the_last(self, act: Callable[[Release | None], None]) -> None:
         """Do something with the last release, and again until it was still the last one afterwards.
@@ -278,6 +310,11 @@ class Settlement:
             return True
         return record is not None and record.state in (State.COMMITTING, State.COMMITTED)
 
+    def is_given_up(self, deploy_id: str) -> bool:
+        """Whether somebody rolls a deployment back, or has."""
+        record = self.folder.journal.find(deploy_id)
+        return record is not None and record.state in (State.ROLLING_BACK, State.ROLLED_BACK)
+
     def try_to_restore(self) -> None:
         """Make the public name point at the last release at once; what fails is for the rollback or reconcile, which wait for a Triton."""
         try:
@@ -308,13 +345,7 @@ class Settlement:
             log.info("deployment %s was past its decision: finishing the commit", record.deploy_id)
             return self.finish(record)
         if record.state is not State.ROLLING_BACK:
-            crashed = Failure(
-                step=record.due_step or "",
-                kind="crashed",
-                error="The step ended without saying why: its process was killed, timed out or marked failed, or nobody went on.",
-                at_utc=utc_text(self.clock()),
-            )
-            record = self.move(record, State.ROLLING_BACK, failure=record.failure or crashed)
+            record = self.move(record, State.ROLLING_BACK, failure=record.failure or self._crashed(record))
         record = self._undo(record)
         self.folder.lease.release(record.deploy_id)
         kept = f", kept as {record.quarantine}" if record.quarantine else ""
@@ -322,11 +353,30 @@ class Settlement:
         self.tell(record)
         return record
 
+    def _crashed(self, record: Deployment) -> Failure:
+        """Return why a deployment ended that nobody goes on with: its process can't say, so the Triton that met the candidate first is asked."""
+        lost = self.serving().without_memory_of(record.version, record.given) if record.given else ()
+        found = Failure(
+            step=record.due_step or "",
+            kind="crashed",
+            error="The step ended without saying why: its process was killed, timed out or marked failed, or nobody went on.",
+            at_utc=utc_text(self.clock()),
+        )
+        if not lost:
+            return found
+        return replace(
+            found,
+            error=f"{found.error} Triton at {lost[0]} was started anew since it got the candidate: the model may have ended it, and so may "
+            f"have somebody by hand. If it was somebody, take the model again with 'triton-deploy deploy {self.folder.model} --alias … --force'.",
+            blames_artifact=True,
+            suspect=True,
+        )
+
     def _undo(self, record: Deployment) -> Deployment:
         if State.SWITCHING in record.times_utc:
-            self.restore()
+            self.restore(spared=record.ended)
         assert record.failure is not None
-        if record.version in self.folder.versions.engines():
+        if record.version in self.folder.engines.versions():
             in_doubt = record.unanswered or record.failure.kind in FLIP_IN_DOUBT
             if self.folder.releases.latest() and State.SWITCHING in record.times_utc and in_doubt:
                 log.info("version %s is not taken out before the next reconcile or deploy", record.version)

@@ -92,4 +92,4 @@ def _serving(settings: Settings, folder: ModelFolder, survey: Survey) -> dict[st
         tritons = tritons_of(settings)
     except Unavailable as error:
         return {", ".join(settings.triton_grpc_urls): error.message}
-    return Serving(folder.model, folder.versions, tritons, settings).public_versions(survey)
+    return Serving(folder, tritons, settings).public_versions(survey)

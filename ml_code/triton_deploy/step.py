@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -29,6 +28,7 @@ class Step:
 
     Attributes:
         unanswered: flips that got no answer, for the record: see Deployment.
+        ended: Tritons that ended, for the record: see Deployment.
     """
 
     def __init__(self, settlement: Settlement, record: Deployment, goal: State) -> None:
@@ -36,6 +36,7 @@ class Step:
         self.folder = settlement.folder
         self.record = record
         self.unanswered: Mapping[str, str] = {}
+        self.ended: Mapping[str, str] = {}
         self._goal = goal
 
     @property
@@ -71,11 +72,24 @@ class Step:
                 hint="It serves. Start a new deploy if you still want yours.",
             )
 
-    def failed(self, name: str, error: BaseException) -> None:
-        """Tell the user of an error, and the record."""
+    def failed(self, name: str, error: BaseException) -> Superseded | None:
+        """Tell the user of an error, and the record.
+
+        Returns:
+            What the error comes from, when somebody else rolls the deployment back: what the step relied on is gone then.
+        """
         log.error("%s failed: %s Still true: %s", name, error, self.settlement.what_serves())
-        # The step's own error is what the user has to see, also when a full disk takes no note of it.
-        with contextlib.suppress(DeployError):
-            unanswered = {**self.record.unanswered, **self.unanswered}
-            noted = replace(self.record, failure=self.settlement.failure(name, error), unanswered=unanswered)
+        noted = replace(
+            self.record,
+            failure=self.settlement.failure(name, error),
+            unanswered={**self.record.unanswered, **self.unanswered},
+            ended={**self.record.ended, **self.ended},
+        )
+        try:
             self.folder.journal.append(noted, self.record)
+        except Superseded as superseded:
+            return superseded if self.settlement.is_given_up(self.record.deploy_id) else None
+        except DeployError as unrecorded:
+            # The step's own error is what the user has to see, also when a full disk takes no note of it.
+            log.warning("the record does not say so: %s", unrecorded)
+        return None

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from .repository.versions import engines_in
-from .triton import Triton
+from .repository.engines import engines_in
+from .triton import Index, Triton
+
+T = TypeVar("T")
 
 Loaded = Mapping[str, tuple[int, ...]]
 """Names in Triton with the versions that are ready."""
@@ -29,7 +32,7 @@ class Survey:
     def forget(self) -> None:
         """Look anew the next time."""
         self._engines: dict[str, list[int]] | None = None
-        self._loaded: dict[str, dict[str, dict[str, tuple[int, ...]]]] = {}
+        self._seen: dict[str, dict[str, Index]] = {}
 
     def engines(self, model: str) -> Sequence[int]:
         """Return the versions of a model that have an engine directory, ascending; raises StorageFailed."""
@@ -43,10 +46,31 @@ class Survey:
         Raises:
             Unavailable: it does not answer; it is asked again the next time.
         """
-        if triton.url not in self._loaded:
-            by_model: dict[str, dict[str, tuple[int, ...]]] = {}
-            for name, versions in triton.loaded().items():
-                # No model's name has a dot: see names.py.
-                by_model.setdefault(name.partition(".v")[0], {})[name] = versions
-            self._loaded[triton.url] = by_model
-        return self._loaded[triton.url].get(model, {})
+        return self._of(triton, model).ready
+
+    def stuck(self, triton: Triton, model: str) -> Mapping[str, str]:
+        """Return what of a model a Triton neither serves nor lets go, with what it says of it: ``LOADING`` or ``UNLOADING``.
+
+        Raises:
+            Unavailable: it does not answer; it is asked again the next time.
+        """
+        states = self._of(triton, model).states
+        return {name: state for name, state in states.items() if state.startswith(("LOADING", "UNLOADING"))}
+
+    def _of(self, triton: Triton, model: str) -> Index:
+        if triton.url not in self._seen:
+            index = triton.index()
+            ready, states = _by_model(index.ready), _by_model(index.states)
+            self._seen[triton.url] = {
+                name: Index(ready.get(name, {}), states.get(name, {})) for name in {*ready, *states}
+            }
+        return self._seen[triton.url].get(model, Index({}, {}))
+
+
+def _by_model(names: Mapping[str, T]) -> dict[str, dict[str, T]]:
+    """Sort names in Triton by the model whose public name or engine they are."""
+    by_model: dict[str, dict[str, T]] = {}
+    for name, value in names.items():
+        # No model's name has a dot: see names.py.
+        by_model.setdefault(name.partition(".v")[0], {})[name] = value
+    return by_model

@@ -5,11 +5,14 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .errors import ArtifactRejected, DeployError, Misconfigured, NotFound, Unavailable
+from .errors import Unavailable
+from .lifeline import Lifeline, lifeline_to
 from .settings import DNS_PREFIX, Settings
+from .triton_errors import Call, Doing, error_of
 
 if TYPE_CHECKING:
     from .golden import Array
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 
 _STILL_THERE = "versions that are still available"
 _UNLOAD_POLL_S = 0.2
+_KNOWS_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,20 @@ class Answer:
     version: int
     outputs: Mapping[str, Array]
     latency_s: float
+
+
+@dataclass(frozen=True)
+class Index:
+    """What a Triton says of the models of its repository.
+
+    Attributes:
+        ready: every model that has versions that answer requests, with those versions, ascending.
+        states: what became of each model that this process was ever told to load: ``READY``, ``LOADING``, ``UNLOADING``, or
+            ``UNAVAILABLE`` with Triton's reason behind it, such as ``UNAVAILABLE: unloaded``.
+    """
+
+    ready: Mapping[str, tuple[int, ...]]
+    states: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -62,6 +80,7 @@ class Triton(Protocol):
 
         Raises:
             ArtifactRejected: Triton can't load it; the text is Triton's.
+            Unclassified: it is not known why; see triton_errors.
         """
 
     def unload(self, model: str, timeout_s: float) -> None:
@@ -73,6 +92,19 @@ class Triton(Protocol):
     def ready_versions(self, model: str) -> tuple[int, ...]:
         """Return the versions of a model that answer requests, ascending."""
 
+    def states(self) -> dict[str, str]:
+        """Return what became of each model that this process was ever told to load: see Index."""
+
+    def index(self) -> Index:
+        """Return what it says of all models of its repository, in one call."""
+
+    def lifeline(self, model: str) -> AbstractContextManager[Lifeline]:
+        """Return a connection that tells later whether the server is still the same process.
+
+        Args:
+            model: a model that it is told to load meanwhile, or was before.
+        """
+
     def infer(
         self, model: str, inputs: Mapping[str, Array], timeout_s: float, version: int | None = None
     ) -> Answer:
@@ -81,6 +113,7 @@ class Triton(Protocol):
         Raises:
             NotFound: there is no such model or version.
             ArtifactRejected: the model failed on these inputs; the text is Triton's.
+            Unclassified: it is not known why; see triton_errors.
         """
 
 
@@ -109,7 +142,7 @@ class GrpcTriton:
     def load(self, model: str, timeout_s: float, config: str | None = None) -> None:
         """See Triton.load."""
         self._call(
-            f"loading {model}",
+            Doing(Call.LOADING, model),
             timeout_s,
             lambda: self._client.load_model(model, config=config, client_timeout=timeout_s),
         )
@@ -121,7 +154,7 @@ class GrpcTriton:
             left_s = deadline - time.monotonic()
             try:
                 self._call(
-                    f"unloading {model}",
+                    Doing(Call.UNLOADING, model),
                     timeout_s,
                     lambda left_s=left_s: self._client.unload_model(model, client_timeout=left_s),
                 )
@@ -134,38 +167,63 @@ class GrpcTriton:
 
     def loaded(self) -> dict[str, tuple[int, ...]]:
         """See Triton.loaded."""
-        index = self._call(
-            "listing its models",
-            self._timeout_s,
-            lambda: self._client.get_model_repository_index(client_timeout=self._timeout_s),
-        )
-        ready: dict[str, tuple[int, ...]] = {}
-        for entry in index.models:
-            if entry.state == "READY":
-                ready[entry.name] = tuple(sorted((*ready.get(entry.name, ()), int(entry.version))))
-        return ready
+        return dict(self.index().ready)
 
     def ready_versions(self, model: str) -> tuple[int, ...]:
         """See Triton.ready_versions."""
         return self.loaded().get(model, ())
 
+    def states(self) -> dict[str, str]:
+        """See Triton.states."""
+        return dict(self.index().states)
+
+    def index(self) -> Index:
+        """See Triton.index."""
+        entries = self._index().models
+        ready: dict[str, tuple[int, ...]] = {}
+        for entry in entries:
+            if entry.state == "READY":
+                ready[entry.name] = tuple(sorted((*ready.get(entry.name, ()), int(entry.version))))
+        states = {
+            entry.name: f"{entry.state}: {entry.reason}" if entry.reason else entry.state
+            for entry in entries
+            if entry.state
+        }
+        return Index(ready, states)
+
+    def lifeline(self, model: str) -> AbstractContextManager[Lifeline]:
+        """See Triton.lifeline."""
+
+        def knows() -> bool:
+            # By a connection of its own: after a failure gRPC waits before it tries again.
+            return model in GrpcTriton(self.url, min(self._timeout_s, _KNOWS_S)).states()
+
+        return lifeline_to(self.url, self._timeout_s, knows)
+
     def about(self) -> ServerInfo:
         """Return what the server says of itself; raises Unavailable when it does not answer."""
         found = self._call(
-            "saying what it is",
+            Doing(Call.ABOUT),
             self._timeout_s,
             lambda: self._client.get_server_metadata(client_timeout=self._timeout_s),
         )
         return ServerInfo(found.version, tuple(found.extensions))
 
+    def is_ready(self) -> bool:
+        """Return whether the server calls itself ready; raises Unavailable when it does not answer.
+
+        With strict readiness it does not while one of its models could not be loaded, whatever the others serve.
+        """
+        ready = self._call(
+            Doing(Call.ABOUT),
+            self._timeout_s,
+            lambda: self._client.is_server_ready(client_timeout=self._timeout_s),
+        )
+        return bool(ready)
+
     def folders(self) -> frozenset[str]:
         """Return the name of every folder in its repository, loaded or not; raises Unavailable when it does not answer."""
-        index = self._call(
-            "listing its models",
-            self._timeout_s,
-            lambda: self._client.get_model_repository_index(client_timeout=self._timeout_s),
-        )
-        return frozenset(entry.name for entry in index.models)
+        return frozenset(entry.name for entry in self._index().models)
 
     def infer(
         self, model: str, inputs: Mapping[str, Array], timeout_s: float, version: int | None = None
@@ -181,7 +239,7 @@ class GrpcTriton:
             tensors.append(tensor)
         started = time.perf_counter()
         result = self._call(
-            f"asking {model}",
+            Doing(Call.ASKING, model),
             timeout_s,
             lambda: self._client.infer(
                 model,
@@ -195,65 +253,26 @@ class GrpcTriton:
         outputs = {output.name: result.as_numpy(output.name) for output in response.outputs}
         return Answer(int(response.model_version), outputs, latency_s)
 
-    def _call(self, doing: str, timeout_s: float, action: Any) -> Any:
+    def _index(self) -> Any:
+        return self._call(
+            Doing(Call.LISTING),
+            self._timeout_s,
+            lambda: self._client.get_model_repository_index(client_timeout=self._timeout_s),
+        )
+
+    def _call(self, doing: Doing, timeout_s: float, action: Any) -> Any:
         from tritonclient.utils import InferenceServerException
 
         try:
             return action()
         except InferenceServerException as error:
-            raise self._error(doing, timeout_s, error.status() or "", error.message() or "") from error
+            raise error_of(self.url, doing, timeout_s, error.status() or "", error.message() or "") from error
 
-    def _error(self, doing: str, timeout_s: float, status: str, message: str) -> DeployError:
-        # A Python backend adds its own source line and a lone semicolon.
-        message = message.partition("\n\nAt:\n")[0].strip(" \n.;")
-        if status.endswith("DEADLINE_EXCEEDED"):
-            return Unavailable(
-                f"Triton at {self.url} did not finish {doing} within {timeout_s:g} s.",
-                hint=f"It may still be at it. If it hangs, restart that Triton; if it is only slow, raise {_limit(doing)}.",
-            )
-        # UNAVAILABLE is what gRPC says of a server that can't be reached, and Triton of a version that was unloaded and
-        # of model control that is off: these two first.
-        if status.endswith("NOT_FOUND") or "unknown model" in message:
-            return NotFound(
-                f"Triton at {self.url} refused {doing}: {message}.",
-                hint="Check what it has loaded: triton-deploy status.",
-            )
-        denied = ("UNIMPLEMENTED", "PERMISSION_DENIED", "UNAUTHENTICATED")
-        if "explicit model load" in message or status.endswith(denied):
-            return Misconfigured(
-                f"Triton at {self.url} refused {doing}: {message}.",
-                hint="Start Triton with --model-control-mode=explicit and allow model control from here.",
-            )
-        if status.endswith(("UNAVAILABLE", "CANCELLED")):
-            return Unavailable(
-                f"Triton at {self.url} can't be reached: {message}.",
-                hint="Check that it runs and that TRITON_DEPLOY_GRPC_URLS has its gRPC port, then deploy again.",
-            )
-        if _STILL_THERE in message:
-            return Unavailable(
-                f"Triton at {self.url} failed {doing}: {message}.",
-                hint="It loads that model again and again for somebody else, or is stuck: see its log; restart that Triton if it lasts.",
-            )
-        if "failed to poll" in message:
-            return Misconfigured(
-                f"Triton at {self.url} refused {doing}: it does not see the model in its repository.",
-                hint="TRITON_DEPLOY_REPOSITORY must be the folder that this Triton was started with (--model-repository), shared with it; its log says what it can't read.",
-            )
-        if "out of memory" in message.lower() or "failed to allocate" in message.lower():
-            return Unavailable(
-                f"Triton at {self.url} failed {doing}: {message}.",
-                hint="It has no room for another version: free memory, or lower TRITON_DEPLOY_KEEP_WARM, then deploy again.",
-            )
-        if "backend library" in message or "unable to find backend" in message:
-            return Misconfigured(
-                f"Triton at {self.url} failed {doing}: {message}.",
-                hint="This Triton has no usable onnxruntime backend; the model is not at fault.",
-            )
-        what = "the golden inputs logged with it" if doing.startswith("asking") else "its triton/config.json"
-        return ArtifactRejected(
-            f"Triton at {self.url} failed {doing}: {message}.",
-            hint=f"See Triton's log; the model or {what} needs repair.",
-        )
+
+def staging_of(settings: Settings) -> GrpcTriton | None:
+    """Return the staging Triton that the settings name, or None when they name none."""
+    url = settings.staging_grpc_url
+    return GrpcTriton(url, settings.switch_timeout_s) if url else None
 
 
 def tritons_of(settings: Settings) -> list[GrpcTriton]:
@@ -281,11 +300,3 @@ def _addresses(url: str) -> list[str]:
     # Where a server has an address of both families, it is still one server.
     hosts = by_family.get(socket.AF_INET) or [f"[{host}]" for host in by_family[socket.AF_INET6]]
     return [f"{host}:{port}" for host in hosts]
-
-
-def _limit(doing: str) -> str:
-    if doing.startswith("asking"):
-        return "TRITON_DEPLOY_INFER_TIMEOUT_S"
-    if doing.startswith("loading"):
-        return "TRITON_DEPLOY_LOAD_TIMEOUT_S (for the public name: TRITON_DEPLOY_SWITCH_TIMEOUT_S)"
-    return "TRITON_DEPLOY_SWITCH_TIMEOUT_S"

@@ -60,6 +60,14 @@ def others_commit(world: World, others: int) -> None:
         world.later(10)
 
 
+def the_same_commits(world: World) -> None:
+    world.later(10_000)
+    # Forced: between the note that a Triton gets the candidate and the load, that Triton looks like one that was started anew.
+    other = world.deployer().deploy(world.request("other", force=True))
+    assert other.state in (State.COMMITTED, State.UNCHANGED)
+    world.later(10)
+
+
 def attempt(
     world: World, name: str, at: int, *, after: bool, others: int, restart: Callable[[], object]
 ) -> bool:
@@ -82,10 +90,10 @@ def last_release_everywhere(world: World, version: int) -> None:
     assert live.active_version == version
     assert json.loads(world.current or "")["generation"] == live.generation
     manifest = world.folder.versions.need(version)
-    assert Serving(MODEL, world.folder.versions, [world.triton], world.settings).switch_is_written(manifest)
+    assert Serving(world.folder, [world.triton], world.settings).switch_is_written(manifest)
     assert world.ask() == (version, float(version))
     for held in live.loaded_versions:
-        assert world.folder.versions.engine_is_whole(held)
+        assert world.folder.engines.is_whole(held)
 
 
 def survives(world: World, version: int, restart: Callable[[], object]) -> None:
@@ -117,6 +125,32 @@ def test_who_sleeps_past_its_lease_takes_nothing_away(
             copy, name, at, after=after, others=others, restart=lambda triton=triton: triton.restart(MODEL)
         ):
             break
+    assert sweep.tried > 1
+    sweep.ended()
+
+
+@EXTENT
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("name", ["deploy", "canary"])
+def test_who_sleeps_takes_nothing_of_the_same_version_away(
+    name: str, after: bool, complete: bool, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another deployment of the version that it has as its candidate made it live meanwhile."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    base = deployed(world)
+    what = f"sleep {'after' if after else 'before'} a call, the same version commits"
+    sweep = Sweep(what, name, complete=complete, step=STEP)
+    for at in sweep.points():
+        copy = copied(base, tmp_path / f"copy-{at}")
+        copy.register_times(4)
+        sleeper = Sleeper(copy.triton, at, lambda copy=copy: the_same_commits(copy), after=after)
+        with sleeper.at_work(), suppress(DeployError):
+            LATE[name][1](copy, copy.deployer())
+        if not sleeper.slept:
+            break
+        last_release_everywhere(copy, 4)
+        survives(copy, 4, lambda copy=copy: copy.triton.restart(MODEL))
     assert sweep.tried > 1
     sweep.ended()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,17 @@ from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
 from ml_code.triton_deploy.artifacts import RemoteFile, Source
-from ml_code.triton_deploy.errors import AliasNotFound, ArtifactRejected, NotFound, Unavailable
+from ml_code.triton_deploy.errors import (
+    AliasNotFound,
+    ArtifactRejected,
+    DeployError,
+    Misconfigured,
+    NotFound,
+    Unavailable,
+)
+from ml_code.triton_deploy.lifeline import Life
 from ml_code.triton_deploy.registry import RegisteredVersion
-from ml_code.triton_deploy.triton import Answer
+from ml_code.triton_deploy.triton import Answer, Index
 
 
 class FakeRegistry:
@@ -145,7 +153,8 @@ class FakeTriton:
     """One Triton in explicit mode on a real repository folder: loads config and model files as the server does.
 
     ``fail`` maps an operation (``load``, ``unload``, ``ready_versions``, ``infer``), or one with a model name
-    (``load best_model.v2``), to the exception that it raises.
+    (``load best_model.v2``), to the exception that it raises. ``ends_at`` has those, written alike, at which its process ends, and how
+    often; it is started anew at once, with what the files say.
     """
 
     def __init__(self, repository: Path, url: str = "fake:1") -> None:
@@ -153,47 +162,98 @@ class FakeTriton:
         self._repository = repository
         self._engines: dict[str, tuple[int, onnxruntime.InferenceSession]] = {}
         self._switches: dict[str, tuple[int, str]] = {}
+        self._states: dict[str, str] = {}
+        self._overridden_at: dict[str, float] = {}
         self.fail: dict[str, Exception] = {}
+        self.ends_at: dict[str, float] = {}
+        self.starts = 1
         self.calls: list[str] = []
 
     def load(self, model: str, timeout_s: float, config: str | None = None) -> None:
         self._called("load", model)
-        message = model_config_pb2.ModelConfig()
-        folder = self._repository / model
-        if config is not None:
-            json_format.Parse(config, message)
-        elif (folder / "config.pbtxt").is_file():
-            text_format.Parse((folder / "config.pbtxt").read_text(), message)
-        else:
-            raise NotFound(f"failed to poll {model} from the model repository", hint="")
+        try:
+            self._load(model, config)
+        except Misconfigured:
+            # What can't be polled gets no state.
+            raise
+        except DeployError as error:
+            self._states[model] = f"UNAVAILABLE: {error.message}"
+            raise
+        self._states[model] = "READY"
+
+    def _load(self, model: str, config: str | None) -> None:
+        message = self._config_of(model, config)
         version = message.version_policy.specific.versions[0]
         if message.platform == "ensemble":
             step = message.ensemble_scheduling.step[0]
             self._switches.pop(model, None)
             if step.model_name not in self._engines:
                 # The real one loads what an ensemble points at; what can't be loaded takes the ensemble down.
-                self.load(step.model_name, timeout_s)
+                self._load(step.model_name, None)
+                self._states[step.model_name] = "READY"
             self._switches[model] = (version, step.model_name)
+            if self._is_changed(step.model_name):
+                # Too late for the ensemble, which points there already.
+                self._load(step.model_name, None)
             return
         try:
-            path = folder / str(version) / "model.onnx"
+            path = self._repository / model / str(version) / "model.onnx"
             self._engines[model] = (version, _session(path))
         except Exception as error:
             raise ArtifactRejected(f"load failed for model '{model}': {error}", hint="") from error
+        self._overridden_at.pop(model, None)
+        if config is not None:
+            self._overridden_at[model] = time.time()
+
+    def _config_of(self, model: str, config: str | None) -> Any:
+        message = model_config_pb2.ModelConfig()
+        if config is not None:
+            return json_format.Parse(config, message)
+        path = self._repository / model / "config.pbtxt"
+        try:
+            return text_format.Parse(path.read_text(), message)
+        except (FileNotFoundError, text_format.ParseError):
+            raise Misconfigured(f"failed to poll {model} from the model repository", hint="") from None
+
+    def _is_changed(self, engine: str) -> bool:
+        """Whether the file is read again of an engine whose configuration came with its load: when anything there is newer."""
+        at = self._overridden_at.get(engine)
+        folder = self._repository / engine
+        return at is not None and any(
+            max(found.st_mtime, found.st_ctime) > at
+            for path in (folder, *folder.glob("*"), *folder.glob("*/*"))
+            if path.exists()
+            for found in [path.stat()]
+        )
 
     def unload(self, model: str, timeout_s: float) -> None:
         self._called("unload", model)
         self._engines.pop(model, None)
         self._switches.pop(model, None)
+        if model in self._states:
+            self._states[model] = "UNAVAILABLE: unloaded"
 
     def loaded(self) -> dict[str, tuple[int, ...]]:
+        return dict(self.index().ready)
+
+    def index(self) -> Index:
         self._called("loaded", "")
-        return {name: (entry[0],) for name, entry in [*self._engines.items(), *self._switches.items()]}
+        ready = {name: (entry[0],) for name, entry in [*self._engines.items(), *self._switches.items()]}
+        states = {name: state for name, state in self._states.items() if (self._repository / name).is_dir()}
+        return Index(ready, states)
 
     def ready_versions(self, model: str) -> tuple[int, ...]:
         self._called("ready_versions", model)
         loaded = self._switches.get(model) or self._engines.get(model)
         return (loaded[0],) if loaded else ()
+
+    def states(self) -> dict[str, str]:
+        return dict(self.index().states)
+
+    @contextmanager
+    def lifeline(self, model: str) -> Iterator[FakeLifeline]:
+        self._called("lifeline", "")
+        yield FakeLifeline(self)
 
     def infer(
         self, model: str, inputs: Mapping[str, Any], timeout_s: float, version: int | None = None
@@ -213,16 +273,45 @@ class FakeTriton:
 
     def restart(self, *models: str) -> None:
         """Forget everything, then load what the server's command line names, from the files alone."""
+        self.starts += 1
         self._engines.clear()
         self._switches.clear()
+        self._states.clear()
+        self._overridden_at.clear()
         for model in models:
             self.load(model, 1)
 
+    def restart_with_all(self) -> None:
+        """Start anew as with ``--load-model=*``: what can't be loaded is left out."""
+        self.restart()
+        for path in sorted(self._repository.iterdir()):
+            if path.is_dir():
+                with suppress(DeployError):
+                    self.load(path.name, 1)
+
     def _called(self, operation: str, model: str) -> None:
-        self.calls.append(f"{operation} {model}")
-        error = self.fail.get(f"{operation} {model}") or self.fail.get(operation)
+        call = f"{operation} {model}"
+        self.calls.append(call)
+        if self.ends_at.get(call, 0):
+            # What it loads at its start ends it no more: the candidate is not among it.
+            left, self.ends_at[call] = self.ends_at[call] - 1, 0
+            self.restart_with_all()
+            self.ends_at[call] = left
+            raise unavailable()
+        error = self.fail.get(call) or self.fail.get(operation)
         if error is not None:
             raise error
+
+
+class FakeLifeline:
+    """Knows how often its Triton was started when it was opened."""
+
+    def __init__(self, triton: FakeTriton) -> None:
+        self._triton = triton
+        self._starts = triton.starts
+
+    def look(self) -> Life:
+        return Life.SAME if self._triton.starts == self._starts else Life.ENDED
 
 
 def _session(path: Path) -> onnxruntime.InferenceSession:

@@ -54,6 +54,8 @@ OWN_COMMANDS = {
     **dict.fromkeys(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]),
 }
 """Commands of this project's images, and the package that brings each; None for this one's."""
+SERVING = ("triton-1", "triton-2", "triton-gpu-1", "triton-gpu-2")
+STAGING = ("triton-staging", "triton-gpu-staging")
 LISTENS: Mapping[str, set[int]] = {
     "postgres": {5432},
     "redis": {6379},
@@ -68,7 +70,7 @@ LISTENS: Mapping[str, set[int]] = {
     "prometheus": {9090},
     "alertmanager": {9093},
     "grafana": {3000},
-    **{name: {8000, 8001, 8002} for name in ("triton-1", "triton-2", "triton-gpu-1", "triton-gpu-2")},
+    **{name: {8000, 8001, 8002} for name in (*SERVING, *STAGING)},
 }
 """Where each service listens; `test_what_listens_says_so` holds that to their commands."""
 
@@ -141,7 +143,7 @@ def test_every_variable_is_in_the_example_and_nothing_else_is(env_file: Path) ->
 def test_the_defaults_are_those_of_the_example(env_file: Path) -> None:
     """Both say what happens when a line is taken out."""
     text = (ROOT / "docker-compose.yml").read_text()
-    for name, default in set(re.findall(r"\$\{(\w+):-([^}]*)\}", text)):
+    for name, default in set(re.findall(r"\$\{(\w+):?-([^}]*)\}", text)):
         assert values(env_file)[name] == default, name
 
 
@@ -400,6 +402,52 @@ def test_tritons_and_databases_are_reached_by_those_who_need_them(env_file: Path
     assert not {"gateway-1", "nginx", "triton-1"} & set(names_on(everything, "state"))
 
 
+def test_the_staging_triton_is_reached_by_the_deployer_and_prometheus_alone(
+    everything: Mapping[str, dict[str, Any]],
+) -> None:
+    assert set(names_on(everything, "staging")) == {
+        *STAGING,
+        "airflow-worker",
+        "airflow-triggerer",
+        "prometheus",
+    }
+    for name in STAGING:
+        assert everything[name]["networks"].keys() == {"staging"}, "a gateway would send clients there"
+        assert "ports" not in everything[name]
+
+
+@pytest.mark.parametrize("tritons", ["core", "gpu"])
+def test_a_candidate_is_tried_in_a_staging_triton_that_starts_empty(env_file: Path, tritons: str) -> None:
+    found = services(env_file, tritons)
+    (name,) = {name for name in found if name in STAGING}
+    url = Settings.from_env(found["airflow-worker"]["environment"]).staging_grpc_url
+    host, _, port = url.partition(":")
+    assert names_on(found, "staging")[host] == [name]
+    assert int(port) in LISTENS[name]
+    assert found[name]["deploy"]["replicas"] == 1
+    (serving, *_) = (found[other] for other in SERVING if other in found)
+    assert set(serving["command"]) - set(found[name]["command"]) == {"--load-model=*"}
+    assert set(found[name]["command"]) <= set(serving["command"])
+    for key in ("image", "user", "volumes", "environment", "shm_size"):
+        assert found[name].get(key) == serving.get(key), key
+    resources = [service["deploy"]["resources"] for service in (found[name], serving)]
+    assert resources[0] == resources[1], "what fits there has to fit here, and the reverse"
+
+
+def test_one_can_do_without_a_staging_triton(env_file: Path, tmp_path: Path) -> None:
+    without = tmp_path / "without"
+    text = re.sub("^STAGING_TRITONS=.*$", "STAGING_TRITONS=0", env_file.read_text(), flags=re.MULTILINE)
+    without.write_text(re.sub("^STAGING_GRPC_URL=.*$", "STAGING_GRPC_URL=", text, flags=re.MULTILINE))
+    found = services(without, "core")
+    assert found["triton-staging"]["deploy"]["replicas"] == 0
+    assert Settings.from_env(found["airflow-worker"]["environment"]).staging_grpc_url == ""
+    # An .env of before there was one gets it.
+    older = tmp_path / "older"
+    older.write_text(re.sub("^STAGING_.*\n", "", env_file.read_text(), flags=re.MULTILINE))
+    assert services(older, "core")["triton-staging"]["deploy"]["replicas"] == 1
+    assert Settings.from_env(services(older, "core")["airflow-worker"]["environment"]).staging_grpc_url
+
+
 @pytest.mark.parametrize("tritons", ["core", "gpu"])
 def test_by_default_clients_reach_the_tritons_through_the_gateways_alone(
     env_file: Path, tritons: str
@@ -410,12 +458,17 @@ def test_by_default_clients_reach_the_tritons_through_the_gateways_alone(
     open_to_clients = {name for name, network in networks.items() if not network.get("internal")}
     assert open_to_clients == {"front"}
     servers = {name for name in found if name.startswith("triton-")}
-    assert len(servers) == 2
+    assert len(servers) == 3
     for name in servers:
-        assert found[name]["networks"].keys() == {"serving"}, name
+        assert found[name]["networks"].keys() == {"staging" if name in STAGING else "serving"}, name
         assert "ports" not in found[name], name
     # A service in both networks could pass a client's request on to a Triton.
-    between = {name for name, s in found.items() if {"front", "serving"} <= s.get("networks", {}).keys()}
+    tritons_are_in = {"serving", "staging"}
+    between = {
+        name
+        for name, service in found.items()
+        if "front" in (attached := service.get("networks", {}).keys()) and tritons_are_in & attached
+    }
     assert between == {
         *("gateway-1", "gateway-2"),
         # The asserts below: the worker publishes no port, and the two others know no inference port.
@@ -626,7 +679,11 @@ def test_prometheus_scrapes_what_is_there(everything: Mapping[str, dict[str, Any
     folder = ROOT / "deploy/compose/prometheus-targets"
     given = {file.name for file in (ROOT / "deploy/prometheus/targets").iterdir()}
     assert {file.name for file in folder.iterdir()} == given, "every list is replaced by this platform's"
-    resolvable = names_on(everything, "serving")
+    resolvable = {
+        name: found
+        for network in everything["prometheus"]["networks"]
+        for name, found in names_on(everything, network).items()
+    }
     for file in folder.iterdir():
         for group in yaml.safe_load(file.read_text()):
             for host, _, port in (target.partition(":") for target in group["targets"]):
@@ -687,7 +744,7 @@ def test_published_ports_are_the_defaults_of_the_programs(everything: Mapping[st
 def test_triton_is_started_as_in_the_chart(everything: Mapping[str, dict[str, Any]]) -> None:
     chart = (ROOT / "deploy/helm/model-serving/templates/triton.yaml").read_text()
     flags = set(re.findall(r"- (--[\w-]+)=", chart))
-    for name in ("triton-1", "triton-2", "triton-gpu-1", "triton-gpu-2"):
+    for name in SERVING:
         command = everything[name]["command"]
         assert {part.partition("=")[0] for part in command[1:]} == flags
         for part in command[1:]:

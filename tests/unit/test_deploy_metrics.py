@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -10,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ml_code.gateway.deploy_metrics import DeployMetrics
 from ml_code.triton_deploy.errors import DeployError
 from ml_code.triton_deploy.reconcile import Reconciler
-from ml_code.triton_deploy.records import Bake, BakeVerdict, ReconcileNote
+from ml_code.triton_deploy.records import Bake, BakeVerdict, ReconcileNote, to_json, utc_text
 from tests.support.fakes import unavailable
 from tests.support.world import MODEL, World
 
@@ -150,6 +152,49 @@ def test_an_alias_that_moved_is_told(world: World, metrics: DeployMetrics) -> No
         ReconcileNote(at_utc="2026-01-02T03:04:05.000Z", notices={"alias_drift": "Alias A names version 2."})
     )
     assert Scrape(metrics)("alias_drift") == 1
+
+
+def try_in_staging(world: World, deploy_id: str, **facts: Any) -> None:
+    """End a deployment with what the staging Triton said in its record."""
+    world.deployer().snapshot(world.request(deploy_id))
+    journal = world.folder.journal
+    at_utc = utc_text(world.now)
+    record = replace(
+        journal.get(deploy_id), staging={"waited_s": 0.0, "emptied": [], "at_utc": at_utc, **facts}
+    )
+    (world.root / MODEL / "deployments" / deploy_id / "0001.json").write_text(to_json(record))
+    world.deployer().rollback(MODEL, deploy_id)
+
+
+def test_what_the_staging_triton_said_last(world: World, metrics: DeployMetrics) -> None:
+    world.register_times(1)
+    world.deploy()
+    assert Scrape(metrics)("staging_timestamp_seconds") is None, "there is none"
+    try_in_staging(world, "d2", result="busy", waited_s=600.5)
+    scrape = Scrape(metrics)
+    assert scrape("staging_result", result="busy") == 1
+    assert (scrape("staging_waited_seconds"), scrape("staging_emptied")) == (600.5, 0)
+    assert scrape("staging_timestamp_seconds") == world.now.timestamp()
+    world.later(60)
+    try_in_staging(world, "d3", result="rejected", emptied=["best_model", "best_model.v7"])
+    scrape = Scrape(metrics)
+    assert scrape("staging_result", result="rejected") == 1
+    assert scrape("staging_result", result="busy") is None
+    assert (scrape("staging_waited_seconds"), scrape("staging_emptied")) == (0, 2)
+    # A deployment that asks nobody there leaves it at that.
+    world.later(60)
+    world.deploy("d4")
+    assert Scrape(metrics)("staging_timestamp_seconds") == world.now.timestamp() - 60
+
+
+def test_engines_that_a_triton_does_not_let_go(world: World, metrics: DeployMetrics) -> None:
+    world.register_times(1)
+    world.deploy()
+    reconcile(world)
+    assert Scrape(metrics)("stuck_engines") == 0
+    stuck = {"best_model.v2 on a:1": "LOADING", "best_model.v2 on b:1": "UNLOADING"}
+    world.folder.last_reconcile.write(ReconcileNote(at_utc="2026-01-02T03:04:05.000Z", stuck=stuck))
+    assert Scrape(metrics)("stuck_engines") == 2
 
 
 def test_how_the_last_bake_ended(world: World, metrics: DeployMetrics) -> None:

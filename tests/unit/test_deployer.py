@@ -328,7 +328,7 @@ def test_a_rollback_in_the_middle_of_a_step_wins(world: World, operation: str) -
         return result
 
     setattr(world.triton, name, meanwhile)
-    with pytest.raises((Superseded, NotFound)):
+    with pytest.raises(Superseded):
         world.deploy("d1")
     assert world.ask() == (1, 1.0)
     assert json.loads(world.current or "")["active_version"] == 1
@@ -828,9 +828,7 @@ def test_a_commit_that_is_finished_later_is_what_clients_get(world: World) -> No
         patch.setattr(Settlement, "finish", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             world.deploy("d2")
-    Serving(MODEL, world.folder.versions, [world.triton], world.settings).restore(
-        world.folder.versions.need(1)
-    )
+    Serving(world.folder, [world.triton], world.settings).restore(world.folder.versions.need(1))
     assert world.ask() == (1, 1.0)
     world.deployer().rollback(MODEL, "d2")
     assert world.ask() == (2, 2.0)
@@ -930,3 +928,18 @@ def test_an_unknown_model_is_not_waited_for(world: World, monkeypatch: pytest.Mo
     monkeypatch.setattr("ml_code.triton_deploy.registry.time.sleep", pytest.fail)
     with pytest.raises(NotFound):
         world.deployer(alias_wait_s=300).deploy(world.request())
+
+
+def test_an_output_that_is_an_input_is_refused(world: World) -> None:
+    """Triton's ensemble over such a model never answers, and its process ends with clients waiting."""
+    world.register_times(1)
+    world.deploy()
+    model = times(2.0)
+    model.graph.output.append(model.graph.input[0])
+    world.register(2, files(model, triton__golden_json=golden(2.0)))
+    with pytest.raises(
+        ArtifactRejected, match=r"'x' is an input of the model and an output .* Put an Identity node"
+    ):
+        world.deploy("d2")
+    assert not [call for call in world.triton.calls if "v2" in call]
+    assert world.ask() == (1, 1.0)

@@ -8,8 +8,9 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -19,13 +20,15 @@ from ml_code.triton_deploy.doctor.clocks import ClocksCheck
 from ml_code.triton_deploy.doctor.examination import run_all
 from ml_code.triton_deploy.doctor.probe import FORGOTTEN_S, PREFIX
 from ml_code.triton_deploy.doctor.repository import RepositoryCheck
+from ml_code.triton_deploy.doctor.staging import StagingCheck
 from ml_code.triton_deploy.doctor.triton import NEEDED, TritonCheck
 from ml_code.triton_deploy.errors import Misconfigured, Unavailable
 from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.repository import models_in
-from ml_code.triton_deploy.repository.lease import CLOCK_SKEW_S
+from ml_code.triton_deploy.repository.lease import CLOCK_SKEW_S, Lease
+from ml_code.triton_deploy.repository.lease import STAGING as LEASE
 from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.triton import ServerInfo
+from ml_code.triton_deploy.triton import Index, ServerInfo
 from tests.support.fakes import FakeTriton, unavailable
 from tests.support.world import MODEL, World
 
@@ -131,7 +134,7 @@ def test_with_nothing_set_up_every_check_still_says_something(tmp_path: Path) ->
     verdicts = {one.check: one.verdict for one in found}
     assert verdicts["settings"] is Verdict.FAILED
     assert verdicts["S3"] is Verdict.UNKNOWN
-    assert {"MLflow", "artifacts", "repository", "Triton", "clocks"} <= verdicts.keys()
+    assert {"MLflow", "artifacts", "repository", "Triton", "staging Triton", "clocks"} <= verdicts.keys()
     text = " ".join(one.what for one in found)
     assert "MLFLOW_TRACKING_URI is not set" in text
     assert "TRITON_DEPLOY_REPOSITORY is not set" in text
@@ -146,7 +149,7 @@ def look_at(settings: Settings) -> list[Finding]:
 
 
 def complaints(found: Sequence[Finding]) -> list[Finding]:
-    return [one for one in found if one.verdict is not Verdict.OK]
+    return [one for one in found if one.verdict in (Verdict.WARNING, Verdict.FAILED)]
 
 
 def test_a_healthy_repository_is_left_as_it_was(world: World) -> None:
@@ -244,6 +247,16 @@ class FakeServer(FakeTriton):
 
     version = "2.51.0"
     extensions: tuple[str, ...] = NEEDED
+    ready = True
+    stuck: Mapping[str, str] = {}
+
+    def is_ready(self) -> bool:
+        self._called("is_ready", "")
+        return self.ready
+
+    def index(self) -> Index:
+        index = super().index()
+        return replace(index, states={**index.states, **self.stuck})
 
     def about(self) -> ServerInfo:
         self._called("about", "")
@@ -331,6 +344,176 @@ def test_what_a_tritons_onnx_runtime_takes_is_compared_with_the_settings(
     assert limits.verdict is verdict
     if verdict is Verdict.WARNING:
         assert "TRITON_DEPLOY_MAX_OPSET=21" in limits.fix
+
+
+LOST = {"best_model.v2": "UNAVAILABLE: no such tensor", "best_model.v1": "UNAVAILABLE: unloaded"}
+
+
+def test_a_triton_that_serves_and_says_that_it_is_not_ready_is_named(world: World) -> None:
+    world.register_times(1)
+    strict = FakeServer(world.root, "one:1")
+    world.triton = strict
+    world.deploy()
+    strict.ready, strict.stuck = False, LOST
+    (found,) = complaints(ask(world, strict, FakeServer(world.root, "two:1")))
+    assert found.verdict is Verdict.WARNING
+    assert "Triton at one:1 serves best_model, best_model.v1" in found.what
+    assert "because of best_model.v2: " in found.what, "what was unloaded counts nothing"
+    assert "--strict-readiness=false" in found.fix
+
+
+def test_a_triton_that_serves_nothing_yet_need_not_be_ready(world: World) -> None:
+    starting = FakeServer(world.root, "one:1")
+    starting.ready = False
+    assert complaints(ask(world, starting)) == []
+
+
+def test_what_a_triton_does_at_its_start_can_only_be_looked_up(world: World) -> None:
+    found = ask(world, FakeServer(world.root, "one:1"), FakeServer(world.root, "two:1"))
+    (unknown,) = [one for one in found if "--exit-on-error" in one.what]
+    assert unknown.verdict is Verdict.UNKNOWN
+    assert "--exit-on-error=false --strict-readiness=false" in unknown.fix
+
+
+# The staging Triton
+
+
+STAGING_URL = "192.0.2.7:8001"
+
+
+def compare(world: World, server: FakeServer, *serving: FakeServer, **changes: str) -> list[Finding]:
+    settings = replace(world.settings, **{"staging_grpc_url": STAGING_URL, **changes})  # type: ignore[arg-type]
+    asked = []
+
+    def at(url: str) -> FakeServer:
+        asked.append(url)
+        return server
+
+    found = run_all([StagingCheck(settings, at, lambda: serving)], {})
+    assert asked == [settings.staging_grpc_url]
+    assert not list(world.root.glob(f"{PREFIX}*"))
+    return found
+
+
+@pytest.fixture
+def staging(world: World) -> FakeServer:
+    return FakeServer(world.root, STAGING_URL)
+
+
+@pytest.fixture
+def serving(world: World) -> FakeServer:
+    return FakeServer(world.root, "192.0.2.1:8001")
+
+
+def test_a_staging_triton_like_the_others_is_fine_and_what_cant_be_shown_is_said(
+    world: World, staging: FakeServer, serving: FakeServer
+) -> None:
+    found = compare(world, staging, serving)
+    assert complaints(found) == []
+    (unknown,) = [one for one in found if one.verdict is Verdict.UNKNOWN]
+    assert all(word in unknown.what for word in ("GPU", "memory", "driver", "backends", "command line"))
+    assert "by hand" in unknown.fix
+
+
+def test_without_a_staging_triton_it_is_said_what_that_means(world: World) -> None:
+    (found,) = run_all([StagingCheck(world.settings)], {})
+    assert found.verdict is Verdict.UNKNOWN
+    assert "on a Triton that serves" in found.what
+    assert "--load-model" in found.fix
+
+
+@pytest.mark.parametrize(
+    ("setting", "verdict", "words"),
+    [("required", Verdict.FAILED, "Every deploy fails"), ("optional", Verdict.WARNING, "go on without it")],
+)
+def test_a_staging_triton_that_is_away_counts_as_it_is_needed(
+    world: World, staging: FakeServer, serving: FakeServer, setting: str, verdict: Verdict, words: str
+) -> None:
+    staging.fail["about"] = unavailable()
+    (found,) = compare(world, staging, serving, staging=setting)
+    assert found.verdict is verdict
+    assert words in found.what
+    assert "TRITON_DEPLOY_STAGING_GRPC_URL" in found.fix
+
+
+def test_a_staging_triton_under_the_address_of_one_that_serves_is_named(
+    world: World, staging: FakeServer
+) -> None:
+    serving = FakeServer(world.root, "127.0.0.1:8001")
+    found = compare(world, staging, serving, staging_grpc_url="localhost:8001")
+    assert [one.verdict for one in found] == [Verdict.FAILED]
+    assert "localhost:8001 is the Triton at 127.0.0.1:8001, which serves" in found[0].what
+    assert staging.calls == [], "nothing is unloaded there"
+
+
+def test_what_a_staging_triton_has_loaded_is_named(
+    world: World, staging: FakeServer, serving: FakeServer
+) -> None:
+    staging.stuck = {"best_model.v9": "LOADING", **LOST}
+    (found,) = complaints(compare(world, staging, serving))
+    assert found.verdict is Verdict.WARNING
+    assert "best_model.v9 (LOADING)" in found.what
+    assert "best_model.v1" not in found.what, "what was unloaded is not there"
+    assert "--load-model" in found.fix
+
+
+def test_a_staging_triton_that_a_deploy_uses_need_not_be_empty(
+    world: World, staging: FakeServer, serving: FakeServer
+) -> None:
+    staging.stuck = {"best_model.v9": "LOADING"}
+    lease = Lease(world.root, "the staging Triton", LEASE)
+    lease.acquire("best_model:d9", datetime.now(UTC), 60)
+    found = compare(world, staging, serving)
+    assert complaints(found) == []
+    assert any("best_model:d9 tries its candidate there" in one.what for one in found)
+    lease.release("best_model:d9")
+    assert len(complaints(compare(world, staging, serving))) == 1
+
+
+def test_a_staging_triton_that_refuses_model_control_is_named(
+    world: World, staging: FakeServer, serving: FakeServer
+) -> None:
+    staging.fail["unload"] = Misconfigured("It refused.", hint="--model-control-mode=explicit")
+    (found,) = complaints(compare(world, staging, serving))
+    assert "--model-control-mode=explicit" in found.fix
+
+
+def test_a_staging_triton_on_another_repository_is_named(
+    world: World, serving: FakeServer, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    (found,) = complaints(compare(world, FakeServer(tmp_path / "other", STAGING_URL), serving))
+    assert found.verdict is Verdict.FAILED
+    assert "another repository" in found.what
+    assert "--model-repository" in found.fix
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "words"),
+    [
+        ("version", "2.44.0", "Triton at 192.0.2.1:8001 is 2.44.0"),
+        ("extensions", (*NEEDED, "sequence"), "differs in the extensions sequence"),
+        ("extensions", NEEDED[:-1], f"differs in the extensions {NEEDED[-1]}"),
+    ],
+)
+def test_a_staging_triton_unlike_one_that_serves_is_named(
+    world: World, staging: FakeServer, serving: FakeServer, attribute: str, value: object, words: str
+) -> None:
+    setattr(serving, attribute, value)
+    alike = FakeServer(world.root, "192.0.2.2:8001")
+    (found,) = complaints(compare(world, staging, alike, serving))
+    assert words in found.what
+    assert "192.0.2.2" not in found.what
+
+
+def test_a_staging_triton_is_compared_with_those_that_answer(
+    world: World, staging: FakeServer, serving: FakeServer
+) -> None:
+    serving.fail["about"] = unavailable()
+    found = compare(world, staging, serving)
+    assert any("could not be compared" in one.what for one in found)
+    found = compare(world, staging, serving, FakeServer(world.root, "192.0.2.2:8001"))
+    assert any("of the 1 that serve" in one.what for one in found if one.verdict is Verdict.OK)
 
 
 # Clocks

@@ -14,6 +14,7 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+import yaml
 
 from ml_code.gateway.app import create_app
 from ml_code.gateway.edge import OPEN_PATHS
@@ -33,6 +34,8 @@ from tests.support.charts import (
 )
 
 NAME = "demo-model-serving"
+STAGED = (("Deployment", "-staging"), ("StatefulSet", "-triton"))
+"""The staging Triton, and those that serve."""
 KUBERNETES = ("1.27", "1.37")
 """The oldest that Chart.yaml takes, and the newest that there are schemas of."""
 
@@ -201,7 +204,11 @@ def test_requests_in_flight_end_before_a_pod_is_killed(everything: Rendered) -> 
     nginx = re.search(r"worker_shutdown_timeout (\d+)s;", (CHART / "files/nginx.conf").read_text())
     exit_option = next(a for a in everything.container("triton")["args"] if "exit-timeout" in a)
     assert nginx
-    needed = {"gateway": int(gateway), "nginx": int(nginx[1]), "triton": int(exit_option.split("=")[1])}
+    needed = {
+        "gateway": int(gateway),
+        "nginx": int(nginx[1]),
+        **dict.fromkeys(("triton", "staging"), int(exit_option.split("=")[1])),
+    }
     for pod in everything.pods():
         [container] = pod["spec"]["containers"]
         pause = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
@@ -322,8 +329,84 @@ def test_prometheus_may_scrape_triton_and_shows_the_gateway_its_key(everything: 
         "name": "gateway-key",
         "key": "api-key",
     }
-    assert monitors.keys() == {f"{NAME}-gateway", f"{NAME}-triton"}
+    assert monitors.keys() == {f"{NAME}-gateway", f"{NAME}-triton", f"{NAME}-staging"}
     assert all(m["metadata"]["labels"]["release"] == "prometheus" for m in everything.all("ServiceMonitor"))
+
+
+# The staging Triton.
+
+
+def test_without_a_gpu_to_spare_there_is_no_staging_triton(triton: Rendered, local: Rendered) -> None:
+    assert value_set("triton").get("tritonStaging") is None
+    for chart in (triton, local, render(changed(value_set("local"), "tritonStaging", {"enabled": True}))):
+        assert "staging" not in str(chart.objects).lower()
+        assert "STAGING" not in chart.notes
+
+
+def test_the_staging_triton_is_one_of_those_that_serve_but_starts_empty(everything: Rendered) -> None:
+    deployment = everything.one("Deployment", "-staging")["spec"]
+    # Two would not fit on one GPU, and a deploy is alone in it.
+    assert (deployment["replicas"], deployment["strategy"]) == (1, {"type": "Recreate"})
+    staging, serving = everything.container("staging"), everything.container("triton")
+    assert set(serving["args"]) - set(staging["args"]) == {"--load-model=*"}
+    assert set(staging["args"]) <= set(serving["args"])
+    assert "--log-verbose=1" in staging["args"], "the values' own arguments, too"
+    for key in ("image", "env", "ports", "securityContext", "volumeMounts", "startupProbe", "livenessProbe"):
+        assert staging[key] == serving[key], key
+    # It serves no model of its own.
+    assert staging["readinessProbe"]["httpGet"]["path"] == "/v2/health/ready"
+
+
+def test_what_is_not_said_of_the_staging_triton_is_as_with_those_that_serve(everything: Rendered) -> None:
+    assert (
+        everything.container("staging")["resources"] == value_set("everything")["tritonStaging"]["resources"]
+    )
+    pods = [everything.one(kind, name)["spec"]["template"]["spec"] for kind, name in STAGED]
+    for key in ("nodeSelector", "tolerations", "securityContext"):
+        assert pods[0][key] == pods[1][key], key
+    own = {"enabled": True, "nodeSelector": {"pool": "spare"}, "tolerations": [{"operator": "Exists"}]}
+    other = render(changed(value_set("everything"), "tritonStaging", own))
+    assert other.container("staging")["resources"] == other.container("triton")["resources"]
+    pod = other.one("Deployment", "-staging")["spec"]["template"]["spec"]
+    assert (pod["nodeSelector"], pod["tolerations"]) == (own["nodeSelector"], own["tolerations"])
+
+
+def test_only_the_deployer_and_prometheus_reach_the_staging_triton(everything: Rendered) -> None:
+    values = value_set("everything")
+    assert network_policy(everything, "staging") == {
+        "grpc": values["deployer"]["from"],
+        "metrics": values["monitoring"]["from"],
+    }
+    policy = everything.one("NetworkPolicy", "-staging")["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert "egress" not in policy
+    assert "staging" not in str([everything.container("gateway"), *everything.all("ConfigMap", "Ingress")])
+    # A Service that found both kinds would send clients there, or a deploy to both.
+    for suffix in ("-triton", "-staging"):
+        selector = everything.one("Service", suffix)["spec"]["selector"]
+        assert [w["metadata"]["name"] for w in selected(everything, selector)] == [f"{NAME}{suffix}"]
+
+
+def test_the_deployer_is_told_the_address_of_the_staging_triton(everything: Rendered) -> None:
+    [told] = re.findall(r"TRITON_DEPLOY_STAGING_GRPC_URL=(\S+)", everything.notes)
+    assert Settings.from_env({"TRITON_DEPLOY_STAGING_GRPC_URL": told}).staging_grpc_url == told
+    name, _, port = told.partition(":")
+    service = everything.one("Service", "-staging")
+    assert name == f"{service['metadata']['name']}.{NAMESPACE}.svc"
+    assert {p["name"]: p["port"] for p in service["spec"]["ports"]}["grpc"] == int(port)
+
+
+def test_what_a_candidate_did_in_the_staging_triton_is_not_counted_as_served(everything: Rendered) -> None:
+    [endpoint] = everything.one("ServiceMonitor", "-staging")["spec"]["endpoints"]
+    jobs = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
+    [job] = [job for job in jobs if job["job_name"] == "triton-staging"]
+    assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": job["job_name"]}]
+    [ours], [theirs] = endpoint["metricRelabelings"], job["metric_relabel_configs"]
+    assert (ours["sourceLabels"], ours["regex"], ours["action"]) == (
+        theirs["source_labels"],
+        theirs["regex"],
+        theirs["action"],
+    )
 
 
 def test_clients_that_are_named_are_the_only_ones_beside_nginx(everything: Rendered) -> None:
@@ -533,6 +616,8 @@ def test_without_values_the_first_that_is_missing_is_named() -> None:
         ("everything", "monitoring.from", [], "Set monitoring.from"),
         ("triton", "deployer.from", [], "deployer"),
         ("nginx", "nginx.from", [], "nginx"),
+        ("everything", "tritonStaging.replicas", 2, "replicas"),
+        ("everything", "triton.image.tag", "", "Set triton.image.tag"),
         ("triton", "gateway.replicas", 0, "replicas"),
         ("triton", "gateway.runAsUser", 0, "runAsUser"),
         ("triton", "model", "../escape", "model"),

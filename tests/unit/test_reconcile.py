@@ -147,7 +147,7 @@ def test_a_reconcile_that_sleeps_says_what_it_did_in_the_end(
 ) -> None:
     """It wakes before it makes a Triton serve version 2; version 3 was released meanwhile."""
     deployed.triton.load("best_model.v1", 1)
-    serving = Serving(MODEL, deployed.folder.versions, [deployed.triton], deployed.settings)
+    serving = Serving(deployed.folder, [deployed.triton], deployed.settings)
     serving.restore(deployed.folder.versions.need(1))
     assert deployed.ask() == (1, 1.0)
     real = Serving.restore_on

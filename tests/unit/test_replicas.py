@@ -16,6 +16,7 @@ from ml_code.triton_deploy.errors import (
     ArtifactRejected,
     DeployError,
     NotFound,
+    TritonsDiffer,
     Unavailable,
     VerificationFailed,
 )
@@ -128,13 +129,30 @@ def test_too_few_for_the_quorum_are_all_named(fleet: Fleet) -> None:
     assert fleet.served() == [1, 1, 1]
 
 
-def test_a_version_that_one_triton_answers_wrongly_is_refused_whatever_the_quorum(fleet: Fleet) -> None:
+@pytest.mark.parametrize("which", [0, 2])
+def test_a_version_that_one_triton_answers_wrongly_is_refused_whatever_the_quorum(
+    fleet: Fleet, which: int
+) -> None:
     wrong = VerificationFailed("The candidate answers 3.", hint="Repair it.")
-    fleet.tritons[2].fail = {"infer best_model.v2": wrong}
+    fleet.tritons[which].fail = {"infer best_model.v2": wrong}
     fleet.world.register_times(2)
-    with pytest.raises(VerificationFailed):
+    with pytest.raises(TritonsDiffer, match=r"answers 3\. Triton at fake:. took the same candidate"):
         fleet.deploy("d2", quorum="1")
     assert fleet.served() == [1, 1, 1]
+    record = fleet.world.folder.journal.get("d2")
+    assert record.failure is not None
+    assert not record.failure.blames_artifact, "a Triton is at fault"
+
+
+def test_a_version_that_two_tritons_answer_wrongly_is_at_fault(fleet: Fleet) -> None:
+    for triton in fleet.tritons[:2]:
+        triton.fail = {
+            "infer best_model.v2": VerificationFailed("The candidate answers 3.", hint="Repair it.")
+        }
+    fleet.world.register_times(2)
+    with pytest.raises(VerificationFailed, match="answers 3"):
+        fleet.deploy("d2")
+    assert "infer best_model.v2" not in fleet.tritons[2].calls, "two are enough to tell"
 
 
 @pytest.mark.parametrize("fails", ["load best_model", "infer best_model"])
@@ -176,7 +194,7 @@ def test_a_flip_that_arrives_after_it_was_given_up_takes_nobody_down(fleet: Flee
     fleet.reconcile()
     assert fleet.served() == [1, 1, 1]
     assert [triton.ready_versions("best_model.v2") for triton in fleet.tritons] == [(), (), ()]
-    assert fleet.world.folder.versions.engines() == [1]
+    assert fleet.world.folder.engines.versions() == [1]
     assert fleet.reconcile().done == ()
 
 
@@ -239,7 +257,7 @@ def test_a_rollback_by_quorum_does_not_wait_for_one_that_is_gone(fleet: Fleet) -
     for step in (deployer.materialize, deployer.load, deployer.ready, deployer.smoke):
         step(MODEL, "d2")
     gone = fleet.tritons[2]
-    fleet.tritons[0].fail = {"infer best_model": VerificationFailed("Wrong.", hint="Repair it.")}
+    fleet.tritons[1].fail = {"infer best_model": VerificationFailed("Wrong.", hint="Repair it.")}
     real = gone.load
 
     def flipped_and_gone(model: str, timeout_s: float, config: str | None = None) -> None:
@@ -247,7 +265,7 @@ def test_a_rollback_by_quorum_does_not_wait_for_one_that_is_gone(fleet: Fleet) -
         cut_off(gone)
 
     gone.load = flipped_and_gone  # type: ignore[method-assign]
-    with pytest.raises(VerificationFailed):
+    with pytest.raises(TritonsDiffer):
         deployer.commit(MODEL, "d2")
     gone.load = real  # type: ignore[method-assign]
     rolled_back = deployer.rollback(MODEL, "d2")
@@ -255,7 +273,7 @@ def test_a_rollback_by_quorum_does_not_wait_for_one_that_is_gone(fleet: Fleet) -
     assert rolled_back.state is State.ROLLED_BACK
     assert [Fleet.ask(triton) for triton in fleet.tritons[:2]] == [1, 1]
     gone.fail = {}
-    fleet.tritons[0].fail = {}
+    fleet.tritons[1].fail = {}
     fleet.reconcile()
     assert fleet.served() == [1, 1, 1]
 

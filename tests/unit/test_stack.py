@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import shlex
@@ -9,13 +10,15 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from supervisor.options import ServerOptions
 
-from stack import Stack, StackError, debian_packages, launch, readiness, services
-from stack.__main__ import write_env_file
+from ml_code.triton_deploy.settings import Settings
+from stack import Stack, StackError, debian_packages, demo, launch, readiness, services
+from stack.__main__ import services_here, write_env_file
 from stack.claim import Claim
 from stack.distributed import Distributed
 from stack.ports import DEFAULT_PORTS, check_free, configured_ports, free_ports
@@ -23,6 +26,7 @@ from stack.servers import REPO
 from stack.services import Service
 from stack.startup import await_all, bring_up, until_ready
 from stack.supervision import ProcessState, Program, Supervisor, render_config
+from stack.triton_servers import STAGING
 
 # ports
 
@@ -71,6 +75,18 @@ def test_a_client_gets_only_what_the_services_it_uses_need(tmp_path: Path) -> No
     assert environment["MINE"] == "1"
     assert environment["TRITON_DEPLOY_REPOSITORY"] == str(tmp_path / "model-repo")
     assert not [name for name in environment if name.startswith(("AWS", "AIRFLOW", "MLFLOW"))]
+    assert "TRITON_DEPLOY_STAGING_GRPC_URL" not in environment
+
+
+def test_a_deployer_is_told_of_the_staging_triton_by_default(tmp_path: Path) -> None:
+    stack = Stack(tmp_path)
+
+    settings = Settings.from_env(
+        {name: value for name, value in stack.environment.items() if name.startswith("TRITON_DEPLOY")}
+    )
+    assert settings.staging_grpc_url == stack.url("triton-staging-grpc")
+    assert settings.staging_grpc_url not in settings.triton_grpc_urls
+    assert STAGING in services_here()
 
 
 def test_secrets_outlive_the_stack_and_differ_between_stacks(tmp_path: Path) -> None:
@@ -79,6 +95,72 @@ def test_secrets_outlive_the_stack_and_differ_between_stacks(tmp_path: Path) -> 
     secrets = [Stack(tmp_path / name).environment["AWS_SECRET_ACCESS_KEY"] for name in ("a", "a", "b")]
 
     assert secrets[0] == secrets[1] != secrets[2]
+
+
+# the staging Triton
+
+
+def test_a_staging_triton_is_like_the_serving_one_but_begins_empty(tmp_path: Path) -> None:
+    stack = Stack(tmp_path, ["triton", STAGING])
+    built = services.build(stack._site, ["triton", STAGING])
+    (serving,), (staging,) = (built[name].programs for name in ("triton", STAGING))
+
+    def flags(program: Program) -> dict[str, str]:
+        return dict(part.removeprefix("--").partition("=")[::2] for part in program.argv[1:])
+
+    mine, its = flags(serving), flags(staging)
+    assert mine.keys() - its.keys() == {"load-model"}
+    assert its.keys() <= mine.keys()
+    own = {key for key in its if its[key] != mine[key]}
+    assert own == {"backend-directory", "http-port", "grpc-port", "metrics-port"}
+    assert (its["exit-on-error"], its["strict-readiness"], its["model-control-mode"]) == (
+        "false",
+        "false",
+        "explicit",
+    )
+    assert serving.env == staging.env
+    assert not set(built["triton"].ports) & set(built[STAGING].ports)
+    # Each makes its folder anew at its start: one that both had would be taken from under the other.
+    for program in (mine, its):
+        assert {path.name for path in Path(program["backend-directory"]).iterdir()} == {
+            "python",
+            "onnxruntime",
+        }
+
+
+def test_prometheus_scrapes_the_staging_triton_where_the_stack_has_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "installed_prometheus", lambda: "prometheus")
+    for name, others in (("without", []), ("with", [STAGING])):
+        (tmp_path / name).mkdir()
+        stack = Stack(tmp_path / name, ["triton", *others, "gateway", "prometheus"])
+        services.build(stack._site, ["triton", *others, "gateway", "prometheus"])
+        folder = tmp_path / name / "prometheus/targets"
+        [scraped] = json.loads((folder / f"{STAGING}.yml").read_text())
+        expected = stack.url(f"{STAGING}-metrics").removeprefix("http://")
+        assert scraped["targets"] == ([expected] if others else [])
+        [serving] = json.loads((folder / "triton.yml").read_text())
+        assert expected not in serving["targets"]
+
+
+@pytest.mark.parametrize(
+    ("staging", "said"),
+    [
+        (
+            {"result": "passed"},
+            "version 3 was tried in the staging Triton first: it loaded there and answered",
+        ),
+        ({"result": "stuck"}, "version 3 was tried in the staging Triton first: stuck"),
+        ({}, ""),
+    ],
+)
+def test_the_demo_says_what_the_staging_triton_said(
+    capsys: pytest.CaptureFixture[str], staging: dict[str, str], said: str
+) -> None:
+    demo._tell_staging(SimpleNamespace(version=3, staging=staging))
+
+    assert capsys.readouterr().out.strip() == said
 
 
 # files
@@ -518,6 +600,12 @@ def test_the_hosts_are_told_of_every_triton(tmp_path: Path) -> None:
     assert len(set(urls)) == 2
     assert len(distributed.environment["GATEWAY_TRITON_URLS"].split(",")) == 2
     assert distributed.environment["TRITON_DEPLOY_REPOSITORY"] == str(tmp_path / "model-repo")
+    staging = distributed.environment["TRITON_DEPLOY_STAGING_GRPC_URL"]
+    assert staging == distributed.center.url("triton-staging-grpc")
+    assert staging not in urls
+    host = distributed._host(1)
+    assert host.environment["TRITON_DEPLOY_STAGING_GRPC_URL"] == staging
+    assert STAGING not in host._names
 
 
 def test_programs_of_another_system_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

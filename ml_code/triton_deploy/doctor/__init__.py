@@ -12,6 +12,7 @@ from .examination import run_all
 from .mlflow import ArtifactsCheck, MlflowCheck
 from .repository import RepositoryCheck
 from .s3 import S3Check
+from .staging import StagingCheck
 from .triton import TritonCheck
 
 __all__ = ["Check", "Finding", "Verdict", "examine"]
@@ -38,6 +39,7 @@ def examine(
         S3Check(settings),
         RepositoryCheck(settings),
         TritonCheck(settings),
+        StagingCheck(settings),
         ClocksCheck(settings, clock),
     ]
     return [*(wrong or [report.ok("Every variable that is set can be used.")]), *run_all(checks, unusable)]

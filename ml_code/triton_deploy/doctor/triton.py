@@ -10,7 +10,7 @@ from typing import Protocol
 from ..errors import DeployError
 from ..repository.durable import storage_errors
 from ..settings import Settings
-from ..triton import ServerInfo, tritons_of
+from ..triton import Index, ServerInfo, tritons_of
 from .check import Finding, Report
 from .probe import Probe
 
@@ -19,6 +19,17 @@ SEEN_WITHIN_S = 5.0
 """How long a Triton may need to see a new folder: a network file system's cache may be that old, seconds."""
 POLL_S = 0.2
 NEEDED = ("model_repository", "model_configuration", "binary_tensor_data")
+SHOWN = 5
+"""How many models are named."""
+LOST, UNLOADED = "UNAVAILABLE", "UNAVAILABLE: unloaded"
+"""What Triton calls a model that it has not, with the reason after a colon, and one that it was told to unload."""
+FLAGS_ALONE = "--exit-on-error=false --strict-readiness=false"
+CANT_BE_ASKED = (
+    "Whether a Triton ends at its start when it can't load a model, and whether one such model makes it unready, can't be asked. While a "
+    "deploy is under way the repository holds, on purpose, a folder of its candidate that no Triton can read; a Triton that is restarted "
+    "then and has the default, --exit-on-error=true, ends instead of serving what was committed."
+)
+FLAGS = f"See that each Triton's command line has {FLAGS_ALONE}."
 
 ONNX_LIMITS = {
     **dict.fromkeys(range(40, 44), ("1.16", 19, 9)),
@@ -43,8 +54,14 @@ class Examined(Protocol):
     def about(self) -> ServerInfo:
         """Return what the server says of itself."""
 
+    def is_ready(self) -> bool:
+        """Return whether the server calls itself ready."""
+
     def folders(self) -> frozenset[str]:
         """Return the name of every folder in its repository."""
+
+    def index(self) -> Index:
+        """Return what it says of all models of its repository."""
 
     def unload(self, model: str, timeout_s: float) -> None:
         """Unload a model; one that is not loaded is fine."""
@@ -80,6 +97,8 @@ class TritonCheck:
                 continue
             answering.append(triton)
             yield from self._server(triton, info)
+        if answering:
+            yield self._report.unknown(CANT_BE_ASKED, FLAGS)
         yield from self._shared(answering)
 
     def clean_up(self) -> None:
@@ -94,14 +113,27 @@ class TritonCheck:
                 f"Triton at {triton.url} lacks the extensions {', '.join(missing)}.",
                 "Use a Triton that has them: every NVIDIA image from 2.40 (23.11) on.",
             )
-        try:
-            # Of what is not there: says whether unloading is allowed, and does nothing.
-            triton.unload(self._probe.name, CALL_S)
-        except DeployError as error:
-            yield self._report.failed(error.message, error.hint)
-        else:
-            yield self._report.ok(f"Triton at {triton.url} lets models be loaded and unloaded.")
+        yield from self._readiness(triton)
+        yield controlled(triton, self._probe, self._report)
         yield self._limits(triton.url, info.version)
+
+    def _readiness(self, triton: Examined) -> Iterator[Finding]:
+        try:
+            ready, index = triton.is_ready(), triton.index()
+        except DeployError as error:
+            yield self._report.unknown(f"Whether it is ready is not known: {error.message}", error.hint)
+            return
+        if ready or not index.ready:
+            return
+        lost = sorted(
+            name for name, state in index.states.items() if state.startswith(LOST) and state != UNLOADED
+        )
+        because = f" because of {shown(lost)}" if lost else ""
+        yield self._report.warning(
+            f"Triton at {triton.url} serves {shown(sorted(index.ready))} and says that it is not ready{because}: it has strict readiness, the default. "
+            "Whatever asks its /v2/health/ready takes it for dead after a candidate that could not be loaded.",
+            f"Start it with {FLAGS_ALONE}, or ask for the model: /v2/models/NAME/ready.",
+        )
 
     def _limits(self, url: str, version: str) -> Finding:
         major, _, rest = version.partition(".")
@@ -134,7 +166,7 @@ class TritonCheck:
         root = self._settings.repository_root
         with storage_errors(f"making a folder in {root} for Triton to see"):
             self._probe.make()
-        blind = self._blind(tritons)
+        blind = blind_to(self._probe, tritons)
         for triton in tritons:
             if triton.url not in blind:
                 yield self._report.ok(f"Triton at {triton.url} sees the folder {root} of this machine.")
@@ -152,17 +184,34 @@ class TritonCheck:
                 "If it is, on NFS: mount it with actimeo=1 everywhere.",
             )
 
-    def _blind(self, tritons: Sequence[Examined]) -> dict[str, str]:
-        """Return the Tritons that don't see the probe in time, each with its error if it had one."""
-        until = time.monotonic() + SEEN_WITHIN_S
-        while True:
-            blind: dict[str, str] = {}
-            for triton in tritons:
-                try:
-                    if self._probe.name not in triton.folders():
-                        blind[triton.url] = ""
-                except DeployError as error:
-                    blind[triton.url] = error.message
-            if not blind or time.monotonic() > until:
-                return blind
-            time.sleep(POLL_S)
+
+def controlled(triton: Examined, probe: Probe, report: Report) -> Finding:
+    """Return whether a Triton lets models be loaded and unloaded."""
+    try:
+        # Of what is not there: says whether unloading is allowed, and does nothing.
+        triton.unload(probe.name, CALL_S)
+    except DeployError as error:
+        return report.failed(error.message, error.hint)
+    return report.ok(f"Triton at {triton.url} lets models be loaded and unloaded.")
+
+
+def blind_to(probe: Probe, tritons: Sequence[Examined]) -> dict[str, str]:
+    """Return the Tritons that don't see a probe in time, by address, each with its error if it had one."""
+    until = time.monotonic() + SEEN_WITHIN_S
+    while True:
+        blind: dict[str, str] = {}
+        for triton in tritons:
+            try:
+                if probe.name not in triton.folders():
+                    blind[triton.url] = ""
+            except DeployError as error:
+                blind[triton.url] = error.message
+        if not blind or time.monotonic() > until:
+            return blind
+        time.sleep(POLL_S)
+
+
+def shown(names: Sequence[str]) -> str:
+    """Return the first names of a list, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

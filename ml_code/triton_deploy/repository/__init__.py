@@ -9,6 +9,7 @@ from typing import Self
 from ..names import check_model
 from .bakes import Bakes
 from .durable import storage_errors
+from .engines import Engines
 from .journal import Journal
 from .last_reconcile import LastReconcile
 from .lease import Lease
@@ -21,13 +22,14 @@ __all__ = ["FileEntry", "Manifest", "ModelFolder", "models_in"]
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """One model's place in the repository: its releases and their bakes, deployments, lease and versions, and what is on its way out."""
+    """One model's place in the repository: its releases and their bakes, deployments, lease, versions and engines, and what is on its way out."""
 
     model: str
     releases: Releases
     journal: Journal
     lease: Lease
     versions: Versions
+    engines: Engines
     removals: Removals
     bakes: Bakes
     last_reconcile: LastReconcile
@@ -46,6 +48,7 @@ class ModelFolder:
             Journal(folder / "deployments", model),
             Lease(folder / "leases", model),
             Versions(root, model),
+            Engines(root, model),
             Removals(folder),
             Bakes(folder / "bakes", model),
             LastReconcile(folder / "reconcile.json"),

@@ -140,6 +140,21 @@ def create_file(path: Path, text: str) -> bool:
     return created
 
 
+def point(link: Path, target: str) -> None:
+    """Make a symbolic link lead to ``target``, with one rename; one that does already is not touched."""
+    if link.is_symlink() and os.readlink(link) == target:
+        fsync_directory(link.parent)
+        return
+    temporary = link.with_name(f".{link.name}.{secrets.token_hex(4)}.tmp")
+    temporary.symlink_to(target)
+    try:
+        temporary.replace(link)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_directory(link.parent)
+
+
 def rename(source: Path, target: Path) -> None:
     """Rename within one file system, durably on both ends."""
     source.rename(target)

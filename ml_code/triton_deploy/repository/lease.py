@@ -43,17 +43,24 @@ class _Held:
         return 0 < self.left_s(now) <= self.duration_s + CLOCK_SKEW_S
 
 
+STAGING = ".staging-lease."
+"""Begins the names of the files of the staging Triton's lease, in the model repository's folder: there Triton takes every folder for a
+model, and looks at no file."""
+
+
 class Lease:
-    """The lease of one model.
+    """The lease of one model, or of the staging Triton.
 
     Args:
         folder: where its files are.
         model: name for messages.
+        prefix: begins the names of its files.
     """
 
-    def __init__(self, folder: Path, model: str) -> None:
+    def __init__(self, folder: Path, model: str, prefix: str = "") -> None:
         self._folder = folder
         self._model = model
+        self._prefix = prefix
 
     def acquire(self, deploy_id: str, now: datetime, duration_s: float) -> None:
         """Take the lease for a deployment, or renew it if the deployment has it.
@@ -152,10 +159,11 @@ class Lease:
     def _numbers(self) -> list[int]:
         if not self._folder.is_dir():
             return []
-        return sorted(int(path.stem) for path in self._folder.glob("*.json") if path.stem.isdigit())
+        names = (path.stem.removeprefix(self._prefix) for path in self._folder.glob(f"{self._prefix}*.json"))
+        return sorted(int(name) for name in names if name.isdigit())
 
     def _path(self, number: int) -> Path:
-        return self._folder / f"{number:06d}.json"
+        return self._folder / f"{self._prefix}{number:06d}.json"
 
 
 def _this_process() -> str:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import NotFound, StorageFailed
-from ..names import engine_name
 from ..records import Deployment, Failure
 from . import durable
 
@@ -87,19 +86,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def engines_in(root: Path) -> dict[str, list[int]]:
-    """Return the versions of each model of a repository that have an engine directory, ascending."""
-    found: dict[str, list[int]] = {}
-    with durable.storage_errors(f"listing {root}"):
-        for name in os.listdir(root) if root.is_dir() else ():
-            model, _, version = name.rpartition(".v")
-            if version.isdigit():
-                found.setdefault(model, []).append(int(version))
-    return {model: sorted(versions) for model, versions in found.items()}
-
-
 class Versions:
-    """The version directories of one model and the engines that load them.
+    """The version directories of one model, and the configuration of its switch.
 
     Args:
         root: the model repository.
@@ -197,14 +185,13 @@ class Versions:
         """Return the deployments that have a staging directory."""
         return [path.name.removeprefix(".staging-") for path in self._found(".staging-*")]
 
-    def temporaries(self, engines: Sequence[int]) -> list[Path]:
+    def temporaries(self, engines: Sequence[Path]) -> list[Path]:
         """Return files that a write which never ended left behind, in the places that are few.
 
         Args:
-            engines: as ``engines`` gives them.
+            engines: the folders of the model's engines.
         """
-        engine_folders = (self._engine(version) for version in engines)
-        places = (self._folder, self._folder / "releases", self._folder / "leases", *engine_folders)
+        places = (self._folder, self._folder / "releases", self._folder / "leases", *engines)
         with durable.storage_errors(f"listing {self._folder}"):
             return sorted(
                 place / name
@@ -354,36 +341,7 @@ class Versions:
         with durable.storage_errors(f"listing {self._folder}"):
             return sorted(self._folder.glob(pattern))
 
-    # Engines and the switch: derived, rebuildable
-
-    def write_engine(self, version: int, config: str) -> None:
-        """Create the Triton model that loads one version: its configuration and a link to the files."""
-        engine = self._engine(version)
-        with durable.storage_errors(f"writing {engine}"):
-            durable.make_directory(engine)
-            # A warm version's engine stays as it is: Triton takes a newer file for a change.
-            durable.keep_file(engine / SWITCH_CONFIG, config)
-            link = engine / str(version)
-            if not link.is_symlink():
-                link.symlink_to(Path("..") / self._model / str(version))
-            durable.fsync_directory(engine)
-
-    def engine_is_whole(self, version: int) -> bool:
-        """Whether Triton finds all that it loads a version with: a process may have been killed while it wrote that."""
-        engine = self._engine(version)
-        with durable.storage_errors(f"reading {engine}"):
-            return (engine / SWITCH_CONFIG).is_file() and (engine / str(version)).is_symlink()
-
-    def remove_engine(self, version: int) -> None:
-        """Remove a version's engine directory; the files it links to stay."""
-        with durable.storage_errors(f"removing {self._engine(version)}"):
-            if self._engine(version).exists():
-                shutil.rmtree(self._engine(version))
-                durable.fsync_directory(self._root)
-
-    def engines(self) -> list[int]:
-        """Return the versions that have an engine directory, ascending."""
-        return engines_in(self._root).get(self._model, [])
+    # The switch: derived, rebuildable
 
     def switch(self) -> str | None:
         """Return the switch's configuration as it is on disk, or None."""
@@ -396,9 +354,6 @@ class Versions:
         path = self._folder / SWITCH_CONFIG
         with durable.storage_errors(f"writing {path}"):
             durable.keep_file(path, config)
-
-    def _engine(self, version: int) -> Path:
-        return self._root / engine_name(self._model, version)
 
     def _staging(self, deploy_id: str) -> Path:
         return self._folder / f".staging-{deploy_id}"

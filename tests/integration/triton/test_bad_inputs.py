@@ -23,6 +23,7 @@ import pytest
 
 from ml_code.triton_deploy.deployer import Deployer, DeployRequest
 from ml_code.triton_deploy.errors import NotFound, Unavailable
+from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.triton import GrpcTriton
 from stack import Stack
@@ -644,8 +645,15 @@ def test_a_triton_that_hangs_in_load_is_given_up_and_the_next_version_goes_live(
             deployer.load(live.model, deploy_id)
         deployer.rollback(live.model, deploy_id)
         assert time.monotonic() - started < 6
-        assert live.state() == before
+        after = live.state()
+        hanging = f"{live.model}.v{version}"
+        assert after["engines"].pop(hanging) == (), "its folder stays, so that it is listed"
+        for name in [name for name in after["files"] if name.startswith(f"engines/{version}/")]:
+            del after["files"][name]
+        assert after == before
         live.works_again(9.5)
+        problems = Reconciler(Settings.from_env()).run(live.model).problems
+        assert [text for text in problems if f"{hanging} on " in text and "Restart that Triton" in text]
     assert "restart that Triton" in failure.value.hint
     assert "TRITON_DEPLOY_LOAD_TIMEOUT_S" in failure.value.hint
     assert live.failure(version)["blames_artifact"] is False

@@ -164,7 +164,7 @@ def test_a_retired_version_is_not_missed(site: Site) -> None:
         site.deploy_next()
     assert_unnoticed(traffic, [2, 3])
     assert site.loaded() == [2, 3]
-    assert site.folder.versions.engines() == [2, 3]
+    assert site.folder.engines.versions() == [2, 3]
     site.publisher.set_alias(site.model, "A", 1)
     with site.traffic() as traffic:
         done = site.deploy()
@@ -209,7 +209,7 @@ def test_a_triton_killed_in_the_middle_of_a_deploy_serves_the_live_version(
     if last == "load":
         with pytest.raises(DeployError):
             deployer.load(site.model, deploy_id)
-        assert site.folder.versions.engines() == [1, version]
+        assert site.folder.engines.versions() == [1, version]
 
     kill(site)
 
@@ -228,7 +228,7 @@ def test_a_first_deploy_that_failed_leaves_a_repository_that_triton_starts_on(
     site.publish(expected=7)
     assert site.deploy().returncode == 4
     assert site.quarantine() == ["1"]
-    assert site.folder.versions.engines() == []
+    assert site.folder.engines.versions() == []
 
     kill(site)
 

@@ -78,7 +78,15 @@ def test_what_somebody_did_by_hand_is_put_right(live: Model) -> None:
     assert command(live, "status", live.name).returncode == 0
     again = command(live, "reconcile", live.name, "--deep", "--json")
     assert json.loads(again.stdout) == [
-        {"model": live.name, "live": 2, "done": [], "problems": [], "under_way": "", "notices": []}
+        {
+            "model": live.name,
+            "live": 2,
+            "done": [],
+            "problems": [],
+            "under_way": "",
+            "notices": [],
+            "stuck": {},
+        }
     ]
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
 import shutil
+import signal
 import socket
 import time
 import uuid
@@ -19,15 +22,18 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ml_code.triton_deploy import model_config, onnx_model
 from ml_code.triton_deploy.errors import ArtifactRejected, DeployError, Misconfigured, NotFound, Unavailable
+from ml_code.triton_deploy.lifeline import Life
 from ml_code.triton_deploy.names import engine_name
 from ml_code.triton_deploy.repository import ModelFolder
 from ml_code.triton_deploy.schema import Schema
 from ml_code.triton_deploy.triton import GrpcTriton, Triton
 from stack import Stack
+from stack.readiness import answers
 from tests.support.fakes import FakeTriton, ones
 from tests.support.models import times, unknown_operator
 from tests.support.servers.hanging import blocked
-from tests.support.servers.tritons import triton_without_control
+from tests.support.servers.tritons import TritonServer, triton_without_control
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -52,9 +58,7 @@ class Bench:
         with contextlib.suppress(ArtifactRejected):
             schema = onnx_model.inspect(folder / "model.onnx", max_opset=99, max_ir_version=99)
         config = model_config.engine_config(self.model, version, schema, options)
-        ModelFolder.at(self.repository, self.model).versions.write_engine(
-            version, model_config.to_pbtxt(config)
-        )
+        ModelFolder.at(self.repository, self.model).engines.complete(version, model_config.to_pbtxt(config))
         return schema
 
     def engine(self, version: int) -> str:
@@ -73,6 +77,20 @@ class Bench:
         assert answer.outputs["y"].shape == (1, 2)
         assert 0 < answer.latency_s < CALL_S
         return answer.version, float(answer.outputs["y"][0, 0])
+
+    def candidate(self, version: int) -> None:
+        """Put a version there whose engine can't be parsed, and load it by its configuration."""
+        schema = self.add(version, times(float(version)))
+        config = model_config.engine_config(self.model, version, schema, {})
+        folder = ModelFolder.at(self.repository, self.model)
+        folder.engines.remove(version)
+        folder.engines.write_candidate(version, "d1", model_config.to_pbtxt(config))
+        self.triton.load(self.engine(version), CALL_S, model_config.to_json(config))
+
+    def complete(self, version: int) -> None:
+        """Let a Triton that is restarted load a version."""
+        folder = ModelFolder.at(self.repository, self.model)
+        folder.engines.complete(version, (folder.engines.folders(version)[1] / "verified.pbtxt").read_text())
 
     def remove(self) -> None:
         for engine in self.repository.glob(f"{self.model}.v*"):
@@ -371,6 +389,76 @@ def test_a_triton_on_another_repository_is_named_with_the_setting(real: GrpcTrit
     assert "--model-repository" in failure.value.hint
 
 
+def test_files_that_triton_does_not_see_are_nobodys_fault(stack: Stack, real: GrpcTriton) -> None:
+    bench = Bench(real, stack.model_repository, f"port-{uuid.uuid4().hex[:10]}")
+    bench.add(1, times(1))
+    model = bench.repository / bench.engine(1) / "1" / "model.onnx"
+    hidden = model.rename(model.with_suffix(".hidden"))
+    try:
+        with pytest.raises(Unavailable, match=r"model\.onnx") as failure:
+            bench.load(1)
+        assert "NFS" in failure.value.hint
+        hidden.rename(model)
+        bench.load(1)
+        assert bench.ask(bench.engine(1)) == (1, 1.0)
+    finally:
+        bench.remove()
+
+
+@contextlib.contextmanager
+def no_descriptor_left(pid: int) -> Iterator[None]:
+    """While the block runs, that process opens no file."""
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = {int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    lowest_free = next(number for number in range(len(used) + 1) if number not in used)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest_free, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+def test_a_triton_without_descriptors_blames_no_model(
+    triton_server: Callable[..., TritonServer], tmp_path: Path
+) -> None:
+    server = triton_server(tmp_path / "repository")
+    bench = Bench(GrpcTriton(server.grpc_url, CALL_S), tmp_path / "repository", "starved")
+    for version in (1, 2):
+        bench.add(version, times(version))
+    bench.load(1)
+    calls: list[Callable[[], object]] = [
+        lambda: bench.load(2),
+        bench.triton.loaded,
+        lambda: bench.triton.unload(bench.engine(2), CALL_S),
+    ]
+    with no_descriptor_left(server.pid):
+        said: list[DeployError] = []
+        for call in calls:
+            try:
+                call()
+            except DeployError as error:
+                said.append(error)
+    assert said
+    assert not any(error.blames_artifact for error in said), said
+    bench.load(2)
+    assert bench.ask(bench.engine(2)) == (2, 2.0)
+
+
+def test_names_in_a_model_move_no_cursor_of_whoever_reads_why_it_failed(
+    stack: Stack, real: GrpcTriton
+) -> None:
+    bench = Bench(real, stack.model_repository, f"port-{uuid.uuid4().hex[:10]}")
+    bench.add(1, times(1))
+    bench.load(1)
+    try:
+        with pytest.raises(ArtifactRejected) as failure:
+            real.infer(bench.engine(1), {"\x1b[2J\nERROR forged": ones()["x"]}, CALL_S)
+        assert r"\x1b[2J ERROR forged" in failure.value.message
+        assert str(failure.value).isprintable()
+    finally:
+        bench.remove()
+
+
 def test_the_http_port_is_named_as_not_grpc(stack: Stack) -> None:
     triton = GrpcTriton(stack.url("triton").removeprefix("http://"), 2)
     with within(5), pytest.raises(Unavailable) as failure:
@@ -386,3 +474,113 @@ def test_a_triton_that_is_not_in_explicit_mode_is_named_with_the_option(tmp_path
             with pytest.raises(Misconfigured) as failure:
                 action()
             assert "--model-control-mode=explicit" in failure.value.hint
+
+
+def test_a_candidate_can_be_loaded_by_its_configuration_alone(bench: Bench) -> None:
+    bench.candidate(1)
+    assert bench.ask(bench.engine(1)) == (1, 1.0)
+    bench.triton.unload(bench.engine(1), CALL_S)
+    with pytest.raises(Misconfigured):
+        bench.load(1)
+
+
+def test_the_public_name_can_point_at_a_candidate_again_and_again(bench: Bench) -> None:
+    """Each time Triton looks whether anything in the engine's folder has changed since its load: nothing has."""
+    bench.add(1, times(1))
+    bench.load(1)
+    bench.candidate(2)
+    for version in (2, 1, 2, 1):
+        bench.switch(version)
+        assert bench.ask(bench.model) == (version, float(version))
+    bench.complete(2)
+    for version in (2, 1, 2):
+        bench.switch(version)
+        assert bench.ask(bench.model) == (version, float(version))
+
+
+def test_a_candidate_whose_folder_was_touched_is_read_again(bench: Bench) -> None:
+    """By a time of change that nobody can set back; the public name points there in spite of the answer."""
+    bench.candidate(1)
+    config = ModelFolder.at(bench.repository, bench.model).engines.folders(1)[1] / "candidate.pbtxt"
+    time.sleep(0.05)
+    config.chmod(0o600)
+    with pytest.raises(Misconfigured):
+        bench.switch(1)
+    assert bench.ask(bench.model) == (1, 1.0)
+
+
+def test_states_are_of_what_the_process_was_told_to_load(bench: Bench) -> None:
+    bench.candidate(1)
+    bench.add(2, b"junk")
+    bench.add(3, times(3))
+    with pytest.raises(DeployError):
+        bench.load(2)
+    bench.load(3)
+    bench.triton.unload(bench.engine(3), CALL_S)
+    eventually(lambda: bench.triton.states()[bench.engine(3)] != "UNLOADING", "it is unloaded")
+    states = bench.triton.states()
+    assert states[bench.engine(1)] == "READY"
+    assert states[bench.engine(2)].startswith("UNAVAILABLE: ")
+    assert states[bench.engine(3)] == "UNAVAILABLE: unloaded"
+    bench.add(4, times(4))
+    assert bench.engine(4) not in bench.triton.states()
+
+
+def test_a_lifeline_answers_as_long_as_the_process_is_the_same(bench: Bench) -> None:
+    with bench.triton.lifeline(bench.engine(1)) as line:
+        assert line.look() is Life.SAME
+        bench.add(1, times(1))
+        bench.load(1)
+        assert line.look() is Life.SAME
+
+
+def end(bench: Bench, stack: Stack | None, how: signal.Signals) -> None:
+    if isinstance(bench.triton, FakeTriton):
+        bench.triton.restart()
+        return
+    assert stack is not None
+    os.kill(stack.pid("triton"), how)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_lifeline_tells_that_the_process_has_ended(
+    bench: Bench, request: pytest.FixtureRequest, how: signal.Signals
+) -> None:
+    real = not isinstance(bench.triton, FakeTriton)
+    stack: Stack | None = request.getfixturevalue("stack") if real else None
+    bench.add(1, times(1))
+    bench.load(1)
+    try:
+        with bench.triton.lifeline(bench.engine(1)) as line:
+            end(bench, stack, how)
+            deadline = time.monotonic() + CALL_S
+            # On SIGSEGV it writes where it was, and answers meanwhile.
+            while (life := line.look()) is Life.SAME and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert life is Life.ENDED
+    finally:
+        if stack is not None:
+            eventually(lambda: stack.states()["triton"].state == "RUNNING", "Triton runs")
+            stack.wait_ready("triton")
+
+
+def test_a_lifeline_keeps_no_triton_from_its_exit_and_tells_it_from_an_end(tmp_path: Path) -> None:
+    with Stack(tmp_path, ["triton"], model_repository=tmp_path / "repository") as stack:
+        server = TritonServer(stack)
+        with GrpcTriton(server.grpc_url, CALL_S).lifeline("any") as line:
+            asked_at = time.monotonic()
+            server.stop()
+            assert time.monotonic() - asked_at < 8, "it is stopped by force after ten seconds"
+            assert line.look() is Life.LEFT
+
+
+def test_a_restarted_triton_lists_a_candidate_without_a_state(tmp_path: Path) -> None:
+    with Stack(tmp_path, ["triton"], model_repository=tmp_path / "repository") as stack:
+        triton = GrpcTriton(stack.url("triton-grpc"), CALL_S)
+        bench = Bench(triton, tmp_path / "repository", "best_model")
+        bench.add(1, times(1))
+        bench.candidate(2)
+        stack.restart("triton")
+        states = GrpcTriton(stack.url("triton-grpc"), CALL_S).states()
+        assert states == {"best_model.v1": "READY"}
+        assert answers(f"{stack.url('triton')}/v2/health/ready") is None, "it is ready"

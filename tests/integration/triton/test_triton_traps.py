@@ -140,7 +140,7 @@ def test_a_load_that_succeeded_may_have_loaded_something_else(site: Site, name: 
     manifest = ours.manifest(2)
     shutil.rmtree(ours.folder.versions.path(2))
     with contextlib.suppress(DeployError):
-        ours.serving.load_candidate(manifest, fresh=True)
+        ours.serving.load_candidate(manifest, "d", fresh=True)
     said = says_so(lambda: ours.serving.wait_ready(2))
     assert_told_the_truth(said, site, ours.engine(2), 2)
 
@@ -257,7 +257,7 @@ def test_new_content_under_a_known_name_is_loaded(site: Site, name: str, tmp_pat
     for content, factor in ((newer, 20), (older, 2)):
         shutil.rmtree(folder) if not folder.is_symlink() else folder.unlink()
         folder.symlink_to(content)
-        ours.serving.load_candidate(manifest, fresh=True)
+        ours.serving.load_candidate(manifest, "d", fresh=True)
         assert site.answer(ours.engine(2)) == (2, factor)
     assert_serves(site, ours.engine(2), 2)
 
@@ -424,7 +424,7 @@ def test_the_switch_never_points_at_what_is_not_loaded(site: Site, name: str) ->
         way.run_until(2, "smoke")
         # A Triton that was restarted while somebody cleared the repository up.
         site.triton.unload(way.engine(2), 10)
-        way.folder.versions.remove_engine(2)
+        way.folder.engines.remove(2)
     switch = model_config.switch_config(naive.model, 2, SCHEMA, {})
     assert not says_so(lambda: site.triton.load(naive.model, 10, model_config.to_json(switch)))
     with pytest.raises(AssertionError, match="nobody answers"):

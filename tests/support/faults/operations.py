@@ -46,7 +46,7 @@ def prepared_for_rollback(world: World) -> None:
         step(MODEL, "begun")
     record = world.folder.journal.get("begun")
     world.folder.journal.append(advance(record, State.SWITCHING, world.now), record)
-    serving = Serving(MODEL, world.folder.versions, [world.triton], world.settings)
+    serving = Serving(world.folder, [world.triton], world.settings)
     serving.switch_to(world.folder.versions.need(4))
 
 

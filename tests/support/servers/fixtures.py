@@ -9,6 +9,8 @@ import pytest
 
 from stack import Stack
 from stack.servers import DEPLOY_DAG
+from stack.services import SERVICES
+from stack.triton_servers import STAGING
 from tests.support.airflow.dag_copies import COPIES, RETRAIN_COPIES, RETRAIN_DAG, dags_with_copies
 from tests.support.airflow.settings import RECONCILE_DAG, SETTINGS
 from tests.support.servers.browsing import chromium
@@ -26,6 +28,8 @@ def _described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     home = tmp_path_factory.mktemp("stack")
     stack = Stack(
         home,
+        # A staging Triton is what some tests are about; they have one of their own.
+        [name for name in SERVICES if name != STAGING],
         dags=dags_with_copies(home / "dags"),
         dag_ids=[DEPLOY_DAG, RECONCILE_DAG, RETRAIN_DAG, *COPIES, *RETRAIN_COPIES],
         environment=SETTINGS,

@@ -131,7 +131,7 @@ class Ours:
 
     @property
     def serving(self) -> Serving:
-        return Serving(self.model, self.folder.versions, [self._site.triton], self.settings)
+        return Serving(self.folder, [self._site.triton], self.settings)
 
 
 @pytest.fixture(scope="module")
