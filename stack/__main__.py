@@ -18,6 +18,7 @@ from stack.distributed import Distributed
 from stack.ports import configured_ports, setting
 from stack.servers import REPO
 from stack.supervision import ProcessState
+from stack.triton_servers import STAGING
 
 _WATCH_S = 1.0
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
@@ -122,6 +123,7 @@ def summary(stack: Stack, env_file: Path) -> str:
     """Return what `up` prints when all is ready."""
     username, password = stack.airflow_login
     grpc, metrics = stack.url("triton-grpc"), f"{stack.url('triton-metrics')}/metrics"
+    staging = f"{stack.url(STAGING)}  (gRPC {stack.url(f'{STAGING}-grpc')}; serves nobody: a candidate is tried there first)"
     key, secret = (stack.environment[f"AWS_{name}"] for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"))
     prometheus = (
         stack.url("prometheus") if "prometheus" in stack.states() else "not installed: no release bakes"
@@ -130,6 +132,7 @@ def summary(stack: Stack, env_file: Path) -> str:
   Airflow   {stack.url("airflow")}  (user {username}, password {password})
   MLflow    {stack.url("mlflow")}
   Triton    {stack.url("triton")}  (gRPC {grpc}, metrics {metrics})
+  Staging   {staging}
   Gateway   {stack.url("gateway")}  (what is live; /docs)
   Events    {stack.url("events")}  (deploys best_model when its alias A is set in MLflow)
   Metrics   {prometheus}
@@ -156,6 +159,7 @@ def distributed_summary(distributed: Distributed, env_file: Path) -> str:
     return f"""
   Airflow   {center.url("airflow")}  (user {username}, password {password}; logs of tasks are on their hosts)
   MLflow    {center.url("mlflow")}
+  Staging   {center.url(STAGING)}  (gRPC {center.url(f"{STAGING}-grpc")})
   models    {center.model_repository}
   logs      {center.log_path("airflow-scheduler").parent}
 {hosts}

@@ -17,6 +17,7 @@ from typing import Any
 from stack import Stack, StackError
 from stack.airflow_api import AirflowApi
 from stack.servers import DEPLOY_DAG, REPO
+from stack.triton_servers import STAGING
 
 MODEL = "best_model"
 ALIAS = "A"
@@ -36,8 +37,8 @@ def main(argv: Sequence[str] = ()) -> int:
     # Fresh, so that version 1 is version 1.
     stack = Stack(state_dir, report=lambda line: print(f"    {line}", flush=True), fresh=True)
     try:
-        with step("start S3, MLflow, Triton and Airflow"):
-            stack.start(["s3", "postgres", "mlflow", "triton", "airflow"])
+        with step("start S3, MLflow, Triton, a staging Triton and Airflow"):
+            stack.start(["s3", "postgres", "mlflow", "triton", STAGING, "airflow"])
         os.environ.update(stack.environment)
         Demo(stack, step).run()
     except Exception as error:
@@ -207,6 +208,7 @@ class Demo:
             f"current.json says version {current['active_version']}, expected {live}",
         )
         record = self._record(f"{run_id}-1" if dag == REVERT_DAG else run_id)
+        _tell_staging(record)
         self._rows.append(
             (
                 str(record.version),
@@ -229,7 +231,10 @@ class Demo:
         kept = sorted(self._folder.glob("3.failed_*"))
         _expect(len(kept) == 1, f"expected one quarantined directory of version 3, found {len(kept)}")
         failure = json.loads((kept[0] / "failure.json").read_text())
-        _expect(failure["step"] == "smoke", f"it failed at {failure['step']}, expected smoke")
+        _expect(
+            failure["step"] == "load" and failure["error"].startswith("In the staging Triton"),
+            f"it failed at {failure['step']}, expected the staging Triton: {failure['error']}",
+        )
         print(f"    quarantined: {kept[0].name}\n    {failure['step']}: {failure['error']}", flush=True)
 
     def _table(self, client: Client) -> None:
@@ -322,6 +327,17 @@ class Trained:
     def _quiet(self) -> Iterator[None]:
         with self._log.open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             yield
+
+
+def _tell_staging(record: Any) -> None:
+    """Print what the staging Triton said of the candidate, where it was asked; a revert to a warm version asks nobody."""
+    if staging := record.staging:
+        said = {
+            "passed": "it loaded there and answered",
+            "rejected": "it failed there, so no Triton that serves got it",
+        }
+        result = said.get(staging["result"], staging["result"])
+        print(f"    version {record.version} was tried in the staging Triton first: {result}", flush=True)
 
 
 def _step_times(times_utc: Mapping[str, str]) -> str:

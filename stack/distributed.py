@@ -10,12 +10,13 @@ from urllib.parse import urlsplit
 
 from stack.ports import free_ports
 from stack.servers import DEPLOY_DAG, REPO, Stack
+from stack.triton_servers import STAGING
 
 _OF_ONE_HOST = ("AIRFLOW_HOME", "NO_PROXY")
 
 
 class Distributed:
-    """PostgreSQL, Redis, S3, MLflow and Airflow with Celery in the center; a worker, a Triton and a gateway on each host.
+    """PostgreSQL, Redis, S3, MLflow, a staging Triton and Airflow with Celery in the center; a worker, a Triton and a gateway on each host.
 
     The hosts are processes of this machine with folders of their own. Airflow knows them as `host-1`, `host-2` and so on. Each is a
     `Stack`, so it can be hurt and stopped like one.
@@ -61,7 +62,7 @@ class Distributed:
         }
         self.center = Stack(
             state_dir / "center",
-            ["s3", "mlflow", "airflow", "postgres", "redis"],
+            ["s3", "mlflow", STAGING, "airflow", "postgres", "redis"],
             ports=first,
             model_repository=repository,
             dags=dags,

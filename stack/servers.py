@@ -26,10 +26,11 @@ class Stack:
     A process that dies later is started again. All of them end with the thread that called `start`,
     whatever ends it, so call that from one that lives as long as the stack should.
 
-    Services are `s3`, `postgres`, `mlflow` (needs `s3`), `triton`, `airflow` (needs `postgres`), `triggerer` (needs `airflow`), `gateway`
-    (needs `triton`), `events` (needs `mlflow` and `airflow`) and, only when they are named, `prometheus` (needs `gateway`), and `redis` and
-    `worker` (see `stack.distributed`). Processes have the name of their service, except `airflow-api-server`,
-    `airflow-scheduler`, `airflow-dag-processor` and `airflow-triggerer`.
+    Services are `s3`, `postgres`, `mlflow` (needs `s3`), `triton`, `triton-staging`, `airflow` (needs `postgres`), `triggerer` (needs
+    `airflow`), `gateway` (needs `triton`), `events` (needs `mlflow` and `airflow`) and, only when they are named, `prometheus` (needs
+    `gateway`), and `redis` and `worker` (see `stack.distributed`). With `triton-staging` every deploy tries its candidate there first.
+    Processes have the name of their service, except `airflow-api-server`, `airflow-scheduler`, `airflow-dag-processor` and
+    `airflow-triggerer`.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Stack:
             model_repository: what Triton serves; default: `<state_dir>/model-repo`.
             dags: the folder that Airflow parses.
             dag_ids: DAGs that must be parsed before Airflow counts as ready.
-            triton_args: further arguments of `tritonserver`.
+            triton_args: further arguments of `tritonserver`, the staging one's too.
             environment: further variables for every process, Airflow's tasks included.
             report: called with a line when a service is ready.
             repo: the checkout.
@@ -162,7 +163,7 @@ class Stack:
         return self._site.model_repository
 
     def url(self, name: str) -> str:
-        """Return where `s3`, `mlflow`, `airflow`, `gateway` or `triton[-grpc|-metrics]` listens.
+        """Return where `s3`, `mlflow`, `airflow`, `gateway` or `triton[-staging][-grpc|-metrics]` listens.
 
         `http://host:port`; for gRPC `host:port`, as its clients want it.
         """

@@ -9,13 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from stack import distributed_services, postgres
+from stack import distributed_services, postgres, triton_servers
 from stack.errors import StackError
 from stack.readiness import airflow_component_runs, airflow_runs, answers, bucket_is_there
 from stack.site import LOCAL, Service, Site
 from stack.supervision import Program
+from stack.triton_servers import STAGING
 
-SERVICES = ("s3", "postgres", "mlflow", "triton", "airflow", "triggerer", "gateway", "events")
+SERVICES = ("s3", "postgres", "mlflow", "triton", STAGING, "airflow", "triggerer", "gateway", "events")
 WITH_PROMETHEUS = (*SERVICES, "prometheus")
 """Those, and what is started where it is installed."""
 DISTRIBUTED = ("redis", "worker")
@@ -69,13 +70,6 @@ def _mlflow_environment(site: Site) -> dict[str, str]:
         "MLFLOW_TRACKING_URI": site.url("mlflow"),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
         "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-
-
-def _triton_environment(site: Site) -> dict[str, str]:
-    return {
-        "TRITON_DEPLOY_REPOSITORY": str(site.model_repository),
-        "TRITON_DEPLOY_GRPC_URLS": site.url("triton-grpc"),
     }
 
 
@@ -138,7 +132,8 @@ _ENVIRONMENTS: Mapping[str, Callable[[Site], dict[str, str]]] = {
     "s3": _s3_environment,
     "postgres": postgres.environment,
     "mlflow": _mlflow_environment,
-    "triton": _triton_environment,
+    "triton": triton_servers.serving_environment,
+    STAGING: triton_servers.staging_environment,
     "airflow": _airflow_environment,
     "triggerer": lambda site: {},
     "gateway": _gateway_environment,
@@ -210,62 +205,6 @@ def _mlflow(site: Site, env: Mapping[str, str]) -> Service:
         ports=["mlflow"],
         after=["postgres"] if "MLFLOW_BACKEND_STORE_URI" in env else [],
     )
-
-
-def _triton(site: Site, env: Mapping[str, str]) -> Service:
-    venv = site.repo / ".venv-triton"
-    packages = venv / f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
-    server = packages / "pytriton/tritonserver"
-    if not server.exists():
-        raise StackError(f"no Triton in {venv}: `make env` installs it")
-    site.model_repository.mkdir(parents=True, exist_ok=True)
-    options = {
-        "--model-repository": str(site.model_repository),
-        "--backend-directory": str(_assemble_backends(site, server)),
-        "--model-control-mode": "explicit",
-        "--load-model": "*",
-        "--exit-on-error": "false",
-        "--strict-readiness": "false",
-        "--exit-timeout-secs": "5",
-        "--http-address": LOCAL,
-        "--http-port": str(site.ports["triton"]),
-        "--grpc-address": LOCAL,
-        "--grpc-port": str(site.ports["triton-grpc"]),
-        "--metrics-address": LOCAL,
-        "--metrics-port": str(site.ports["triton-metrics"]),
-    }
-    argv = [str(server / "bin/tritonserver"), *(f"{key}={value}" for key, value in options.items())]
-    triton_env = {
-        **env,
-        # Without the libraries the backend's process dies and a load hangs for ever.
-        "LD_LIBRARY_PATH": str(packages / "nvidia_pytriton.libs"),
-        "PATH": f"{venv / 'bin'}:{env['PATH']}",
-        # The onnxruntime wheel runs on the CPU: on a laptop with a GPU Triton would ask it for that.
-        "CUDA_VISIBLE_DEVICES": "",
-        # The backend's folder is the checkout's.
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    return Service(
-        # It stops the processes of its backends itself, after their requests.
-        programs=[Program("triton", [*argv, *site.triton_args], triton_env, stop_group=False)],
-        # Live comes before the models that it loads at the start, ready after them.
-        probe=lambda: answers(f"{site.url('triton')}/v2/health/ready"),
-        ports=["triton", "triton-grpc", "triton-metrics"],
-    )
-
-
-def _assemble_backends(site: Site, server: Path) -> Path:
-    backends = site.state_dir / "triton-backends"
-    shutil.rmtree(backends, ignore_errors=True)
-    python = backends / "python"
-    python.mkdir(parents=True)
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
-    for file in [*(server / "backends/python").iterdir(), stub]:
-        # Copies: Triton refuses a backend library that a link leads to from outside its directory.
-        shutil.copy2(file, python / file.name)
-    (backends / "onnxruntime").symlink_to(site.repo / "stack/triton_backends/onnxruntime")
-    return backends
 
 
 def _airflow(site: Site, env: Mapping[str, str]) -> Service:
@@ -362,7 +301,10 @@ def _prometheus(site: Site, env: Mapping[str, str]) -> Service:
     shutil.copytree(shipped / "rules", home / "rules")
     shutil.copy2(shipped / "prometheus.yml", home)
     (home / "targets").mkdir(exist_ok=True)
+    # The gateway and its Triton are there wherever Prometheus is.
     scraped = {"triton": "triton-metrics", "gateway": "gateway"}
+    if env.get("TRITON_DEPLOY_STAGING_GRPC_URL") == site.url(f"{STAGING}-grpc"):
+        scraped[STAGING] = f"{STAGING}-metrics"
     for path in (shipped / "targets").iterdir():
         targets = [urlsplit(site.url(scraped[path.stem])).netloc] if path.stem in scraped else []
         # JSON is YAML.
@@ -389,7 +331,8 @@ _BUILDERS: Mapping[str, Callable[[Site, Mapping[str, str]], Service]] = {
     "s3": _s3,
     "postgres": postgres.service,
     "mlflow": _mlflow,
-    "triton": _triton,
+    "triton": triton_servers.serving,
+    STAGING: triton_servers.staging,
     "airflow": _airflow,
     "triggerer": _triggerer,
     "gateway": _gateway,

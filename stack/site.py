@@ -45,11 +45,11 @@ class Site:
     Attributes:
         repo: the checkout; has `dags/`, `.venv-triton/` and `stack/triton_backends/`.
         state_dir: everything that the servers write, except the model repository.
-        model_repository: what Triton serves.
+        model_repository: what Triton serves, and where the staging Triton finds candidates.
         dags: the folder that Airflow parses.
         dag_ids: the DAGs without which Airflow is not ready.
         ports: the port of each name in `stack.ports.DEFAULT_PORTS`.
-        triton_args: further arguments of `tritonserver`.
+        triton_args: further arguments of `tritonserver`, the staging one's too.
         extra: further environment variables of every process.
     """
 
@@ -65,7 +65,7 @@ class Site:
     def url(self, name: str) -> str:
         """Return the address of port `name`; without a scheme for gRPC, as its clients want it."""
         address = f"{LOCAL}:{self.ports[name]}"
-        return address if name == "triton-grpc" else f"http://{address}"
+        return address if name.endswith("-grpc") else f"http://{address}"
 
     def secret(self, name: str) -> str:
         """Return secret `name`: 32 random bytes, URL-safe base64, kept in the state directory."""

@@ -47,6 +47,8 @@ SLOW = {"ModelIsSlow": ("> 0.5", "> 0.02")}
 """A tenth of a second is slow here: nobody wants to wait for models that need half of one."""
 LIMIT_S = 90
 A_DAY = timedelta(days=1)
+AWAY = "127.0.0.1:1"
+"""The staging Triton of these tests: it does not run."""
 
 
 def test_every_rule_does_what_it_should() -> None:
@@ -150,7 +152,12 @@ def watched(releases: Releases, own_gateway: Callable[..., Gateway], tmp_path: P
     with ExitStack() as running:
         webhook = running.enter_context(Webhook())
         alertmanager = running.enter_context(Alertmanager(tmp_path / "alertmanager", webhook.url))
-        targets = {"triton": metrics, "gateway": [gateway.address], "alertmanager": [alertmanager.address]}
+        targets = {
+            "triton": metrics,
+            "triton-staging": [AWAY],
+            "gateway": [gateway.address],
+            "alertmanager": [alertmanager.address],
+        }
         prometheus = running.enter_context(
             Prometheus(
                 tmp_path / "prometheus",
@@ -255,6 +262,8 @@ def test_servers_that_are_away_are_told_and_that_they_are_back(watched: Watched)
         stack.stop_process("triton")
         watched.reconcile(name)
         watched.webhook.await_all({("TritonIsDown", triton): "firing", ("ReconcileFails", name): "firing"})
+        watched.webhook.await_all({("TritonStagingDown", AWAY): "firing"})
+        assert ("TritonIsDown", AWAY) not in watched.webhook.told, "no client misses it"
         # One word is enough for a Triton that is down.
         assert ("ReleaseIsNotLoaded", name) not in watched.webhook.told
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,11 +19,16 @@ import requests
 
 from ml_code.triton_deploy.doctor import Finding, Verdict, examine
 from ml_code.triton_deploy.doctor.probe import PREFIX
-from stack import Stack
+from ml_code.triton_deploy.errors import DeployError
+from ml_code.triton_deploy.triton import GrpcTriton
+from stack import Stack, StackError
 from stack.ports import free_ports
+from stack.triton_servers import STAGING
+from tests.support.models import times
 from tests.support.servers.publishing import Publisher
 from tests.support.servers.relaying import Reply, answering, ask_for_host, relay_to, silent_server
-from tests.support.servers.tritons import triton_without_control
+from tests.support.servers.tritons import TritonServer, triton_without_control
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -113,7 +119,8 @@ def test_a_healthy_set_up_is_found_healthy_and_left_as_it_was(stack: Stack) -> N
     )
     assert run.returncode == 0, run.stdout + run.stderr
     found = [Finding(**{**one, "verdict": Verdict(one["verdict"])}) for one in json.loads(run.stdout)]
-    fine(found, "settings", "MLflow", "artifacts", "S3", "repository", "Triton", "clocks")
+    fine(found, "settings", "MLflow", "artifacts", "S3", "repository", "Triton", "staging Triton", "clocks")
+    said(found, "staging Triton", Verdict.UNKNOWN, "There is none", "TRITON_DEPLOY_STAGING_GRPC_URL")
     said(found, "Triton", Verdict.OK, "sees the folder", str(stack.model_repository))
     said(found, "MLflow", Verdict.OK, "It knows logged models")
     said(found, "clocks", Verdict.UNKNOWN, "Triton tells no time")
@@ -398,6 +405,132 @@ def test_a_triton_that_is_down_is_named(patient: Patient) -> None:
     found = patient.examined(TRITON_DEPLOY_GRPC_URLS="127.0.0.1:1")
     said(found, "Triton", Verdict.FAILED, "Triton at 127.0.0.1:1 can't be reached", "TRITON_DEPLOY_GRPC_URLS")
     fine(found, "MLflow", "repository")
+
+
+CONFIG = """
+backend: "onnxruntime"
+max_batch_size: 0
+input [ { name: "x" data_type: TYPE_FP32 dims: [ -1, 2 ] } ]
+output [ { name: "y" data_type: TYPE_FP32 dims: [ -1, 2 ] } ]
+"""
+
+
+def plain_model(repository: Path, name: str, content: bytes, config: str = CONFIG) -> None:
+    """A folder that Triton loads without the library."""
+    (repository / name / "1").mkdir(parents=True)
+    (repository / name / "config.pbtxt").write_text(config)
+    (repository / name / "1/model.onnx").write_bytes(content)
+
+
+def test_a_triton_that_a_failed_candidate_makes_unready_is_named(
+    patient: Patient, triton_server: Callable[..., TritonServer], tmp_path: Path
+) -> None:
+    plain_model(tmp_path, "serves", times(2).SerializeToString())
+    server = triton_server(tmp_path, "--strict-readiness=true")
+    client = GrpcTriton(server.grpc_url, 10)
+    changes = {"TRITON_DEPLOY_GRPC_URLS": server.grpc_url, "TRITON_DEPLOY_REPOSITORY": str(tmp_path)}
+    plain_model(tmp_path, "broken", b"no model")
+    assert client.is_ready()
+    with pytest.raises(DeployError):
+        client.load("broken", 20)
+    assert not client.is_ready()
+    found = patient.examined(**changes)
+    said(
+        found,
+        "Triton",
+        Verdict.WARNING,
+        f"Triton at {server.grpc_url} serves serves and says that it is not ready because of broken",
+        "--strict-readiness=false",
+    )
+    # What serves is asked, and answers all the same.
+    assert client.ready_versions("serves") == (1,)
+
+
+@pytest.mark.parametrize("exits", [True, False])
+def test_what_is_said_of_exit_on_error_is_so(tmp_path: Path, exits: bool) -> None:
+    """A Triton with the default ends at its start over a folder that no Triton can read; one that is started as the doctor says serves."""
+    repository = tmp_path / "model-repo"
+    plain_model(repository, "serves", times(2).SerializeToString())
+    plain_model(repository, "serves.v2", times(3).SerializeToString(), "# Not this one yet.\nunreadable {")
+    arguments = [f"--exit-on-error={str(exits).lower()}"]
+    stack = Stack(tmp_path / "state", ["triton"], model_repository=repository, triton_args=arguments)
+    if exits:
+        with pytest.raises(StackError, match="triton ended"):
+            stack.start()
+    else:
+        with stack:
+            assert GrpcTriton(stack.url("triton-grpc"), 10).loaded() == {"serves": (1,)}
+
+
+# The staging Triton
+
+
+@pytest.fixture(scope="module")
+def staging(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A staging Triton on the stack's repository."""
+    home = tmp_path_factory.mktemp("staging")
+    with Stack(home, [STAGING], model_repository=stack.model_repository) as running:
+        yield running
+
+
+def staged(url: str, **others: str) -> dict[str, str]:
+    return {"TRITON_DEPLOY_STAGING_GRPC_URL": url, **others}
+
+
+def test_a_staging_triton_is_found_healthy_and_what_cant_be_shown_is_said(
+    patient: Patient, staging: Stack
+) -> None:
+    found = patient.examined(**staged(staging.url(f"{STAGING}-grpc")))
+    fine(found, "staging Triton", "Triton")
+    said(found, "staging Triton", Verdict.OK, "lets models be loaded")
+    said(found, "staging Triton", Verdict.OK, "It is empty")
+    said(found, "staging Triton", Verdict.OK, "the version and the extensions of the 1 that serve")
+    said(found, "staging Triton", Verdict.OK, "It sees the folder", str(patient.stack.model_repository))
+    said(found, "staging Triton", Verdict.UNKNOWN, "GPU", "by hand")
+    said(found, "Triton", Verdict.UNKNOWN, "--exit-on-error=true", "--exit-on-error=false")
+
+
+def test_what_is_left_in_a_staging_triton_is_named(
+    patient: Patient, staging: Stack, request: pytest.FixtureRequest
+) -> None:
+    name = f"left-{uuid.uuid4().hex[:8]}"
+    plain_model(patient.stack.model_repository, name, times(2).SerializeToString())
+    request.addfinalizer(lambda: shutil.rmtree(patient.stack.model_repository / name))
+    url = staging.url(f"{STAGING}-grpc")
+    client = GrpcTriton(url, 10)
+    client.load(name, 20)
+    found = patient.examined(**staged(url))
+    said(found, "staging Triton", Verdict.WARNING, f"It has {name} (READY)", "--load-model")
+    client.unload(name, 20)
+    eventually(lambda: client.states()[name].startswith("UNAVAILABLE"), "it is empty")
+    said(patient.examined(**staged(url)), "staging Triton", Verdict.OK, "It is empty")
+
+
+def test_a_triton_that_serves_is_no_staging_triton(patient: Patient) -> None:
+    host, _, port = patient.stack.url("triton-grpc").partition(":")
+    assert host != "localhost"
+    found = patient.examined(**staged(f"localhost:{port}"))
+    said(
+        found,
+        "staging Triton",
+        Verdict.FAILED,
+        f"localhost:{port} is the Triton at {host}:{port}, which serves",
+    )
+
+
+def test_a_staging_triton_on_another_repository_is_named(
+    patient: Patient, staging: Stack, tmp_path: Path
+) -> None:
+    found = patient.examined(**staged(staging.url(f"{STAGING}-grpc"), TRITON_DEPLOY_REPOSITORY=str(tmp_path)))
+    said(found, "staging Triton", Verdict.FAILED, "another repository", "--model-repository")
+
+
+def test_a_staging_triton_that_is_away_counts_as_it_is_needed(patient: Patient) -> None:
+    found = patient.examined(**staged("127.0.0.1:1"))
+    said(found, "staging Triton", Verdict.FAILED, "can't be reached", "TRITON_DEPLOY_STAGING_GRPC_URL")
+    fine(found, "Triton", "repository")
+    found = patient.examined(**staged("127.0.0.1:1", TRITON_DEPLOY_STAGING="optional"))
+    said(found, "staging Triton", Verdict.WARNING, "can't be reached", "Deploys go on without it")
 
 
 def test_limits_that_tritons_onnx_runtime_does_not_reach_are_named(patient: Patient) -> None:

@@ -12,6 +12,9 @@ import requests
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
+from ml_code.triton_deploy.triton import GrpcTriton
+from stack import Stack
+from stack.triton_servers import STAGING
 from tests.support.charts import RELEASE, render, value_set
 from tests.support.servers.debian_packages import unpacked
 from tests.support.servers.sites import Ours, Site, own_site, store
@@ -77,6 +80,29 @@ def test_a_triton_with_the_charts_arguments_is_deployed_to_and_nothing_else(
     site.server.restart()
     assert probe("readinessProbe")
     assert site.answer("best_model") == (2, 2.0)
+
+
+def test_a_staging_triton_with_the_charts_arguments_is_the_deployers_alone(tmp_path: Path) -> None:
+    container = render(value_set("everything")).container("staging")
+    own = ("--model-repository", "--exit-timeout", "--log-verbose")
+    given = [a.replace("$(POD_UID)", "key") for a in container["args"][1:] if not a.startswith(own)]
+    # The last of two of a kind counts: it runs with the chart's, whatever the stack says.
+    assert {a.partition("=")[0] for a in given} == {
+        *("--model-control-mode", "--exit-on-error", "--strict-readiness"),
+        *("--http-restricted-api", "--grpc-restricted-protocol"),
+    }
+    with Stack(tmp_path, [STAGING], triton_args=given) as stack:
+        base = stack.url(STAGING)
+        for name in ("startupProbe", "livenessProbe", "readinessProbe"):
+            assert requests.get(base + container[name]["httpGet"]["path"], timeout=10).ok, name
+        triton = GrpcTriton(stack.url(f"{STAGING}-grpc"), 10)
+        assert triton.loaded() == {}
+        # The deployer's calls; what is not there can be unloaded.
+        triton.unload("none", 10)
+        assert triton.states() == {}
+        for method, path in LOCKED_BY_HTTP:
+            refused = requests.request(method, base + path, json={}, timeout=10)
+            assert refused.status_code == 403, f"{method} {path}: {refused.status_code} {refused.text}"
 
 
 def test_nginx_takes_the_charts_configuration(tmp_path: Path) -> None:

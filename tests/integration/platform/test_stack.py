@@ -17,10 +17,12 @@ import pytest
 import requests
 from botocore.exceptions import ClientError
 
+from ml_code.triton_deploy.triton import GrpcTriton
 from stack import Stack, StackError, services
 from stack.__main__ import services_here
 from stack.ports import free_ports
 from stack.supervision import Program, Supervisor
+from stack.triton_servers import STAGING
 from tests.support.lazily import lazily
 from tests.support.servers.debian_packages import unpacked
 from tests.support.servers.processes import processes_of
@@ -31,6 +33,17 @@ from tests.support.waiting import eventually
 mlflow = lazily("mlflow")
 
 pytestmark = pytest.mark.integration
+
+
+ECHO = """
+class TritonPythonModel:
+    @staticmethod
+    def auto_complete_config(config):
+        return config
+
+    def execute(self, requests):
+        return []
+"""
 
 
 def s3_is_up(stack: Stack) -> bool:
@@ -91,6 +104,25 @@ def test_triton_loads_what_it_is_told_to_and_has_metrics(stack: Stack) -> None:
     assert "failed to load 'none'" in unknown.json()["error"]
     metrics = requests.get(f"{stack.url('triton-metrics')}/metrics", timeout=10)
     assert "nv_" in metrics.text
+
+
+def test_a_staging_triton_runs_beside_the_one_that_serves_and_begins_empty(tmp_path: Path) -> None:
+    model = tmp_path / "model-repo/echo"
+    (model / "1").mkdir(parents=True)
+    (model / "1/model.py").write_text(ECHO)
+    (model / "config.pbtxt").write_text('backend: "python"\n')
+    with Stack(tmp_path, ["triton", STAGING]) as stack:
+        serving, staging = (GrpcTriton(stack.url(f"{name}-grpc"), 10) for name in ("triton", STAGING))
+        assert (serving.loaded(), staging.loaded()) == ({"echo": (1,)}, {})
+        assert serving.about() == staging.about()
+        assert "echo" in staging.folders()
+        # Both load it, each in processes and shared memory of its own.
+        staging.load("echo", 20)
+        assert staging.loaded() == serving.loaded()
+        stack.kill(STAGING)
+        eventually(lambda: stack.states()[STAGING].state == "RUNNING", "it is started again", 60)
+        stack.wait_ready(STAGING)
+        assert (serving.loaded(), staging.loaded()) == ({"echo": (1,)}, {})
 
 
 # faults
@@ -204,6 +236,7 @@ PARENT = """
 import json, os, signal, sys, time
 from pathlib import Path
 from stack.supervision import Program, Supervisor
+from stack.triton_servers import STAGING
 # Whoever runs the tests with nohup ignores it, and this process would, too.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 programs = [Program(name, argv, dict(os.environ), stop_wait_s=1) for name, argv in json.loads(sys.argv[2])]
@@ -297,16 +330,31 @@ def test_prometheus_runs_where_it_is_installed_and_sees_everything(
 ) -> None:
     monkeypatch.setenv("PATH", f"{program('prometheus').parent}:{os.environ['PATH']}")
     assert "prometheus" in services_here()
-    with Stack(tmp_path, ["triton", "gateway", "prometheus"]) as stack:
+    with Stack(tmp_path, ["triton", STAGING, "gateway", "prometheus"]) as stack:
         url = stack.environment["TRITON_DEPLOY_PROMETHEUS_URL"]
 
         def seen() -> dict[str, str]:
             targets = requests.get(f"{url}/api/v1/targets", timeout=10).json()["data"]["activeTargets"]
             return {target["labels"]["job"]: target["health"] for target in targets}
 
-        eventually(lambda: seen() == dict.fromkeys(("triton", "gateway", "deployments"), "up"), 60)
+        eventually(lambda: seen() == dict.fromkeys(("triton", STAGING, "gateway", "deployments"), "up"), 60)
         rules = requests.get(f"{url}/api/v1/rules", timeout=10).json()["data"]["groups"]
-        assert {group["name"] for group in rules} == {"gateway", "triton", "both", "serving", "deployments"}
+        assert {group["name"] for group in rules} == {
+            *("gateway", "triton", "both"),
+            *("serving", "staging", "deployments"),
+        }
+
+        def counted_in(job: str) -> list[Any]:
+            query = {"query": f'{{__name__=~"nv_.+", job="{job}"}}'}
+            found: list[Any] = requests.get(f"{url}/api/v1/query", params=query, timeout=10).json()["data"][
+                "result"
+            ]
+            return found
+
+        # It has as many to tell, and they would be added to those of the Tritons that serve.
+        assert "nv_" in requests.get(f"{stack.url(f'{STAGING}-metrics')}/metrics", timeout=10).text
+        eventually(lambda: counted_in("triton"), "the Triton that serves is counted", 60)
+        assert counted_in(STAGING) == []
 
 
 def test_without_prometheus_nothing_asks_for_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -30,7 +30,11 @@ def test_up_prints_where_everything_is_and_ctrl_c_stops_all_of_it(
                 break
         output = "".join(lines)
         urls = re.findall(r"http://127\.0\.0\.1:(\d+)", output)
-        assert {os.environ[setting(n)] for n in ("s3", "mlflow", "triton", "airflow", "gateway")} <= {*urls}
+        services = ("s3", "mlflow", "triton", "triton-staging", "airflow", "gateway")
+        assert {os.environ[setting(n)] for n in services} <= {*urls}
+        environment = (tmp_path / "env").read_text()
+        port = os.environ[setting("triton-staging-grpc")]
+        assert f"export TRITON_DEPLOY_STAGING_GRPC_URL=127.0.0.1:{port}\n" in environment
         assert str(tmp_path / "logs") in output
         assert f"source {tmp_path / 'env'}" in output
         up.send_signal(signal.SIGINT)

@@ -25,19 +25,24 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{- if and .Values.nginx.enabled (include "model-serving.withTriton" .) }}yes{{ end }}
 {{- end }}
 
+{{- define "model-serving.withStaging" -}}
+{{- if and .Values.tritonStaging.enabled (include "model-serving.withTriton" .) }}yes{{ end }}
+{{- end }}
+
 {{- define "model-serving.image" -}}
-{{- $image := (index .root.Values .component).image }}
+{{- $of := .imageOf | default .component }}
+{{- $image := (index .root.Values $of).image }}
 {{- range $part := list "repository" "tag" }}
-{{- if not (index $image $part) }}{{ fail (printf "Set %s.image.%s: it has no default." $.component $part) }}{{ end }}
+{{- if not (index $image $part) }}{{ fail (printf "Set %s.image.%s: it has no default." $of $part) }}{{ end }}
 {{- end }}
 {{- if and .root.Values.requireDigests (not $image.digest) }}
-{{- fail (printf "Set %s.image.digest to what your registry says for %s:%s, or requireDigests to false." .component $image.repository $image.tag) }}
+{{- fail (printf "Set %s.image.digest to what your registry says for %s:%s, or requireDigests to false." $of $image.repository $image.tag) }}
 {{- end }}
 {{- $image.repository }}:{{ $image.tag }}{{ with $image.digest }}@{{ . }}{{ end }}
 {{- end }}
 
 {{- define "model-serving.podSpec" -}}
-{{- $own := index .root.Values .component -}}
+{{- $own := .own | default (index .root.Values .component) -}}
 {{- /* With service links a Service called gateway would set GATEWAY_PORT to an address. */ -}}
 enableServiceLinks: false
 automountServiceAccountToken: false
@@ -84,7 +89,7 @@ securityContext:
   capabilities:
     drop: [ALL]
 resources:
-  {{- toYaml (index .root.Values .component).resources | nindent 2 }}
+  {{- toYaml (.own | default (index .root.Values .component)).resources | nindent 2 }}
 lifecycle:
   # Others learn that the pod is going while it still answers.
   preStop:
