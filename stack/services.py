@@ -46,7 +46,11 @@ _FOREIGN = (
 
 def client_environment(site: Site, names: Collection[str]) -> dict[str, str]:
     """Return the variables that a client of the services `names` needs besides its own."""
-    environment = {"NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), LOCAL]))}
+    environment = {
+        "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), LOCAL])),
+        # On Linux too ONNX Runtime keeps a database of its use, and its library can send it.
+        "ORT_DISABLE_TELEMETRY": "1",
+    }
     for name in ALL:
         if name in names:
             environment |= _ENVIRONMENTS[name](site)

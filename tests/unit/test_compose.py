@@ -506,6 +506,12 @@ def test_the_api_server_has_a_connection_for_each_request_and_leaves_some(
     assert threads < 5 + overflow < allowed / 2
 
 
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_onnx_runtime_tells_nobody_of_its_use(dockerfile: Path) -> None:
+    packages = locked(ROOT / f"requirements/{dockerfile.name.removeprefix('Dockerfile.')}.txt")
+    assert ("onnxruntime" in packages) == ("ORT_DISABLE_TELEMETRY=1" in dockerfile.read_text())
+
+
 def test_the_command_of_every_health_check_is_in_its_image(everything: Mapping[str, dict[str, Any]]) -> None:
     """In this project's images by their requirements, in others by what their makers document: deploy/versions.toml."""
     known = {image(name): entry["commands"] for name, entry in matrix()["images"].items()}

@@ -254,7 +254,9 @@ def test_new_content_under_a_known_name_is_loaded(site: Site, name: str, tmp_pat
     ours = Ours(site, name)
     ours.run_until(2, "materialize")
     manifest, folder = ours.manifest(2), ours.folder.versions.path(2)
+    case = (folder / "smoke.json").read_bytes()
     for content, factor in ((newer, 20), (older, 2)):
+        (content / "smoke.json").write_bytes(case)
         shutil.rmtree(folder) if not folder.is_symlink() else folder.unlink()
         folder.symlink_to(content)
         ours.serving.load_candidate(manifest, "d", fresh=True)
