@@ -142,11 +142,9 @@ class Staging:
             except (StorageFailed, Superseded):
                 raise
             except DeployError as error:
-                ended("rejected" if error.blames_artifact else "unreachable")
-                if error.blames_artifact or not isinstance(error, Unavailable):
-                    raise _there(error) from error
-                self._go_on_or(_there(error))
-                return
+                # Also where it is optional: what hangs there, or is lost there, is not tried on those who serve.
+                ended("rejected" if error.blames_artifact else "stuck" if self._left else "unreachable")
+                raise self._there(error) from error
             ended("passed")
             log.info("version %s came through the staging Triton", manifest.version)
             return
@@ -270,6 +268,12 @@ class Staging:
             except Unavailable:
                 self._sleep(POLL_S)
 
+    def _there(self, error: DeployError) -> DeployError:
+        hint = (
+            "Restart the staging Triton: it does not let go of the candidate." if self._left else error.hint
+        )
+        return type(error)(f"In the staging Triton: {error.message}", hint=hint)
+
     def _go_on_or(self, error: DeployError) -> None:
         if self._required:
             raise type(error)(
@@ -282,7 +286,3 @@ class Staging:
 
 class _Stuck(Unavailable):
     """Something in the staging Triton can't be taken out."""
-
-
-def _there(error: DeployError) -> DeployError:
-    return type(error)(f"In the staging Triton: {error.message}", hint=error.hint)

@@ -156,6 +156,23 @@ def test_where_it_is_optional_and_away_the_record_says_so(staged: Staged) -> Non
     assert record.staging["result"] == "unreachable"
 
 
+@pytest.mark.parametrize("staging", ["required", "optional"])
+def test_what_hangs_there_is_not_tried_on_those_who_serve(staged: Staged, staging: str) -> None:
+    real = staged.staging.unload
+
+    def holds(model: str, timeout_s: float) -> None:
+        if f"load {CANDIDATE}" in staged.staging.calls:
+            raise unavailable()
+        real(model, timeout_s)
+
+    staged.staging.unload = holds  # type: ignore[method-assign]
+    staged.staging.fail = {f"load {CANDIDATE}": unavailable()}
+    with pytest.raises(Unavailable, match=r"In the staging Triton: .* Restart the staging Triton"):
+        staged.deploy("d2", staging=staging)
+    assert staged.record("d2").staging["result"] == "stuck"
+    staged.untouched()
+
+
 def test_what_others_left_is_taken_out_first(staged: Staged) -> None:
     """A worker died when it had flipped the staging Triton."""
     deployer = staged.deployer()
