@@ -59,7 +59,12 @@ class Publisher:
 def settings_at(root: Path, *urls: str) -> Settings:
     """Return settings for a repository whose registry is here."""
     return Settings(
-        repository=root, triton_grpc_urls=urls or ("stood-in:0",), alias_wait_s=0, min_free_bytes=0
+        repository=root,
+        triton_grpc_urls=urls or ("stood-in:0",),
+        alias_wait_s=0,
+        min_free_bytes=0,
+        # A wait for clients, of whom there are none.
+        settle_s=0,
     )
 
 

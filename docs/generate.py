@@ -138,6 +138,15 @@ OPERATIONS = (
 """What the sweeps break, in the order of the table."""
 
 
+CANDIDATE_COLUMNS = {
+    "two and staging": "two Tritons and staging",
+    "two": "two Tritons",
+    "one and staging": "one Triton and staging",
+    "one": "one Triton alone",
+}
+"""What serves, by its name in the section ``candidates`` of ``docs/reliability.json``."""
+
+
 def reliability() -> dict[str, dict[str, dict[str, Any]]]:
     """Return what ``make soak`` wrote."""
     data: dict[str, dict[str, dict[str, Any]]] = json.loads(
@@ -197,6 +206,29 @@ def sweeps_table() -> str:
     return "\n".join(lines)
 
 
+def candidates_table() -> str:
+    """Return what candidates did to the clients of what serves, as a Markdown table: a row a candidate, a column what serves."""
+    cells: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, cell in reliability().get("candidates", {}).items():
+        row, _, column = name.rpartition(": ")
+        cells.setdefault(row, {})[column] = cell
+    lines = [
+        f"| | {' | '.join(CANDIDATE_COLUMNS.values())} | how its deploys ended |",
+        "|---" * (len(CANDIDATE_COLUMNS) + 2) + "|",
+    ]
+    for row, found in sorted(cells.items()):
+        shown = (_shown_cell(found[column]) if column in found else "-" for column in CANDIDATE_COLUMNS)
+        hows = sorted({how for cell in found.values() for how in cell["deploys"].split(", ")})
+        lines.append(f"| {row} | {' | '.join(shown)} | {', '.join(hows)} |")
+    return "\n".join(lines)
+
+
+def _shown_cell(cell: dict[str, Any]) -> str:
+    """Write the requests that failed, and the Tritons that were started again."""
+    staging = f", staging {cell['starts_of_staging']}" if cell["starts_of_staging"] else ""
+    return f"{cell['failed']} of {cell['requests']}; {cell['starts']}{staging}"
+
+
 def measured() -> dict[str, Any]:
     """Return what ``make bench`` wrote."""
     data: dict[str, Any] = json.loads((ROOT / "docs/performance.json").read_text(encoding="utf-8"))
@@ -241,6 +273,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"settings": settings_table, "exit codes": exit_codes, "figures": headlines},
     "docs/reliability.md": {
         "sweeps": sweeps_table,
+        "candidates": candidates_table,
         "replicas": moments_table,
         "traffic": runs_table("traffic"),
         "concurrency": runs_table("concurrency"),

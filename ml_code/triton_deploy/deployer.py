@@ -308,7 +308,7 @@ class Deployer:
                 step.unanswered, step.ended = serving.unanswered, serving.ended
                 try:
                     manifest = step.folder.versions.need(step.record.version)
-                    away = serving.switch_to(manifest)
+                    away = serving.switch_to(manifest, self._settle_s(step))
                     step.keep_lease()
                     # Before the decision, which may be finished by code that does not know an engine that is not complete.
                     serving.complete_engine(manifest)
@@ -352,6 +352,16 @@ class Deployer:
         return self._settlement(model).what_serves()
 
     # What the steps are made of
+
+    def _settle_s(self, step: Step) -> float:
+        """Return how long clients meet a version on one Triton alone, seconds: none for one that they have met before."""
+        record, releases = step.record, step.folder.releases
+        met = (
+            record.state is State.TRIED
+            or record.canary is not None
+            or releases.releases_version(record.version)
+        )
+        return 0.0 if met or releases.latest() is None else self._settings.settle_s
 
     def _try_in_staging(self, step: Step, manifest: Manifest) -> None:
         """Try a candidate that clients have not had before, or not lately: a warm version is loaded, and is asked of nobody."""

@@ -163,10 +163,14 @@ class Serving:
             "tritons": {url: _figures(*of_one) for url, of_one in measured.items()},
         }
 
-    def switch_to(self, manifest: Manifest) -> Mapping[str, str]:
+    def switch_to(self, manifest: Manifest, settle_s: float = 0) -> Mapping[str, str]:
         """Make the public name point at a loaded version, and see that it answers there: on one Triton, then on the rest at once.
 
         The caller undoes a flip that failed on some Triton (``restore``).
+
+        Args:
+            manifest: the version.
+            settle_s: how long clients of the first Triton meet it before those of the rest, seconds.
 
         Returns:
             Why a Triton was passed over, by its address.
@@ -186,9 +190,19 @@ class Serving:
             for _ in range(1 + SMOKE_REQUESTS):
                 self._check(case, self._ask_public(triton, case), version)
 
-        held = self._held(version, "was flipped to", flip_and_ask)
-        # Clients of a second Triton are not to find out who is at fault.
-        flipped = self._replicas.one_then_rest(held, held, among=ready.answers, compare=False)
+        def flip_and_settle(triton: Triton) -> None:
+            flip_and_ask(triton)
+            if settle_s:
+                # What a client sends may do what no golden input does.
+                time.sleep(settle_s)
+
+        flipped = self._replicas.one_then_rest(
+            self._held(version, "was flipped to", flip_and_settle),
+            self._held(version, "was flipped to", flip_and_ask),
+            among=ready.answers,
+            # Clients of a second Triton are not to find out who is at fault.
+            compare=False,
+        )
         return {**ready.away, **flipped.away}
 
     def restore(self, manifest: Manifest | None, spared: Collection[str] = ()) -> None:
@@ -402,7 +416,7 @@ class Serving:
         return EndedTriton(
             f"Triton at {triton.url} ended while {doing}.",
             hint="The model is suspected, and refused from now on. A restart by hand at that moment looks the same: if it was one, "
-            f"take the model again with 'triton-deploy deploy {self._model} --alias … --force'. Else see that Triton's log.",
+            f"take the model again with 'triton-deploy deploy {self._model} --alias ALIAS --force'. Else see that Triton's log.",
         )
 
     def _let_it_answer(self, triton: Triton, version: int) -> None:

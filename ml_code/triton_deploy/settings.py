@@ -148,6 +148,11 @@ class Settings(FromEnvironment):
     infer_timeout_s: float = setting(
         "TRITON_DEPLOY_INFER_TIMEOUT_S", 30.0, "Deadline of one smoke inference, seconds."
     )
+    settle_s: float = setting(
+        "TRITON_DEPLOY_SETTLE_S",
+        1.0,
+        "How long the first Triton answers clients with a version that none of them has met before, until the rest are flipped, seconds; 0 waits for no client.",
+    )
     smoke_latency_limit_s: float = setting(
         "TRITON_DEPLOY_SMOKE_LATENCY_LIMIT_S", 5.0, "Slowest median smoke latency that passes, seconds."
     )

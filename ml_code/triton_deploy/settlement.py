@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from .boot import booted_at
 from .errors import DeployError, EndedTriton, FlipUnanswered, Superseded
 from .names import check_deploy_id
 from .records import Deployment, Failure, Pinned, Release, State, advance, next_release, utc_text
@@ -354,8 +355,13 @@ class Settlement:
         return record
 
     def _crashed(self, record: Deployment) -> Failure:
-        """Return why a deployment ended that nobody goes on with: its process can't say, so the Triton that met the candidate first is asked."""
-        lost = self.serving().without_memory_of(record.version, record.given) if record.given else ()
+        """Return why a deployment ended that nobody goes on with: its process can't say, so the Triton that met the candidate first is asked.
+
+        Not where this machine was started since: then the power was away, or somebody restarted it, with all that ran on it.
+        """
+        booted = booted_at()
+        given = [url for url, at in record.given.items() if not booted or datetime.fromisoformat(at) > booted]
+        lost = self.serving().without_memory_of(record.version, given) if given else ()
         found = Failure(
             step=record.due_step or "",
             kind="crashed",
@@ -367,7 +373,7 @@ class Settlement:
         return replace(
             found,
             error=f"{found.error} Triton at {lost[0]} was started anew since it got the candidate: the model may have ended it, and so may "
-            f"have somebody by hand. If it was somebody, take the model again with 'triton-deploy deploy {self.folder.model} --alias … --force'.",
+            f"have somebody by hand. If it was somebody, take the model again with 'triton-deploy deploy {self.folder.model} --alias ALIAS --force'.",
             blames_artifact=True,
             suspect=True,
         )

@@ -16,7 +16,7 @@ from typing import Any
 
 from .errors import DeployError, EndedTriton, LeaseHeld, Misconfigured, StorageFailed, Superseded, Unavailable
 from .names import engine_name
-from .records import utc_text
+from .records import Deployment, utc_text
 from .repository import Manifest, ModelFolder, models_in
 from .repository.lease import STAGING, Lease
 from .serving import Serving
@@ -173,9 +173,12 @@ class Staging:
         began = time.monotonic()
         while True:
             holder, in_force = self._lease.last(self._clock())
-            if holder is not None and not in_force:
-                # Who had it is silent, or could not take its candidate out: that is done below. If it wakes up, its renewal fails.
-                self._left |= self._names_of(holder)
+            record = self._record_of(holder) if holder else None
+            if holder is not None and (not in_force or (record is not None and record.finished)):
+                # Who had it is silent, was rolled back, or could not take its candidate out: that is done below. If it wakes up,
+                # its renewal fails.
+                if record is not None:
+                    self._left |= {record.model, engine_name(record.model, record.version)}
                 self._lease.release(holder)
             try:
                 self._lease.acquire(me, self._clock(), self._lease_s)
@@ -198,13 +201,12 @@ class Staging:
         with contextlib.suppress(DeployError):
             self._lease.renew(me, self._clock(), 0)
 
-    def _names_of(self, holder: str) -> set[str]:
-        """Return what a deployment that had it may have left loaded."""
+    def _record_of(self, holder: str) -> Deployment | None:
+        """Return the deployment that has it, if it can be read."""
         model, _, deploy_id = holder.partition(":")
         with contextlib.suppress(DeployError):
-            record = ModelFolder.at(self._settings.repository_root, model).journal.find(deploy_id)
-            return {model, engine_name(model, record.version)} if record else set()
-        return set()
+            return ModelFolder.at(self._settings.repository_root, model).journal.find(deploy_id)
+        return None
 
     def _keep(self, me: str, keep_lease: Callable[[], object]) -> None:
         keep_lease()

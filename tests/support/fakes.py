@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -239,7 +240,7 @@ class FakeTriton:
     def index(self) -> Index:
         self._called("loaded", "")
         ready = {name: (entry[0],) for name, entry in [*self._engines.items(), *self._switches.items()]}
-        states = {name: state for name, state in self._states.items() if (self._repository / name).is_dir()}
+        states = {name: state for name, state in self._states.items() if _is_there(self._repository / name)}
         return Index(ready, states)
 
     def ready_versions(self, model: str) -> tuple[int, ...]:
@@ -301,6 +302,16 @@ class FakeTriton:
         error = self.fail.get(call) or self.fail.get(operation)
         if error is not None:
             raise error
+
+
+_STAT = os.stat
+"""Triton's look at the disk is another process's: what a test does to this one's is nothing to it."""
+
+
+def _is_there(path: Path) -> bool:
+    with suppress(OSError):
+        return bool(_STAT(path))
+    return False
 
 
 class FakeLifeline:

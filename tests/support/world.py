@@ -23,7 +23,9 @@ from tests.support.fakes import FakeRegistry, FakeStore, FakeTriton, fake_store,
 from tests.support.models import files, golden, times
 
 MODEL = "best_model"
-SETTINGS = Settings(alias_wait_s=0, ready_timeout_s=0.1, min_free_bytes=0, lease_s=900, load_timeout_s=60)
+SETTINGS = Settings(
+    alias_wait_s=0, ready_timeout_s=0.1, min_free_bytes=0, lease_s=900, load_timeout_s=60, settle_s=0
+)
 
 
 @dataclass

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from ml_code.triton_deploy import settlement
+from ml_code.triton_deploy.boot import booted_at
 from ml_code.triton_deploy.errors import EndedTriton, Quarantined, Unavailable
+from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.lifeline import Life
 from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.records import State
@@ -17,6 +21,12 @@ from tests.support.fakes import FakeTriton, unavailable
 from tests.support.world import MODEL, World
 
 CANDIDATE = "best_model.v2"
+
+
+@pytest.fixture(autouse=True)
+def booted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything that happens here."""
+    monkeypatch.setattr(settlement, "booted_at", lambda: datetime(2025, 1, 1, tzinfo=UTC))
 
 
 @pytest.fixture
@@ -87,6 +97,36 @@ def test_one_that_ends_at_a_later_request_ends_one_triton(world: World, two: lis
         world.deployer(tritons=two).deploy(world.request("d2"))
     assert two[1].starts == 1
     assert f"infer {CANDIDATE}" not in two[1].calls
+
+
+def test_clients_of_one_triton_meet_a_version_before_those_of_the_rest(
+    world: World, two: list[FakeTriton]
+) -> None:
+    """What a client sends ends it, and no golden input does."""
+    second: list[tuple[int, ...]] = []
+
+    def a_client_asks(seconds: float) -> None:
+        if seconds == 7.0:
+            second.append(two[1].ready_versions(MODEL))
+            two[0].restart_with_all()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ml_code.triton_deploy.serving.time.sleep", a_client_asks)
+        with pytest.raises(EndedTriton):
+            world.deployer(tritons=two, settle_s=7.0).deploy(world.request("d2"))
+    assert second == [(1,)]
+    assert two[1].starts == 1
+    live_everywhere(world, two)
+
+
+def test_a_version_that_clients_have_met_is_flipped_to_at_once(world: World, two: list[FakeTriton]) -> None:
+    world.deployer(tritons=two).deploy(world.request("d2"))
+    with pytest.MonkeyPatch.context() as patch:
+        slept: list[float] = []
+        patch.setattr("ml_code.triton_deploy.serving.time.sleep", slept.append)
+        deployer = world.deployer(tritons=two, settle_s=7.0)
+        deployer.revert(RevertRequest(model=MODEL, deploy_id="r1", actor="me"))
+    assert 7.0 not in slept
 
 
 def test_a_triton_that_is_still_away_keeps_no_rollback_waiting(world: World, two: list[FakeTriton]) -> None:
@@ -161,6 +201,30 @@ def test_a_worker_that_died_over_a_candidate_that_ended_its_triton_tells_by_the_
     assert "fake:1 was started anew" in failure.error
     with pytest.raises(Quarantined):
         world.deployer(tritons=two).deploy(world.request("d3"))
+
+
+def test_a_power_cut_that_ended_both_blames_nobody(
+    world: World, two: list[FakeTriton], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployer = world.deployer(tritons=two)
+    deployer.snapshot(world.request("d2"))
+    deployer.materialize(MODEL, "d2")
+    deployer.load(MODEL, "d2")
+    world.later(60)
+    monkeypatch.setattr(settlement, "booted_at", lambda now=world.now: now)
+    for triton in two:
+        triton.restart_with_all()
+    world.later(10_000)
+    reconcile(world, two)
+    failure = world.folder.journal.get("d2").failure
+    assert failure is not None
+    assert not failure.blames_artifact
+
+
+def test_this_machine_was_started_before_this_test() -> None:
+    started = booted_at()
+    assert started is not None
+    assert datetime(2020, 1, 1, tzinfo=UTC) < started < datetime.now(UTC)
 
 
 def test_a_worker_that_died_while_its_triton_lived_blames_nobody(world: World, two: list[FakeTriton]) -> None:

@@ -249,6 +249,15 @@ def test_one_deployment_uses_it_at_a_time(staged: Staged) -> None:
     assert staged.deploy("d4").staging["result"] == "passed", "who had it is silent"
 
 
+def test_one_that_was_rolled_back_meanwhile_has_it_no_longer(staged: Staged) -> None:
+    """Its worker was killed in the middle of the trial, and reconcile settled it."""
+    deployer = staged.deployer()
+    deployer.snapshot(staged.world.request("dead"))
+    Lease(staged.world.root, "", STAGING).acquire(f"{MODEL}:dead", staged.world.now, 10_000)
+    deployer.rollback(MODEL, "dead")
+    assert staged.deploy("d2").staging["result"] == "passed"
+
+
 def test_a_retry_does_not_try_it_again(staged: Staged) -> None:
     deployer = staged.deployer()
     deployer.snapshot(staged.world.request("d2"))

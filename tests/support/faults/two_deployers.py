@@ -649,7 +649,15 @@ def check_journal(folder: Path, verified: set[int]) -> Deployment | None:
     entries = [Deployment.from_json(path.read_text()) for path in paths]
     for before, after in itertools.pairwise(entries):
         assert after.state in TRANSITIONS[before.state] or (
-            after == replace(before, failure=after.failure) and not before.finished
+            after
+            == replace(
+                before,
+                failure=after.failure,
+                given=after.given,
+                ended=after.ended,
+                unanswered=after.unanswered,
+            )
+            and not before.finished
         ), f"from {before} to {after}"
     assert not entries or entries[0].state in FIRST_STATES
     verified |= {entry.version for entry in entries if State.VERIFIED in entry.times_utc}

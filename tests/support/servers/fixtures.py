@@ -21,6 +21,8 @@ __all__ = ["chromium", "gateway", "own_gateway", "releases"]
 
 # Its thread would change this process's environment while another reads it.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+# Clients are waited for where that is what is tried.
+os.environ["TRITON_DEPLOY_SETTLE_S"] = "0"
 
 
 @pytest.fixture(scope="session")

@@ -78,6 +78,7 @@ class Ours:
             alias_wait_s=0,
             ready_timeout_s=0.5,
             switch_timeout_s=10,
+            settle_s=0,
         )
         self.folder = ModelFolder.at(site.repository, model)
 

@@ -144,6 +144,7 @@ class Site:
             "TRITON_DEPLOY_GRPC_URLS": ",".join(server.grpc_url for server in servers),
             "TRITON_DEPLOY_ALIAS_WAIT_S": "0",
             "TRITON_DEPLOY_SWITCH_TIMEOUT_S": "5",
+            "TRITON_DEPLOY_SETTLE_S": "0",
         }
         self.settings = Settings.from_env(self.environment)
 
