@@ -183,10 +183,10 @@ class Serving:
         version = manifest.version
         # Right before the flip, on every Triton: a switch to a version that is not loaded takes the public model down.
         ready = self._replicas.on_all(lambda triton: self._require_ready(triton, version))
-        case = self._case(version)
 
         def flip_and_ask(triton: Triton) -> None:
             self._flip(manifest, triton)
+            case = self._case(version)
             for _ in range(1 + SMOKE_REQUESTS):
                 self._check(case, self._ask_public(triton, case), version)
 

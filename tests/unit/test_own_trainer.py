@@ -34,7 +34,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def documented() -> str:
     (example,) = re.findall(
-        r"```python\n(.+?)```", (REPOSITORY / "docs/training.md").read_text("utf-8"), re.DOTALL
+        r"^## A trainer of your own$.+?```python\n(.+?)```",
+        (REPOSITORY / "docs/training.md").read_text("utf-8"),
+        re.DOTALL | re.MULTILINE,
     )
     return str(example)
 

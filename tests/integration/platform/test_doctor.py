@@ -447,13 +447,17 @@ def test_a_triton_that_a_failed_candidate_makes_unready_is_named(
 
 
 @pytest.mark.parametrize("exits", [True, False])
-def test_what_is_said_of_exit_on_error_is_so(tmp_path: Path, exits: bool) -> None:
+def test_what_is_said_of_exit_on_error_is_so(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, exits: bool
+) -> None:
     """A Triton with the default ends at its start over a folder that no Triton can read; one that is started as the doctor says serves."""
     repository = tmp_path / "model-repo"
     plain_model(repository, "serves", times(2).SerializeToString())
     plain_model(repository, "serves.v2", times(3).SerializeToString(), "# Not this one yet.\nunreadable {")
     arguments = [f"--exit-on-error={str(exits).lower()}"]
-    stack = Stack(tmp_path / "state", ["triton"], model_repository=repository, triton_args=arguments)
+    # A path that is short enough for a socket.
+    state = tmp_path_factory.mktemp("exits")
+    stack = Stack(state, ["triton"], model_repository=repository, triton_args=arguments)
     if exits:
         with pytest.raises(StackError, match="triton ended"):
             stack.start()
