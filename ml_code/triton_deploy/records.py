@@ -6,13 +6,15 @@ Pure rules: standard library only, no I/O, time is an argument. All times are UT
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Self
 
+from . import reader
 from .errors import IllegalTransition
+from .reader import Count, DeployId, Generation, Moment, MomentOrEmpty, Version
 
 
 class State(StrEnum):
@@ -87,7 +89,7 @@ class Pinned:
         expected_digest: the digest that training recorded on the version, or empty.
     """
 
-    version: int
+    version: Version
     run_id: str
     alias: str
     artifact_uri: str
@@ -138,11 +140,11 @@ class Canary:
     shares_percent: tuple[int, ...]
     shadow_percent: int
     step_s: float
-    step: int = 0
+    step: Count = 0
     share_percent: int = 0
     mirrored_percent: int = 0
-    since_utc: str = ""
-    until_utc: str = ""
+    since_utc: MomentOrEmpty = ""
+    until_utc: MomentOrEmpty = ""
     judgment: Mapping[str, Any] = field(default_factory=dict)
     triton: str = ""
     tritons: tuple[str, ...] = ()
@@ -171,7 +173,10 @@ class Deployment:
         reason: why, for the history.
         allow_schema_change: breaking changes of inputs and outputs are accepted.
         force: a quarantined digest is accepted.
+        unverified: the version's files are not compared with what was released: somebody asked for that in an emergency.
         digest: digest of the artifact, once materialized.
+        manifest_digest: sha256 of the version's manifest, once materialized; empty in records of earlier code.
+        hashed_utc: when every byte of files that this deployment did not bring was compared with the manifest.
         staging: what came of the trial in the staging Triton (see staging.Staging.try_out); empty without one.
         given: when the candidate was given to the Triton that met it first, by that one's address.
         smoke: what the smoke test measured (see serving.Serving.smoke).
@@ -184,17 +189,20 @@ class Deployment:
         times_utc: when each state was reached.
     """
 
-    deploy_id: str
+    deploy_id: DeployId
     model: str
     state: State
     pinned: Pinned
-    base_generation: int
-    base_version: int | None
+    base_generation: Count
+    base_version: Version | None
     actor: str
     reason: str = ""
     allow_schema_change: bool = False
     force: bool = False
+    unverified: bool = False
     digest: str = ""
+    manifest_digest: str = ""
+    hashed_utc: MomentOrEmpty = ""
     staging: Mapping[str, Any] = field(default_factory=dict)
     given: Mapping[str, str] = field(default_factory=dict)
     smoke: Mapping[str, Any] = field(default_factory=dict)
@@ -204,7 +212,7 @@ class Deployment:
     ended: Mapping[str, str] = field(default_factory=dict)
     failure: Failure | None = None
     quarantine: str = ""
-    times_utc: Mapping[str, str] = field(default_factory=dict)
+    times_utc: Mapping[str, Moment] = field(default_factory=dict)
 
     @property
     def version(self) -> int:
@@ -242,17 +250,14 @@ class Deployment:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Read a record back; raises ValueError when ``text`` is not one."""
-        data = _object(text, cls, also=[f"{part}_added" for part in ADDED])
-        added: dict[str, Any] = {part: data.pop(f"{part}_added", {}) for part in ADDED}
-        data["state"] = State(data["state"])
-        data["pinned"] = Pinned(**_known(data["pinned"], Pinned))
-        if data.get("failure"):
-            data["failure"] = Failure(**_known(data["failure"] | added["failure"], Failure))
-        if data.get("canary"):
-            canary = _known(data["canary"] | added["canary"], Canary)
-            canary |= {name: tuple(canary[name]) for name in ("shares_percent", "tritons") if name in canary}
-            data["canary"] = Canary(**canary)
-        return cls(**data)
+        record = reader.decode(text, cls)
+        if not record.times_utc:
+            raise ValueError("times_utc is empty, and has to say when it began")
+        if record.state is State.ROLLING_BACK and (
+            record.failure is None or record.state not in record.times_utc
+        ):
+            raise ValueError("it is rolling_back, and does not say since when and why")
+        return record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,20 +279,27 @@ class Release:
         actor: who asked for it.
         updated_at_utc: when.
         reason: why, if somebody said.
+        manifest_digest: sha256 of the version's ``manifest.json``; empty in releases of earlier code.
     """
 
     model: str
-    generation: int
-    active_version: int
+    generation: Generation
+    active_version: Version
     run_id: str
     alias: str
     digest: str
-    previous_version: int | None
-    warm_versions: tuple[int, ...]
-    deploy_id: str
+    previous_version: Version | None
+    warm_versions: tuple[Version, ...]
+    deploy_id: DeployId
     actor: str
-    updated_at_utc: str
+    updated_at_utc: Moment
     reason: str = ""
+    manifest_digest: str = ""
+
+    @property
+    def unverified(self) -> bool:
+        """Whether somebody went back to it without a look at its files."""
+        return self.reason.startswith(UNVERIFIED)
 
     @property
     def loaded_versions(self) -> tuple[int, ...]:
@@ -297,9 +309,7 @@ class Release:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Read a release or current.json back; raises ValueError when ``text`` is not one."""
-        data = _object(text, cls)
-        data["warm_versions"] = tuple(data["warm_versions"])
-        return cls(**data)
+        return reader.decode(text, cls)
 
 
 class BakeVerdict(StrEnum):
@@ -314,6 +324,9 @@ class BakeVerdict(StrEnum):
     SUPERSEDED = "superseded"
     """Another release is live meanwhile: this one's bake is nobody's concern."""
 
+
+UNVERIFIED = "not verified: "
+"""Begins the reason of a release whose files nobody compared with what was released before."""
 
 BAKED_BADLY = "failed its bake: "
 """Begins the reason of a release that takes one back which failed its bake."""
@@ -338,24 +351,21 @@ class Bake:
     """
 
     model: str
-    generation: int
-    version: int
-    deploy_id: str
+    generation: Generation
+    version: Version
+    deploy_id: DeployId
     verdict: BakeVerdict
     reasons: tuple[str, ...]
     looks: int
     judged: int
     figures: Mapping[str, Any]
-    began_at_utc: str
-    ended_at_utc: str
+    began_at_utc: Moment
+    ended_at_utc: Moment
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Read a record back; raises ValueError when ``text`` is not one."""
-        data = _object(text, cls)
-        data["verdict"] = BakeVerdict(data["verdict"])
-        data["reasons"] = tuple(data["reasons"])
-        return cls(**data)
+        return reader.decode(text, cls)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -371,7 +381,7 @@ class ReconcileNote:
         stuck: engines that Triton neither serves nor lets go, by ``<engine> on <address>``: what Triton says of each.
     """
 
-    at_utc: str
+    at_utc: Moment
     done: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     notices: Mapping[str, str] = field(default_factory=dict)
@@ -381,8 +391,7 @@ class ReconcileNote:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Read a note back; raises ValueError when ``text`` is not one."""
-        data = _object(text, cls)
-        return cls(**data | {"done": tuple(data["done"]), "problems": tuple(data["problems"])})
+        return reader.decode(text, cls)
 
 
 def advance(record: Deployment, to: State, now: datetime, **facts: Any) -> Deployment:
@@ -433,34 +442,26 @@ def next_release(record: Deployment, previous: Release | None, now: datetime, ke
         actor=record.actor,
         updated_at_utc=utc_text(now),
         reason=record.reason,
+        manifest_digest=record.manifest_digest,
     )
 
 
-def to_json(record: Deployment | Release | Failure | Bake | ReconcileNote) -> str:
-    """Return a record as the text that its file holds."""
+def to_json(record: Deployment | Release | Failure | Bake | ReconcileNote, before: str = "") -> str:
+    """Return a record as the text that its file holds.
+
+    Args:
+        record: the record.
+        before: text of the one that it follows: what a newer version of this package had put into that is kept.
+    """
     data = asdict(record)
     for part, names in ADDED.items():
         if data.get(part):
-            data[f"{part}_added"] = {name: data[part].pop(name) for name in names}
+            data[part + reader.ADDED] = {name: data[part].pop(name) for name in names}
+    if before:
+        data = reader.keeping(data, before, type(record))
     return json.dumps(data, indent=2) + "\n"
 
 
 def utc_text(moment: datetime) -> str:
     """Return an aware time as UTC in ISO 8601 with milliseconds."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _object(text: str, cls: type[Any], also: Sequence[str] = ()) -> dict[str, Any]:
-    """Decode a JSON object and keep the fields that ``cls`` knows, and those in ``also``: a newer writer may have added some."""
-    data = json.loads(text)
-    if not isinstance(data, dict):
-        raise ValueError(f"a JSON object was expected, not {type(data).__name__}")
-    required = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
-    missing = sorted(required - data.keys())
-    if missing:
-        raise ValueError(f"fields are missing: {', '.join(missing)}")
-    return _known(data, cls) | {name: data[name] for name in also if name in data}
-
-
-def _known(data: Mapping[str, Any], cls: type[Any]) -> dict[str, Any]:
-    return {f.name: data[f.name] for f in fields(cls) if f.name in data}

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from . import reader
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -45,12 +47,8 @@ class Schema:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read back what ``to_dict`` gave."""
-
-        def tensors(side: str) -> tuple[Tensor, ...]:
-            return tuple(Tensor(**{**tensor, "shape": tuple(tensor["shape"])}) for tensor in data[side])
-
-        return cls(tensors("inputs"), tensors("outputs"))
+        """Read back what ``to_dict`` gave; raises ValueError when ``data`` is not that."""
+        return reader.record(data, cls, "schema.")
 
 
 def breaking_changes(old: Schema, new: Schema) -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
-from ..errors import StorageFailed
 from ..records import Bake, to_json
 from . import durable
+from .reading import read_record
 
 
 class Bakes:
@@ -24,15 +25,10 @@ class Bakes:
     def find(self, generation: int) -> Bake | None:
         """Return how the bake of a release ended, or None when it has not; raises StorageFailed when it can't be read."""
         path = self._path(generation)
-        try:
-            return Bake.from_json(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise StorageFailed(
-                f"The record of a bake {path} can't be read: {error}.",
-                hint="Move the file away: the release bakes again.",
-            ) from error
+        with contextlib.suppress(FileNotFoundError):
+            hint = "Move the file away: the release bakes again."
+            return read_record(path, Bake.from_json, "The record of a bake", hint)
+        return None
 
     def add(self, bake: Bake) -> Bake:
         """Record how a bake ended, and return what is recorded: of two that watch the same release the first has the say.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -96,6 +97,15 @@ def write_temporary(path: Path, text: str) -> Path:
     return temporary
 
 
+TEMPORARY = re.compile(r"\.([a-z]+\.pbtxt|[a-z]+\.json|[0-9]+\.json|[0-9]+)\.[0-9a-f]{8}\.tmp")
+"""Names of what ``write_temporary`` and ``point`` write before it gets its name."""
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether something has the name of what a write of this package leaves when it never ends."""
+    return TEMPORARY.fullmatch(path.name) is not None
+
+
 def replace_file(path: Path, text: str) -> None:
     """Put ``text`` under ``path``: a reader sees the old content or the new, never a part."""
     temporary = write_temporary(path, text)
@@ -109,7 +119,11 @@ def replace_file(path: Path, text: str) -> None:
 
 def keep_file(path: Path, text: str) -> None:
     """Make ``path`` hold ``text``; a file that does already is not touched, so its times stay."""
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+    # By bytes: what lies there may be anything. A folder with nothing in it is nobody's loss.
+    if path.is_dir() and not path.is_symlink():
+        with contextlib.suppress(OSError):
+            path.rmdir()
+    if not path.is_file() or path.read_bytes() != text.encode():
         replace_file(path, text)
     else:
         fsync_directory(path.parent)

@@ -14,6 +14,7 @@ from ..errors import NotFound, StorageFailed, Superseded
 from ..names import check_deploy_id, is_deploy_id
 from ..records import Deployment, to_json
 from . import durable
+from .reading import read_record
 
 
 class Journal:
@@ -71,7 +72,8 @@ class Journal:
         slot = self.path(record.deploy_id) / f"{len(entries) + 1:04d}.json"
         with durable.storage_errors(f"recording that {record.deploy_id} is {record.state}"):
             durable.make_directory(slot.parent)
-            if last != after or not durable.create_file(slot, to_json(record)):
+            before = entries[-1].read_text(encoding="utf-8") if entries else ""
+            if last != after or not durable.create_file(slot, to_json(record, before)):
                 raise self._superseded(record.deploy_id)
         return record
 
@@ -99,13 +101,16 @@ class Journal:
             return sorted(folder.glob("[0-9]*.json")) if folder.is_dir() else []
 
     def _read(self, path: Path) -> Deployment:
+        hint = "Restore it from a backup, or move its folder away after you have checked what serves with 'triton-deploy status'."
         try:
-            return Deployment.from_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            record = read_record(path, Deployment.from_json, "The deployment record", hint)
+        except FileNotFoundError as error:
+            raise StorageFailed(f"The deployment record {path} is gone.", hint=hint) from error
+        if (record.deploy_id, record.model) != (path.parent.name, self._model):
             raise StorageFailed(
-                f"The deployment record {path} can't be read: {error}.",
-                hint="Restore it from a backup, or move its folder away after you have checked what serves with 'triton-deploy status'.",
-            ) from error
+                f"The deployment record {path} is that of {record.deploy_id} of {record.model}.", hint=hint
+            )
+        return record
 
     def _superseded(self, deploy_id: str) -> Superseded:
         record = self.get(deploy_id)

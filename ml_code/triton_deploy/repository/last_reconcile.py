@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from ..records import ReconcileNote, to_json
@@ -25,7 +26,6 @@ class LastReconcile:
 
     def read(self) -> ReconcileNote | None:
         """Return the last note, or None when there is none that can be read."""
-        try:
+        with contextlib.suppress(OSError, ValueError):
             return ReconcileNote.from_json(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
+        return None

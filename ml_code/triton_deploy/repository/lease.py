@@ -10,20 +10,27 @@ effect make harmless, or late: an expiry that lies further ahead than the lease 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Self
 
-from ..errors import LeaseHeld, Superseded
+from .. import reader
+from ..errors import LeaseHeld, StorageFailed, Superseded
+from ..names import is_deploy_id
+from ..reader import Moment
 from ..records import utc_text
 from . import durable
+from .reading import read_record
 
 CLOCK_SKEW_S = 60.0
 """How far the clocks of two hosts may be apart without a lease being taken for one of a clock that was wrong, seconds."""
+
+GIVEN_BACK = "{}"
+"""Content of a lease's file that nobody holds any more."""
 
 FRESH = 0.9
 """Share of its duration that a lease has to have left not to be written again."""
@@ -33,8 +40,14 @@ FRESH = 0.9
 class _Held:
     deploy_id: str
     holder: str
-    expires_at_utc: str
+    expires_at_utc: Moment
     duration_s: float
+
+    @classmethod
+    def from_json(cls, text: str) -> Self | None:
+        """Read who holds a lease; None when it was given back, which is an object with no field that is known here."""
+        data = reader.parsed(text)
+        return reader.record(data, cls) if data.keys() & cls.__dataclass_fields__.keys() else None
 
     def left_s(self, now: datetime) -> float:
         return (datetime.fromisoformat(self.expires_at_utc) - now).total_seconds()
@@ -78,20 +91,21 @@ class Lease:
         """
         with durable.storage_errors(f"taking the lease of {self._model}"):
             durable.make_directory(self._folder)
-            number, held = self._latest()
+            number, text = self._newest()
+            held = self._held(number, text)
             mine = _Held(
                 deploy_id=deploy_id,
                 holder=_this_process(),
                 expires_at_utc=utc_text(now + timedelta(seconds=duration_s)),
                 duration_s=duration_s,
             )
-            text = json.dumps(asdict(mine))
             if held and held.deploy_id == deploy_id:
-                durable.replace_file(self._path(number), text)
+                kept = reader.keeping(asdict(mine), text, _Held)
+                durable.replace_file(self._path(number), json.dumps(kept))
                 if self._numbers()[-1] != number:
                     raise self._lost(deploy_id)
                 return
-            if held or not durable.create_file(self._path(number + 1), text):
+            if held or not durable.create_file(self._path(number + 1), json.dumps(asdict(mine))):
                 raise self.refusal()
             for old in self._numbers()[:-2]:
                 self._path(old).unlink(missing_ok=True)
@@ -122,7 +136,7 @@ class Lease:
         number, held = self._latest()
         if held and held.deploy_id == deploy_id:
             with durable.storage_errors(f"giving back the lease of {self._model}"):
-                durable.replace_file(self._path(number), "{}")
+                durable.replace_file(self._path(number), GIVEN_BACK)
 
     def last(self, now: datetime) -> tuple[str | None, bool]:
         """Return the deployment that took the lease last and never gave it back, and whether it is still in force."""
@@ -148,13 +162,44 @@ class Lease:
         )
 
     def _latest(self) -> tuple[int, _Held | None]:
+        number, text = self._newest()
+        return number, self._held(number, text)
+
+    def _newest(self) -> tuple[int, str]:
+        """Return the number of the file in force and its text; without one, 0 and the text of a lease that was given back."""
         with durable.storage_errors(f"reading the lease of {self._model}"):
             while numbers := self._numbers():
-                # A file that is gone made room for later ones.
-                with contextlib.suppress(FileNotFoundError):
-                    data = json.loads(self._path(numbers[-1]).read_text(encoding="utf-8"))
-                    return numbers[-1], _Held(**data) if data else None
-            return 0, None
+                path = self._path(numbers[-1])
+                try:
+                    return numbers[-1], read_record(path, str, "The lease", self._advice)
+                except FileNotFoundError:
+                    # A file that is gone made room for later ones; a link that leads nowhere stays.
+                    if path.is_symlink():
+                        raise StorageFailed(
+                            f"The lease {path} is a link that leads nowhere.", hint=self._advice
+                        ) from None
+            return 0, GIVEN_BACK
+
+    def _held(self, number: int, text: str) -> _Held | None:
+        try:
+            held = _Held.from_json(text)
+            # That of the staging Triton is held by a model's deployment, and says which model's.
+            if held and not is_deploy_id(
+                held.deploy_id.rpartition(":")[2] if self._prefix else held.deploy_id
+            ):
+                raise ValueError(f"{held.deploy_id!r} is not the id of a deployment")
+            return held
+        except ValueError as error:
+            raise StorageFailed(
+                f"The lease {self._path(number)} can't be read: {error}.", hint=self._advice
+            ) from error
+
+    @property
+    def _advice(self) -> str:
+        return (
+            f"Nobody can tell which deployment of {self._model} is under way. Make sure that none is, move the file away, "
+            f"and run 'triton-deploy reconcile': it takes out what that deployment left in Triton."
+        )
 
     def _numbers(self) -> list[int]:
         if not self._folder.is_dir():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 from ..errors import StorageFailed, Superseded
 from ..records import Release, to_json
 from . import durable
+from .reading import read_record
 
 
 class Releases:
@@ -36,7 +39,7 @@ class Releases:
             while self._has(generation + 1):
                 generation += 1
             return self._read(generation)
-        generations = self._generations()
+        generations = self.generations()
         return self._read(generations[-1]) if generations else None
 
     def history(self) -> Iterator[Release]:
@@ -51,7 +54,7 @@ class Releases:
             generation -= 1
         # Only a history of which somebody removed files has a gap.
         if generation > 0:
-            for older in reversed([known for known in self._generations() if known < generation]):
+            for older in reversed([known for known in self.generations() if known < generation]):
                 yield self._read(older)
 
     def of_deployment(self, deploy_id: str, from_generation: int) -> Release | None:
@@ -77,7 +80,7 @@ class Releases:
             Superseded: another deployment committed this generation.
             StorageFailed: it can't be written; nothing was committed.
         """
-        path = self._path(release.generation)
+        path = self.path(release.generation)
         with durable.storage_errors(f"writing release {release.generation} of {self._model}"):
             durable.make_directory(path.parent)
             created = durable.create_file(path, to_json(release))
@@ -91,39 +94,49 @@ class Releases:
                 )
 
     def project(self, release: Release) -> None:
-        """Make current.json say ``release``; one that says so already is not touched."""
+        """Make current.json say ``release``; one that says so already is not touched.
+
+        What a newer version of this package put into the release's own file is kept.
+        """
+        before = ""
+        with contextlib.suppress(OSError, ValueError):
+            before = self.path(release.generation).read_text(encoding="utf-8")
         with durable.storage_errors(f"writing {self._current}"):
-            durable.keep_file(self._current, to_json(release))
+            durable.keep_file(self._current, to_json(release, before))
 
     def projected(self) -> Release | None:
         """Return what current.json says, or None when it is missing or can't be read."""
-        try:
+        with contextlib.suppress(OSError, ValueError):
             return Release.from_json(self._current.read_text(encoding="utf-8"))
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
+        return None
 
     def _has(self, generation: int) -> bool:
         with durable.storage_errors(f"looking into {self._folder}"):
-            return self._path(generation).exists()
+            return self.path(generation).exists()
 
-    def _generations(self) -> list[int]:
+    def generations(self) -> list[int]:
+        """Return the numbers of the releases that are there, ascending."""
         with durable.storage_errors(f"listing {self._folder}"):
             if not self._folder.is_dir():
                 return []
-            stems = (
-                name.removesuffix(".json") for name in os.listdir(self._folder) if name.endswith(".json")
-            )
-            return sorted(int(stem) for stem in stems if stem.isdigit())
+            found = (re.fullmatch(r"([0-9]{6,18})\.json", name) for name in os.listdir(self._folder))
+            numbers = {int(match[1]): match[0] for match in found if match}
+            return sorted(one for one, name in numbers.items() if one and self.path(one).name == name)
 
-    def _path(self, generation: int) -> Path:
+    def path(self, generation: int) -> Path:
+        """Return where a release is."""
         return self._folder / f"{generation:06d}.json"
 
     def _read(self, generation: int) -> Release:
-        path = self._path(generation)
+        path = self.path(generation)
+        hint = "Restore it from a backup; current.json holds the last one."
         try:
-            return Release.from_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            release = read_record(path, Release.from_json, "The release record", hint)
+        except FileNotFoundError as error:
+            raise StorageFailed(f"The release record {path} is gone.", hint=hint) from error
+        if (release.generation, release.model) != (generation, self._model):
             raise StorageFailed(
-                f"The release record {path} can't be read: {error}.",
-                hint="Restore it from a backup; current.json holds the last one.",
-            ) from error
+                f"The release record {path} is that of release {release.generation} of {release.model}.",
+                hint=hint,
+            )
+        return release
