@@ -10,7 +10,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, Param, get_current_context, task
 
 from deploy_run import no_vain_retries
-from ml_code.triton_deploy.names import MODEL_PATTERN, deploy_id_for
+from ml_code.triton_deploy.names import MAX_VERSION, MIN_VERSION, MODEL_PATTERN, deploy_id_for
 from ml_code.triton_deploy.settings import Settings
 from notifier import DeployNotifier
 
@@ -33,10 +33,16 @@ with DAG(
         "version": Param(
             None,
             type=["null", "integer"],
-            minimum=1,
+            minimum=MIN_VERSION,
+            maximum=MAX_VERSION,
             description="Version to go back to; empty: the one before the live one.",
         ),
         "reason": Param(None, type=["null", "string"], maxLength=500, description="Why, for the history."),
+        "unverified": Param(
+            False,
+            type="boolean",
+            description="Do not compare the version's files with what was released; for an emergency, needs a reason.",
+        ),
     },
 ) as dag:
 
@@ -70,6 +76,7 @@ with DAG(
             version=params["version"],
             actor=f"airflow:{run_id}",
             reason=params["reason"] or "",
+            unverified=params["unverified"],
         )
         with no_vain_retries():
             Deployer(Settings.from_env()).revert(request, earlier)

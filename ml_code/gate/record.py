@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from typing import Any
@@ -13,6 +14,8 @@ from .evaluation import Comparison
 from .report import headline, page
 
 LONGEST_TAG = 500
+
+log = logging.getLogger(__name__)
 
 
 def numbers(comparison: Comparison) -> dict[str, float]:
@@ -65,13 +68,16 @@ def record(settings: Settings, comparison: Comparison) -> None:
     client: Any = MlflowClient(tracking_uri=settings.tracking_url)
     now_ms = int(time.time() * 1000)
     try:
-        client.log_batch(
-            comparison.run_id,
-            metrics=[Metric(name, value, now_ms, 0) for name, value in numbers(comparison).items()],
-            tags=[RunTag(name, value) for name, value in tags(comparison).items()],
-        )
-        client.log_text(comparison.run_id, json.dumps(comparison.to_dict(), indent=2), "gate/verdict.json")
-        client.log_text(comparison.run_id, page(comparison), "gate/verdict.md")
+        if _takes_records(client, comparison.run_id):
+            client.log_batch(
+                comparison.run_id,
+                metrics=[Metric(name, value, now_ms, 0) for name, value in numbers(comparison).items()],
+                tags=[RunTag(name, value) for name, value in tags(comparison).items()],
+            )
+            client.log_text(
+                comparison.run_id, json.dumps(comparison.to_dict(), indent=2), "gate/verdict.json"
+            )
+            client.log_text(comparison.run_id, page(comparison), "gate/verdict.md")
         for name, value in tags(comparison).items():
             client.set_model_version_tag(comparison.model, str(comparison.version), name, value)
     # MLflow lets through whatever its store's client raises: there is no narrower type.
@@ -80,3 +86,18 @@ def record(settings: Settings, comparison: Comparison) -> None:
             f"The verdict could not be written to MLflow: {type(error).__name__}: {error}",
             hint="Check that MLflow and its artifact store run; the gate can be asked again.",
         ) from error
+
+
+def _takes_records(client: Any, run_id: str) -> bool:
+    """Whether something can be written to a run: MLflow refuses that for one that is deleted, or purged."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        deleted = client.get_run(run_id).info.lifecycle_stage != "active"
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        deleted = True
+    if deleted:
+        log.warning("run %s is deleted in MLflow: the verdict is written to the version alone", run_id)
+    return not deleted

@@ -12,12 +12,12 @@ from ..training.heldout import ARTIFACT_PATH, HeldOut, HeldOutError
 from ..triton_deploy import onnx_model
 from ..triton_deploy.artifacts import ArtifactStore, RemoteFile, store_for
 from ..triton_deploy.errors import ArtifactRejected, DeployError, NotFound
-from ..triton_deploy.materialize import GOLDEN, OPTIONS, tree_digest
+from ..triton_deploy.materialize import GOLDEN, OPTIONS
 from ..triton_deploy.records import Release
 from ..triton_deploy.registry import MlflowRegistry, RegisteredVersion, no_onnx
 from ..triton_deploy.repository import FileEntry, ModelFolder
 from ..triton_deploy.repository.durable import storage_errors
-from ..triton_deploy.repository.versions import MODEL_FILE
+from ..triton_deploy.repository.versions import MODEL_FILE, tree_digest
 from ..triton_deploy.settings import Settings
 from ..triton_deploy.transfer import Transfer
 
@@ -45,7 +45,7 @@ def live_champion(settings: Settings, model: str) -> Champion | None:
     release = folder.releases.latest()
     if release is None:
         return None
-    damage = next(folder.versions.damage(release.active_version, deep=True), None)
+    damage = next(folder.versions.damage(release.active_version, deep=True, release=release), None)
     if damage:
         raise NotFound(
             f"Version {release.active_version} of {model} serves, and can't be compared with: {damage}.",
@@ -114,7 +114,13 @@ class Challengers:
             DeployError: MLflow or the artifact store refuse or do not answer.
         """
         path = Path(ARTIFACT_PATH)
-        uri = self._registry.run_place(run_id, str(path.parent))
+        try:
+            uri = self._registry.run_place(run_id, str(path.parent))
+        except NotFound as error:
+            raise NotFound(
+                f"Run {run_id} is gone from MLflow, and with it the held-out rows to compare with ({error.message})",
+                hint="Train again. The version itself can be deployed as long as its files are there: triton-deploy deploy.",
+            ) from error
         store = store_for(uri, self._settings)
         listed = next((file for file in store.list_files(uri) if file.path == path.name), None)
         if listed is None:

@@ -6,16 +6,20 @@ which compares and writes only what differs.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from .deadline import within
-from .errors import DeployError, Misconfigured
+from .errors import AliasNotFound, DeployError, Misconfigured
+from .identity import Origin, is_another, origin_of, way_forward
 from .mlflow_api import MlflowApi
 from .records import BAKED_BADLY, Deployment, Release, State
+from .registry import DIGEST_TAG
 from .repository import ModelFolder
 from .settings import Settings
 
@@ -35,14 +39,50 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Registered:
+    """A version as the registry's pages have it.
+
+    Attributes:
+        version: its number.
+        origin: its run, and what it was registered from.
+        tags: its tags.
+        description: its description, or empty.
+    """
+
+    version: int
+    origin: Origin
+    tags: Mapping[str, str] = field(default_factory=dict)
+    description: str = ""
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Registered:
+        """Take one from MLflow's JSON; a run that is gone keeps its name there."""
+        tags = {tag["key"]: tag.get("value", "") for tag in entry.get("tags", [])}
+        origin = Origin(
+            run_id=entry.get("run_id", ""),
+            place=entry.get("source", ""),
+            digest=tags.get(DIGEST_TAG, ""),
+        )
+        return cls(
+            version=int(entry["version"]),
+            origin=origin,
+            tags=tags,
+            description=entry.get("description", ""),
+        )
+
+
 class Board(Protocol):
     """What a model registry shows of a model's versions.
 
     Every call raises AccessDenied, Misconfigured, NotFound or Unavailable when the registry refuses or does not answer.
     """
 
-    def tags(self, model: str) -> Mapping[int, Mapping[str, str]]:
-        """Return the tags of every version; empty for a model that is not known."""
+    def versions(self, model: str) -> Mapping[int, Registered]:
+        """Return every version; none of a model that is not known."""
+
+    def named(self, model: str, alias: str) -> Registered | None:
+        """Return the version that an alias names, or None when it is not set."""
 
     def aliases(self, model: str) -> Mapping[str, int]:
         """Return the version that each alias names."""
@@ -64,15 +104,20 @@ class MlflowBoard:
     def __init__(self, settings: Settings) -> None:
         self._api = MlflowApi(settings)
 
-    def tags(self, model: str) -> Mapping[int, Mapping[str, str]]:
-        """See Board.tags."""
+    def versions(self, model: str) -> Mapping[int, Registered]:
+        """See Board.versions."""
         found = self._api.every(
             "mlflow/model-versions/search", "model_versions", filter=f"name='{model}'", max_results="1000"
         )
-        return {
-            int(entry["version"]): {tag["key"]: tag.get("value", "") for tag in entry.get("tags", [])}
-            for entry in found
-        }
+        return {version.version: version for version in map(Registered.of, found)}
+
+    def named(self, model: str, alias: str) -> Registered | None:
+        """See Board.named."""
+        endpoint = "mlflow/registered-models/alias"
+        try:
+            return Registered.of(self._api.get(endpoint, "model_version", name=model, alias=alias))
+        except AliasNotFound:
+            return None
 
     def aliases(self, model: str) -> Mapping[str, int]:
         """See Board.aliases."""
@@ -96,6 +141,31 @@ class MlflowBoard:
             "DELETE", "mlflow/model-versions/delete-tag", name=model, version=str(version), key=key
         )
 
+    def register(self, model: str, like: Registered, tags: Mapping[str, str]) -> int:
+        """See renumber.Registrar.register."""
+        logged = re.fullmatch(r"models:/(m-[^/@]+)", like.origin.place)
+        answer = self._api.send(
+            "POST",
+            "mlflow/model-versions/create",
+            name=model,
+            source=like.origin.place,
+            description=like.description,
+            tags=[{"key": key, "value": value} for key, value in tags.items()],
+            **({"run_id": like.origin.run_id} if like.origin.run_id else {}),
+            **({"model_id": logged[1]} if logged else {}),
+        )
+        return int(answer["model_version"]["version"])
+
+    def set_alias(self, model: str, alias: str, version: int) -> None:
+        """See renumber.Registrar.set_alias."""
+        self._api.send(
+            "POST", "mlflow/registered-models/alias", name=model, alias=alias, version=str(version)
+        )
+
+    def delete_version(self, model: str, version: int) -> None:
+        """See renumber.Registrar.delete_version."""
+        self._api.send("DELETE", "mlflow/model-versions/delete", name=model, version=str(version))
+
 
 @dataclass(frozen=True)
 class Notice:
@@ -114,12 +184,18 @@ class Standing:
         time_utc: since when.
         generation: the release that made it live last, or None.
         reason: why it failed, its bake included, or empty.
+        origin: where it came from, as far as the repository knows.
     """
 
     status: str
     time_utc: str
     generation: int | None = None
     reason: str = ""
+    origin: Origin | None = None
+
+    def is_of(self, shown: Registered) -> bool:
+        """Whether it is of the version that the registry shows, not of a former one of the same number."""
+        return self.origin is None or not is_another(self.origin, shown.origin)
 
     def tags(self) -> dict[str, str]:
         """Return it as tags, without the prefix."""
@@ -130,11 +206,12 @@ class Standing:
 
 @dataclass(frozen=True)
 class FailedVersion:
-    """A version whose deployment was rolled back, why, and when."""
+    """A version whose deployment was rolled back, why, and when; and where it came from, as far as that is known."""
 
     version: int
     reason: str
     at_utc: str
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True)
@@ -166,6 +243,7 @@ def standings(releases: Sequence[Release], failed: Iterable[FailedVersion]) -> d
                 time_utc=since.updated_at_utc,
                 generation=release.generation,
                 reason=since.reason if baked_badly else "",
+                origin=Origin(run_id=release.run_id, digest=release.digest),
             )
     for failure in sorted(failed, key=lambda failure: failure.at_utc):
         known = found.get(failure.version)
@@ -175,23 +253,27 @@ def standings(releases: Sequence[Release], failed: Iterable[FailedVersion]) -> d
                 time_utc=failure.at_utc,
                 generation=known.generation if known else None,
                 reason=failure.reason,
+                origin=failure.origin or (known.origin if known else None),
             )
     return found
 
 
-def changes(
-    standing: Mapping[int, Standing], shown: Mapping[int, Mapping[str, str]], prefix: str
-) -> list[Change]:
+def changes(standing: Mapping[int, Standing], shown: Mapping[int, Registered], prefix: str) -> list[Change]:
     """Return what has to be changed for the registry to show how versions stand.
 
     Args:
         standing: as the repository has it. A version of which it knows nothing keeps its tags, unless they claim that it is loaded.
-        shown: the tags of each version that the registry has.
+            Another version of the same number loses them: they tell of the former one.
+        shown: the versions that the registry has.
         prefix: what the tags begin with.
     """
     found = []
-    for version, tags in shown.items():
-        wanted = standing[version].tags() if version in standing else None
+    for version, registered in shown.items():
+        tags, known = registered.tags, standing.get(version)
+        if known is not None and not known.is_of(registered):
+            found += [Change(version, f"{prefix}.{key}", None) for key in KEYS if f"{prefix}.{key}" in tags]
+            continue
+        wanted = known.tags() if known else None
         if wanted is None:
             if tags.get(f"{prefix}.status") in (LIVE, WARM):
                 found.append(Change(version, f"{prefix}.status", RETIRED))
@@ -202,28 +284,62 @@ def changes(
     return found
 
 
-def drift(live: Release | None, aliases: Mapping[str, int], refused: Mapping[int, str]) -> str:
+def drift(
+    live: Release | None,
+    named: Registered | None,
+    refused: Iterable[FailedVersion] = (),
+    here: Origin | None = None,
+) -> str:
     """Return what to know and do when the alias that was deployed means something else now, or nothing.
 
     Args:
         live: what serves.
-        aliases: the version of each alias, as the registry has them.
-        refused: why a version is not deployed again, of those in quarantine by their own fault.
+        named: the version that its alias names, as the registry has it; None when it is not set.
+        refused: versions in quarantine by their own fault, which are not deployed again.
+        here: where the repository's version of the number that the alias names came from, if there is one.
     """
-    if live is None or not live.alias or aliases.get(live.alias) == live.active_version:
+    if live is None or not live.alias:
         return ""
-    named = aliases.get(live.alias)
-    now = f"names version {named} in MLflow" if named is not None else "is not set in MLflow any more"
+    another = named is not None and here is not None and is_another(here, named.origin)
+    if named is not None and named.version == live.active_version and not another:
+        return ""
+    now = f"names version {named.version} in MLflow" if named is not None else "is not set in MLflow any more"
     what = f"Alias {live.alias} of {live.model} {now}, and version {live.active_version} serves."
-    if named is not None and named in refused:
+    if named is not None and here is not None and another:
+        return f"{_told_apart(live, named, here, what)} {_way_on(live, named, here)}"
+    of_it = [failed for failed in refused if named and failed.version == named.version]
+    failed = next((one for one in of_it if named and not _is_former(one, named)), None)
+    if failed is not None:
         return (
-            f"{what} Version {named} failed ({refused[named].rstrip('.')}) and is in quarantine. Set the alias back to version "
+            f"{what} Version {failed.version} failed ({failed.reason.rstrip('.')}) and is in quarantine. Set the alias back to version "
             f"{live.active_version}, or register a repaired version and set it to that."
         )
     return (
         f"{what} Deploy it (triton-deploy deploy {live.model} --alias {live.alias}), or set the alias to version "
         f"{live.active_version}."
     )
+
+
+def _told_apart(live: Release, named: Registered, here: Origin, what: str) -> str:
+    """Say that the alias names another version of a number that the repository knows."""
+    number, of_it = named.version, f"({here.run}): the model was deleted in MLflow and made anew."
+    if number == live.active_version:
+        return (
+            f"Alias {live.alias} of {live.model} names version {number} of {named.origin.run} in MLflow, which is another version "
+            f"{number} than the one that serves {of_it}"
+        )
+    return f"{what} Version {number} of {named.origin.run} is another one than version {number} in the repository {of_it}"
+
+
+def _way_on(live: Release, named: Registered, here: Origin) -> str:
+    """Say how the version that the alias names can be deployed; one with the same files needs no other number."""
+    if here.digest and here.digest == named.origin.digest:
+        return f"Its files are the same: deploy it (triton-deploy deploy {live.model} --alias {live.alias})."
+    return way_forward(live.model, live.alias)
+
+
+def _is_former(failed: FailedVersion, named: Registered) -> bool:
+    return failed.origin is not None and is_another(failed.origin, named.origin)
 
 
 class Feedback:
@@ -300,24 +416,35 @@ class Feedback:
         live = folder.releases.latest()
         if live is None:
             return []
-        aliases = self._within("asking MLflow for the alias", lambda: self._board().aliases(folder.model))
-        text = drift(live, aliases, _refused(folder))
+        alias = live.alias
+        named = (
+            self._within("asking MLflow for the alias", lambda: self._board().named(folder.model, alias))
+            if alias
+            else None
+        )
+        here = _origin_here(folder, live, named.version) if named else None
+        text = drift(live, named, _refused(folder), here)
         return [Notice(ALIAS_DRIFT, text)] if text else []
 
     def _write(
         self, folder: ModelFolder, board: Board, failed: Sequence[FailedVersion], dry_run: bool = False
     ) -> list[str]:
-        wanted = standings(list(islice(folder.releases.history(), HISTORY)), failed)
+        releases = list(islice(folder.releases.history(), HISTORY))
+        wanted = standings(releases, failed)
+        for version in releases[0].loaded_versions if releases else ():
+            if version in wanted:
+                wanted[version] = _with_place(wanted[version], folder, version)
 
         def write() -> list[str]:
-            found = changes(wanted, board.tags(folder.model), self._settings.feedback_prefix)
+            shown = board.versions(folder.model)
+            found = changes(wanted, shown, self._settings.feedback_prefix)
             for change in () if dry_run else found:
                 if change.value is None:
                     board.delete_tag(folder.model, change.version, change.key)
                 else:
                     board.set_tag(folder.model, change.version, change.key, change.value)
             return [
-                f"tell MLflow that version {version} is {wanted[version].status if version in wanted else RETIRED}"
+                f"tell MLflow that {_what_is_told(shown[version], wanted.get(version))}"
                 for version in dict.fromkeys(change.version for change in found)
             ]
 
@@ -334,14 +461,14 @@ class Feedback:
 
     def _failed(self, folder: ModelFolder, ended: Deployment | None = None) -> list[FailedVersion]:
         kept = [
-            FailedVersion(version, _why(failure), str(failure["at_utc"]))
+            _failed_version(version, failure)
             for version, failure in _quarantined(folder)
             if failure.get("at_utc")
         ]
         if ended is not None and ended.state is State.ROLLED_BACK and ended.failure:
             # What left nothing in quarantine is told now or never.
             reason = f"{ended.failure.step}: {ended.failure.error}"
-            kept.append(FailedVersion(ended.version, reason, ended.failure.at_utc))
+            kept.append(FailedVersion(ended.version, reason, ended.failure.at_utc, origin_of(ended.pinned)))
         return kept
 
 
@@ -353,11 +480,47 @@ def _quarantined(folder: ModelFolder) -> Iterator[tuple[int, Mapping[str, Any]]]
             yield int(version), failure
 
 
-def _refused(folder: ModelFolder) -> dict[int, str]:
-    return {
-        version: _why(failure) for version, failure in _quarantined(folder) if failure.get("blames_artifact")
-    }
+def _refused(folder: ModelFolder) -> list[FailedVersion]:
+    """Return the versions in quarantine by their own fault, newest first."""
+    found = [
+        _failed_version(version, failure)
+        for version, failure in _quarantined(folder)
+        if failure.get("blames_artifact")
+    ]
+    return found[::-1]
 
 
-def _why(failure: Mapping[str, Any]) -> str:
-    return f"{failure.get('step')}: {failure.get('error')}"
+def _failed_version(version: int, failure: Mapping[str, Any]) -> FailedVersion:
+    run_id, place = failure.get("run_id"), failure.get("artifact_uri")
+    # Earlier code did not write down the run.
+    origin = Origin(run_id=run_id, place=str(place or "")) if isinstance(run_id, str) else None
+    reason = f"{failure.get('step')}: {failure.get('error')}"
+    return FailedVersion(version, reason, str(failure.get("at_utc", "")), origin)
+
+
+def _with_place(standing: Standing, folder: ModelFolder, version: int) -> Standing:
+    """Add the place to the origin of a version that is loaded, as its manifest has it; one that can't be read has none."""
+    with contextlib.suppress(DeployError):
+        manifest = folder.versions.manifest(version)
+        if manifest and standing.origin and manifest.run_id == standing.origin.run_id:
+            return replace(standing, origin=replace(standing.origin, place=manifest.artifact_uri))
+    return standing
+
+
+def _origin_here(folder: ModelFolder, live: Release, version: int) -> Origin | None:
+    """Return where the repository's version of a number came from; None when there is none that was released."""
+    manifest = None
+    with contextlib.suppress(DeployError):
+        manifest = folder.versions.manifest(version)
+    if version == live.active_version:
+        place = manifest.artifact_uri if manifest and manifest.run_id == live.run_id else ""
+        return Origin(run_id=live.run_id, place=place, digest=live.digest)
+    if manifest and folder.releases.releases_version(version):
+        return origin_of(manifest)
+    return None
+
+
+def _what_is_told(shown: Registered, wanted: Standing | None) -> str:
+    if wanted is not None and not wanted.is_of(shown):
+        return f"version {shown.version} of {shown.origin.run} is another one than was deployed"
+    return f"version {shown.version} is {wanted.status if wanted else RETIRED}"

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from .artifacts import ArtifactStore
-from .errors import NotFound, Superseded
+from .errors import ArtifactRejected, InvalidInput, NotFound, Superseded
+from .identity import has_content_of, refuse_another
 from .materialize import source_fingerprint
-from .records import Canary, Deployment, Pinned, Release, State, utc_text
+from .names import check_version
+from .records import UNVERIFIED, Canary, Deployment, Pinned, Release, State, utc_text
 from .registry import RegisteredVersion, no_onnx
 from .repository import ModelFolder
 from .repository.lease import CLOCK_SKEW_S
 from .repository.versions import MODEL_FILE
+
+log = logging.getLogger(__name__)
 
 _SKEW = timedelta(seconds=CLOCK_SKEW_S)
 
@@ -49,6 +54,10 @@ class DeployRequest:
     version: int | None = None
     since: datetime | None = None
 
+    def __post_init__(self) -> None:
+        """Raise InvalidInput for a number that no version has."""
+        _check_named(self.version)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RevertRequest:
@@ -61,6 +70,7 @@ class RevertRequest:
         actor: who asks, for the history.
         reason: why, for the history.
         only_generation: the release that is to be taken back; when another one is live, nothing is done.
+        unverified: do not compare the version's files with what was released; for an emergency, and only with a reason.
     """
 
     model: str
@@ -70,20 +80,34 @@ class RevertRequest:
     reason: str = ""
     only_generation: int | None = None
 
+    def __post_init__(self) -> None:
+        """Raise InvalidInput for a number that no version has."""
+        _check_named(self.version)
+
+    unverified: bool = False
+
 
 def pinned_version(
-    request: DeployRequest, found: RegisteredVersion, stores: Callable[[str], ArtifactStore]
+    request: DeployRequest,
+    found: RegisteredVersion,
+    stores: Callable[[str], ArtifactStore],
+    folder: ModelFolder,
 ) -> Pinned:
     """Return what an alias means, once it is known where the version's ``model.onnx`` is.
+
+    The files of a run that was deleted may be gone from the artifact store. A version that was live before is taken from the repository
+    then: that one is of the same run, and its files are compared with its manifest before they are loaded.
 
     Args:
         request: what was asked for.
         found: the version that the alias names.
         stores: gives the artifact store of a location.
+        folder: the model's place in the repository.
 
     Raises:
         Superseded: it is not the version that was asked for.
         ArtifactRejected: it has no ``model.onnx`` in any place.
+        NotFound: its run is gone, and nothing else knows its place.
         DeployError: the artifact store refuses or does not answer.
     """
     if request.version not in (None, found.version):
@@ -91,6 +115,18 @@ def pinned_version(
             f"Alias {request.alias} of {request.model} names version {found.version}, and version {request.version} was to be deployed.",
             hint="Somebody moved the alias meanwhile: deploy what it names now, or set it back.",
         )
+    try:
+        return _pinned_in_store(request, found, stores)
+    except (ArtifactRejected, NotFound):
+        kept = _pinned_in_repository(request, found, folder)
+        if kept is None:
+            raise
+        return kept
+
+
+def _pinned_in_store(
+    request: DeployRequest, found: RegisteredVersion, stores: Callable[[str], ArtifactStore]
+) -> Pinned:
     for uri in found.artifact_uris:
         files = stores(uri).list_files(uri)
         if any(file.path == MODEL_FILE for file in files):
@@ -103,6 +139,42 @@ def pinned_version(
                 expected_digest=found.expected_digest,
             )
     raise no_onnx(request.model, found.version, found.artifact_uris)
+
+
+def _pinned_in_repository(
+    request: DeployRequest, found: RegisteredVersion, folder: ModelFolder
+) -> Pinned | None:
+    """Return what the repository has of a version that was live before; None when that may be another one."""
+    installed = folder.versions.manifest(found.version)
+    if installed is None or not found.run_id or installed.run_id != found.run_id:
+        return None
+    if found.expected_digest not in ("", installed.digest):
+        return None
+    if not folder.releases.releases_version(found.version):
+        return None
+    log.warning(
+        "the files of version %s of %s are gone from the artifact store: those in the model repository are taken",
+        found.version,
+        request.model,
+    )
+    return Pinned(
+        version=found.version,
+        run_id=found.run_id,
+        alias=request.alias,
+        artifact_uri=installed.artifact_uri,
+        fingerprint=installed.fingerprint,
+        expected_digest=installed.digest,
+    )
+
+
+def refuse_taken_number(folder: ModelFolder, pinned: Pinned) -> None:
+    """Raise AnotherVersion when the number was released from another run or source, and its files are here."""
+    installed = folder.versions.manifest(pinned.version)
+    if installed is None or has_content_of(installed, pinned):
+        return
+    # One that was never released is out of the way: materialize sets it aside.
+    if folder.releases.releases_version(pinned.version):
+        refuse_another(folder.model, pinned, installed)
 
 
 def deploy_record(
@@ -147,10 +219,16 @@ def revert_record(
         now: aware time.
 
     Raises:
+        InvalidInput: the files are not to be looked at, and no reason is given.
         NotFound: there is nothing to go back to: no release, no earlier one, a version that was never live, or its files are gone.
         Superseded: another release is live than the one that is to be taken back.
     """
     model = request.model
+    if request.unverified and not request.reason.strip():
+        raise InvalidInput(
+            "A revert without a look at the files needs a reason, for the history.",
+            hint="Add it (--reason, or the parameter reason), or revert without 'unverified'.",
+        )
     if live is None:
         raise NotFound(f"No version of {model} is live.", hint="Deploy one: triton-deploy deploy.")
     if request.only_generation not in (None, live.generation):
@@ -159,7 +237,7 @@ def revert_record(
             f"(version {live.active_version}) is.",
             hint="Nothing is to be taken back.",
         )
-    version = request.version or live.previous_version
+    version = live.previous_version if request.version is None else request.version
     if version is None:
         raise NotFound(
             f"Version {live.active_version} of {model} replaced none.",
@@ -194,8 +272,10 @@ def revert_record(
         base_generation=live.generation,
         base_version=live.active_version,
         actor=request.actor or _whoever(),
-        reason=request.reason or f"revert of version {live.active_version}",
-        digest=manifest.digest,
+        reason=f"{UNVERIFIED if request.unverified else ''}{request.reason or f'revert of version {live.active_version}'}",
+        unverified=request.unverified,
+        digest=last.digest,
+        manifest_digest=last.manifest_digest,
         times_utc={state: utc_text(now)},
     )
 
@@ -247,6 +327,11 @@ def still_wanted(record: Deployment) -> Deployment:
             hint="A deployment that was rolled back is not taken up again: trigger a new run.",
         )
     return record
+
+
+def _check_named(version: int | None) -> None:
+    if version is not None:
+        check_version(version)
 
 
 def _whoever() -> str:

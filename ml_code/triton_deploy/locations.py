@@ -14,6 +14,7 @@ from typing import TypeAlias
 from urllib.parse import unquote
 
 from .errors import InvalidInput, Misconfigured
+from .names import check_version
 
 
 @dataclass(frozen=True)
@@ -220,11 +221,11 @@ def _model(text: str, rest: str) -> AliasRef | VersionRef | LoggedModelRef:
         "..",
     ):
         return AliasRef(found["model"], found["alias"])
-    if (found := re.fullmatch(rf"/{name}/(?P<version>[1-9][0-9]{{0,8}})", rest)) and found["model"] not in (
+    if (found := re.fullmatch(rf"/{name}/(?P<version>[1-9][0-9]{{0,9}})", rest)) and found["model"] not in (
         ".",
         "..",
     ):
-        return VersionRef(found["model"], int(found["version"]))
+        return VersionRef(found["model"], check_version(found["version"]))
     if found := re.fullmatch(r"/(?P<id>m-[A-Za-z0-9_-]{1,256})", rest):
         return LoggedModelRef(found["id"])
     raise _invalid(

@@ -17,10 +17,12 @@ from typing import Any
 from . import model_config, onnx_model
 from .artifacts import ArtifactStore, RemoteFile
 from .errors import ArtifactRejected, NotFound, Quarantined, SchemaChanged, StorageFailed
+from .identity import has_content_of, refuse_another
 from .records import Deployment
+from .registry import DIGEST_TAG
 from .repository import FileEntry, Manifest
 from .repository.durable import storage_errors
-from .repository.versions import MODEL_FILE, SMOKE_CASE, Versions
+from .repository.versions import MODEL_FILE, SMOKE_CASE, Versions, sha256_of, tree_digest
 from .schema import Schema, breaking_changes
 from .settings import Settings
 from .transfer import Transfer
@@ -38,6 +40,12 @@ class GoldenMissing(ArtifactRejected):
     kind, blames_artifact = "golden_missing", False
 
 
+class DigestMissing(ArtifactRejected):
+    """Training recorded no digest of the version, and the operator demands one. Nothing is known against its files."""
+
+    kind, blames_artifact = "digest_missing", False
+
+
 Report = Callable[[int, int], None]
 """Told bytes done and bytes in all."""
 
@@ -46,13 +54,6 @@ def source_fingerprint(uri: str, files: Iterable[RemoteFile]) -> str:
     """Return the identity of an artifact before its bytes are read: sha256 over its location and listing."""
     listing = [uri, sorted((file.path, file.size_bytes) for file in files)]
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
-
-
-def tree_digest(files: Iterable[FileEntry]) -> str:
-    """Return the digest of a set of files: sha256 over a line ``<sha256>  <size>  <path>`` for each, sorted by path."""
-    lines = sorted(f"{file.sha256}  {file.size_bytes}  {file.path}\n" for file in files)
-    lines.sort(key=lambda line: line.split("  ", 2)[2])
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 class Materializer:
@@ -85,12 +86,15 @@ class Materializer:
             ArtifactRejected: the artifact is junk, unsafe, too large or not what training recorded; or it goes over a limit when
                 it is run, because it was logged without golden inputs.
             GoldenMissing: it was, and the settings demand them.
+            DigestMissing: training recorded no digest, and the settings demand one.
             SchemaChanged: it would break clients of the live version.
             Quarantined: its digest failed before.
+            AnotherVersion: the repository has another version of the same number.
             AccessDenied, NotFound, Unavailable: it can't be read.
             Unavailable: no process can be started to run it in.
             StorageFailed: it can't be written, or would fill the disk.
         """
+        self._check_digest(record)
         installed = self._versions.manifest(record.version)
         if installed is not None and installed.deploy_id != record.deploy_id and not released():
             # Left by a process that went on after its deployment was rolled back.
@@ -129,8 +133,9 @@ class Materializer:
             files: the files that it consists of.
 
         Raises:
-            ArtifactRejected, SchemaChanged, StorageFailed: as for ``run``.
+            AnotherVersion, ArtifactRejected, SchemaChanged, StorageFailed: as for ``run``.
         """
+        self._check_digest(record)
         if copied:
             self._check_listing(files)
         else:
@@ -156,7 +161,7 @@ class Materializer:
         )
         self._check_schema(record, schema)
         options = model_config.check_options(_read_json(staging / OPTIONS), schema)
-        self._write_smoke_case(staging, schema)
+        smoke_case = self._write_smoke_case(staging, schema)
         manifest = Manifest(
             version=record.version,
             digest=digest,
@@ -164,7 +169,7 @@ class Materializer:
             artifact_uri=record.pinned.artifact_uri,
             run_id=record.pinned.run_id,
             deploy_id=record.deploy_id,
-            files=files,
+            files=(*files, smoke_case),
             schema=schema.to_dict(),
             options=options,
         )
@@ -201,9 +206,17 @@ class Materializer:
             size = listed[path].size_bytes
             known = next((entry for entry in twin.files if entry.path == path), None) if twin else None
             if twin and known and known.size_bytes == size:
-                with storage_errors(f"linking {target}"):
-                    os.link(self._versions.path(twin.version) / path, target)
-                return known
+                if _linked(
+                    self._versions.path(twin.version) / path, target, known, lambda: report(done, total)
+                ):
+                    progress(size)
+                    return known
+                log.warning(
+                    "version %s has the same files, but its %s is damaged: it is read from %s instead. See 'triton-deploy reconcile --deep'",
+                    twin.version,
+                    path,
+                    uri,
+                )
             return FileEntry(
                 path=path,
                 size_bytes=size,
@@ -234,6 +247,13 @@ class Materializer:
             )
         self._check_room(listed)
 
+    def _check_digest(self, record: Deployment) -> None:
+        if self._settings.require_digest == "yes" and not record.pinned.expected_digest:
+            raise DigestMissing(
+                f"Training recorded no digest of version {record.version} (tag {DIGEST_TAG}), and TRITON_DEPLOY_REQUIRE_DIGEST demands it.",
+                hint="Register a new version with its digest in that tag, as ml_code/train_model.py does: see docs/training.md.",
+            )
+
     def _check_room(self, files: Iterable[RemoteFile]) -> None:
         size = sum(file.size_bytes for file in files)
         if size > self._settings.max_artifact_bytes:
@@ -249,26 +269,32 @@ class Materializer:
             )
 
     def _same_content(self, record: Deployment, installed: Manifest) -> None:
-        pinned = record.pinned
-        same = installed.fingerprint == pinned.fingerprint or (
-            pinned.expected_digest and installed.digest == pinned.expected_digest
-        )
-        if not same:
+        refuse_another(record.model, record.pinned, installed)
+        if not has_content_of(installed, record.pinned):
             raise ArtifactRejected(
                 f"Version {record.version} is in the repository with other content than MLflow has now.",
                 hint="A version never changes: register the new files as a new version.",
             )
 
     def _check_schema(self, record: Deployment, schema: Schema) -> None:
-        live = self._versions.manifest(record.base_version) if record.base_version is not None else None
-        changes = breaking_changes(Schema.from_dict(live.schema), schema) if live else []
+        if record.base_version is None:
+            return
+        try:
+            live = self._versions.need(record.base_version)
+        except (NotFound, StorageFailed) as error:
+            # What serves has to be replaced all the more.
+            log.warning(
+                "whether clients of version %s would break is not known: %s", record.base_version, error
+            )
+            return
+        changes = breaking_changes(Schema.from_dict(live.schema), schema)
         if changes and not record.allow_schema_change:
             raise SchemaChanged(
                 f"Clients of version {record.base_version} would break: {'; '.join(changes)}.",
                 hint="Change the clients first, then deploy with allow_schema_change; or keep the model's inputs and outputs.",
             )
 
-    def _write_smoke_case(self, staging: Path, schema: Schema) -> None:
+    def _write_smoke_case(self, staging: Path, schema: Schema) -> FileEntry:
         # It needs numpy, and the snapshot, which imports this module, does not.
         from . import golden, reference
 
@@ -281,8 +307,10 @@ class Materializer:
             example = _read_text(staging / SERVING_EXAMPLE)
             case = golden.derive_case(staging / MODEL_FILE, schema, example, limits)
             log.info("the model was logged without golden inputs; smoke test from: %s", case.source)
+        data = case.to_json().encode()
         with storage_errors(f"writing {staging / SMOKE_CASE}"):
-            (staging / SMOKE_CASE).write_text(case.to_json(), encoding="utf-8")
+            (staging / SMOKE_CASE).write_bytes(data)
+        return FileEntry(path=SMOKE_CASE, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def refuse_quarantined(versions: Versions, *, digest: str = "", fingerprint: str = "") -> None:
@@ -296,6 +324,27 @@ def refuse_quarantined(versions: Versions, *, digest: str = "", fingerprint: str
                 f"This artifact failed before, at {failure.get('step')}: {failure.get('error')} It is in quarantine at {path}.",
                 hint="Register a repaired version; to try the same files again, deploy with force.",
             )
+
+
+def _linked(source: Path, target: Path, known: FileEntry, still_at_it: Callable[[], object]) -> bool:
+    """Give an installed file a second name and read it there; returns whether its bytes are the known ones, else there is no second name.
+
+    Args:
+        source: the installed file.
+        target: its second name.
+        known: what its manifest says of it.
+        still_at_it: called for every block that was read.
+    """
+    with storage_errors(f"linking {target}"):
+        if source.is_symlink() or not source.is_file():
+            return False
+        os.link(source, target)
+        # A block that can't be read any more is damage as well.
+        with contextlib.suppress(OSError):
+            if sha256_of(target, lambda count: still_at_it()) == known.sha256:
+                return True
+        target.unlink()
+        return False
 
 
 def _read_text(path: Path) -> str | None:

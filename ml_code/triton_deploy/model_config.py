@@ -151,6 +151,24 @@ def to_json(config: Mapping[str, Any]) -> str:
     return json.dumps(_wire(config))
 
 
+def json_of(text: str, model: str, version: int) -> str:
+    """Return the text of a switch's ``config.pbtxt`` as the JSON that a load request carries.
+
+    Raises:
+        ValueError: it is not the configuration of a switch to this version.
+    """
+    from google.protobuf import json_format, text_format
+    from tritonclient.grpc import model_config_pb2
+
+    try:
+        message = text_format.Parse(text, model_config_pb2.ModelConfig())
+    except text_format.ParseError as error:
+        raise ValueError(f"its config.pbtxt can't be read: {error}") from error
+    if [step.model_name for step in message.ensemble_scheduling.step] != [engine_name(model, version)]:
+        raise ValueError(f"its config.pbtxt is not that of version {version}")
+    return str(json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None))
+
+
 def _wire(config: Mapping[str, Any]) -> dict[str, Any]:
     """Write backend parameters in the message's own form, ``{"key": {"string_value": "…"}}``."""
     wire = dict(config)

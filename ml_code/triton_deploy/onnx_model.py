@@ -6,11 +6,12 @@ with ONNX's own checker. Weights stay on disk in both: see onnx_outline.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from .errors import ArtifactRejected
+from .names import same_name, unfit_for_weights
 from .onnx_outline import ELEMENT_BYTES, outline
 from .repository.durable import storage_errors
 from .schema import Schema, Tensor
@@ -44,25 +45,32 @@ def external_files(model_file: Path) -> tuple[str, ...]:
     """Return the external data files that an ONNX file names, relative to it, without opening them.
 
     Raises:
-        ArtifactRejected: the file is not ONNX, or names a file outside its own directory.
+        ArtifactRejected: the file is not ONNX, or names a file that can't lie beside it in a version's directory.
         StorageFailed: the file can't be read.
     """
-    names = set()
+    paths: dict[str, str] = {}
     for tensor, info in _external(_parse(model_file)):
-        path = PurePosixPath(info.location)
-        if (
-            not info.location
-            or path.is_absolute()
-            or ".." in path.parts
-            or "\\" in info.location
-            or "\0" in info.location
-        ):
+        path = PurePosixPath(info.location).as_posix()
+        why = unfit_for_weights(info.location)
+        if not why and paths.setdefault(same_name(path), path) != path:
+            why = f"a file whose name differs from {paths[same_name(path)]!r} in its writing only"
+        if why:
             raise ArtifactRejected(
-                f"{model_file.name} keeps weights of {tensor.name!r} in {info.location!r}, outside the model's own directory.",
-                hint="Export the model again with its external data beside model.onnx.",
+                f"{model_file.name} keeps weights of {tensor.name!r} in {info.location!r}: {why}.",
+                hint="Export the model again with its external data beside model.onnx, in a file such as model.onnx.data.",
             )
-        names.add(path.as_posix())
-    return tuple(sorted(names))
+    _refuse_files_as_folders(model_file, paths)
+    return tuple(sorted(paths.values()))
+
+
+def _refuse_files_as_folders(model_file: Path, paths: Mapping[str, str]) -> None:
+    for path in paths.values():
+        for folder in PurePosixPath(path).parents:
+            if same_name(folder.as_posix()) in paths:
+                raise ArtifactRejected(
+                    f"{model_file.name} keeps weights in {path!r} and in {folder.as_posix()!r}, which would be a file and a folder.",
+                    hint="Export the model again with its external data in one file.",
+                )
 
 
 def _external(model: onnx.ModelProto) -> Iterator[tuple[onnx.TensorProto, Any]]:

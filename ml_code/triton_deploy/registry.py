@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from .errors import AliasNotFound, ArtifactRejected, Misconfigured, Unavailable
+from .errors import AliasNotFound, ArtifactRejected, DeployError, Misconfigured, NotFound, Unavailable
 from .locations import (
     ForeignPlace,
     Location,
@@ -20,6 +21,7 @@ from .locations import (
     parse_place,
 )
 from .mlflow_api import MlflowApi
+from .names import check_version
 from .settings import Settings
 
 DIGEST_TAG = "triton_deploy.digest"
@@ -34,7 +36,7 @@ class RegisteredVersion:
         version: its number.
         run_id: the run that made it, or empty.
         artifact_uris: places where its ``model.onnx`` may be, most likely first: the version's own artifacts, then the
-            run's ``onnx`` directory.
+            run's ``onnx`` directory. Those of a run that is gone are left out where only the run knows them.
         expected_digest: what training recorded, or empty.
     """
 
@@ -42,6 +44,10 @@ class RegisteredVersion:
     run_id: str
     artifact_uris: tuple[str, ...]
     expected_digest: str
+
+    def __post_init__(self) -> None:
+        """Raise InvalidInput for a number that no version has, whatever registry gave it: it becomes the name of a directory."""
+        check_version(self.version)
 
 
 class Registry(Protocol):
@@ -54,7 +60,7 @@ class Registry(Protocol):
             AliasNotFound: the model has no such alias.
             NotFound: there is no such model.
             AccessDenied, Misconfigured, Unavailable: the registry refuses, is not one, or does not answer.
-            InvalidInput: where it says that the files are is no place.
+            InvalidInput: where it says that the files are is no place, or the version's number is none.
         """
 
 
@@ -90,16 +96,14 @@ class MlflowRegistry:
         return str(parse_place(self._run_roots[run_id]).child(path))
 
     def _known(self, model: str, found: Mapping[str, Any]) -> RegisteredVersion:
-        version = int(found["version"])
+        version = check_version(found["version"])
         if found.get("status", "READY") != "READY":
             raise Unavailable(
                 f"Version {version} of {model} is {found['status']} in MLflow.",
                 hint="Wait until its registration is complete, then deploy again.",
             )
         run_id = found.get("run_id", "")
-        places = [self._real_place(parse(self._download_uri(model, version)))]
-        if run_id:
-            places.append(self.run_place(run_id, "onnx"))
+        places = self._known_places(parse(self._download_uri(model, version)), run_id)
         tags = {tag["key"]: tag["value"] for tag in found.get("tags", [])}
         return RegisteredVersion(
             version=version,
@@ -107,6 +111,16 @@ class MlflowRegistry:
             artifact_uris=tuple(dict.fromkeys(places)),
             expected_digest=tags.get(DIGEST_TAG, ""),
         )
+
+    def _known_places(self, location: Location, run_id: str) -> list[str]:
+        """Return where a version's files may be; a run or logged model that is gone names no place, and fails none that is known."""
+        places = []
+        with contextlib.suppress(NotFound):
+            places.append(self._real_place(location))
+        with contextlib.suppress(NotFound):
+            if run_id:
+                places.append(self.run_place(run_id, "onnx"))
+        return places
 
     def _real_place(self, location: Location, hops: int = 3) -> str:
         """Follow MLflow's own schemes to the place where files are."""
@@ -169,8 +183,14 @@ def wait_for_alias(
         waited_s += pause_s
 
 
-def no_onnx(model: str, version: int, places: tuple[str, ...]) -> ArtifactRejected:
-    """Return the error for a version that has no ``model.onnx`` in any place."""
+def no_onnx(model: str, version: int, places: tuple[str, ...]) -> DeployError:
+    """Return the error for a version that has no ``model.onnx`` in any place, or whose place nobody knows."""
+    if not places:
+        return NotFound(
+            f"Where the files of version {version} of {model} are is not known: its run, or the logged model that it was registered from, "
+            "is gone from MLflow.",
+            hint="Log the model again, and register a new version.",
+        )
     return ArtifactRejected(
         f"Version {version} of {model} has no model.onnx in {' or '.join(places)}.",
         hint="Log the model with mlflow.onnx.log_model, or log its ONNX file to the run as onnx/model.onnx.",

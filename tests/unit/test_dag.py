@@ -369,7 +369,7 @@ def test_a_try_of_a_revert_names_the_tries_before_it(
     revert_file = importlib.import_module("dags.revert_triton")
     for number in (0, 1, 3):
         context = {
-            "params": {"model": "m", "version": None, "reason": None},
+            "params": {"model": "m", "version": None, "reason": "fire", "unverified": number == 3},
             "run_id": "r",
             "ti": SimpleNamespace(try_number=number),
         }
@@ -379,6 +379,13 @@ def test_a_try_of_a_revert_names_the_tries_before_it(
     assert none_in_tasks_test == nothing_before == []
     assert before[0] == first.deploy_id
     assert len({*before, third.deploy_id}) == 3
+    assert [(asked.unverified, asked.reason) for asked in (first, third)] == [(False, "fire"), (True, "fire")]
+
+
+def test_a_revert_takes_no_number_that_no_version_has() -> None:
+    revert_file = importlib.import_module("dags.revert_triton")
+    schema = revert_file.dag.params.get_param("version").schema
+    assert (schema["minimum"], schema["maximum"]) == (1, 2**31 - 1)
 
 
 def kinds(error: type[DeployError] = DeployError) -> Iterator[type[DeployError]]:

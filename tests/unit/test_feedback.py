@@ -17,11 +17,13 @@ from ml_code.triton_deploy.feedback import (
     Change,
     FailedVersion,
     Feedback,
+    Registered,
     Standing,
     changes,
     drift,
     standings,
 )
+from ml_code.triton_deploy.identity import Origin
 from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
 from ml_code.triton_deploy.records import Release, State
@@ -37,7 +39,7 @@ def release(generation: int, version: int, *warm: int, alias: str = "A") -> Rele
         model=MODEL,
         generation=generation,
         active_version=version,
-        run_id="",
+        run_id=f"run{version}",
         alias=alias,
         digest="",
         previous_version=None,
@@ -48,15 +50,27 @@ def release(generation: int, version: int, *warm: int, alias: str = "A") -> Rele
     )
 
 
+def run(version: int) -> Origin:
+    return Origin(run_id=f"run{version}")
+
+
+def shown(version: int, **tags: str) -> Registered:
+    return Registered(
+        version=version,
+        origin=run(version),
+        tags={key.replace("__", "."): value for key, value in tags.items()},
+    )
+
+
 # Rules
 
 
 def test_versions_stand_as_the_releases_say() -> None:
     found = standings([release(4, 7, 6), release(3, 6, 5), release(2, 5), release(1, 6)], [])
     assert found == {
-        7: Standing(status="live", time_utc="2026-01-04T00:00:00.000Z", generation=4),
-        6: Standing(status="warm", time_utc="2026-01-04T00:00:00.000Z", generation=3),
-        5: Standing(status="retired", time_utc="2026-01-03T00:00:00.000Z", generation=2),
+        7: Standing(status="live", time_utc="2026-01-04T00:00:00.000Z", generation=4, origin=run(7)),
+        6: Standing(status="warm", time_utc="2026-01-04T00:00:00.000Z", generation=3, origin=run(6)),
+        5: Standing(status="retired", time_utc="2026-01-03T00:00:00.000Z", generation=2, origin=run(5)),
     }
 
 
@@ -66,20 +80,28 @@ def test_a_failure_counts_until_the_version_serves() -> None:
     found = standings([release(3, 7), release(2, 5)], [*failed, FailedVersion(5, "smoke: early", early)])
     assert found[9] == Standing(status="failed", time_utc=late, reason="smoke: wrong")
     assert found[7].status == "live", "it serves, whatever a second deploy of it came to"
-    assert found[5] == Standing(status="failed", time_utc=late, generation=2, reason="smoke: wrong")
+    assert found[5] == Standing(
+        status="failed", time_utc=late, generation=2, reason="smoke: wrong", origin=run(5)
+    )
     again = standings([release(2, 5), release(1, 4)], [FailedVersion(4, "smoke: wrong", early)])
     assert again[4].status == "retired", "it failed before it served"
 
 
 def test_only_what_differs_is_changed() -> None:
     wanted = {2: Standing(status="live", time_utc="t", generation=4)}
-    shown = {
-        1: {"triton.status": "live", "triton.generation": "3"},
-        2: {"triton.status": "failed", "triton.reason": "smoke", "triton.time_utc": "t", "mine": "kept"},
-        3: {"triton.status": "failed", "triton.reason": "before the history"},
-        4: {"other.status": "live"},
+    tags: dict[int, dict[str, str]] = {
+        1: {"triton__status": "live", "triton__generation": "3"},
+        2: {
+            "triton__status": "failed",
+            "triton__reason": "smoke",
+            "triton__time_utc": "t",
+            "mine": "kept",
+        },
+        3: {"triton__status": "failed", "triton__reason": "before the history"},
+        4: {"other__status": "live"},
     }
-    assert changes(wanted, shown, "triton") == [
+    there = {version: shown(version, **tags[version]) for version in tags}
+    assert changes(wanted, there, "triton") == [
         Change(1, "triton.status", "retired"),
         Change(2, "triton.status", "live"),
         Change(2, "triton.generation", "4"),
@@ -94,18 +116,20 @@ def test_a_long_reason_is_cut() -> None:
 
 def test_drift_is_an_alias_that_means_something_else_than_serves() -> None:
     live = release(3, 7)
-    assert drift(live, {"A": 7, "B": 9}, {7: "x"}) == ""
-    assert drift(None, {"A": 9}, {}) == ""
-    assert drift(replace(live, alias=""), {}, {}) == ""
-    moved = drift(live, {"A": 9}, {8: "x"})
+    assert drift(live, shown(7), [FailedVersion(7, "x", "")], run(7)) == ""
+    assert drift(None, shown(9)) == ""
+    assert drift(replace(live, alias=""), None) == ""
+    moved = drift(live, shown(9), [FailedVersion(8, "x", "")])
     assert "Alias A of best_model names version 9" in moved
     assert "version 7 serves" in moved
     assert "triton-deploy deploy best_model --alias A" in moved
-    assert "is not set in MLflow any more" in drift(live, {}, {})
+    assert "is not set in MLflow any more" in drift(live, None)
 
 
 def test_nobody_is_told_to_deploy_a_version_that_would_be_refused() -> None:
-    assert drift(release(3, 7), {"A": 9}, {9: "smoke: The candidate answers wrongly."}) == (
+    assert drift(
+        release(3, 7), shown(9), [FailedVersion(9, "smoke: The candidate answers wrongly.", "")]
+    ) == (
         "Alias A of best_model names version 9 in MLflow, and version 7 serves. Version 9 failed (smoke: The candidate answers "
         "wrongly) and is in quarantine. Set the alias back to version 7, or register a repaired version and set it to that."
     )
@@ -124,7 +148,7 @@ class Told(World):
 
     def tags(self, version: int) -> dict[str, str]:
         return {
-            key.removeprefix("triton."): value for key, value in self.board.versions[MODEL][version].items()
+            key.removeprefix("triton."): value for key, value in self.board.shelves[MODEL][version].items()
         }
 
     def reconcile(self, dry_run: bool = False, **changes: object) -> Reconciled:
@@ -139,7 +163,7 @@ def told(world: World) -> Told:
     told = Told(**vars(world))
     told.settings = replace(told.settings, feedback_timeout_s=60)
     told.board = FakeBoard()
-    told.board.versions[MODEL] = {version: {} for version in (1, 2, 3)}
+    told.board.shelves[MODEL] = {version: {} for version in (1, 2, 3)}
     told.deployer = lambda **changes: World.deployer(told, feedback=told.feedback(), **changes)  # type: ignore[method-assign]
     for version in (1, 2):
         told.register_times(version)
@@ -193,8 +217,8 @@ def test_an_mlflow_that_cant_be_told_fails_neither_deploy_nor_rollback(
 def hanging(told: Told) -> Iterator[threading.Event]:
     """An MLflow that answers nothing until the event is set."""
     released = threading.Event()
-    told.board.tags = lambda model: released.wait(60) and {}  # type: ignore[method-assign,assignment]
-    told.board.aliases = lambda model: released.wait(60) and {}  # type: ignore[method-assign,assignment]
+    told.board.versions = lambda model: released.wait(60) and {}  # type: ignore[method-assign,assignment,return-value]
+    told.board.named = lambda model, alias: released.wait(60) and None  # type: ignore[method-assign,assignment,return-value]
     yield released
     released.set()
 
@@ -215,14 +239,14 @@ def test_mlflow_is_told_when_nothing_else_remains_to_be_done(
     told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[State, tuple[str | None, bool]]] = []
-    real = FakeBoard.tags
+    real = FakeBoard.versions
 
-    def tags(board: FakeBoard, model: str) -> dict[int, dict[str, str]]:
+    def versions(board: FakeBoard, model: str) -> dict[int, Registered]:
         (last,) = [record for record in told.folder.journal.all() if record.version == 3]
         seen.append((last.state, told.folder.lease.last(told.now)))
         return real(board, model)
 
-    monkeypatch.setattr(FakeBoard, "tags", tags)
+    monkeypatch.setattr(FakeBoard, "versions", versions)
     told.register_times(3)
     told.deploy("d3")
     assert seen == [(State.COMMITTED, (None, False))]
@@ -269,7 +293,7 @@ def test_reconcile_tells_what_could_not_be_told(told: Told) -> None:
 
 
 def test_reconcile_repairs_a_tag_that_somebody_changed(told: Told) -> None:
-    told.board.versions[MODEL][1]["triton.status"] = "live"
+    told.board.shelves[MODEL][1]["triton.status"] = "live"
     told.board.written.clear()
     assert told.reconcile().done == ("tell MLflow that version 1 is warm",)
     assert told.board.written == [(1, "triton.status", "warm")]
@@ -277,7 +301,7 @@ def test_reconcile_repairs_a_tag_that_somebody_changed(told: Told) -> None:
 
 def test_a_server_that_is_away_is_asked_once_for_all_models(told: Told) -> None:
     feedback, asked = told.feedback(), []
-    told.board.tags = lambda model: asked.append(model) or told.board._answer() or {}  # type: ignore[method-assign,assignment,func-returns-value]
+    told.board.versions = lambda model: asked.append(model) or told.board._answer() or {}  # type: ignore[method-assign,func-returns-value]
     told.board.fail = unavailable()
     for _ in range(3):
         _, notices = feedback.settle(told.folder, dry_run=False)
@@ -287,7 +311,7 @@ def test_a_server_that_is_away_is_asked_once_for_all_models(told: Told) -> None:
 
 def test_feedback_that_is_off_tells_nothing_and_still_sees_drift(told: Told) -> None:
     told.board.written.clear()
-    told.board.versions[MODEL][1].clear()
+    told.board.shelves[MODEL][1].clear()
     told.board.pointing[MODEL]["A"] = 3
     found = told.reconcile(feedback_prefix="off")
     assert told.board.written == []
@@ -296,7 +320,7 @@ def test_feedback_that_is_off_tells_nothing_and_still_sees_drift(told: Told) -> 
 
 def test_two_environments_on_one_mlflow_have_their_own_tags(told: Told) -> None:
     told.reconcile(feedback_prefix="staging")
-    assert told.board.versions[MODEL][2]["staging.status"] == "live"
+    assert told.board.shelves[MODEL][2]["staging.status"] == "live"
     assert told.tags(2)["status"] == "live"
 
 

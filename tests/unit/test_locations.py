@@ -38,6 +38,7 @@ KNOWN: dict[str, Location] = {
     "runs:/abc123": RunPlace("abc123"),
     "models:/best_model@champion": AliasRef("best_model", "champion"),
     "models:/best_model/3": VersionRef("best_model", 3),
+    "models:/best_model/2147483647": VersionRef("best_model", 2**31 - 1),
     "models:/m-0123abcd": LoggedModelRef("m-0123abcd"),
     "models:/m-0123abcd/3": VersionRef("m-0123abcd", 3),
     **{

@@ -206,3 +206,40 @@ def test_a_disk_that_fails_at_any_look_at_a_model_is_named(
         fails_at = number
         with pytest.raises(StorageFailed, match="Input/output error"):
             look()
+
+
+def keeping_weights_in(*locations: str) -> onnx.ModelProto:
+    """A model with a tensor in each of these files."""
+    tensors = []
+    for number, location in enumerate(locations):
+        tensor = TensorProto(name=f"w{number}", data_type=TensorProto.FLOAT, dims=[1])
+        tensor.data_location = TensorProto.EXTERNAL
+        entry = tensor.external_data.add()
+        entry.key, entry.value = "location", location
+        tensors.append(tensor)
+    return model(*tensors)
+
+
+@pytest.mark.parametrize(
+    ("locations", "why"),
+    [
+        (["w.bin", "MANIFEST.json"], "the deployer's own"),
+        (["w.bin", "W.bin"], "differs from 'w.bin' in its writing only"),
+        (["weights", "weights/a"], "a file and a folder"),
+        (["Weights", "weights/a/b"], "a file and a folder"),
+    ],
+)
+def test_weights_in_files_that_cannot_lie_beside_it_are_refused(
+    tmp_path: Path, locations: list[str], why: str
+) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(keeping_weights_in(*locations).SerializeToString())
+    with pytest.raises(ArtifactRejected, match=why) as caught:
+        external_files(file)
+    assert "external data" in caught.value.hint
+
+
+def test_one_file_in_two_ways_of_writing_is_one(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(keeping_weights_in("a/w.bin", "./a//w.bin", "b/w.bin").SerializeToString())
+    assert external_files(file) == ("a/w.bin", "b/w.bin")

@@ -13,31 +13,38 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+from .. import reader
 from ..errors import NotFound, StorageFailed
-from ..records import Deployment, Failure
+from ..names import engine_name, is_version
+from ..reader import Count, InnerPath, Version
+from ..records import Deployment, Failure, Release
+from ..schema import Schema
 from . import durable
+from .deadly import deadly_in, refuse
+from .journal import Journal
+from .origins import FAILURE, MANIFEST, Origins, failure_content, said_by, set_aside_name
+from .reading import read_record
 
 MODEL_FILE = "model.onnx"
-MANIFEST = "manifest.json"
-FAILURE = "failure.json"
 SMOKE_CASE = "smoke.json"
 SWITCH_CONFIG = "config.pbtxt"
 QUARANTINED = "[0-9]*.failed_*"
 """Pattern of the names of quarantined directories; not of one that is being removed, which begins with a dot."""
+BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileEntry:
     """One file of a version: path relative to its directory, size in bytes, sha256 in hex."""
 
-    path: str
-    size_bytes: int
+    path: InnerPath
+    size_bytes: Count
     sha256: str
 
 
@@ -47,17 +54,17 @@ class Manifest:
 
     Attributes:
         version: model version.
-        digest: sha256 over the files' names, sizes and sha256 (see materialize.tree_digest).
+        digest: sha256 over the artifact's files, their names, sizes and sha256 (see tree_digest).
         fingerprint: identity of the source before its bytes were read (records.Pinned).
         artifact_uri: where the files came from.
         run_id: MLflow run.
         deploy_id: deployment that installed it, which alone may quarantine it.
-        files: the artifact's files.
+        files: the artifact's files, and the smoke case; earlier code left that one out.
         schema: inputs and outputs as ``schema.Schema.to_dict`` gives them.
         options: the user's Triton options that travelled with the version.
     """
 
-    version: int
+    version: Version
     digest: str
     fingerprint: str
     artifact_uri: str
@@ -69,21 +76,45 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a manifest; raises StorageFailed when it is torn or not one."""
+        """Read a manifest; raises StorageFailed when it is gone, torn or not one."""
+        hint = "Move that version's directory away and deploy the version again."
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            data["files"] = tuple(FileEntry(**entry) for entry in data["files"])
-            return cls(**data)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise StorageFailed(
-                f"The manifest {path} can't be read: {error}.",
-                hint="Move that version's directory away and deploy the version again.",
-            ) from error
+            return read_record(path, cls._from_json, "The manifest", hint)
+        except FileNotFoundError as error:
+            raise StorageFailed(f"The manifest {path} is gone.", hint=hint) from error
+
+    @classmethod
+    def _from_json(cls, text: str) -> Self:
+        manifest = reader.decode(text, cls)
+        # Read wherever it is needed: here it is known to be one.
+        Schema.from_dict(manifest.schema)
+        return manifest
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def tree_digest(files: Iterable[FileEntry]) -> str:
+    """Return the digest of a set of files: sha256 over a line ``<sha256>  <size>  <path>`` for each, sorted by path."""
+    lines = sorted(f"{file.sha256}  {file.size_bytes}  {file.path}\n" for file in files)
+    lines.sort(key=lambda line: line.split("  ", 2)[2])
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def sha256_of(path: Path, progress: Callable[[int], object] = lambda count: None) -> str:
+    """Return the sha256 of a file's bytes, in hex; it is never whole in memory.
+
+    Args:
+        path: the file.
+        progress: told the number of bytes of every block that was read.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    sha = hashlib.sha256()
+    block = memoryview(bytearray(BLOCK_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(block):
+            sha.update(block[:count])
+            progress(count)
+    return sha.hexdigest()
 
 
 class Versions:
@@ -92,10 +123,12 @@ class Versions:
     Args:
         root: the model repository.
         model: public model name.
+        journal: the model's deployments, which say what became of a directory.
     """
 
-    def __init__(self, root: Path, model: str) -> None:
+    def __init__(self, root: Path, model: str, journal: Journal) -> None:
         self._root = root
+        self._origins = Origins(journal)
         self._folder = root / model
         self._model = model
 
@@ -119,14 +152,24 @@ class Versions:
             )
         return manifest
 
+    def manifest_digest(self, version: int) -> str:
+        """Return the sha256 of a version's manifest as it lies there, in hex; empty when there is none."""
+        path = self.path(version) / MANIFEST
+        with durable.storage_errors(f"reading {path}"):
+            return sha256_of(path) if path.is_file() else ""
+
     def with_digest(self, digest: str) -> Manifest | None:
-        """Return a version that has this digest, so that equal content is not copied again, or None."""
+        """Return a version that has this digest, so that equal content is not copied again, or None.
+
+        A manifest that can't be read is a matter of its own version: equal content is copied then.
+        """
         if digest:
             for path in self._found(f"[0-9]*/{MANIFEST}"):
                 if path.parent.name.isdigit():
-                    manifest = Manifest.read(path)
-                    if manifest.digest == digest:
-                        return manifest
+                    with contextlib.suppress(StorageFailed):
+                        manifest = Manifest.read(path)
+                        if manifest.digest == digest:
+                            return manifest
         return None
 
     # Staging and installing
@@ -174,7 +217,7 @@ class Versions:
         """
         source = self.path(manifest.version)
         with durable.storage_errors(f"moving {source} away"):
-            durable.rename(source, self._folder / f"{manifest.version}.failed_{manifest.deploy_id}")
+            durable.rename(source, self._folder / set_aside_name(manifest.version, manifest.deploy_id))
 
     def free_bytes(self) -> int:
         """Return the space that is free for this user where versions are staged, bytes."""
@@ -198,7 +241,7 @@ class Versions:
                 for place in places
                 if place.is_dir()
                 for name in os.listdir(place)
-                if name.startswith(".") and name.endswith(".tmp")
+                if durable.is_temporary(place / name) and not (place / name).is_dir()
             )
 
     def remove_temporary(self, path: Path) -> None:
@@ -206,26 +249,54 @@ class Versions:
         with durable.storage_errors(f"removing {path}"):
             path.unlink(missing_ok=True)
 
-    def damage(self, version: int, deep: bool) -> Iterator[str]:
-        """Yield what is wrong with a version's files, as its manifest has them.
+    def damage(
+        self,
+        version: int,
+        deep: bool,
+        *,
+        release: Release | None = None,
+        manifest_digest: str = "",
+        read: Collection[str] = (),
+        progress: Callable[[int], object] = lambda count: None,
+    ) -> Iterator[str]:
+        """Yield what is wrong with a version's files, as its manifest has them, and with the manifest, as the release has it.
 
         Args:
             version: the version.
             deep: read every byte; otherwise only sizes are compared.
+            release: the last release of the version; by default the manifest is taken as it lies there. One of earlier code knows
+                the digest of the files, and not that of the manifest.
+            manifest_digest: what a deployment recorded of the manifest, or empty.
+            read: paths of files that are read in any case.
+            progress: told the number of bytes of every block that was read.
         """
-        manifest = self.manifest(version)
+        try:
+            manifest = self.manifest(version)
+        except StorageFailed as error:
+            yield error.message.removesuffix(".")
+            return
         if manifest is None:
             yield "its directory or manifest is gone"
             return
+        recorded = {manifest_digest, release.manifest_digest if release else ""} - {""}
+        if recorded and recorded != {self.manifest_digest(version)}:
+            yield f"{MANIFEST} has other bytes than were deployed"
+        elif release and {manifest.digest, self._digest_of_artifact(manifest)} != {release.digest}:
+            # The files would be compared with what somebody else wrote.
+            yield f"{MANIFEST} lists other files than were released"
         for entry in manifest.files:
             path = self.path(version) / entry.path
             with durable.storage_errors(f"reading {path}"):
                 as_large = path.is_file() and path.stat().st_size == entry.size_bytes
-                same = as_large and (not deep or _sha256(path) == entry.sha256)
+                whole = deep or entry.path in read
+                same = as_large and (not whole or sha256_of(path, progress) == entry.sha256)
             if not as_large:
                 yield f"{entry.path} is missing or has another size"
             elif not same:
                 yield f"{entry.path} has other bytes than were deployed"
+
+    def _digest_of_artifact(self, manifest: Manifest) -> str:
+        return tree_digest(entry for entry in manifest.files if entry.path != SMOKE_CASE)
 
     # Quarantine
 
@@ -242,43 +313,35 @@ class Versions:
         """
         manifest, staging = self.manifest(record.version), self._staging(record.deploy_id)
         mine = manifest is not None and manifest.deploy_id == record.deploy_id
-        content = {
-            **asdict(failure),
-            "model": self._model,
-            "version": record.version,
-            "deploy_id": record.deploy_id,
-            "digest": record.digest or (manifest.digest if mine and manifest else ""),
-            "fingerprint": record.pinned.fingerprint,
-            "artifact_uri": record.pinned.artifact_uri,
-            "smoke": dict(record.smoke),
-        }
-        text = json.dumps(content, indent=2) + "\n"
+        content = failure_content(record, failure, record.digest)
         target = self._folder / f"{record.version}.failed_{at.astimezone(UTC):%Y%m%dT%H%M%S}"
         with durable.storage_errors(f"quarantining what {record.deploy_id} brought"):
             # A name that this deployment has given is kept: what lies under the version's name by now is another's, and the rename
             # of a process that wakes up here finds the name taken.
-            while target.exists() and self._brought_by(target) != record.deploy_id:
+            while target.exists() and self._origins.put_aside_by(target) != record.deploy_id:
                 target = target.with_name(target.name + "_")
             if mine:
                 # Nothing is written before the rename: a process that wakes up here, when another deployment has
                 # installed the version, would write into that one's directory. Its rename finds the name taken.
                 durable.rename(self.path(record.version), target)
             elif failure.blames_artifact and staging.is_dir():
-                durable.replace_file(staging / FAILURE, text)
+                durable.replace_file(staging / FAILURE, _as_text(content))
                 durable.rename(staging, target)
             else:
                 self.discard_stage(record.deploy_id)
             kept = self._quarantined_by(record.deploy_id)
             if kept is not None:
                 durable.fsync_directory(self._folder)
-                if not (kept / FAILURE).is_file():
-                    durable.replace_file(kept / FAILURE, text)
+                content["digest"] = record.digest or self._digest_in(kept, record.deploy_id)
+                # Also over a file of that name which came with the model.
+                if said_by(kept / FAILURE) != json.loads(_as_text(content)):
+                    durable.replace_file(kept / FAILURE, _as_text(content))
         return kept
 
     def quarantined(self) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-        """Yield every quarantined directory with the content of its failure.json, oldest first."""
+        """Yield every quarantined directory with why it was put aside, as origins.failure_content has it, oldest first."""
         for path in self._found(QUARANTINED):
-            content = self._said_by(path / FAILURE)
+            content = self._origins.failure(path)
             # Nothing in a directory that somebody named so by hand: it is in nobody's way.
             if content is not None:
                 yield path, content
@@ -296,16 +359,16 @@ class Versions:
         found = [path for path in self._found("[1-9]*") if re.fullmatch("[0-9]+", path.name)]
         with durable.storage_errors(f"listing {self._folder}"):
             versions = sorted(int(path.name) for path in found if path.is_dir())
-        return {version: self._brought_by(self.path(version)) for version in versions}
+        return {version: self._origins.installed_by(self.path(version)) for version in versions}
 
     def put_aside(self) -> dict[str, str]:
         """Return the name of every quarantined directory with the deployment that brought it, or empty."""
-        return {path.name: self._brought_by(path) for path in self._found(QUARANTINED)}
+        return {path.name: self._origins.put_aside_by(path) for path in self._found(QUARANTINED)}
 
     def failed_at(self, name: str) -> datetime | None:
-        """Return when what is in a quarantined directory failed; None when it does not say."""
+        """Return when what is in a quarantined directory failed; None when nothing of ours says when, and for a version's."""
         with contextlib.suppress(ValueError, TypeError, KeyError):
-            at = datetime.fromisoformat((self._said_by(self._folder / name / FAILURE) or {})["at_utc"])
+            at = datetime.fromisoformat((self._origins.failure(self._folder / name) or {})["at_utc"])
             return at if at.tzinfo else at.replace(tzinfo=UTC)
         return None
 
@@ -319,22 +382,22 @@ class Versions:
         """Return where a version or a quarantined directory is."""
         return self._folder / name
 
-    def _brought_by(self, path: Path) -> str:
-        # The manifest tells when a process died before it wrote why it put the directory aside.
-        for name in (FAILURE, MANIFEST):
-            deploy_id = (self._said_by(path / name) or {}).get("deploy_id")
-            if isinstance(deploy_id, str):
-                return deploy_id
-        return ""
+    # What ends a Triton
 
-    def _said_by(self, path: Path) -> dict[str, Any] | None:
-        """Return the JSON object in a file, or None when there is no such file or it holds something else."""
-        with durable.storage_errors(f"reading {path}"):
-            text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        with contextlib.suppress(ValueError):
-            content = json.loads(text)
-            return content if isinstance(content, dict) else None
-        return None
+    def deadly(self) -> list[Path]:
+        """Return directories in the model's folder, and in those of its engines, whose names end a Triton that loads it."""
+        versions = {path.name for path in (*self._found("[0-9]*"), *self._found("engines/[0-9]*"))}
+        engines = (self._root / engine_name(self._model, int(name)) for name in versions if is_version(name))
+        return deadly_in([self._folder, *engines])
+
+    def refuse_deadly(self) -> None:
+        """Raise StorageFailed when there is one: nothing of the model may be loaded."""
+        refuse(self.deadly())
+
+    def _digest_in(self, path: Path, deploy_id: str) -> str:
+        """Return the digest of what a deployment had installed that died before it recorded that; else empty."""
+        manifest = said_by(path / MANIFEST) or {}
+        return str(manifest.get("digest", "")) if manifest.get("deploy_id") == deploy_id else ""
 
     def _found(self, pattern: str) -> list[Path]:
         """Return what is in the model's folder and matches, by name."""
@@ -347,7 +410,7 @@ class Versions:
         """Return the switch's configuration as it is on disk, or None."""
         path = self._folder / SWITCH_CONFIG
         with durable.storage_errors(f"reading {path}"):
-            return path.read_text(encoding="utf-8") if path.is_file() else None
+            return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
 
     def write_switch(self, config: str) -> None:
         """Write the configuration that a restarted Triton finds; an equal one is not touched."""
@@ -357,3 +420,7 @@ class Versions:
 
     def _staging(self, deploy_id: str) -> Path:
         return self._folder / f".staging-{deploy_id}"
+
+
+def _as_text(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"

@@ -323,6 +323,43 @@ def test_a_version_of_a_deleted_run_still_resolves(
     assert run_id in registry.resolve(model, "A").artifact_uris[0]
 
 
+def test_a_run_that_is_gone_fails_no_version_whose_files_are_there(
+    publisher: Publisher, registry: MlflowRegistry, mlflow_stack: Stack, model: str
+) -> None:
+    publisher.publish(model, files(times(1)), direct=True)
+    place, _ = registry.resolve(model, "A").artifact_uris
+    url, gone = mlflow_stack.environment["MLFLOW_TRACKING_URI"], uuid.uuid4().hex
+    # As after "mlflow gc": MLflow keeps the run's name on the version, and does not know the run.
+    answer = requests.post(
+        f"{url}/api/2.0/mlflow/model-versions/create",
+        json={"name": model, "source": place, "run_id": gone},
+        timeout=30,
+    )
+    answer.raise_for_status()
+    publisher.set_alias(model, "A", 2)
+    found = registry.resolve(model, "A")
+    assert (found.version, found.run_id, found.artifact_uris) == (2, gone, (place,))
+    assert registry.find(model, 2) == found
+
+
+def test_a_run_that_is_gone_with_the_only_word_on_the_place_leaves_no_place(
+    mlflow_stack: Stack, publisher: Publisher, model: str
+) -> None:
+    publisher.publish(model, files(times(1)))
+    missing = json.dumps({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "Run not found"}).encode()
+
+    def spoil(reply: Reply) -> None:
+        if "get-download-uri" in reply.path:
+            reply.replace_body(json.dumps({"artifact_uri": f"runs:/{uuid.uuid4().hex}/model"}).encode())
+        elif "runs/get" in reply.path:
+            reply.replace_body(missing)
+
+    with relay_to(mlflow_stack.environment["MLFLOW_TRACKING_URI"]) as relay:
+        relay.spoil = spoil
+        found = MlflowRegistry(settings_for(mlflow_stack, mlflow_tracking_uri=relay.url)).resolve(model, "A")
+    assert found.artifact_uris == ()
+
+
 @pytest.mark.parametrize("form", ["models:/{model_id}", "models:/{model}/1"])
 def test_a_version_that_mlflow_gives_by_another_name_is_followed_to_its_files(
     mlflow_stack: Stack, publisher: Publisher, model: str, form: str
