@@ -170,7 +170,8 @@ def runs_table(section: str) -> Callable[[], str]:
     def render() -> str:
         rows = [
             f"| {what} | {name.replace('_', ' ')} | {_shown(value)} |"
-            for what, run in reliability()[section].items()
+            # A section that no complete run has written yet has no rows.
+            for what, run in reliability().get(section, {}).items()
             for name, value in run.items()
         ]
         return "\n".join(["| run | figure | value |", "|---|---|---|", *rows])
@@ -277,6 +278,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
         "replicas": moments_table,
         "traffic": runs_table("traffic"),
         "concurrency": runs_table("concurrency"),
+        "damages": runs_table("damages"),
     },
     "docs/bake.md": {"deployer metrics": deployer_metrics},
     "docs/events.md": {"settings": lambda: settings_table(EventSettings)},

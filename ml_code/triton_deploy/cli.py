@@ -131,15 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     dry_run(deploy)
 
     revert = command("revert", commands.revert, "make a version live again that was live before")
-    revert.add_argument("model", metavar="MODEL")
-    revert.add_argument(
-        "--to",
-        type=int,
-        metavar="VERSION",
-        help="version to go back to (default: the one before the live one)",
-    )
-    revert.add_argument("--reason", default="", help="why, for the history")
-    revert.add_argument("--deploy-id", help="id of this deployment (default: a new one)")
+    _revert_arguments(revert)
     dry_run(revert)
 
     bake = command("bake", commands.bake, "watch a release on live traffic, and take it back if it is bad")
@@ -169,6 +161,14 @@ def _parser() -> argparse.ArgumentParser:
     rollback.add_argument("model", metavar="MODEL")
     rollback.add_argument("--deploy-id", required=True, help="the deployment")
     dry_run(rollback)
+
+    renumber = command(
+        "renumber",
+        commands.renumber,
+        "after a model was deleted in MLflow and made anew: register its version again, under a number that is free",
+    )
+    _add_model_and_alias(renumber)
+    dry_run(renumber)
 
     status = command(
         "status",
@@ -205,6 +205,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _revert_arguments(revert: argparse.ArgumentParser) -> None:
+    revert.add_argument("model", metavar="MODEL")
+    revert.add_argument(
+        "--to",
+        type=int,
+        metavar="VERSION",
+        help="version to go back to (default: the one before the live one)",
+    )
+    revert.add_argument("--reason", default="", help="why, for the history")
+    revert.add_argument(
+        "--unverified",
+        action="store_true",
+        help="do not compare its files with what was released; for an emergency, needs --reason",
+    )
+    revert.add_argument("--deploy-id", help="id of this deployment (default: a new one)")
+
+
 def _bake_arguments(bake: argparse.ArgumentParser) -> None:
     bake.add_argument("model", metavar="MODEL")
     bake.add_argument(
@@ -213,9 +230,13 @@ def _bake_arguments(bake: argparse.ArgumentParser) -> None:
     bake.add_argument("--generation", type=int, help="the release (default: the live one)")
 
 
+def _add_model_and_alias(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", metavar="MODEL", help="model name, in MLflow and in Triton")
+    sub.add_argument("--alias", default="A", help="MLflow alias of the version (default: %(default)s)")
+
+
 def _add_deploy_options(deploy: argparse.ArgumentParser) -> None:
-    deploy.add_argument("model", metavar="MODEL", help="model name, in MLflow and in Triton")
-    deploy.add_argument("--alias", default="A", help="MLflow alias to deploy (default: %(default)s)")
+    _add_model_and_alias(deploy)
     deploy.add_argument("--deploy-id", help="id of this deployment (default: a new one)")
     deploy.add_argument(
         "--allow-schema-change",

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -127,6 +127,7 @@ class Collector:
         problems: list[str] = []
         under_way = ""
         try:
+            folder.evidence.require()
             settlement.abandoned(me)
             verdicts = self._judge(folder)
             if dry_run:
@@ -158,7 +159,8 @@ class Collector:
         try:
             return self.run(model, dry_run=dry_run)
         except Exception as error:
-            log.exception("%s: nothing was collected", model)
+            # A traceback is for a defect; an error of ours says all that there is.
+            log.error("%s: nothing was collected", model, exc_info=not isinstance(error, DeployError))
             told = str(error) if isinstance(error, DeployError) else f"{type(error).__name__}: {error}"
             return Collected(model=model, live=None, problems=(f"not collected: {told}",))
 
@@ -200,7 +202,7 @@ class Collector:
             days=settings.quarantine_days,
         )
         now = self._clock()
-        return judge(_inventory(folder, now), policy, now)
+        return [_without_foreign(folder, verdict) for verdict in judge(_inventory(folder, now), policy, now)]
 
     def _serving(self, folder: ModelFolder) -> Serving:
         tritons = tritons_of(self._settings) if self._tritons is None else self._tritons
@@ -227,6 +229,20 @@ def _inventory(folder: ModelFolder, now: datetime) -> Inventory:
         deployments=deployments,
         holder=folder.lease.last(now)[0] or "",
     )
+
+
+def _without_foreign(folder: ModelFolder, verdict: Verdict) -> Verdict:
+    """Let nothing go in which somebody else has put something."""
+    if not verdict.goes or verdict.kind is Kind.QUARANTINED:
+        return verdict
+    foreign = (
+        folder.ownership.foreign_in_version(int(verdict.name))
+        if verdict.kind is Kind.VERSION
+        else folder.ownership.foreign_in_deployment(verdict.name)
+    )
+    if not foreign:
+        return verdict
+    return replace(verdict, goes=False, why=f"{foreign[0]} in it is not of this deployer")
 
 
 def _path(folder: ModelFolder, verdict: Verdict) -> Path:

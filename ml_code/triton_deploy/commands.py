@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from .canary import canary_of, step_of
 from .deployer import Deployer
-from .feedback import Feedback
 from .intake import DeployRequest, RevertRequest
 from .names import check_model
 from .plan import Plan
@@ -64,6 +63,7 @@ def revert(options: argparse.Namespace, settings: Settings) -> int:
         deploy_id=options.deploy_id or f"revert-{uuid.uuid4().hex[:12]}",
         version=options.to,
         reason=options.reason,
+        unverified=options.unverified,
     )
     if options.dry_run:
         return _show(options, deployer.plan_revert(request))
@@ -142,6 +142,31 @@ def gc(options: argparse.Namespace, settings: Settings) -> int:
     return EXIT_DISAGREES if any(result.problems for result in results) else 0
 
 
+def renumber(options: argparse.Namespace, settings: Settings) -> int:
+    """Register the version that an alias names again, under a number that is free."""
+    from .feedback import MlflowBoard
+    from .renumber import Renumbering
+
+    folder = ModelFolder.at(settings.repository_root, options.model)
+    renumbering = Renumbering(folder, MlflowBoard(settings), settings.feedback_prefix)
+    done = renumbering.run(options.alias, dry_run=options.dry_run)
+    number = f"version {done.was} of {done.model}"
+    if not done.needed:
+        text = f"Nothing to do: {number}, which alias {done.alias} names, has a number of its own."
+    elif options.dry_run:
+        text = f"would register {number} again, above version {done.above}, and move alias {done.alias} to it"
+    else:
+        text = (
+            f"V{number[1:]} is registered again as version {done.now}, and alias {done.alias} names that one. "
+            f"Deploy it: triton-deploy deploy {done.model} --alias {done.alias}"
+        )
+    if options.json:
+        print(json.dumps(asdict(done) | {"dry_run": options.dry_run, "text": text}, indent=2))
+    else:
+        print(text)
+    return 0
+
+
 def rollback(options: argparse.Namespace, settings: Settings) -> int:
     """Undo a deployment that is not committed."""
     deployer = Deployer(settings)
@@ -162,14 +187,12 @@ def rollback(options: argparse.Namespace, settings: Settings) -> int:
 
 def status(options: argparse.Namespace, settings: Settings) -> int:
     """Show what is live and what serves."""
-    from .status import model_status
-    from .survey import Survey
+    from .status import statuses
 
     if options.deploy_id:
         return _deployment_status(options, settings)
-    models = [options.model] if options.model else models_in(settings.repository_root)
-    feedback, survey = Feedback(settings), Survey(settings.repository_root)
-    states = [model_status(settings, model, feedback, survey) for model in models]
+    models = [check_model(options.model)] if options.model else models_in(settings.repository_root)
+    states = list(statuses(settings, models))
     if options.json:
         print(json.dumps([state.to_dict() for state in states], indent=2))
     for state in () if options.json else states:
@@ -178,7 +201,10 @@ def status(options: argparse.Namespace, settings: Settings) -> int:
             f"{state.model}: "
             + (
                 f"version {live.active_version}, generation {live.generation}, since {live.updated_at_utc}"
+                + (f", {live.reason}" if live.unverified else "")
                 if live
+                else "no version is known to be live"
+                if state.problems
                 else "nothing live"
             )
         )
@@ -199,6 +225,8 @@ def status(options: argparse.Namespace, settings: Settings) -> int:
             )
         for name, failure in state.quarantined.items():
             print(f"  quarantined: {name}: {failure.get('step')}: {failure.get('error')}")
+        for line in state.problems:
+            print(f"  problem: {line}")
         for notice in state.notices:
             print(f"  notice: {notice.text}")
     if not models and not options.json:
@@ -222,16 +250,18 @@ def _deployment_status(options: argparse.Namespace, settings: Settings) -> int:
 def history(options: argparse.Namespace, settings: Settings) -> int:
     """Show releases, newest first."""
     folder = ModelFolder.at(settings.repository_root, options.model)
-    releases = list(islice(folder.releases.history(), max(0, options.limit)))
+    releases = islice(folder.releases.history(), max(0, options.limit))
     if options.json:
         print(json.dumps([asdict(release) for release in releases], indent=2))
         return 0
+    release = None
+    # Each as it is read: those after one that can't be are shown.
     for release in releases:
         print(
             f"{release.generation:>6}  version {release.active_version:<5} {release.updated_at_utc}  alias {release.alias}  "
             f"by {release.actor}  run {release.run_id or '-'}  deployment {release.deploy_id}  {release.reason}".rstrip()
         )
-    if not releases:
+    if release is None:
         print(f"{options.model} was never released.")
     return 0
 

@@ -18,15 +18,18 @@ from .artifacts import ArtifactStore, store_for
 from .canary_watch import CanaryWatch, Judge, nobody
 from .errors import DeployError, IllegalTransition, Superseded
 from .feedback import Feedback
+from .foreign import refuse_foreign, refuse_foreign_version
 from .intake import (
     DeployRequest,
     RevertRequest,
     deploy_record,
     pinned_version,
+    refuse_taken_number,
     revert_record,
     still_wanted,
     taken_up,
 )
+from .integrity import check_candidate
 from .materialize import Materializer, refuse_quarantined
 from .names import check_alias, check_deploy_id, check_model
 from .plan import Plan, plan_deploy, plan_revert, plan_rollback
@@ -102,8 +105,8 @@ class Deployer:
     def revert(self, request: RevertRequest, earlier_tries: Sequence[str] = ()) -> Deployment:
         """Make a version live again that was live before: a new release, checked like any other, without MLflow.
 
-        A version that is still warm is not loaded again. Its files are those of its release; what its inputs and outputs
-        are is not compared with the live version's, because a revert is for when that one is bad.
+        A version that is still warm is not loaded again. The files of another one are compared with its release first, unless the
+        request says ``unverified``. What its inputs and outputs are is not compared with the live version's, because a revert is for when that one is bad.
 
         Args:
             request: what somebody asks for.
@@ -115,7 +118,9 @@ class Deployer:
             The deployment: COMMITTED, or UNCHANGED when the version is live.
 
         Raises:
+            InvalidInput: the files are not to be looked at, and no reason is given.
             NotFound: there is no earlier release, or the version was never live, or its files are gone.
+            Damaged: its files are not those that were released.
             Superseded: another release is live than the one that is to be taken back.
             LeaseHeld: a deploy of the model is under way.
             DeployError: as for the steps of a deploy; what was live stays live.
@@ -128,6 +133,8 @@ class Deployer:
                 return ended
         known = settlement.folder.journal.find(check_deploy_id(request.deploy_id))
         if known is None:
+            settlement.folder.versions.refuse_deadly()
+            settlement.folder.evidence.require()
             settlement.settle_abandoned(request.deploy_id)
             known = self._begin(
                 settlement,
@@ -142,9 +149,12 @@ class Deployer:
 
         Raises:
             InvalidInput: a name that can't be.
+            Foreign: somebody else's model or folder has the name.
+            StorageFailed: releases are missing: see Evidence. Or a directory would end Triton: see Versions.deadly.
             LeaseHeld: another deploy of the model is under way.
             AliasNotFound: the alias was not set in time.
             Quarantined: this artifact failed before.
+            AnotherVersion: the repository has another version of the same number.
             Superseded: a deployment of this id was rolled back, had ended before, or is of something else.
             DeployError: MLflow or the artifact store refuse or do not answer.
         """
@@ -155,9 +165,12 @@ class Deployer:
         known = folder.journal.find(request.deploy_id)
         if known is not None:
             return taken_up(request, known)
+        folder.versions.refuse_deadly()
+        refuse_foreign(folder, settlement.serving, self._settings.repository_root)
         settlement.settle_abandoned(request.deploy_id)
         found = wait_for_alias(self._the_registry(), request.model, request.alias, self._settings, log.info)
-        pinned = pinned_version(request, found, self._stores)
+        pinned = pinned_version(request, found, self._stores, folder)
+        refuse_foreign_version(folder, pinned.version)
         if not request.force:
             refuse_quarantined(folder.versions, fingerprint=pinned.fingerprint)
         record = self._begin(
@@ -180,13 +193,9 @@ class Deployer:
         """
         with self._step("materialize", State.MATERIALIZED, model, deploy_id) as step:
             if step.due:
-                renewed = time.monotonic()
 
                 def report(done: int, total: int) -> None:
-                    nonlocal renewed
-                    if time.monotonic() - renewed > self._settings.lease_s / 3:
-                        step.keep_lease()
-                        renewed = time.monotonic()
+                    step.keep_lease_in_time()
                     self._report(done, total)
 
                 def store() -> ArtifactStore:
@@ -199,13 +208,17 @@ class Deployer:
                 manifest = Materializer(self._settings, step.folder.versions, store).run(
                     step.record, released, report
                 )
-                step.reached(digest=manifest.digest)
+                step.reached(
+                    digest=manifest.digest,
+                    manifest_digest=step.folder.versions.manifest_digest(manifest.version),
+                )
         return step.record
 
     def load(self, model: str, deploy_id: str) -> Deployment:
         """Try the candidate in the staging Triton, where there is one, then load it into every Triton beside the live version.
 
         Raises:
+            Damaged: its files are not those that were deployed.
             EndedTriton: the candidate ended a Triton.
             ArtifactRejected, VerificationFailed: a Triton can't load it, or the staging Triton can't serve it.
             NoRoom: the Tritons' memory would not hold it.
@@ -213,8 +226,10 @@ class Deployer:
         """
         with self._step("load", State.LOADED, model, deploy_id) as step:
             if step.due:
+                step.folder.versions.refuse_deadly()
                 manifest = step.folder.versions.need(step.record.version)
                 require_room(self._settings, manifest.version, step.folder)
+                check_candidate(step, manifest)
                 self._try_in_staging(step, manifest)
                 try:
                     step.serving.load_candidate(
@@ -441,6 +456,7 @@ class Deployer:
     def _first_record(
         self, settlement: Settlement, request: DeployRequest, pinned: Pinned, live: Release | None
     ) -> Deployment:
+        refuse_taken_number(settlement.folder, pinned)
         unchanged = live is not None and settlement.is_live(live, pinned)
         return deploy_record(request, pinned, live, unchanged, self._clock())
 

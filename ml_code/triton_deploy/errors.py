@@ -63,6 +63,18 @@ class NotFound(DeployError):
     kind, exit_code = "not_found", 3
 
 
+class AnotherVersion(DeployError):
+    """MLflow's version of a number is another one than the repository's: the model was deleted and made anew. The caller acts."""
+
+    kind, exit_code = "another_version", 3
+
+
+class Foreign(DeployError):
+    """Somebody else's model or folder has the name that is to be deployed to. The caller acts."""
+
+    kind, exit_code = "foreign", 3
+
+
 class AliasNotFound(NotFound):
     """The model exists and the alias is not set (yet): the only error that a deploy waits for."""
 
@@ -103,6 +115,12 @@ class AnsweredLate(VerificationFailed):
     """The candidate answers rightly and too slowly. A busy machine looks the same, so nobody is blamed: deploy again, or look."""
 
     kind, blames_artifact = "answered_late", False
+
+
+class Damaged(VerificationFailed):
+    """The files of a version are not those that were deployed. Nothing is known against the model; the operator restores them."""
+
+    kind, blames_artifact = "damaged", False
 
 
 class EndedTriton(DeployError):

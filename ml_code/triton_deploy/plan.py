@@ -13,8 +13,18 @@ from typing import Any
 
 from .artifacts import ArtifactStore
 from .canary import steps_of
-from .errors import DeployError, LeaseHeld, VerificationFailed
-from .intake import DeployRequest, RevertRequest, deploy_record, pinned_version, revert_record, still_wanted
+from .errors import DeployError, LeaseHeld
+from .foreign import refuse_foreign, refuse_foreign_version
+from .intake import (
+    DeployRequest,
+    RevertRequest,
+    deploy_record,
+    pinned_version,
+    refuse_taken_number,
+    revert_record,
+    still_wanted,
+)
+from .integrity import damage, refuse
 from .materialize import Materializer, refuse_quarantined
 from .records import Deployment, Pinned, State
 from .registry import Registry, wait_for_alias
@@ -108,7 +118,7 @@ def plan_deploy(
     stores: Callable[[str], ArtifactStore],
     report: Callable[[str], None],
 ) -> Plan:
-    """Find out what a deploy would do: the alias is resolved, the files are listed, none is read.
+    """Find out what a deploy would do: the alias is resolved, the files are listed, and none of them is read; those that are here already are.
 
     Args:
         request: what is asked for.
@@ -126,16 +136,21 @@ def plan_deploy(
     if known is not None:
         _plan_of_known(draft, known)
         return draft.done()
+    with draft.obstacle():
+        refuse_foreign(settlement.folder, settlement.serving, settings.repository_root)
+    with draft.obstacle():
+        settlement.folder.versions.refuse_deadly()
     draft.look_at_lease(request.deploy_id)
     with draft.obstacle():
         found = wait_for_alias(registry(), request.model, request.alias, settings, report)
         draft.facts |= {"version": found.version, "run_id": found.run_id}
-        _plan_of_pinned(draft, request, pinned_version(request, found, stores), settings, stores)
+        pinned = pinned_version(request, found, stores, settlement.folder)
+        _plan_of_pinned(draft, request, pinned, settings, stores)
     return draft.done()
 
 
 def plan_revert(request: RevertRequest, settlement: Settlement) -> Plan:
-    """Find out what a revert would do; every byte of the version's files is read and compared with its manifest.
+    """Find out what a revert would do; every byte of the version's files is read and compared with its release, unless it is not to be.
 
     Args:
         request: what is asked for.
@@ -150,28 +165,30 @@ def plan_revert(request: RevertRequest, settlement: Settlement) -> Plan:
     if known is not None:
         _plan_of_known(draft, known)
         return draft.done()
+    with draft.obstacle():
+        folder.evidence.require()
+    with draft.obstacle():
+        folder.versions.refuse_deadly()
     draft.look_at_lease(request.deploy_id)
     live = folder.releases.latest()
     with draft.obstacle():
         record = revert_record(request, live, folder, settlement.clock())
         warm = live is not None and record.version in live.loaded_versions
-        damage = list(folder.versions.damage(record.version, deep=True))
+        found = [] if request.unverified else list(damage(folder, record.version, deep=True))
         draft.facts |= {
             "version": record.version,
             "run_id": record.pinned.run_id,
             "warm": warm,
-            "damage": damage,
+            "damage": found,
         }
         if record.state is State.UNCHANGED:
             draft.does.append(f"nothing: version {record.version} is live already")
             return draft.done()
         how = "which is warm: it is not loaded again" if warm else "which has to be loaded first"
+        if request.unverified:
+            how += "; its files are not looked at"
         draft.does.append(f"make version {record.version} live as release {record.generation}, {how}")
-        if damage:
-            raise VerificationFailed(
-                f"The files of version {record.version} are damaged: {'; '.join(damage)}.",
-                hint="Restore them from a backup, or revert to another version of 'triton-deploy history'.",
-            )
+        refuse(folder, record.version, found)
     return draft.done()
 
 
@@ -195,6 +212,8 @@ def plan_rollback(deploy_id: str, settlement: Settlement) -> Plan:
     if record.finished:
         draft.does.append(f"nothing: deployment {deploy_id} is {record.state}")
         return draft.done()
+    with draft.obstacle():
+        settlement.folder.evidence.require()
     draft.look_at_lease(deploy_id)
     if record.state is State.COMMITTING:
         draft.does.append(
@@ -246,7 +265,10 @@ def _plan_of_pinned(
         draft.facts["quarantined"] = True
         if not request.force:
             draft.obstacles.append(error)
+    with draft.obstacle():
+        refuse_foreign_version(folder, pinned.version)
     live = folder.releases.latest()
+    refuse_taken_number(folder, pinned)
     draft.facts["is_live"] = live is not None and draft.settlement.is_live(live, pinned)
     if draft.facts["is_live"]:
         draft.does.append(f"nothing: version {pinned.version} is live already")
@@ -271,3 +293,5 @@ def _plan_of_pinned(
     draft.does.append(f"make it live as release {record.generation}")
     with draft.obstacle():
         materializer.check_before(record, copied, files)
+        if not copied:
+            refuse(folder, pinned.version, list(damage(folder, pinned.version, deep=True)))

@@ -14,11 +14,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 
-from .errors import DeployError, LeaseHeld
+from .errors import DeployError, LeaseHeld, StorageFailed
 from .feedback import ALIAS_DRIFT, Feedback, Notice
-from .names import engine_name
+from .foreign import foreign_notice
+from .integrity import damage
+from .names import engine_name, engine_version
 from .records import Deployment, ReconcileNote, Release, State, utc_text
-from .repository import Manifest, ModelFolder, models_in
+from .repository import Manifest, ModelFolder, deadly, models_in
 from .serving import Serving
 from .settings import Settings
 from .settlement import Settlement
@@ -35,12 +37,32 @@ SETTLE_S = 2.0
 """How long a Triton may take for what it has just been told, before it is taken for one that hangs; seconds."""
 
 
+NOT_TOUCHED = "Nothing was touched. Restore the model's releases from a backup."
+
+
 @dataclass(frozen=True)
 class Repair:
     """Something that is not as it should be, and how it is put right."""
 
     what: str
     act: Callable[[], object]
+
+
+@dataclass
+class Seen:
+    """What a look at one model met besides what can be put right.
+
+    Attributes:
+        unseen: why a Triton can't be looked at.
+        stuck: what a Triton neither serves nor lets go: see ReconcileNote.
+        problems: what needs a person.
+        foreign: what has a name of this model and is not this deployer's: it is left alone.
+    """
+
+    unseen: list[str] = field(default_factory=list)
+    stuck: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +165,9 @@ class Reconciler:
         )
         me = f"reconcile-{uuid.uuid4().hex[:8]}"
         done: list[str] = []
-        problems: list[str] = []
+        problems: list[str] = folder.evidence.missing(thorough=False)
+        if problems:
+            return self._report(folder, [], [f"{text} {NOT_TOUCHED}" for text in problems])
         holder, in_force = folder.lease.last(self._clock())
         record = folder.journal.find(holder) if holder else None
         if in_force and (record is None or not record.finished):
@@ -163,19 +187,20 @@ class Reconciler:
                 except DeployError as error:
                     return self._report(folder, [], [f"deployment {holder} can't be settled yet: {error}"])
         done += self._trash(folder, dry_run, problems)
-        unseen: list[str] = []
-        stuck: dict[str, str] = {}
+        seen = Seen()
 
         def look_again() -> Iterator[Repair]:
+            nonlocal seen
             survey.forget()
-            unseen.clear()
-            stuck.clear()
-            return self._repairs(settlement, serving, survey, unseen, stuck)
+            seen = Seen()
+            return self._repairs(settlement, serving, survey, seen)
 
-        repairs = list(self._repairs(settlement, serving, survey, unseen, stuck))
+        repairs = list(self._repairs(settlement, serving, survey, seen))
         if repairs:
             # It was seen for all models at once, and a deploy of this one may have ended since.
             repairs = list(look_again())
+            if lost := folder.evidence.missing():
+                return self._report(folder, [], [f"{text} {NOT_TOUCHED}" for text in lost])
         if repairs and not dry_run:
             try:
                 settlement.take_lease(me, self._lease_s)
@@ -183,15 +208,21 @@ class Reconciler:
                 return self._report(folder, [], [], under_way="a deployment that has just begun")
             repairs = self._repair(settlement, look_again, me, problems)
             survey.forget()
-        stuck = self._still(stuck, folder, survey)
-        problems += [*unseen, *map(_hangs, stuck.items())]
+        stuck = self._still(seen.stuck, folder, survey)
+        problems += [*seen.unseen, *seen.problems, *map(_hangs, stuck.items())]
+        problems += map(deadly.warning, folder.versions.deadly())
         problems += self._damaged(folder, folder.releases.latest(), deep)
         done += [repair.what for repair in repairs]
         told, notices = self._feedback.settle(folder, dry_run=dry_run)
-        if self._settings.alias_drift == "problem":
-            problems += [notice.text for notice in notices if notice.kind == ALIAS_DRIFT]
-            notices = [notice for notice in notices if notice.kind != ALIAS_DRIFT]
+        if seen.foreign:
+            notices = [*notices, foreign_notice(seen.foreign)]
+        to_be_mended = [notice for notice in notices if self._is_problem(notice)]
+        problems += [notice.text for notice in to_be_mended]
+        notices = [notice for notice in notices if notice not in to_be_mended]
         return replace(self._report(folder, [*done, *told], problems, notices=notices), stuck=stuck)
+
+    def _is_problem(self, notice: Notice) -> bool:
+        return notice.kind == ALIAS_DRIFT and self._settings.alias_drift == "problem"
 
     def _repair(
         self, settlement: Settlement, look: Callable[[], Iterator[Repair]], me: str, problems: list[str]
@@ -225,7 +256,8 @@ class Reconciler:
         try:
             return self._run(model, survey, deep=deep, dry_run=dry_run)
         except Exception as error:
-            log.exception("%s: it was not reconciled", model)
+            # A traceback is for a defect; an error of ours says all that there is.
+            log.error("%s: it was not reconciled", model, exc_info=not isinstance(error, DeployError))
             told = str(error) if isinstance(error, DeployError) else f"{type(error).__name__}: {error}"
             return Reconciled(model=model, live=None, done=(), problems=(f"not reconciled: {told}",))
 
@@ -241,7 +273,7 @@ class Reconciler:
         )
         try:
             folder = ModelFolder.at(self._settings.repository_root, result.model)
-            if folder.journal.ids():
+            if folder.journal.ids() and not folder.evidence.missing(thorough=False):
                 folder.last_reconcile.write(note)
         except DeployError as error:
             log.warning("%s: metrics do not show what was found: %s", result.model, error)
@@ -303,47 +335,78 @@ class Reconciler:
                 return
 
     def _repairs(
-        self,
-        settlement: Settlement,
-        serving: Serving,
-        survey: Survey,
-        unseen: list[str],
-        stuck: dict[str, str],
+        self, settlement: Settlement, serving: Serving, survey: Survey, seen: Seen
     ) -> Iterator[Repair]:
-        """Yield what is wrong, in the order in which it has to be put right: files first, then every Triton.
-
-        ``unseen`` gets why a Triton can't be looked at, ``stuck`` what one neither serves nor lets go.
-        """
+        """Yield what is wrong, in the order in which it has to be put right: files first, then every Triton; the rest goes to ``seen``."""
         folder = settlement.folder
-        seen = list(self._seen(folder, survey, unseen))
-        kept = self._hanging(folder, survey, [triton for triton, _ in seen], stuck)
+        tritons = list(self._seen(folder, survey, seen.unseen))
+        kept = self._hanging(folder, survey, [triton for triton, _ in tritons], seen.stuck)
         for path in folder.removals.undecided():
             # First of all: it may be what is live, taken by a gc that was stopped, lost its lease and died.
             yield Repair(f"put {path.name} back", partial(folder.removals.settle, path))
         live = folder.releases.latest()
-        manifest = folder.versions.manifest(live.active_version) if live else None
+        seen.problems += _lost(folder, live, tritons)
+        if seen.problems:
+            return
+        manifest = _manifest(folder, live.active_version) if live else None
         if live is not None:
+            if folder.releases.projected() != live:
+                yield Repair("rewrite current.json", settlement.project)
             if manifest is None:
-                # Reported as damage. Triton may still serve it from memory: nothing is touched.
+                # Reported as damage. Triton may still serve it from memory: nothing else is touched.
+                yield from self._back_without_files(settlement, live, tritons)
                 return
             yield from self._derived_files(folder, serving, settlement, live, manifest)
+        yield from self._left_over(folder, survey, live, kept, seen)
+        for triton, loaded in tritons:
+            yield from self._on_triton(settlement, live, triton, loaded, seen)
+
+    def _left_over(
+        self, folder: ModelFolder, survey: Survey, live: Release | None, kept: set[int], seen: Seen
+    ) -> Iterator[Repair]:
+        """Yield what deployments have left in the repository, as far as it is theirs."""
         engines = sorted({*survey.engines(folder.model), *folder.engines.configured()})
+        loaded_versions = live.loaded_versions if live else ()
+        for version in engines:
+            seen.foreign += map(str, folder.engines.foreign(version))
         # Triton lists only what has a folder: that of an engine that hangs stays, so that it is seen.
-        for version in sorted(set(engines) - set(live.loaded_versions if live else ()) - kept):
-            yield Repair(f"remove the engine of version {version}", partial(folder.engines.remove, version))
+        for version in sorted(set(engines) - set(loaded_versions) - kept):
+            if folder.ownership.owns_engine(version):
+                yield Repair(
+                    f"remove the engine of version {version}", partial(folder.engines.remove, version)
+                )
+            elif not folder.engines.foreign(version):
+                seen.foreign.append(str(folder.engines.folders(version)[0]))
         for deploy_id in folder.versions.stages():
-            yield Repair(
-                f"remove what deployment {deploy_id} had staged",
-                partial(folder.versions.discard_stage, deploy_id),
-            )
+            if folder.ownership.owns_stage(deploy_id):
+                yield Repair(
+                    f"remove what deployment {deploy_id} had staged",
+                    partial(folder.versions.discard_stage, deploy_id),
+                )
+            else:
+                seen.foreign.append(str(folder.versions.entry(f".staging-{deploy_id}")))
+        ours = [
+            version
+            for version in engines
+            if version in loaded_versions or folder.ownership.owns_engine(version)
+        ]
         for path in folder.versions.temporaries(
-            [path for version in engines for path in folder.engines.folders(version)]
+            [path for version in ours for path in folder.engines.folders(version)]
         ):
             yield Repair(
                 f"remove the unfinished file {path.name}", partial(folder.versions.remove_temporary, path)
             )
-        for triton, loaded in seen:
-            yield from self._on_triton(settlement, live, triton, loaded)
+
+    def _back_without_files(
+        self, settlement: Settlement, live: Release, tritons: Sequence[tuple[Triton, Loaded]]
+    ) -> Iterator[Repair]:
+        """Yield where the live version, whose files are gone, is still loaded and does not serve."""
+        model, version = settlement.folder.model, live.active_version
+        for triton, loaded in tritons:
+            if version in loaded.get(engine_name(model, version), ()) and loaded.get(model, ()) != (version,):
+                yield Repair(
+                    f"make {triton.url} serve version {version}", partial(settlement.restore, triton)
+                )
 
     def _seen(
         self, folder: ModelFolder, survey: Survey, unseen: list[str]
@@ -359,13 +422,15 @@ class Reconciler:
         self, folder: ModelFolder, survey: Survey, tritons: Sequence[Triton], stuck: dict[str, str]
     ) -> set[int]:
         """Note what hangs on which Triton; returns the versions whose engines are among it."""
-        prefix = engine_name(folder.model, 0).removesuffix("0")
         versions = set()
         for triton in tritons:
             for name, state in survey.stuck(triton, folder.model).items():
+                version = engine_version(folder.model, name)
+                if version is None and name != folder.model:
+                    continue
                 stuck[f"{name} on {triton.url}"] = state
-                if name.removeprefix(prefix).isdigit():
-                    versions.add(int(name.removeprefix(prefix)))
+                if version is not None:
+                    versions.add(version)
         return versions
 
     def _still(self, stuck: Mapping[str, str], folder: ModelFolder, survey: Survey) -> dict[str, str]:
@@ -381,45 +446,48 @@ class Reconciler:
     def _derived_files(
         self, folder: ModelFolder, serving: Serving, settlement: Settlement, live: Release, manifest: Manifest
     ) -> Iterator[Repair]:
-        if folder.releases.projected() != live:
-            yield Repair("rewrite current.json", settlement.project)
         if not serving.switch_is_written(manifest):
             yield Repair("rewrite the switch's config.pbtxt", settlement.project)
         for version in live.loaded_versions:
-            kept = folder.versions.manifest(version)
-            if kept is not None and not folder.engines.is_whole(version):
+            kept = _manifest(folder, version)
+            if kept is not None and not serving.engine_is_whole(kept):
                 yield Repair(
                     f"rebuild the engine of version {version}", partial(serving.complete_engine, kept)
                 )
 
     def _on_triton(
-        self, settlement: Settlement, live: Release | None, triton: Triton, loaded: Loaded
+        self, settlement: Settlement, live: Release | None, triton: Triton, loaded: Loaded, seen: Seen
     ) -> Iterator[Repair]:
         folder = settlement.folder
-        timeout_s = self._settings.load_timeout_s
         wanted = {
             engine_name(folder.model, version): version for version in (live.loaded_versions if live else ())
         }
         for engine, version in wanted.items():
-            if version not in loaded.get(engine, ()) and folder.versions.manifest(version) is not None:
+            if version not in loaded.get(engine, ()) and _manifest(folder, version) is not None:
                 yield Repair(
-                    f"load version {version} into {triton.url}", partial(triton.load, engine, timeout_s)
+                    f"load version {version} into {triton.url}",
+                    partial(settlement.serving().load, triton, version),
                 )
-        expected = (live.active_version,) if live else ()
-        if loaded.get(folder.model, ()) != expected:
-            what = (
-                f"make {triton.url} serve version {live.active_version}"
-                if live
-                else f"take {folder.model} out of {triton.url}"
-            )
-            yield Repair(what, partial(settlement.restore, triton))
-        prefix = engine_name(folder.model, 0).removesuffix("0")
+        serving = loaded.get(folder.model, ())
+        if serving != ((live.active_version,) if live else ()):
+            if live:
+                what = f"make {triton.url} serve version {live.active_version}"
+                yield Repair(what, partial(settlement.restore, triton))
+            elif folder.ownership.may_have_flipped():
+                yield Repair(f"take {folder.model} out of {triton.url}", partial(settlement.restore, triton))
+            else:
+                seen.foreign.append(f"{folder.model} in {triton.url}")
         for name in loaded:
-            if name.startswith(prefix) and name not in wanted:
+            number = engine_version(folder.model, name)
+            if number is None or name in wanted:
+                continue
+            if folder.ownership.knows(number):
                 yield Repair(
                     f"unload {name} from {triton.url}",
                     partial(triton.unload, name, self._settings.switch_timeout_s),
                 )
+            else:
+                seen.foreign.append(f"{name} in {triton.url}")
 
     def _trash(self, folder: ModelFolder, dry_run: bool, problems: list[str]) -> list[str]:
         """Remove what a gc decided to and did not come to; needs no lease, and what is open on NFS can wait."""
@@ -435,8 +503,33 @@ class Reconciler:
 
     def _damaged(self, folder: ModelFolder, live: Release | None, deep: bool) -> Iterator[str]:
         for version in live.loaded_versions if live else ():
-            for what in folder.versions.damage(version, deep):
-                yield f"version {version}: {what}. Restore it from a backup, or deploy another version."
+            try:
+                for what in damage(folder, version, deep):
+                    yield f"version {version}: {what}. Restore it from a backup, or deploy another version."
+            except StorageFailed as error:
+                yield f"version {version}: {error}"
+
+
+def _manifest(folder: ModelFolder, version: int) -> Manifest | None:
+    """Return a version's manifest, or None when it is gone or can't be read: reported as damage."""
+    try:
+        return folder.versions.manifest(version)
+    except StorageFailed:
+        return None
+
+
+def _lost(
+    folder: ModelFolder, live: Release | None, tritons: Sequence[tuple[Triton, Loaded]]
+) -> Iterator[str]:
+    """Yield which Tritons serve what only a release that is gone can have given them."""
+    for triton, loaded in tritons:
+        serving = loaded.get(folder.model, ())
+        if serving != ((live.active_version,) if live else ()):
+            for version in folder.ownership.lost(serving):
+                yield (
+                    f"{triton.url} serves version {version} of {folder.model}, which this deployer brought, and no release is of it. "
+                    f"{NOT_TOUCHED}"
+                )
 
 
 def _hangs(found: tuple[str, str]) -> str:

@@ -122,10 +122,11 @@ def _versions(inventory: Inventory, policy: Policy, now: datetime) -> Iterator[V
         needs = [*_needs(version, inventory, policy)]
         if needs:
             goes, why = False, ", ".join(needs)
+        elif not found.deploy_id:
+            # Also when a version of this number was released: its own files may have gone long ago.
+            goes, why = False, "no deployment is known to have brought it: it is not ours to remove"
         elif version in released:
             goes, why = True, f"no release of the last {policy.releases} is of it"
-        elif not found.deploy_id:
-            goes, why = False, "no release is of it and it has no manifest: it is not ours to remove"
         elif policy.is_over(found.since, now):
             goes, why = True, f"deployment {found.deploy_id} left it and was never released"
         else:

@@ -96,7 +96,7 @@ class Serving:
         """
         version = manifest.version
         engine = engine_name(self._model, version)
-        if fresh or not self._engines.is_whole(version):
+        if fresh or not self.engine_is_whole(manifest):
             self._engines.write_candidate(version, deploy_id, model_config.to_pbtxt(self._engine(manifest)))
         config = model_config.to_json(self._engine(manifest))
 
@@ -106,7 +106,7 @@ class Serving:
             # Also when it is not loaded: after a load that hung, an unload of an earlier deploy may wait inside Triton,
             # and would take away what is loaded now. Triton does one after the other.
             triton.unload(engine, self._settings.switch_timeout_s)
-            triton.load(engine, self._settings.load_timeout_s, config)
+            self._load(triton, engine, self._settings.load_timeout_s, config)
             return True
 
         def load_and_ask(triton: Triton) -> bool:
@@ -213,10 +213,12 @@ class Serving:
             spared: addresses of Tritons whose process has ended since it was flipped, which may be away: a restarted one serves what
                 the files say.
         """
+        self._everywhere(lambda triton: self.restore_on(triton, manifest), spared)
 
+    def _everywhere(self, act: Callable[[Triton], object], spared: Collection[str]) -> None:
         def back(triton: Triton) -> None:
             try:
-                self.restore_on(triton, manifest)
+                act(triton)
             except Unavailable as error:
                 if triton.url not in spared:
                     raise
@@ -236,8 +238,35 @@ class Serving:
         if pointing == (manifest.version,):
             return
         if not self._is_ready(triton, manifest.version):
-            triton.load(engine_name(self._model, manifest.version), self._settings.load_timeout_s)
+            self._load(triton, engine_name(self._model, manifest.version), self._settings.load_timeout_s)
         self._flip(manifest, triton)
+
+    def restore_without_files(self, version: int, spared: Collection[str] = ()) -> None:
+        """Make the public name point at the live version whose files are gone, on every Triton where it is still loaded.
+
+        What Triton has in memory serves without its files. Where it does not, nothing is taken away, and that is logged: there is
+        nothing to put in its place.
+
+        Args:
+            version: the live version.
+            spared: see ``restore``.
+        """
+        self._everywhere(lambda triton: self.restore_without_files_on(triton, version), spared)
+
+    def restore_without_files_on(self, triton: Triton, version: int) -> None:
+        """Make the public name point at a version in memory, on one Triton; see ``restore_without_files``."""
+        if triton.ready_versions(self._model) == (version,):
+            return
+        try:
+            if not self._is_ready(triton, version):
+                raise NotFound("It is not loaded there, and its files are gone.", hint="Restore them.")
+            # The last commit wrote it, and no deploy that failed has changed it.
+            config = model_config.json_of(self._versions.switch() or "", self._model, version)
+            self._load(triton, self._model, self._settings.switch_timeout_s, config)
+        except Unavailable:
+            raise
+        except (DeployError, ValueError) as error:
+            log.error("Triton at %s does not serve version %s, which is live: %s", triton.url, version, error)
 
     def hold(self, manifest: Manifest) -> None:
         """Have a version's engine on disk and loaded on every Triton, if it is not."""
@@ -246,7 +275,7 @@ class Serving:
 
         def load(triton: Triton) -> None:
             if not self._is_ready(triton, version):
-                triton.load(engine_name(self._model, version), self._settings.load_timeout_s)
+                self._load(triton, engine_name(self._model, version), self._settings.load_timeout_s)
 
         self._replicas.on_all(load)
 
@@ -254,6 +283,15 @@ class Serving:
         """Whether every Triton answers the public name with this version."""
         asked = self._replicas.on_all(lambda triton: triton.ready_versions(self._model))
         return all(versions == (version,) for versions in asked.answers.values())
+
+    def is_loaded(self, version: int) -> bool:
+        """Whether every Triton that answers has a version ready.
+
+        Raises:
+            Unavailable: too few answer.
+        """
+        asked = self._replicas.on_all(lambda triton: self._is_ready(triton, version))
+        return all(asked.answers.values())
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -309,8 +347,12 @@ class Serving:
 
     def complete_engine(self, manifest: Manifest) -> None:
         """Make a Triton that is restarted load a version, if it would not yet."""
-        if not self._engines.is_whole(manifest.version):
+        if not self.engine_is_whole(manifest):
             self._engines.complete(manifest.version, model_config.to_pbtxt(self._engine(manifest)))
+
+    def engine_is_whole(self, manifest: Manifest) -> bool:
+        """Whether a Triton that is restarted would load a version, with the configuration that is its own."""
+        return self._engines.is_whole(manifest.version, model_config.to_pbtxt(self._engine(manifest)))
 
     def write_switch(self, manifest: Manifest) -> None:
         """Write the switch's configuration, so that a restarted Triton serves this version."""
@@ -341,6 +383,15 @@ class Serving:
             if not hangs:
                 self._engines.remove(version)
 
+    def load(self, triton: Triton, version: int) -> None:
+        """Load a version's engine into one Triton, as its files say."""
+        self._load(triton, engine_name(self._model, version), self._settings.load_timeout_s)
+
+    def _load(self, triton: Triton, name: str, timeout_s: float, config: str | None = None) -> None:
+        """The one place that loads: a directory that came meanwhile and ends a Triton is seen here."""
+        self._versions.refuse_deadly()
+        triton.load(name, timeout_s, config)
+
     def _hangs(self, triton: Triton, version: int) -> bool:
         with contextlib.suppress(DeployError):
             return (
@@ -366,13 +417,15 @@ class Serving:
     def _point(self, manifest: Manifest, triton: Triton) -> None:
         config = model_config.to_json(self._switch(manifest))
         try:
-            triton.load(self._model, self._settings.switch_timeout_s, config)
+            self._load(triton, self._model, self._settings.switch_timeout_s, config)
         except Misconfigured:
             # Somebody changed something in the engine's folder since its load, a hard link or a mode, and Triton has read the file:
             # see engines.py. A load that carries the configuration makes it look away again, and loads no weights.
             engine = model_config.to_json(self._engine(manifest))
-            triton.load(engine_name(self._model, manifest.version), self._settings.load_timeout_s, engine)
-            triton.load(self._model, self._settings.switch_timeout_s, config)
+            self._load(
+                triton, engine_name(self._model, manifest.version), self._settings.load_timeout_s, engine
+            )
+            self._load(triton, self._model, self._settings.switch_timeout_s, config)
 
     def _held(self, version: int, doing: str, act: Callable[[Triton], T]) -> Callable[[Triton], T]:
         """Return an action during which the Triton is held by a lifeline.

@@ -171,6 +171,11 @@ class Settings(FromEnvironment):
         "no",
         "`yes` refuses versions that were logged without `triton/golden.json`, and the deployer runs no model; `no` runs those in a process with the following limits.",
     )
+    require_digest: str = setting(
+        "TRITON_DEPLOY_REQUIRE_DIGEST",
+        "no",
+        "`yes` refuses versions of which training recorded no digest (tag `triton_deploy.digest`); `no` takes what the artifact store has.",
+    )
     reference_timeout_s: float = setting(
         "TRITON_DEPLOY_REFERENCE_TIMEOUT_S",
         60.0,
@@ -445,11 +450,14 @@ class Settings(FromEnvironment):
             )
 
     def _check_reference(self) -> None:
-        if self.require_golden not in ("no", "yes"):
-            raise Misconfigured(
-                f"TRITON_DEPLOY_REQUIRE_GOLDEN={self.require_golden!r} is neither 'no' nor 'yes'.",
-                hint="Unset it for the default, no.",
-            )
+        for variable, choice in (
+            ("TRITON_DEPLOY_REQUIRE_GOLDEN", self.require_golden),
+            ("TRITON_DEPLOY_REQUIRE_DIGEST", self.require_digest),
+        ):
+            if choice not in ("no", "yes"):
+                raise Misconfigured(
+                    f"{variable}={choice!r} is neither 'no' nor 'yes'.", hint="Unset it for the default, no."
+                )
         if not self.reference_timeout_s:
             raise Misconfigured(
                 "TRITON_DEPLOY_REFERENCE_TIMEOUT_S is 0: no model could answer.",

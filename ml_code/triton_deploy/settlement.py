@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import Any
 
 from .boot import booted_at
-from .errors import DeployError, EndedTriton, FlipUnanswered, Superseded
+from .errors import DeployError, EndedTriton, FlipUnanswered, StorageFailed, Superseded
+from .identity import has_content_of
 from .names import check_deploy_id
 from .records import Deployment, Failure, Pinned, Release, State, advance, next_release, utc_text
 from .repository import Manifest, ModelFolder
@@ -130,7 +131,7 @@ class Settlement:
         Raises:
             LeaseHeld: another deployment of the model is under way.
             Unavailable: the switch has to be put back and a Triton does not answer; repeat it.
-            StorageFailed: the repository can't be written; repeat it.
+            StorageFailed: the repository can't be written; repeat it. Or releases are missing: see Evidence.
         """
         record = self.folder.journal.find(check_deploy_id(deploy_id))
         if record is not None:
@@ -145,6 +146,8 @@ class Settlement:
             return record
         self.take_lease(deploy_id)
         try:
+            # What is to serve is read from the releases: without them, what serves would be taken away.
+            self.folder.evidence.require()
             return self._end(record)
         except DeployError:
             # Who gives up keeps nobody waiting: the next one may try as soon as what failed is back.
@@ -178,6 +181,7 @@ class Settlement:
         """
         releases = self.folder.releases
         if releases.of_deployment(record.deploy_id, record.generation) is None:
+            self.folder.evidence.require()
             try:
                 releases.publish(
                     next_release(record, releases.latest(), self.clock(), self.settings.keep_warm)
@@ -203,23 +207,26 @@ class Settlement:
         if live.active_version != pinned.version:
             return False
         manifest = self.folder.versions.manifest(live.active_version)
-        if manifest is None or manifest.fingerprint != pinned.fingerprint:
-            # Not the files that were released: materialize finds out, and refuses.
+        if manifest is None or live.run_id != pinned.run_id or not has_content_of(manifest, pinned):
+            # Not what was released: materialize finds out, and refuses.
             return False
         return self.serving().serves(live.active_version)
 
     def project(self) -> None:
         """Make current.json and the switch on disk say what the last release is; see ``_of_the_last``.
 
+        When the live version's files are gone, the switch stays as it is.
+
         Raises:
-            NotFound: its files are gone.
             StorageFailed: the repository can't be written; repeat it.
         """
 
         def write(live: Release | None) -> None:
             assert live is not None
             self.folder.releases.project(live)
-            manifest, serving = self.folder.versions.need(live.active_version), self.serving()
+            manifest, serving = self.manifest_of(live), self.serving()
+            if manifest is None:
+                return
             # First the engine: a Triton that is restarted in between must find all that the switch points at.
             serving.complete_engine(manifest)
             serving.write_switch(manifest)
@@ -235,12 +242,18 @@ class Settlement:
 
         Raises:
             Unavailable: a Triton does not answer; repeat it.
-            NotFound: the live version's files are gone.
+
+        When the live version's files are gone, see Serving.restore_without_files.
         """
 
         def point(live: Release | None) -> None:
             manifest = self.manifest_of(live)
-            if triton is None:
+            if live is not None and manifest is None:
+                if triton is None:
+                    self.serving().restore_without_files(live.active_version, spared)
+                else:
+                    self.serving().restore_without_files_on(triton, live.active_version)
+            elif triton is None:
                 self.serving().restore(manifest, spared)
             else:
                 self.serving().restore_on(triton, manifest)
@@ -259,7 +272,9 @@ class Settlement:
             assert live is not None
             self.project()
             for version in live.loaded_versions:
-                manifest = self.folder.versions.manifest(version)
+                manifest = None
+                with contextlib.suppress(StorageFailed):
+                    manifest = self.folder.versions.manifest(version)
                 if manifest is not None:
                     self.serving().hold(manifest)
             self.restore()
@@ -326,8 +341,19 @@ class Settlement:
             )
 
     def manifest_of(self, live: Release | None) -> Manifest | None:
-        """Return the manifest of the version that is live, or None when none is."""
-        return self.folder.versions.need(live.active_version) if live else None
+        """Return the manifest of the version that is live; None when none is, or when its files are gone, which is logged."""
+        manifest = None
+        if live is not None:
+            with contextlib.suppress(StorageFailed):
+                manifest = self.folder.versions.manifest(live.active_version)
+            if manifest is None:
+                log.error(
+                    "the files of version %s of %s, which is live, are gone: restore %s from a backup, or deploy another version",
+                    live.active_version,
+                    self.folder.model,
+                    self.folder.versions.path(live.active_version),
+                )
+        return manifest
 
     def what_serves(self) -> str:
         """Return a sentence on what is live, for messages."""
@@ -396,7 +422,8 @@ class Settlement:
         """Take those of the versions out that the last release does not hold; what one came to hold meanwhile comes back."""
         before = self.folder.releases.latest()
         kept = before.loaded_versions if before else ()
-        self.serving().retire([version for version in versions if version not in kept])
+        ours = self.folder.ownership.knows
+        self.serving().retire([version for version in versions if version not in kept and ours(version)])
         if self.folder.releases.latest() != before:
             try:
                 self.follow()

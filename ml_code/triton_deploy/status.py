@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from .errors import Unavailable
+from .errors import DeployError, Misconfigured, Unavailable
 from .feedback import Feedback, Notice
+from .foreign import FOREIGN, foreign_notice, served_by_others
 from .records import Deployment, Release
-from .repository import ModelFolder
+from .repository import ModelFolder, deadly
 from .serving import Serving
 from .settings import Settings
 from .survey import Survey
 from .triton import tritons_of
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +34,7 @@ class ModelStatus:
         unfinished: a deployment that neither committed nor was rolled back, or None.
         quarantined: name of each quarantined directory with its failure.json, oldest first.
         notices: what MLflow says that does not fit; empty too when it can't be asked quickly.
+        problems: what can't be read, and what to do; the rest of the state is as far as it is known without that.
     """
 
     model: str
@@ -36,11 +43,15 @@ class ModelStatus:
     unfinished: Deployment | None
     quarantined: Mapping[str, Mapping[str, Any]]
     notices: tuple[Notice, ...] = ()
+    problems: tuple[str, ...] = ()
 
     @property
     def agrees(self) -> bool:
-        """Whether every Triton serves what is live."""
-        return all(version == self._expected for version in self.serving.values())
+        """Whether every Triton serves what is live, as far as all of that can be read."""
+        if self.live is None and any(notice.kind == FOREIGN for notice in self.notices):
+            # What serves is somebody else's.
+            return not self.problems
+        return not self.problems and all(version == self._expected for version in self.serving.values())
 
     @property
     def differs(self) -> bool:
@@ -71,20 +82,73 @@ def model_status(
             another version than is live is looked at again: it may have been deployed since.
 
     Raises:
-        InvalidInput, Misconfigured, StorageFailed: it can't be looked at. A Triton that is away is part of the answer.
+        InvalidInput, Misconfigured: there is no such place. A Triton that is away and a file that can't be read are part of
+            the answer.
     """
     folder = ModelFolder.at(settings.repository_root, model)
-    holder, _ = folder.lease.last(datetime.now(UTC))
-    last = folder.journal.find(holder) if holder else None
+    problems: list[str] = []
+
+    def seen(look: Callable[[], T], otherwise: T) -> T:
+        try:
+            return look()
+        except DeployError as error:
+            if str(error) not in problems:
+                problems.append(str(error))
+            return otherwise
+
+    live = seen(folder.releases.latest, None)
+    problems += [text for text in folder.evidence.missing(thorough=False) if text not in problems]
+    serving = _serving(settings, folder, survey or Survey(settings.repository_root))
+    none: list[str] = []
+    no_drift: tuple[Notice, ...] = ()
+    others = seen(lambda: served_by_others(folder, serving), none) if not problems else none
+    foreign = [foreign_notice([f"{model} in {url}" for url in others])] if others else []
     status = ModelStatus(
         model=model,
-        live=folder.releases.latest(),
-        serving=_serving(settings, folder, survey or Survey(settings.repository_root)),
-        unfinished=last if last and not last.finished else None,
-        quarantined={path.name: failure for path, failure in folder.versions.quarantined()},
-        notices=(feedback or Feedback(settings)).drift(folder),
+        live=live,
+        serving=serving,
+        unfinished=seen(lambda: _unfinished(folder), None),
+        quarantined=seen(lambda: {path.name: failure for path, failure in folder.versions.quarantined()}, {}),
+        notices=(*foreign, *seen(lambda: (feedback or Feedback(settings)).drift(folder), no_drift)),
+        problems=(
+            *seen(lambda: [deadly.warning(path) for path in folder.versions.deadly()], none),
+            *problems,
+        ),
     )
     return model_status(settings, model, feedback) if survey and status.differs else status
+
+
+def statuses(settings: Settings, models: Sequence[str]) -> Iterator[ModelStatus]:
+    """Look at one model after the other; one that can't be looked at at all keeps no other from it.
+
+    Raises:
+        Misconfigured: there is no repository.
+    """
+    feedback, survey = Feedback(settings), Survey(settings.repository_root)
+    for model in models:
+        try:
+            yield model_status(settings, model, feedback, survey)
+        except Misconfigured:
+            raise
+        except Exception as error:
+            # A traceback is for a defect; an error of ours says all that there is.
+            log.error("%s: it was not looked at", model, exc_info=not isinstance(error, DeployError))
+            told = str(error) if isinstance(error, DeployError) else f"{type(error).__name__}: {error}"
+            yield ModelStatus(
+                model=model,
+                live=None,
+                serving={},
+                unfinished=None,
+                quarantined={},
+                problems=(f"not looked at: {told}",),
+            )
+
+
+def _unfinished(folder: ModelFolder) -> Deployment | None:
+    """Return the deployment that has the lease and has not ended, or None."""
+    holder, _ = folder.lease.last(datetime.now(UTC))
+    last = folder.journal.find(holder) if holder else None
+    return last if last and not last.finished else None
 
 
 def _serving(settings: Settings, folder: ModelFolder, survey: Survey) -> dict[str, int | str | None]:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,10 @@ from ml_code.triton_deploy.errors import (
     NotFound,
     Unavailable,
 )
+from ml_code.triton_deploy.feedback import Registered
+from ml_code.triton_deploy.identity import Origin
 from ml_code.triton_deploy.lifeline import Life
-from ml_code.triton_deploy.registry import RegisteredVersion
+from ml_code.triton_deploy.registry import DIGEST_TAG, RegisteredVersion
 from ml_code.triton_deploy.triton import Answer, Index
 
 
@@ -47,21 +50,30 @@ class FakeRegistry:
 
 
 class FakeBoard:
-    """Tags and aliases in dicts; ``fail`` is raised by every call, ``written`` has every change."""
+    """Tags and aliases in dicts; ``fail`` is raised by every call, ``written`` has every change of a tag.
+
+    A version is of the run and the source in ``origins``; by default of the run that the world gives to its number.
+    """
 
     def __init__(self) -> None:
-        self.versions: dict[str, dict[int, dict[str, str]]] = {}
+        self.shelves: dict[str, dict[int, dict[str, str]]] = {}
+        self.origins: dict[tuple[str, int], Origin] = {}
+        self.counted: dict[str, int] = {}
         self.pointing: dict[str, dict[str, int]] = {}
         self.fail: Exception | None = None
         self.written: list[tuple[int, str, str | None]] = []
 
-    def tags(self, model: str) -> dict[int, dict[str, str]]:
+    def versions(self, model: str) -> dict[int, Registered]:
         self._answer()
-        return {version: dict(tags) for version, tags in self.versions.get(model, {}).items()}
+        return {version: self._registered(model, version) for version in self.shelves.get(model, {})}
+
+    def named(self, model: str, alias: str) -> Registered | None:
+        version = self.aliases(model).get(alias)
+        return self._registered(model, version) if version is not None else None
 
     def aliases(self, model: str) -> dict[str, int]:
         self._answer()
-        if model not in self.versions:
+        if model not in self.shelves:
             raise NotFound(f"Registered Model with name={model} not found.", hint="Check the name.")
         return dict(self.pointing.get(model, {}))
 
@@ -73,11 +85,45 @@ class FakeBoard:
         self._version(model, version).pop(key, None)
         self.written.append((version, key, None))
 
+    def register(self, model: str, like: Registered, tags: Mapping[str, str]) -> int:
+        self._answer()
+        shelf = self.shelves.setdefault(model, {})
+        # MLflow gives no number twice, unless the whole model was deleted.
+        number = max(self.counted.get(model, 0), *shelf, 0) + 1
+        self.counted[model] = number
+        shelf[number] = dict(tags)
+        self.origins[model, number] = replace(like.origin, digest="")
+        return number
+
+    def set_alias(self, model: str, alias: str, version: int) -> None:
+        self._version(model, version)
+        self.pointing.setdefault(model, {})[alias] = version
+
+    def delete_version(self, model: str, version: int) -> None:
+        self._version(model, version)
+        del self.shelves[model][version]
+        pointing = self.pointing.get(model, {})
+        self.pointing[model] = {alias: named for alias, named in pointing.items() if named != version}
+
+    def make_anew(self, model: str) -> None:
+        """Delete the registered model, and make an empty one of the same name."""
+        self.shelves[model] = {}
+        self.pointing.pop(model, None)
+        self.counted.pop(model, None)
+        self.origins = {key: origin for key, origin in self.origins.items() if key[0] != model}
+
+    def _registered(self, model: str, version: int) -> Registered:
+        tags = self.shelves[model][version]
+        origin = self.origins.get((model, version), Origin(run_id=f"run{version}"))
+        return Registered(
+            version=version, origin=replace(origin, digest=tags.get(DIGEST_TAG, "")), tags=dict(tags)
+        )
+
     def _version(self, model: str, version: int) -> dict[str, str]:
         self._answer()
-        if version not in self.versions.get(model, {}):
+        if version not in self.shelves.get(model, {}):
             raise NotFound(f"Model Version (name={model}, version={version}) not found", hint="Check it.")
-        return self.versions[model][version]
+        return self.shelves[model][version]
 
     def _answer(self) -> None:
         if self.fail is not None:

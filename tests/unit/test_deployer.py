@@ -648,7 +648,7 @@ def test_a_bad_artifact_is_refused_before_triton_sees_it(
     with pytest.raises(ArtifactRejected, match=message) as caught:
         world.deploy()
     assert caught.value.hint
-    assert not any(call.startswith("load") for call in world.triton.calls)
+    assert not any(call.startswith("load ") for call in world.triton.calls)
     assert "1" not in world.names if (world.root / MODEL).exists() else True
 
 

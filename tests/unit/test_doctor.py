@@ -215,6 +215,19 @@ def test_files_that_triton_cant_read_are_named(world: World) -> None:
     assert "chmod a+rX" in found.fix
 
 
+def test_a_folder_that_would_end_triton_is_named_whosever_model_it_is_in(world: World) -> None:
+    world.register_times(1)
+    world.deploy()
+    for place in (MODEL, "best_model.v1", "somebody_elses"):
+        (world.root / place / f"{'9' * 21}.bak").mkdir(parents=True)
+    (world.root / MODEL / ("9" * 22)).write_text("a file harms nothing")
+    found = [one for one in complaints(look_at(world.settings)) if "ends Triton" in one.what]
+    assert [one.verdict for one in found] == [Verdict.FAILED] * 3
+    for place, one in zip((MODEL, "best_model.v1", "somebody_elses"), found, strict=True):
+        assert str(world.root / place / f"{'9' * 21}.bak") in one.what
+        assert "Move it" in one.fix
+
+
 def test_a_repository_without_room_is_named(world: World) -> None:
     (found,) = complaints(look_at(replace(world.settings, min_free_bytes=1 << 62)))
     assert "bytes free" in found.what

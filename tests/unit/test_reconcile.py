@@ -75,7 +75,7 @@ DAMAGE: dict[str, Callable[[World], object]] = {
     "a write beside an engine never ended": lambda w: (
         w.root / "best_model.v2/.config.pbtxt.1a2b3c4d.tmp"
     ).write_text("na"),
-    "a staging directory was left": lambda w: (w.root / MODEL / ".staging-d9").mkdir(),
+    "a staging directory was left": lambda w: (w.root / MODEL / ".staging-d2").mkdir(),
 }
 
 

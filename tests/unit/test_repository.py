@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ml_code.triton_deploy.errors import LeaseHeld, NotFound, StorageFailed, Superseded
-from ml_code.triton_deploy.records import Failure, State, advance
+from ml_code.triton_deploy.records import Failure, State, advance, utc_text
 from ml_code.triton_deploy.repository import Manifest, ModelFolder, durable, models_in
 from ml_code.triton_deploy.repository.versions import Versions
 from tests.support.recorded import LIVE, NOW, RECORD
@@ -226,7 +226,8 @@ def test_facts_are_added_and_read_back(folder: ModelFolder) -> None:
 
 def test_a_fact_on_top_of_an_outdated_one_is_refused(folder: ModelFolder) -> None:
     folder.journal.append(RECORD, None)
-    rolling_back = advance(RECORD, State.ROLLING_BACK, NOW)
+    failure = Failure(step="load", kind="crashed", error="Ended.", at_utc=utc_text(NOW))
+    rolling_back = advance(RECORD, State.ROLLING_BACK, NOW, failure=failure)
     folder.journal.append(rolling_back, RECORD)
     with pytest.raises(Superseded, match="rolling_back"):
         folder.journal.append(advance(RECORD, State.MATERIALIZED, NOW), RECORD)
@@ -288,7 +289,7 @@ def test_a_rollback_that_wakes_up_late_leaves_alone_what_another_deployment_brou
             run_id="",
             deploy_id=deploy_id,
             files=(),
-            schema={},
+            schema={"inputs": [], "outputs": []},
         )
         folder.versions.stage(deploy_id)
         folder.versions.install(deploy_id, manifest)

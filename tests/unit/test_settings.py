@@ -48,6 +48,7 @@ def test_values_are_parsed_by_their_default() -> None:
         ("TRITON_DEPLOY_QUORUM", "some"),
         ("TRITON_DEPLOY_QUORUM", "-1"),
         ("TRITON_DEPLOY_REQUIRE_GOLDEN", "true"),
+        ("TRITON_DEPLOY_REQUIRE_DIGEST", "true"),
         ("TRITON_DEPLOY_REFERENCE_TIMEOUT_S", "0"),
         ("TRITON_DEPLOY_REFERENCE_MEMORY_BYTES", "4"),
         ("TRITON_DEPLOY_KEEP_WARM", "1.5"),

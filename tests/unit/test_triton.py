@@ -119,7 +119,7 @@ INVALID = (
     [
         ((INTERNAL, INVALID), ArtifactRejected, Unavailable),
         ((INTERNAL, "something new"), Unclassified, Unavailable),
-        ((INTERNAL, "failed to open directory /work/models/m.v2"), Unavailable, Unavailable),
+        ((INTERNAL, "failed to open directory /models/m.v2"), Unavailable, Unavailable),
         ((EXHAUSTED, "no more threads"), Unavailable, Unavailable),
         ((INTERNAL, f"onnx runtime error 10: {'x' * 30_000}"), Unclassified, Unavailable),
         ((grpc.StatusCode.PERMISSION_DENIED, "no key"), Misconfigured, Misconfigured),

@@ -414,7 +414,7 @@ SAID: list[tuple[str, Call, str, str, type[DeployError]]] = [
         "descriptors, disk or permissions",
         LIST,
         "INTERNAL",
-        "failed to open directory /work/models/m.v2",
+        "failed to open directory /models/m.v2",
         Unavailable,
     ),
     (

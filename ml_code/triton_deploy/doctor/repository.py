@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..names import PLAIN_PATH, needs_quoting
-from ..repository import ModelFolder, models_in
+from ..errors import StorageFailed
+from ..names import PLAIN_PATH, engine_name, needs_quoting
+from ..repository import ModelFolder, deadly, models_in
 from ..repository.durable import FILE_MODE, create_file, fsync_directory, rename, storage_failed
+from ..repository.engines import engines_in
 from ..settings import Settings
 from .check import Finding, Report
 from .probe import Probe, remove_forgotten
@@ -41,6 +44,8 @@ class RepositoryCheck:
         yield from self._writable(root)
         yield from self._room(root)
         yield from self._readable(root)
+        yield from self._foreign(root)
+        yield from self._deadly(root)
         if forgotten := remove_forgotten(root):
             yield self._report.ok(f"Removed what a doctor that was killed had left: {', '.join(forgotten)}.")
 
@@ -82,6 +87,23 @@ class RepositoryCheck:
                 "Free space ('triton-deploy gc'), or lower TRITON_DEPLOY_MIN_FREE_BYTES.",
             )
 
+    def _deadly(self, root: Path) -> Iterator[Finding]:
+        for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+            # One that this user can't list is somebody else's.
+            with contextlib.suppress(StorageFailed):
+                for path in deadly.deadly_in([folder]):
+                    yield self._report.failed(f"{deadly.why(path)}.", deadly.WHAT_TO_DO)
+
+    def _foreign(self, root: Path) -> Iterator[Finding]:
+        foreign = foreign_models(root)
+        if foreign:
+            named = ", ".join(foreign[:SHOWN])
+            more = f" and {len(foreign) - SHOWN} more" if len(foreign) > SHOWN else ""
+            yield self._report.ok(
+                f"{root} has models that this deployer did not make: {named}{more}. It leaves them alone, and refuses a first deploy by "
+                "one of these names (foreign)."
+            )
+
     def _readable(self, root: Path) -> Iterator[Finding]:
         private = [path for path in _what_triton_reads(root) if not _for_all(path)]
         if not private:
@@ -93,6 +115,19 @@ class RepositoryCheck:
             f"Only their owner or group can read {named}{more}: a Triton that runs as another user can't.",
             f"chmod a+rX them (files {FILE_MODE:o}, folders 755), or run Triton as user {private[0].stat().st_uid}.",
         )
+
+
+def foreign_models(root: Path) -> list[str]:
+    """Return the folders of a repository that somebody else made, by name."""
+    ours = set(models_in(root))
+    found = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")} - ours
+    for model, versions in engines_in(root).items():
+        if model in ours:
+            folder = ModelFolder.at(root, model)
+            found -= {
+                engine_name(model, version) for version in versions if not folder.engines.foreign(version)
+            }
+    return sorted(found)
 
 
 def _what_triton_reads(root: Path) -> Iterator[Path]:

@@ -22,11 +22,15 @@ triton-inference-server/core.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
-from ..names import engine_name
+from ..errors import Foreign
+from ..names import engine_name, engine_version
 from . import durable
 
 CONFIG = "config.pbtxt"
@@ -36,14 +40,23 @@ _UNPARSABLE = "# A candidate: "
 
 
 def engines_in(root: Path) -> dict[str, list[int]]:
-    """Return the versions of each model of a repository that have an engine, ascending."""
+    """Return the versions of each model of a repository that have something with the name of an engine, ascending; see Engines.foreign."""
     found: dict[str, list[int]] = {}
     with durable.storage_errors(f"listing {root}"):
         for name in os.listdir(root) if root.is_dir() else ():
-            model, _, version = name.rpartition(".v")
-            if version.isdigit():
-                found.setdefault(model, []).append(int(version))
+            model = name.rpartition(".v")[0]
+            version = engine_version(model, name)
+            if version is not None:
+                found.setdefault(model, []).append(version)
     return {model: sorted(versions) for model, versions in found.items()}
+
+
+def is_link_to(engine: Path, model: str, version: int) -> bool:
+    """Whether an engine's folder leads to a version of a model, as this package makes it."""
+    link = engine / str(version)
+    with contextlib.suppress(OSError):
+        return os.readlink(link) == os.path.join("..", model, str(version))
+    return False
 
 
 class Engines:
@@ -77,17 +90,37 @@ class Engines:
         """
         self._write(version, {VERIFIED: config}, VERIFIED)
 
-    def is_whole(self, version: int) -> bool:
-        """Whether a Triton that is restarted finds all that it loads a version with."""
-        path = self._folder(version)
-        with durable.storage_errors(f"reading {path}"):
-            config = path / CONFIG
-            if not (config.is_file() and (path / str(version)).is_symlink()):
+    def is_whole(self, version: int, config: str = "") -> bool:
+        """Whether a Triton that is restarted finds all that it loads a version with.
+
+        Args:
+            version: the version.
+            config: text that its ``config.pbtxt`` has to have; by default any that is not a candidate's.
+        """
+        engine = self._folder(version)
+        path = engine / CONFIG
+        with durable.storage_errors(f"reading {engine}"):
+            if (
+                engine.is_symlink()
+                or not path.is_file()
+                or _target(engine / str(version)) != self._files(version)
+            ):
                 return False
-            return not config.read_text(encoding="utf-8", errors="replace").startswith(_UNPARSABLE)
+            text = path.read_text(encoding="utf-8", errors="replace")
+        return text == config if config else not text.startswith(_UNPARSABLE)
+
+    def foreign(self, version: int) -> list[Path]:
+        """Return what lies in the place of an engine, or in one, that this code did not write; an engine without any may be removed."""
+        engine, configurations = self.folders(version)
+        return [
+            *self._others(engine, lambda path: self._wrote_into_engine(path, version)),
+            *self._others(configurations, _wrote_configuration),
+        ]
 
     def remove(self, version: int) -> None:
-        """Remove a version's engine; the files it links to stay."""
+        """Remove a version's engine; the files it links to stay, and so does one in which somebody else has something."""
+        if self.foreign(version):
+            return
         for path in self.folders(version):
             with durable.storage_errors(f"removing {path}"):
                 if path.exists():
@@ -102,7 +135,8 @@ class Engines:
         """Return the versions that have configurations, ascending: also those whose engine an earlier release of this code removed."""
         path = self._configurations(0).parent
         with durable.storage_errors(f"listing {path}"):
-            return sorted(int(name) for name in (os.listdir(path) if path.is_dir() else ()) if name.isdigit())
+            names = os.listdir(path) if path.is_dir() else ()
+            return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]{0,9}", name))
 
     def folders(self, version: int) -> tuple[Path, Path]:
         """Return where a version's engine is, and where its configurations are."""
@@ -111,13 +145,43 @@ class Engines:
     def _write(self, version: int, texts: dict[str, str], now: str) -> None:
         engine, configurations = self.folders(version)
         with durable.storage_errors(f"writing {engine}"):
-            durable.make_directory(configurations)
+            for folder, names in ((configurations, (*texts, CONFIG)), (engine, (CONFIG, str(version)))):
+                _require_folder(folder)
+                durable.make_directory(folder)
+                for name in names:
+                    _make_room(folder / name)
+            if os.path.lexists(engine / str(version)) and not (engine / str(version)).is_symlink():
+                raise _in_the_way(engine / str(version))
             for name, text in texts.items():
                 durable.keep_file(configurations / name, text)
             durable.point(configurations / CONFIG, now)
-            durable.make_directory(engine)
             durable.point(engine / CONFIG, os.path.relpath(configurations / CONFIG, engine))
-            durable.point(engine / str(version), os.path.join("..", self._model, str(version)))
+            durable.point(engine / str(version), self._files(version))
+
+    def _files(self, version: int) -> str:
+        return os.path.join("..", self._model, str(version))
+
+    def _others(self, folder: Path, is_ours: Callable[[Path], bool]) -> list[Path]:
+        with durable.storage_errors(f"listing {folder}"):
+            if not os.path.lexists(folder):
+                return []
+            if folder.is_symlink() or not folder.is_dir():
+                return [folder]
+            return sorted(
+                path for path in folder.iterdir() if not durable.is_temporary(path) and not is_ours(path)
+            )
+
+    def _wrote_into_engine(self, path: Path, version: int) -> bool:
+        target = _target(path)
+        if path.name == str(version):
+            return target is not None and target.startswith(os.path.join("..", self._model, ""))
+        if path.name != CONFIG:
+            return False
+        if target is not None:
+            return target == os.path.relpath(self._configurations(version) / CONFIG, path.parent)
+        # Earlier code wrote the file itself.
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        return text.startswith(_UNPARSABLE) or f'name: "{path.parent.name}"' in text.splitlines()
 
     def _unparsable(self, version: int, deploy_id: str) -> str:
         return (
@@ -131,3 +195,34 @@ class Engines:
 
     def _configurations(self, version: int) -> Path:
         return self._root / self._model / "engines" / str(version)
+
+
+def _wrote_configuration(path: Path) -> bool:
+    return path.name in (CONFIG, CANDIDATE, VERIFIED) and (path.is_symlink() or path.is_file())
+
+
+def _target(path: Path) -> str | None:
+    """Return where a link leads, or None when it is none."""
+    return os.readlink(path) if path.is_symlink() else None
+
+
+def _require_folder(path: Path) -> None:
+    """Raise Foreign when something else than a folder is in the way."""
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_dir()):
+        raise _in_the_way(path)
+
+
+def _make_room(path: Path) -> None:
+    """Remove a folder with nothing in it from the place of a file; raises Foreign when something is in it."""
+    if path.is_dir() and not path.is_symlink():
+        try:
+            path.rmdir()
+        except OSError as error:
+            raise _in_the_way(path) from error
+
+
+def _in_the_way(path: Path) -> Foreign:
+    return Foreign(
+        f"{path} is in the way of what this deployer writes there, and it is not this deployer's.",
+        hint="Move it away, then run 'triton-deploy reconcile'.",
+    )

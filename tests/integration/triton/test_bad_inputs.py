@@ -462,8 +462,8 @@ def test_a_repository_that_triton_does_not_serve_is_named(live: Live, tmp_path: 
     refused(
         ended,
         INVALID,
-        "misconfigured",
-        "does not see the model",
+        "foreign",
+        f"A model {live.model} that this deployer did not release is served by",
         "TRITON_DEPLOY_REPOSITORY",
         "--model-repository",
     )

@@ -23,7 +23,7 @@ import pytest
 import requests
 
 from ml_code.triton_deploy import model_config
-from ml_code.triton_deploy.errors import ArtifactRejected, DeployError, NotFound
+from ml_code.triton_deploy.errors import ArtifactRejected, DeployError, NotFound, StorageFailed
 from ml_code.triton_deploy.schema import Schema, Tensor
 from ml_code.triton_deploy.status import model_status
 from tests.support.fakes import ones
@@ -395,6 +395,44 @@ def test_what_lies_beside_the_versions_is_in_nobodys_way(site: Site, name: str, 
     write(ours.folder.versions.path(2).with_name(leftover), files(times(2)))
     assert_works(lambda: ours.deploy(3))
     assert_serves(site, ours.model, 3)
+
+
+@pytest.mark.parametrize("leftover", ["9" * 21, f"-{'9' * 21}.bak"])
+def test_a_directory_that_begins_with_a_long_number_ends_triton_at_the_next_load(
+    own_site: Callable[..., Site], name: str, leftover: str
+) -> None:
+    site = own_site()
+    naive, ours = Plain(site, f"naive_{name}"), Ours(site, name)
+    naive.put(1)
+    naive.load()
+    ours.deploy(1)
+    pid = site.server.pid
+    deadly = naive.path / leftover
+    # A file of that name is none.
+    deadly.write_text("")
+    assert_works(naive.load)
+    deadly.unlink()
+    deadly.mkdir()
+    with pytest.raises(requests.RequestException):
+        naive.load()
+    eventually(lambda: site.server.pid not in (0, pid), limit_s=30)
+    deadly.rmdir()
+    site.server.restart()
+
+    pid = site.server.pid
+    for folder in (site.repository / ours.model, site.repository / ours.engine(1)):
+        deadly = folder / leftover
+        deadly.mkdir()
+        with pytest.raises(StorageFailed, match="ends Triton at its next load"):
+            ours.deploy(2)
+        (problem,) = model_status(ours.settings, ours.model).problems
+        assert str(deadly) in problem
+        # To look at it, and to take something out, ends nothing.
+        site.triton.unload(ours.model, 10)
+        deadly.rmdir()
+    ours.deploy(2)
+    assert_serves(site, ours.model, 2)
+    assert site.server.pid == pid
 
 
 def test_a_quarantine_of_ours_is_in_nobodys_way(site: Site, name: str) -> None:

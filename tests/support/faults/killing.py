@@ -76,7 +76,20 @@ class Watched:
         with pytest.MonkeyPatch.context() as patch, gated(self._gate):
             for name in ON_TRITON:
                 patch.setattr(self._triton, name, self._guard_remote(getattr(self._triton, name)))
+            patch.setattr(self._triton, "index", self._with_its_own_disk(self._triton.index))
             yield
+
+    def _with_its_own_disk(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what only looks, and looks at the files itself, as nothing of the process under test."""
+
+        def looking(*args: Any, **kwargs: Any) -> Any:
+            before, self._elsewhere = self._elsewhere, True
+            try:
+                return real(*args, **kwargs)
+            finally:
+                self._elsewhere = before
+
+        return looking
 
 
 class Recorder(Watched):

@@ -654,6 +654,7 @@ def check_journal(folder: Path, verified: set[int]) -> Deployment | None:
                 before,
                 failure=after.failure,
                 given=after.given,
+                hashed_utc=after.hashed_utc,
                 ended=after.ended,
                 unanswered=after.unanswered,
             )

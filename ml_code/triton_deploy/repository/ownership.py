@@ -1,0 +1,213 @@
+"""What of a model's names in the repository and in Triton this package made: only that may be changed or taken away.
+
+A name alone says nothing: somebody else may have a model of that name, or a folder ``best_model.v7``. Ours is what holds nothing
+but what this package writes, and of which a record of ours knows: a deployment, a release, a manifest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ..errors import DeployError, Foreign
+from ..names import is_deploy_id
+from ..records import Deployment, State
+from . import durable
+from .engines import Engines
+from .journal import Journal
+from .origins import FAILURE, MANIFEST
+from .releases import Releases
+from .versions import QUARANTINED, SMOKE_CASE, Versions
+
+OUR_FOLDERS = frozenset({"bakes", "deployments", "engines", "leases", "releases"})
+OUR_FILES = frozenset({"current.json", "reconcile.json"})
+BESIDE_THE_ARTIFACT = frozenset({MANIFEST, SMOKE_CASE, FAILURE, "serving_input_example.json"})
+"""What a version's directory holds besides the files of its manifest."""
+
+
+class Ownership:
+    """Tells what of one model is ours.
+
+    Args:
+        root: the model repository.
+        model: public model name.
+        releases: its releases.
+        journal: its deployments.
+        versions: its version directories.
+        engines: its engines.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        model: str,
+        releases: Releases,
+        journal: Journal,
+        versions: Versions,
+        engines: Engines,
+    ) -> None:
+        self._root = root
+        self._model = model
+        self._releases = releases
+        self._journal = journal
+        self._versions = versions
+        self._engines = engines
+
+    def knows(self, version: int) -> bool:
+        """Whether a deployment, a release or a manifest of ours is of a version; raises StorageFailed."""
+        return (
+            self._has_manifest(version)
+            or self._put_aside(version)
+            or any(record.version == version for record in self._deployments())
+            or self._was_released(version)
+        )
+
+    def owns_engine(self, version: int) -> bool:
+        """Whether a version's engine may be removed: it holds only what this package writes, for a version that it knows."""
+        return not self._engines.foreign(version) and self.knows(version)
+
+    def owns_stage(self, deploy_id: str) -> bool:
+        """Whether a staging directory is that of a deployment of ours."""
+        return bool(is_deploy_id(deploy_id) and deploy_id in self._journal.ids())
+
+    def may_have_flipped(self, version: int | None = None) -> bool:
+        """Whether a deployment of ours came so far that the public name may be loaded because of it.
+
+        Args:
+            version: one of this version; by default of any.
+        """
+        return any(
+            State.SWITCHING in record.times_utc and version in (None, record.version)
+            for record in self._deployments()
+        )
+
+    def lost(self, serving: Iterable[int]) -> list[int]:
+        """Return the versions that a Triton serves by the public name as only a release can have it, and none has.
+
+        Args:
+            serving: what Triton has ready by the public name.
+        """
+        return [
+            version
+            for version in serving
+            if self._has_manifest(version)
+            and not self.may_have_flipped(version)
+            and not self._releases.releases_version(version)
+        ]
+
+    def foreign_files(self) -> list[Path]:
+        """Return what lies in the model's folder, or in its place, that this package does not write before a first release."""
+        folder = self._root / self._model
+        with durable.storage_errors(f"listing {folder}"):
+            if not os.path.lexists(folder):
+                return []
+            if not folder.is_dir():
+                return [folder]
+            return sorted(path for path in folder.iterdir() if not self._is_ours_before_a_release(path))
+
+    def foreign_of_version(self, version: int) -> list[Path]:
+        """Return what lies in the places that a deploy of a version needs, and is not ours."""
+        path = self._versions.path(version)
+        found = self._engines.foreign(version)
+        if os.path.lexists(path) and not self._is_version(path) and not self.knows(version):
+            found.append(path)
+        return found
+
+    def foreign_in_version(self, version: int) -> list[Path]:
+        """Return what lies among a version's files and no deployment brought; its manifest, when that does not tell."""
+        folder = self._versions.path(version)
+        try:
+            manifest = self._versions.manifest(version)
+        except DeployError:
+            manifest = None
+        if manifest is None:
+            return [folder / MANIFEST]
+        ours = {*(entry.path for entry in manifest.files), *BESIDE_THE_ARTIFACT}
+        with durable.storage_errors(f"listing {folder}"):
+            return sorted(
+                path
+                for path in folder.rglob("*")
+                if (path.is_symlink() or not path.is_dir())
+                and path.relative_to(folder).as_posix() not in ours
+                and not path.name.startswith(".nfs")
+            )
+
+    def foreign_in_deployment(self, deploy_id: str) -> list[Path]:
+        """Return what lies in a deployment's folder that is not a record of it."""
+        folder = self._journal.path(deploy_id)
+        with durable.storage_errors(f"listing {folder}"):
+            return sorted(
+                path
+                for path in folder.iterdir()
+                if not re.fullmatch(r"[0-9]+\.json", path.name) and not durable.is_temporary(path)
+            )
+
+    def refuse_files(self, paths: Iterable[Path], loaded: str = "") -> None:
+        """Raise Foreign when there is somebody else's.
+
+        Args:
+            paths: files and folders that are not ours.
+            loaded: where somebody else's model is loaded, as a sentence begins; empty when none is.
+        """
+        named = [str(path) for path in paths]
+        if named or loaded:
+            there = f"{', '.join(named[:5])}{' and more' if named[5:] else ''}"
+            raise Foreign(
+                " ".join(
+                    filter(
+                        None,
+                        (
+                            loaded,
+                            f"The repository has what this deployer did not make: {there}." if named else "",
+                            "Nothing was changed.",
+                        ),
+                    )
+                ),
+                hint=f"Deploy by another name. Or, if {self._model} may be replaced, take what is there out of Triton and move it away first. "
+                "If this deployer did release it, TRITON_DEPLOY_REPOSITORY is not the folder that Triton was started with (--model-repository).",
+            )
+
+    def _was_released(self, version: int) -> bool:
+        # A history that can't be read says nothing.
+        with contextlib.suppress(DeployError):
+            return self._releases.releases_version(version)
+        return False
+
+    def _deployments(self) -> Iterator[Deployment]:
+        for deploy_id in self._journal.ids():
+            # What can't be read says nothing: what only it knows stays.
+            with contextlib.suppress(DeployError):
+                record = self._journal.find(deploy_id)
+                if record is not None:
+                    yield record
+
+    def _has_manifest(self, version: int) -> bool:
+        try:
+            manifest = self._versions.manifest(version)
+        except DeployError:
+            # It is there, and damaged.
+            return True
+        return manifest is not None and manifest.version == version
+
+    def _put_aside(self, version: int) -> bool:
+        return any(name.split(".")[0] == str(version) for name in self._versions.put_aside())
+
+    def _is_version(self, path: Path) -> bool:
+        with durable.storage_errors(f"listing {path}"):
+            if path.is_symlink() or not path.is_dir():
+                return False
+            names = os.listdir(path)
+        # A rename takes the place of a folder with nothing in it.
+        return not names or self._has_manifest(int(path.name))
+
+    def _is_ours_before_a_release(self, path: Path) -> bool:
+        if path.name.startswith("."):
+            return True
+        if path.name in OUR_FOLDERS:
+            return path.is_dir()
+        if path.name in OUR_FILES or path.match(QUARANTINED):
+            return True
+        return bool(re.fullmatch("[1-9][0-9]{0,9}", path.name)) and self._is_version(path)
