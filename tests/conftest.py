@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Generator
 from typing import Any
 
+import hypothesis
 import pytest
 
 from stack import ports
@@ -15,6 +16,10 @@ from stack import ports
 pytest.register_assert_rewrite("tests.support")
 
 pytest_plugins = ["tests.support.servers.fixtures"]
+
+# How long an example takes says something of a machine that others use as well, and nothing of the code.
+hypothesis.settings.register_profile("shared machine", deadline=None)
+hypothesis.settings.load_profile("shared machine")
 
 MEMORY, ENOUGH_BYTES = "/dev/shm", 8 << 30
 """The sweeps make a hundred thousand files: on a disk, half of their time."""
