@@ -371,11 +371,7 @@ class Deployer:
     def _settle_s(self, step: Step) -> float:
         """Return how long clients meet a version on one Triton alone, seconds: none for one that they have met before."""
         record, releases = step.record, step.folder.releases
-        met = (
-            record.state is State.TRIED
-            or record.canary is not None
-            or releases.releases_version(record.version)
-        )
+        met = record.canary is not None or releases.releases_version(record.version)
         return 0.0 if met or releases.latest() is None else self._settings.settle_s
 
     def _try_in_staging(self, step: Step, manifest: Manifest) -> None:

@@ -79,12 +79,11 @@ class RevertRequest:
     actor: str = ""
     reason: str = ""
     only_generation: int | None = None
+    unverified: bool = False
 
     def __post_init__(self) -> None:
         """Raise InvalidInput for a number that no version has."""
         _check_named(self.version)
-
-    unverified: bool = False
 
 
 def pinned_version(

@@ -394,11 +394,7 @@ class Serving:
 
     def _hangs(self, triton: Triton, version: int) -> bool:
         with contextlib.suppress(DeployError):
-            return (
-                triton.states()
-                .get(engine_name(self._model, version), "")
-                .startswith(("LOADING", "UNLOADING"))
-            )
+            return engine_name(self._model, version) in triton.index().hanging
         return False
 
     def _flip(self, manifest: Manifest, triton: Triton) -> None:

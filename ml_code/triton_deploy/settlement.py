@@ -288,12 +288,13 @@ class Settlement:
         """
         live = self.folder.releases.latest()
         if live and live.generation > record.base_generation and record.version in live.loaded_versions:
-            try:
-                self.follow()
-            except DeployError as error:
-                log.error(
-                    "the next reconcile brings everything to the release that came meanwhile: %s", error
-                )
+            self._try_to_follow()
+
+    def _try_to_follow(self) -> None:
+        try:
+            self.follow()
+        except DeployError as error:
+            log.error("a release came meanwhile; the next reconcile brings everything to it: %s", error)
 
     def _of_the_last(self, act: Callable[[Release | None], None]) -> None:
         """Do something with the last release, and again until it was still the last one afterwards.
@@ -425,7 +426,4 @@ class Settlement:
         ours = self.folder.ownership.knows
         self.serving().retire([version for version in versions if version not in kept and ours(version)])
         if self.folder.releases.latest() != before:
-            try:
-                self.follow()
-            except DeployError as error:
-                log.error("a release came meanwhile; the next reconcile brings everything to it: %s", error)
+            self._try_to_follow()

@@ -242,7 +242,8 @@ class Staging:
     def _refuse_others(self, names: Sequence[str]) -> None:
         """Raise Misconfigured when a Triton that is about to be emptied looks like one that serves: nothing of it may be taken out."""
         root = self._settings.repository_root
-        ours = set(models_in(root))
+        # Mostly it is empty, and no folder has to be listed for that.
+        ours = set(models_in(root)) if names else set()
         for name in names:
             model = name.partition(".v")[0]
             live = ModelFolder.at(root, model).releases.latest() if model in ours else None

@@ -54,8 +54,7 @@ class Survey:
         Raises:
             Unavailable: it does not answer; it is asked again the next time.
         """
-        states = self._of(triton, model).states
-        return {name: state for name, state in states.items() if state.startswith(("LOADING", "UNLOADING"))}
+        return self._of(triton, model).hanging
 
     def _of(self, triton: Triton, model: str) -> Index:
         if triton.url not in self._seen:

@@ -51,6 +51,13 @@ class Index:
     ready: Mapping[str, tuple[int, ...]]
     states: Mapping[str, str]
 
+    @property
+    def hanging(self) -> Mapping[str, str]:
+        """What Triton neither serves nor has let go, with its state: on its way in or out, for a moment or for good."""
+        return {
+            name: state for name, state in self.states.items() if state.startswith(("LOADING", "UNLOADING"))
+        }
+
 
 @dataclass(frozen=True)
 class ServerInfo:

@@ -44,6 +44,14 @@ def ends_at(tritons: list[FakeTriton], call: str) -> None:
         triton.ends_at = {call: math.inf}
 
 
+def begin(world: World, tritons: list[FakeTriton], *steps: str) -> None:
+    """Run so many steps of a deploy of version 2, whose worker does nothing more."""
+    deployer = world.deployer(tritons=tritons)
+    deployer.snapshot(world.request("d2"))
+    for step in steps:
+        getattr(deployer, step)(MODEL, "d2")
+
+
 def live_everywhere(world: World, tritons: list[FakeTriton]) -> None:
     for triton in tritons:
         triton.ends_at = {}
@@ -188,10 +196,7 @@ def two_config(world: World) -> str:
 def test_a_worker_that_died_over_a_candidate_that_ended_its_triton_tells_by_the_triton(
     world: World, two: list[FakeTriton]
 ) -> None:
-    deployer = world.deployer(tritons=two)
-    deployer.snapshot(world.request("d2"))
-    deployer.materialize(MODEL, "d2")
-    deployer.load(MODEL, "d2")
+    begin(world, two, "materialize", "load")
     two[0].restart_with_all()
     world.later(10_000)
     reconcile(world, two)
@@ -206,10 +211,7 @@ def test_a_worker_that_died_over_a_candidate_that_ended_its_triton_tells_by_the_
 def test_a_power_cut_that_ended_both_blames_nobody(
     world: World, two: list[FakeTriton], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deployer = world.deployer(tritons=two)
-    deployer.snapshot(world.request("d2"))
-    deployer.materialize(MODEL, "d2")
-    deployer.load(MODEL, "d2")
+    begin(world, two, "materialize", "load")
     world.later(60)
     monkeypatch.setattr(settlement, "booted_at", lambda now=world.now: now)
     for triton in two:
@@ -228,10 +230,7 @@ def test_this_machine_was_started_before_this_test() -> None:
 
 
 def test_a_worker_that_died_while_its_triton_lived_blames_nobody(world: World, two: list[FakeTriton]) -> None:
-    deployer = world.deployer(tritons=two)
-    deployer.snapshot(world.request("d2"))
-    deployer.materialize(MODEL, "d2")
-    deployer.load(MODEL, "d2")
+    begin(world, two, "materialize", "load")
     world.later(10_000)
     reconcile(world, two)
     failure = world.folder.journal.get("d2").failure
@@ -245,10 +244,7 @@ def reconcile(world: World, tritons: list[FakeTriton]) -> tuple[tuple[str, ...],
 
 
 def test_in_an_emergency_a_lease_in_force_does_not_count(world: World, two: list[FakeTriton]) -> None:
-    deployer = world.deployer(tritons=two)
-    deployer.snapshot(world.request("d2"))
-    deployer.materialize(MODEL, "d2")
-    deployer.load(MODEL, "d2")
+    begin(world, two, "materialize", "load")
     assert reconcile(world, two)[2] == "d2"
     two[0].restart()
     assert reconcile(world, two)[2] == "d2", "one of them serves"
@@ -266,10 +262,7 @@ def test_an_emergency_ends_no_deployment_that_clients_may_have_reached(
     world: World, two: list[FakeTriton]
 ) -> None:
     """Verified, it has loaded and answered: what is away now, it did not take away."""
-    deployer = world.deployer(tritons=two)
-    deployer.snapshot(world.request("d2"))
-    for step in (deployer.materialize, deployer.load, deployer.ready, deployer.smoke):
-        step(MODEL, "d2")
+    begin(world, two, "materialize", "load", "ready", "smoke")
     for triton in two:
         triton.restart()
     assert reconcile(world, two)[2] == "d2"

@@ -17,6 +17,7 @@ import shutil
 import signal
 import tempfile
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -474,7 +475,7 @@ def _where(error: BaseException) -> str:
 # Copies
 
 
-class Copies:
+class Copies(ABC):
     """Copies of one furnished repository, each played on alone.
 
     Args:
@@ -508,13 +509,13 @@ class Copies:
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
+    @abstractmethod
     def play(self, case: Case) -> Seen:
         """Play a case on a copy of its own."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _triton(self, root: Path) -> Any:
         """Start a Triton on an empty repository."""
-        raise NotImplementedError
 
     def _keep(self, *, begun: bool) -> Original:
         """Keep the repository as it is now."""
