@@ -24,6 +24,7 @@ import requests
 
 from ml_code.triton_deploy import model_config
 from ml_code.triton_deploy.errors import ArtifactRejected, DeployError, NotFound, StorageFailed
+from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.schema import Schema, Tensor
 from ml_code.triton_deploy.status import model_status
 from tests.support.fakes import ones
@@ -560,3 +561,36 @@ def test_a_triton_without_the_model_does_not_look_healthy(site: Site, name: str)
     status = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert status.returncode == 7
     assert json.loads(status.stdout)[0]["serving"] == {site.server.grpc_url: None}
+
+
+@pytest.mark.parametrize("deploys", [3, pytest.param(10, marks=pytest.mark.soak)])
+def test_each_engine_is_loaded_once_over_deploys_and_reverts(site: Site, name: str, deploys: int) -> None:
+    """A flip looks at the engine's folder again: what changed there would be read, and loaded anew."""
+    ours = Ours(site, name)
+    for version in range(1, deploys + 1):
+        ours.deploy(version)
+    for number in range(deploys):
+        ours.deployer().revert(RevertRequest(model=name, deploy_id=f"r{number}", actor="me"))
+    log = site.log_path.read_text()
+    assert [log.count(f'"loading: {ours.engine(version)}:') for version in range(1, deploys + 1)] == [
+        1
+    ] * deploys
+    assert site.answer(name)[0] in (deploys, deploys - 1)
+
+
+def test_a_triton_that_is_restarted_before_the_flip_serves_the_old_version_and_after_it_the_new(
+    own_site: Callable[..., Site], name: str
+) -> None:
+    site, last_version = own_site(), 5
+    ours = Ours(site, name)
+    ours.deploy(1)
+    # Each in a version of its own: what had met a Triton that was started anew is suspected.
+    for version, last in enumerate(("materialize", "load", "smoke"), start=2):
+        deployer, deploy_id = ours.run_until(version, last)
+        site.server.restart()
+        assert_serves(site, name, 1)
+        assert ours.engine(version) not in site.triton.states(), "the candidate is not loaded again"
+        deployer.rollback(name, deploy_id)
+    ours.deploy(last_version)
+    site.server.restart()
+    assert_serves(site, name, last_version)
