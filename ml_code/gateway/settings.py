@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..triton_deploy.environment import FromEnvironment, setting
+from ..triton_deploy.environment import FromEnvironment, is_address, setting
 from ..triton_deploy.errors import Misconfigured
 from ..triton_deploy.names import check_alias, check_model
 from .keys import Keys
@@ -183,13 +183,13 @@ class GatewaySettings(FromEnvironment):
                 "GATEWAY_TRITON_URLS names no Triton.", hint="Set it to host:port of each one."
             )
         for url in self.triton_urls:
-            if not _is_address(url):
+            if not is_address(url):
                 raise Misconfigured(
                     f"GATEWAY_TRITON_URLS has {url!r}, which is not host:port.",
                     hint="Use Triton's HTTP port (8000 by default), without a scheme.",
                 )
         for url in self.triton_grpc_urls:
-            if not _is_address(url):
+            if not is_address(url):
                 raise Misconfigured(
                     f"GATEWAY_TRITON_GRPC_URLS has {url!r}, which is not host:port.",
                     hint="Use Triton's gRPC port (8001 by default), without a scheme.",
@@ -201,8 +201,3 @@ class GatewaySettings(FromEnvironment):
             )
         if self.backend == "triton":
             _ = self.repository_root
-
-
-def _is_address(url: str) -> bool:
-    host, _, port = url.rpartition(":")
-    return bool(host) and "/" not in url and port.isascii() and port.isdigit()

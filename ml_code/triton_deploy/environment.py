@@ -23,6 +23,12 @@ def setting(variable: str, default: Any, doc: str, *, secret: bool = False) -> A
     return field(default=default, repr=not secret, metadata={"variable": variable, "doc": doc})
 
 
+def is_address(text: str) -> bool:
+    """Whether a text is ``host:port``, without a scheme or a path."""
+    host, _, port = text.rpartition(":")
+    return bool(host) and "/" not in text and port.isascii() and port.isdigit()
+
+
 class FromEnvironment:
     """Base of a frozen dataclass whose fields were made by ``setting``."""
 

@@ -348,7 +348,7 @@ class Reconciler:
         seen.problems += _lost(folder, live, tritons)
         if seen.problems:
             return
-        manifest = _manifest(folder, live.active_version) if live else None
+        manifest = folder.versions.usable(live.active_version) if live else None
         if live is not None:
             if folder.releases.projected() != live:
                 yield Repair("rewrite current.json", settlement.project)
@@ -449,7 +449,7 @@ class Reconciler:
         if not serving.switch_is_written(manifest):
             yield Repair("rewrite the switch's config.pbtxt", settlement.project)
         for version in live.loaded_versions:
-            kept = _manifest(folder, version)
+            kept = folder.versions.usable(version)
             if kept is not None and not serving.engine_is_whole(kept):
                 yield Repair(
                     f"rebuild the engine of version {version}", partial(serving.complete_engine, kept)
@@ -463,7 +463,7 @@ class Reconciler:
             engine_name(folder.model, version): version for version in (live.loaded_versions if live else ())
         }
         for engine, version in wanted.items():
-            if version not in loaded.get(engine, ()) and _manifest(folder, version) is not None:
+            if version not in loaded.get(engine, ()) and folder.versions.usable(version) is not None:
                 yield Repair(
                     f"load version {version} into {triton.url}",
                     partial(settlement.serving().load, triton, version),
@@ -508,14 +508,6 @@ class Reconciler:
                     yield f"version {version}: {what}. Restore it from a backup, or deploy another version."
             except StorageFailed as error:
                 yield f"version {version}: {error}"
-
-
-def _manifest(folder: ModelFolder, version: int) -> Manifest | None:
-    """Return a version's manifest, or None when it is gone or can't be read: reported as damage."""
-    try:
-        return folder.versions.manifest(version)
-    except StorageFailed:
-        return None
 
 
 def _lost(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
-from .environment import FromEnvironment, setting
+from .environment import FromEnvironment, is_address, setting
 from .errors import DeployError, Misconfigured, StorageFailed
 from .names import check_model
 
@@ -429,7 +429,7 @@ class Settings(FromEnvironment):
                 hint="Use letters, digits, '_', '.' or '-', or 'off'.",
             )
         for url in self.triton_grpc_urls:
-            if not _is_address(url.removeprefix(DNS_PREFIX)):
+            if not is_address(url.removeprefix(DNS_PREFIX)):
                 raise Misconfigured(
                     f"TRITON_DEPLOY_GRPC_URLS has {url!r}, which is not host:port.",
                     hint=f"Use Triton's gRPC port (8001 by default), without a scheme, or {DNS_PREFIX}name:port.",
@@ -438,7 +438,7 @@ class Settings(FromEnvironment):
     def _check_staging(self) -> None:
         if not self.staging_grpc_url:
             return
-        if not _is_address(self.staging_grpc_url):
+        if not is_address(self.staging_grpc_url):
             raise Misconfigured(
                 f"TRITON_DEPLOY_STAGING_GRPC_URL={self.staging_grpc_url!r} is not host:port.",
                 hint="Use the gRPC port of the staging Triton (8001 by default), without a scheme. There is one of it.",
@@ -498,8 +498,3 @@ class Settings(FromEnvironment):
                 "TRITON_DEPLOY_BAKE_ALERTS is set, and TRITON_DEPLOY_ALERTMANAGER_URL is not.",
                 hint="Set it to the Alertmanager, for example http://alertmanager:9093.",
             )
-
-
-def _is_address(url: str) -> bool:
-    host, _, port = url.rpartition(":")
-    return bool(host) and "/" not in host and port.isdigit()

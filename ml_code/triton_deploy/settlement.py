@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from .boot import booted_at
-from .errors import DeployError, EndedTriton, FlipUnanswered, StorageFailed, Superseded
+from .errors import DeployError, EndedTriton, FlipUnanswered, Superseded
 from .identity import has_content_of
 from .names import check_deploy_id
 from .records import Deployment, Failure, Pinned, Release, State, advance, next_release, utc_text
@@ -272,9 +272,7 @@ class Settlement:
             assert live is not None
             self.project()
             for version in live.loaded_versions:
-                manifest = None
-                with contextlib.suppress(StorageFailed):
-                    manifest = self.folder.versions.manifest(version)
+                manifest = self.folder.versions.usable(version)
                 if manifest is not None:
                     self.serving().hold(manifest)
             self.restore()
@@ -345,8 +343,7 @@ class Settlement:
         """Return the manifest of the version that is live; None when none is, or when its files are gone, which is logged."""
         manifest = None
         if live is not None:
-            with contextlib.suppress(StorageFailed):
-                manifest = self.folder.versions.manifest(live.active_version)
+            manifest = self.folder.versions.usable(live.active_version)
             if manifest is None:
                 log.error(
                     "the files of version %s of %s, which is live, are gone: restore %s from a backup, or deploy another version",

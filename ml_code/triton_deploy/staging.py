@@ -258,8 +258,7 @@ class Staging:
 
     def _busy(self) -> list[str]:
         """Return what is loaded in it, or on its way in or out."""
-        states = self._triton.states()
-        return sorted(name for name, state in states.items() if not state.startswith("UNAVAILABLE"))
+        return sorted(self._triton.index().held)
 
     def _wait_until_back(self, keep: Callable[[], object]) -> None:
         deadline = time.monotonic() + self._settings.load_timeout_s

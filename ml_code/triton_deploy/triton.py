@@ -52,6 +52,11 @@ class Index:
     states: Mapping[str, str]
 
     @property
+    def held(self) -> Mapping[str, str]:
+        """What Triton has loaded, or on its way in or out, with its state."""
+        return {name: state for name, state in self.states.items() if not state.startswith("UNAVAILABLE")}
+
+    @property
     def hanging(self) -> Mapping[str, str]:
         """What Triton neither serves nor has let go, with its state: on its way in or out, for a moment or for good."""
         return {

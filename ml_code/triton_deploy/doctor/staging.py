@@ -16,7 +16,7 @@ from ..settings import Settings
 from ..triton import GrpcTriton, ServerInfo, tritons_of
 from .check import Finding, Report
 from .probe import Probe
-from .triton import CALL_S, LOST, Examined, blind_to, controlled, shown
+from .triton import CALL_S, Examined, blind_to, controlled, shown
 
 NONE = (
     "There is none: TRITON_DEPLOY_STAGING_GRPC_URL is not set. A candidate is tried on a Triton that serves, and takes with it what that "
@@ -107,10 +107,10 @@ class StagingCheck:
 
     def _empty(self, staging: Examined) -> Finding:
         try:
-            states = staging.index().states
+            held = staging.index().held
         except DeployError as error:
             return self._report.unknown(f"What it has loaded is not known: {error.message}", error.hint)
-        there = sorted(f"{name} ({state})" for name, state in states.items() if not state.startswith(LOST))
+        there = sorted(f"{name} ({state})" for name, state in held.items())
         user, at_work = self._lease.last(datetime.now(UTC))
         if not there:
             return self._report.ok("It is empty.")

@@ -142,6 +142,12 @@ class Versions:
         with durable.storage_errors(f"reading {path}"):
             return Manifest.read(path) if path.is_file() else None
 
+    def usable(self, version: int) -> Manifest | None:
+        """Return a version's manifest, or None when it is gone or can't be read; ``damage`` says which."""
+        with contextlib.suppress(StorageFailed):
+            return self.manifest(version)
+        return None
+
     def need(self, version: int) -> Manifest:
         """Return a version's manifest; raises NotFound when the version is not here."""
         manifest = self.manifest(version)
