@@ -71,7 +71,9 @@ class GrpcLifeline:
         """True for an answer, False for the end of the stream."""
         self._ended = threading.Event()
         self._left = threading.Event()
-        self._connected = False
+        self._answered = False
+        self._ready = threading.Event()
+        """gRPC has told that the connection stands. It tells so on a thread of its own, late when the machine is busy."""
         # Others' connections are not shared: this one must be nobody's to close or to open anew.
         self._channel = grpc.insecure_channel(url, options=[("grpc.use_local_subchannel_pool", 1)])
         self._channel.subscribe(self._changed)
@@ -79,7 +81,11 @@ class GrpcLifeline:
             iter(self._asked.get, None)
         )
         threading.Thread(target=self._read, name="lifeline", daemon=True).start()
-        if self.look() is not Life.SAME:
+        if self.look() is Life.SAME:
+            self._answered = True
+            # Else the end of the connection would be the first that gRPC tells of it, and a process that leaves would go unnoticed.
+            self._ready.wait(timeout_s)
+        else:
             self.close()
             raise Unavailable(
                 f"Triton at {url} can't be reached, or did not answer within {timeout_s:g} s.",
@@ -112,7 +118,7 @@ class GrpcLifeline:
 
     def _after_the_end(self) -> Life:
         """Tell a process that has ended from a connection that was cut."""
-        if not self._connected:
+        if not self._answered:
             return Life.ENDED
         deadline = time.monotonic() + self._timeout_s
         while True:
@@ -152,8 +158,8 @@ class GrpcLifeline:
         import grpc
 
         if state is grpc.ChannelConnectivity.READY:
-            self._connected = True
-        elif self._connected and not self._ended.wait(_LET_GO_S):
+            self._ready.set()
+        elif self._ready.is_set() and not self._ended.wait(_LET_GO_S):
             self._left.set()
             self._stream.cancel()
 
