@@ -2,7 +2,8 @@
 
 Triton tells neither when it was started nor which process it is. A stream that was opened before, and on which it still answers, is the
 proof: a stream belongs to one connection of one process, and gRPC never opens it anew. Where the stream has ended, the network may have cut
-it: a process that was told meanwhile to load a model still knows of it, and another one does not.
+it: a process that was told meanwhile to load a model still knows of it, and another one does not. One that answers at once is the same,
+whatever it knows: a Triton needs longer than that to start.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from .errors import Unavailable
 _NO_MODEL = "triton_deploy_are_you_there"
 """What is asked for: no model has this name, and to refuse it costs Triton half a millisecond."""
 _POLL_S = 0.1
+_NO_RESTART_S = 0.5
+"""No Triton is ready so soon after its end."""
 _LET_GO_S = 0.25
 """How long a stream outlives its connection when a process ends; one that announces its exit keeps it."""
 
@@ -70,6 +73,7 @@ class GrpcLifeline:
         self._heard: queue.SimpleQueue[bool] = queue.SimpleQueue()
         """True for an answer, False for the end of the stream."""
         self._ended = threading.Event()
+        self._ended_at = 0.0
         self._left = threading.Event()
         self._answered = False
         self._ready = threading.Event()
@@ -123,7 +127,9 @@ class GrpcLifeline:
         deadline = time.monotonic() + self._timeout_s
         while True:
             try:
-                return Life.SAME if self._knows() else Life.ENDED
+                # Without the model it is another process, or the load got lost with the connection.
+                same = self._knows() or time.monotonic() < self._ended_at + _NO_RESTART_S
+                return Life.SAME if same else Life.ENDED
             except Unavailable:
                 if self._is_refused():
                     return Life.ENDED
@@ -151,6 +157,7 @@ class GrpcLifeline:
         except grpc.RpcError:
             pass
         finally:
+            self._ended_at = time.monotonic()
             self._ended.set()
             self._heard.put(False)
 

@@ -340,6 +340,25 @@ def loses_the_answer(net: Net, done: Callable[[], bool], then: Fault) -> Callabl
     return breaks
 
 
+def test_a_load_that_gets_lost_with_its_connection_makes_nobody_a_suspect(net: Net) -> None:
+    """The network is back at once, and Triton was never told to load: its process is the same all the same."""
+    proxy = net.proxies["triton-grpc"]
+    net.publish()
+
+    def loses_the_load() -> None:
+        proxy.fault = STALL
+
+        def cut() -> None:
+            time.sleep(0.3)
+            proxy.cut()
+            proxy.fault = NONE
+
+        threading.Thread(target=cut, daemon=True).start()
+
+    assert fails(net, "triton-grpc", "load: load engine", loses_the_load, "Triton") == (net.live,)
+    net.works()
+
+
 def test_the_answer_to_the_load_is_lost(net: Net) -> None:
     engine = f"{net.model}.v{net.publish()}"
     breaks = loses_the_answer(net, lambda: bool(net.triton.ready_versions(engine)), RESET)
