@@ -55,7 +55,10 @@ def refuse_foreign(folder: ModelFolder, serving: Callable[[], Serving], root: Pa
         )
     others = served_by_others(folder, serves)
     loaded = f"A model {folder.model} that this deployer did not release is served by {', '.join(others)}."
-    folder.ownership.refuse_files(folder.ownership.foreign_files(), loaded if others else "")
+    files = folder.ownership.foreign_files()
+    # Another deployer may have made the first release since it was looked for: then what follows from that release is no longer foreign.
+    if folder.releases.latest() is None:
+        folder.ownership.refuse_files(files, loaded if others else "")
 
 
 def refuse_foreign_version(folder: ModelFolder, version: int) -> None:

@@ -62,6 +62,22 @@ def make_by_hand(world: World, name: str = MODEL, version: int = 1) -> None:
     world.triton.load(name, 1)
 
 
+def test_a_first_release_that_another_deployer_makes_meanwhile_is_not_foreign(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.register_times(1)
+    index = world.triton.index
+
+    def after_another_deploy() -> object:
+        monkeypatch.setattr(world.triton, "index", index)
+        world.deploy("first")
+        return index()
+
+    monkeypatch.setattr(world.triton, "index", after_another_deploy)
+    assert world.deploy("second").version == 1
+    assert world.ask() == (1, 1.0)
+
+
 def files_of(root: Path) -> dict[str, bytes | str]:
     """Every file and link below a folder, with its content."""
     return {
