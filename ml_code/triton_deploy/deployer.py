@@ -133,7 +133,7 @@ class Deployer:
                 return ended
         known = settlement.folder.journal.find(check_deploy_id(request.deploy_id))
         if known is None:
-            settlement.folder.versions.refuse_deadly()
+            settlement.folder.versions.refuse_traps()
             settlement.folder.evidence.require()
             settlement.settle_abandoned(request.deploy_id)
             known = self._begin(
@@ -150,7 +150,7 @@ class Deployer:
         Raises:
             InvalidInput: a name that can't be.
             Foreign: somebody else's model or folder has the name.
-            StorageFailed: releases are missing: see Evidence. Or a directory would end Triton: see Versions.deadly.
+            StorageFailed: releases are missing: see Evidence. Or Triton can't bear what lies there: see Versions.traps.
             LeaseHeld: another deploy of the model is under way.
             AliasNotFound: the alias was not set in time.
             Quarantined: this artifact failed before.
@@ -165,7 +165,7 @@ class Deployer:
         known = folder.journal.find(request.deploy_id)
         if known is not None:
             return taken_up(request, known)
-        folder.versions.refuse_deadly()
+        folder.versions.refuse_traps()
         refuse_foreign(folder, settlement.serving, self._settings.repository_root)
         settlement.settle_abandoned(request.deploy_id)
         found = wait_for_alias(self._the_registry(), request.model, request.alias, self._settings, log.info)
@@ -226,7 +226,7 @@ class Deployer:
         """
         with self._step("load", State.LOADED, model, deploy_id) as step:
             if step.due:
-                step.folder.versions.refuse_deadly()
+                step.folder.versions.refuse_traps()
                 manifest = step.folder.versions.need(step.record.version)
                 require_room(self._settings, manifest.version, step.folder)
                 check_candidate(step, manifest)

@@ -33,6 +33,9 @@ RESERVED_FILES = frozenset(
 )
 """What the deployer itself puts at the top of a version's directory, files and folders; no weights may have these names."""
 
+OUR_FOLDERS = ("releases", "deployments", "leases", "engines", "bakes")
+"""What this package keeps in a model's folder, besides the versions."""
+
 MAX_PART_BYTES, MAX_PATH_BYTES = 255, 1024
 """Longest name on the usual file systems, and longest key in S3; bytes of UTF-8."""
 

@@ -139,7 +139,7 @@ def plan_deploy(
     with draft.obstacle():
         refuse_foreign(settlement.folder, settlement.serving, settings.repository_root)
     with draft.obstacle():
-        settlement.folder.versions.refuse_deadly()
+        settlement.folder.versions.refuse_traps()
     draft.look_at_lease(request.deploy_id)
     with draft.obstacle():
         found = wait_for_alias(registry(), request.model, request.alias, settings, report)
@@ -168,7 +168,7 @@ def plan_revert(request: RevertRequest, settlement: Settlement) -> Plan:
     with draft.obstacle():
         folder.evidence.require()
     with draft.obstacle():
-        folder.versions.refuse_deadly()
+        folder.versions.refuse_traps()
     draft.look_at_lease(request.deploy_id)
     live = folder.releases.latest()
     with draft.obstacle():

@@ -20,7 +20,7 @@ from .foreign import foreign_notice
 from .integrity import damage
 from .names import engine_name, engine_version
 from .records import Deployment, ReconcileNote, Release, State, utc_text
-from .repository import Manifest, ModelFolder, deadly, models_in
+from .repository import Manifest, ModelFolder, models_in
 from .serving import Serving
 from .settings import Settings
 from .settlement import Settlement
@@ -210,7 +210,7 @@ class Reconciler:
             survey.forget()
         stuck = self._still(seen.stuck, folder, survey)
         problems += [*seen.unseen, *seen.problems, *map(_hangs, stuck.items())]
-        problems += map(deadly.warning, folder.versions.deadly())
+        problems += (trap.warning for trap in folder.versions.traps())
         problems += self._damaged(folder, folder.releases.latest(), deep)
         done += [repair.what for repair in repairs]
         told, notices = self._feedback.settle(folder, dry_run=dry_run)

@@ -389,7 +389,7 @@ class Serving:
 
     def _load(self, triton: Triton, name: str, timeout_s: float, config: str | None = None) -> None:
         """The one place that loads: a directory that came meanwhile and ends a Triton is seen here."""
-        self._versions.refuse_deadly()
+        self._versions.refuse_traps()
         triton.load(name, timeout_s, config)
 
     def _hangs(self, triton: Triton, version: int) -> bool:

@@ -12,7 +12,7 @@ from .errors import DeployError, Misconfigured, Unavailable
 from .feedback import Feedback, Notice
 from .foreign import FOREIGN, foreign_notice, served_by_others
 from .records import Deployment, Release
-from .repository import ModelFolder, deadly
+from .repository import ModelFolder
 from .serving import Serving
 from .settings import Settings
 from .survey import Survey
@@ -111,7 +111,7 @@ def model_status(
         quarantined=seen(lambda: {path.name: failure for path, failure in folder.versions.quarantined()}, {}),
         notices=(*foreign, *seen(lambda: (feedback or Feedback(settings)).drift(folder), no_drift)),
         problems=(
-            *seen(lambda: [deadly.warning(path) for path in folder.versions.deadly()], none),
+            *seen(lambda: [trap.warning for trap in folder.versions.traps()], none),
             *problems,
         ),
     )

@@ -15,6 +15,7 @@ from ml_code.triton_deploy.collect import Collector
 from ml_code.triton_deploy.errors import ArtifactRejected, Quarantined, StorageFailed, VerificationFailed
 from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.records import Failure, State
+from ml_code.triton_deploy.repository import traps
 from ml_code.triton_deploy.repository.origins import FAILURE, MANIFEST
 from ml_code.triton_deploy.repository.versions import Versions
 from ml_code.triton_deploy.status import model_status
@@ -305,8 +306,64 @@ def test_status_and_reconcile_name_it_and_load_nothing(world: World, deadly: Pat
     assert world.ask() == (1, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("name", "leads_to", "does"),
+    [
+        ("gone", "nowhere", "keeps Triton from loading best_model: it is a link that leads nowhere"),
+        ("7", "7", "a link that leads nowhere"),
+        ("long", "x" * 256, "a link that leads nowhere"),
+        ("reconcile.json", "nowhere", "a link that leads nowhere"),
+        ("below", "1/model.onnx/below", "a link that leads nowhere"),
+        ("up", "..", "keeps Triton busy without end"),
+        ("old/here", ".", "keeps Triton busy without end"),
+        ("1/again", "../1", "keeps Triton busy without end"),
+    ],
+)
+def test_a_link_that_triton_cannot_bear_is_named_and_stops_a_deploy(
+    world: World, deadly: Path, name: str, leads_to: str, does: str
+) -> None:
+    deadly.rmdir()
+    (world.root / MODEL / "old").mkdir()
+    link = world.root / MODEL / name
+    link.symlink_to(leads_to)
+    with pytest.raises(StorageFailed, match=does) as caught:
+        world.deploy("d2")
+    assert str(link) in str(caught.value)
+    problems = model_status(world.settings, MODEL).problems
+    assert [problem for problem in problems if does in problem and str(link) in problem]
+    link.unlink()
+    world.deploy("d2")
+    assert world.ask() == (2, 2.0)
+
+
+def test_a_link_to_more_folders_than_versions_have_is_named(
+    world: World, deadly: Path, tmp_path: Path
+) -> None:
+    deadly.rmdir()
+    for number in range(traps.MOST_FOLDERS + 1):
+        (tmp_path / "elsewhere" / str(number)).mkdir(parents=True)
+    link = world.root / MODEL / "all"
+    link.symlink_to(tmp_path / "elsewhere")
+    (trap,) = world.folder.versions.traps()
+    assert trap.path == link
+    assert "keeps Triton busy at every load" in trap.does
+    for number in range(10):
+        (tmp_path / "elsewhere" / str(number)).rmdir()
+    assert world.folder.versions.traps() == []
+
+
+def test_links_to_what_is_there_harm_nothing(world: World, deadly: Path, tmp_path: Path) -> None:
+    deadly.rmdir()
+    (tmp_path / "elsewhere").mkdir()
+    for name, leads_to in (("notes", "1/manifest.json"), ("one", "1"), ("else", str(tmp_path / "elsewhere"))):
+        (world.root / MODEL / name).symlink_to(leads_to)
+    world.deploy("d2")
+    assert world.folder.versions.traps() == []
+    assert world.ask() == (2, 2.0)
+
+
 def test_a_file_of_such_a_name_harms_nothing(world: World, deadly: Path) -> None:
     deadly.rmdir()
     deadly.write_text("")
     world.deploy("d2")
-    assert world.folder.versions.deadly() == []
+    assert world.folder.versions.traps() == []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import StorageFailed
 from ..names import PLAIN_PATH, engine_name, needs_quoting
-from ..repository import ModelFolder, deadly, models_in
+from ..repository import ModelFolder, models_in, traps
 from ..repository.durable import FILE_MODE, create_file, fsync_directory, rename, storage_failed
 from ..repository.engines import engines_in
 from ..settings import Settings
@@ -45,7 +45,7 @@ class RepositoryCheck:
         yield from self._room(root)
         yield from self._readable(root)
         yield from self._foreign(root)
-        yield from self._deadly(root)
+        yield from self._traps(root)
         if forgotten := remove_forgotten(root):
             yield self._report.ok(f"Removed what a doctor that was killed had left: {', '.join(forgotten)}.")
 
@@ -87,12 +87,12 @@ class RepositoryCheck:
                 "Free space ('triton-deploy gc'), or lower TRITON_DEPLOY_MIN_FREE_BYTES.",
             )
 
-    def _deadly(self, root: Path) -> Iterator[Finding]:
+    def _traps(self, root: Path) -> Iterator[Finding]:
         for folder in sorted(path for path in root.iterdir() if path.is_dir()):
             # One that this user can't list is somebody else's.
             with contextlib.suppress(StorageFailed):
-                for path in deadly.deadly_in([folder]):
-                    yield self._report.failed(f"{deadly.why(path)}.", deadly.WHAT_TO_DO)
+                for trap in traps.traps_in([folder]):
+                    yield self._report.failed(f"{trap.why}.", traps.WHAT_TO_DO)
 
     def _foreign(self, root: Path) -> Iterator[Finding]:
         foreign = foreign_models(root)

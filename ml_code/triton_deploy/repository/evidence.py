@@ -13,15 +13,12 @@ from itertools import islice
 from pathlib import Path
 
 from ..errors import DeployError, StorageFailed
-from ..names import engine_name
+from ..names import OUR_FOLDERS, engine_name
 from ..records import State
 from . import durable
 from .engines import engines_in, is_link_to
 from .journal import Journal
 from .releases import Releases
-
-FOLDERS = ("releases", "deployments", "leases", "engines", "bakes")
-"""What this package keeps in a model's folder, besides the versions."""
 
 SHOWN = 5
 """So many missing releases are named."""
@@ -108,7 +105,7 @@ class Evidence:
         """Say what is in the place of one of our folders: nothing may be written through somebody else's link."""
         # In the place of the whole folder, where nothing else is known of the model, it is somebody else's model.
         places = [self._folder] if list(self._engines()) else []
-        for path in (*places, *(self._folder / name for name in FOLDERS)):
+        for path in (*places, *(self._folder / name for name in OUR_FOLDERS)):
             with durable.storage_errors(f"looking at {path}"):
                 if path.is_symlink():
                     yield f"{path} is a link, and this deployer makes a folder there: what it has written is gone, or elsewhere."

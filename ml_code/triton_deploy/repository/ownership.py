@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..errors import DeployError, Foreign
-from ..names import is_deploy_id
+from ..names import OUR_FOLDERS, is_deploy_id
 from ..records import Deployment, State
 from . import durable
 from .engines import Engines
@@ -22,7 +22,6 @@ from .origins import FAILURE, MANIFEST
 from .releases import Releases
 from .versions import QUARANTINED, SMOKE_CASE, Versions
 
-OUR_FOLDERS = frozenset({"bakes", "deployments", "engines", "leases", "releases"})
 OUR_FILES = frozenset({"current.json", "reconcile.json"})
 BESIDE_THE_ARTIFACT = frozenset({MANIFEST, SMOKE_CASE, FAILURE, "serving_input_example.json"})
 """What a version's directory holds besides the files of its manifest."""

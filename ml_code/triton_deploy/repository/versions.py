@@ -26,10 +26,10 @@ from ..reader import Count, InnerPath, Version
 from ..records import Deployment, Failure, Release
 from ..schema import Schema
 from . import durable
-from .deadly import deadly_in, refuse
 from .journal import Journal
 from .origins import FAILURE, MANIFEST, Origins, failure_content, said_by, set_aside_name
 from .reading import read_record
+from .traps import Trap, refuse, traps_in
 
 MODEL_FILE = "model.onnx"
 SMOKE_CASE = "smoke.json"
@@ -388,17 +388,17 @@ class Versions:
         """Return where a version or a quarantined directory is."""
         return self._folder / name
 
-    # What ends a Triton
+    # What Triton can't bear
 
-    def deadly(self) -> list[Path]:
-        """Return directories in the model's folder, and in those of its engines, whose names end a Triton that loads it."""
+    def traps(self) -> list[Trap]:
+        """Return what lies in the model's folder, or in those of its engines, and Triton can't bear."""
         versions = {path.name for path in (*self._found("[0-9]*"), *self._found("engines/[0-9]*"))}
         engines = (self._root / engine_name(self._model, int(name)) for name in versions if is_version(name))
-        return deadly_in([self._folder, *engines])
+        return traps_in([self._folder, *engines])
 
-    def refuse_deadly(self) -> None:
+    def refuse_traps(self) -> None:
         """Raise StorageFailed when there is one: nothing of the model may be loaded."""
-        refuse(self.deadly())
+        refuse(self.traps())
 
     def _digest_in(self, path: Path, deploy_id: str) -> str:
         """Return the digest of what a deployment had installed that died before it recorded that; else empty."""

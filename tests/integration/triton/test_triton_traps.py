@@ -51,6 +51,7 @@ class Plain:
     def __init__(self, site: Site, model: str) -> None:
         self._site, self.model = site, model
         self.path = site.repository / model
+        self.limit_s = 60
         self._url = f"http://{site.server.http_url}/v2"
 
     def put(self, version: int, factor: float | None = None) -> Path:
@@ -75,7 +76,7 @@ class Plain:
 
     def _control(self, action: str) -> None:
         url = f"{self._url}/repository/models/{self.model}/{action}"
-        response = requests.post(url, json={}, timeout=60)
+        response = requests.post(url, json={}, timeout=self.limit_s)
         if not response.ok:
             raise ArtifactRejected(response.text, hint="")
 
@@ -434,6 +435,55 @@ def test_a_directory_that_begins_with_a_long_number_ends_triton_at_the_next_load
     ours.deploy(2)
     assert_serves(site, ours.model, 2)
     assert site.server.pid == pid
+
+
+@pytest.mark.parametrize("leads_to", ["nowhere", "itself"])
+def test_a_link_that_leads_nowhere_keeps_triton_from_a_flip(site: Site, name: str, leads_to: str) -> None:
+    naive, ours = Plain(site, f"naive_{name}"), Ours(site, name)
+    naive.put(1)
+    naive.load()
+    link = naive.path / "itself"
+    link.symlink_to(leads_to)
+    with pytest.raises(ArtifactRejected, match="failed to poll"):
+        naive.load()
+    link.unlink()
+    ours.deploy(1)
+    link = site.repository / ours.model / "itself"
+    link.symlink_to(leads_to)
+    with pytest.raises(StorageFailed, match="a link that leads nowhere"):
+        ours.deploy(2)
+    (problem,) = model_status(ours.settings, ours.model).problems
+    assert str(link) in problem
+    assert_serves(site, ours.model, 1)
+    link.unlink()
+    ours.deploy(2)
+    assert_serves(site, ours.model, 2)
+
+
+def test_links_by_which_a_folder_contains_itself_keep_triton_busy_without_end(
+    own_site: Callable[..., Site], name: str
+) -> None:
+    site = own_site()
+    naive, ours = Plain(site, f"naive_{name}"), Ours(site, name)
+    ours.deploy(1)
+    links = [site.repository / ours.model / "old" / at for at in ("one", "two")]
+    links[0].parent.mkdir()
+    for link in links:
+        link.symlink_to(".")
+    with pytest.raises(StorageFailed, match="by this link a folder contains itself"):
+        ours.deploy(2)
+    assert_serves(site, ours.model, 1)
+    for link in links:
+        link.unlink()
+    ours.deploy(2)
+    assert_serves(site, ours.model, 2)
+    # Last of all, because this Triton does not come back from it.
+    naive.put(1)
+    for link in ("one", "two"):
+        (naive.path / link).symlink_to(".")
+    naive.limit_s = 3
+    with pytest.raises(requests.Timeout):
+        naive.load()
 
 
 def test_a_quarantine_of_ours_is_in_nobodys_way(site: Site, name: str) -> None:

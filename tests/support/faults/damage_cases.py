@@ -63,7 +63,8 @@ _LONGEST = 2**63 - 1
 
 
 class StrictTriton(FakeTriton):
-    """A Triton in memory that minds names and texts as the real one does: it ends at a folder whose number no machine word holds."""
+    """A Triton in memory that minds names and texts as the real one does: it ends at a folder whose number no machine word holds, and does not see a model with a
+    link that leads nowhere."""
 
     def __init__(self, repository: Path, url: str = "fake:1") -> None:
         super().__init__(repository, url)
@@ -87,6 +88,8 @@ class StrictTriton(FakeTriton):
 
     def _config_of(self, model: str, config: str | None) -> Any:
         try:
+            for path in (self._repository / model).iterdir():
+                path.stat()
             message = super()._config_of(model, config)
             named = message.name in ("", model) and message.version_policy.specific.versions[0]
         except (OSError, ValueError, IndexError):
@@ -415,12 +418,14 @@ class _Playing:
         return [damage for damage in harmful if _names(said, damage, self._world.root)]
 
     def _named_where_it_must_be(self) -> None:
-        """Both commands name what ends a Triton; one that can't read a record of the model may say that alone."""
+        """Both commands name what Triton can't bear; one that can't read a record of the model may say that alone."""
         for at, ran in enumerate(self._seen.ran[:2]):
             named = self._naming([at])
             for damage in self._case.damages:
                 if damage.deadly and not named:
-                    self._seen.problem(f"{ran.command} does not name what ends a Triton", ran.out + ran.err)
+                    self._seen.problem(
+                        f"{ran.command} does not name what Triton can't bear", ran.out + ran.err
+                    )
 
     def _foreign(self) -> Snapshot:
         paths = [self._world.root / damage.path for damage in self._case.damages if damage.foreign]

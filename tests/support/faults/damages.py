@@ -141,8 +141,12 @@ class Damage:
 
     @property
     def deadly(self) -> bool:
-        """Whether it ends a Triton that loads what it lies in: status and reconcile have to say so."""
-        return self.foreign and self.how == "deadly"
+        """Whether Triton can't bear it, at whatever load of what it lies in: status and reconcile have to say so."""
+        leads_nowhere = self.kind == "link" and self.how in ("dangling", "to itself")
+        in_the_models_folder = self.path.count("/") == 1 and self.path.startswith(f"{MODEL}/")
+        return (self.foreign and self.how == "deadly") or (
+            leads_nowhere and in_the_models_folder and class_of(self.path) not in (*DERIVED, "reconcile.json")
+        )
 
     @property
     def harmless(self) -> bool:
