@@ -21,7 +21,7 @@ from ml_code.triton_deploy.serving import Serving
 from tests.support.faults.killing import Killed, Recorder, Sleeper
 from tests.support.faults.operations import OPERATIONS, copied, nothing, reconcile
 from tests.support.faults.real_site import RealSite, real_site
-from tests.support.faults.sampling import EXTENT, Sweep
+from tests.support.faults.sampling import EXTENT, Sweep, on_real_servers
 from tests.support.world import MODEL, World, deployed
 
 STEP = 9
@@ -199,11 +199,9 @@ def touches_what_is_live(call: str) -> bool:
     return "current.json" in call or f"{MODEL}/config.pbtxt" in call or call == f"load {MODEL}"
 
 
-@EXTENT
 @pytest.mark.integration
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("name", LATE)
+@on_real_servers(LATE)
 def test_who_sleeps_past_its_lease_takes_nothing_away_from_a_real_triton(
     name: str, after: bool, complete: bool, site: RealSite
 ) -> None:

@@ -349,7 +349,7 @@ def restart_before_the_release(patch: pytest.MonkeyPatch) -> None:
         data_are_not_synced,
         names_are_not_synced,
         artifact_is_not_synced,
-        current_json_before_the_release,
+        pytest.param(current_json_before_the_release, marks=pytest.mark.soak),
         pytest.param(restart_before_the_release, marks=pytest.mark.soak),
     ],
 )

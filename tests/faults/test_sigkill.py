@@ -17,7 +17,7 @@ import pytest
 from tests.support.faults.fork_server import ForkServer, Job
 from tests.support.faults.operations import OPERATIONS
 from tests.support.faults.real_site import RealSite, real_site
-from tests.support.faults.sampling import EXTENT, Sweep
+from tests.support.faults.sampling import Sweep, on_real_servers
 from tests.support.world import MODEL, World
 
 pytestmark = pytest.mark.integration
@@ -84,10 +84,8 @@ def releases_of(root: Path) -> tuple[str, ...]:
     return tuple(path.read_text() for path in sorted((root / MODEL / "releases").glob("*.json")))
 
 
-@EXTENT
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("name", OPERATIONS)
+@on_real_servers(OPERATIONS)
 def test_a_sigkill_leaves_the_old_or_the_new_release(
     site: Site, name: str, after: bool, complete: bool
 ) -> None:

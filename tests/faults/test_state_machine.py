@@ -40,7 +40,7 @@ from ml_code.triton_deploy.settlement import Settlement
 from tests.support.fakes import fake_store
 from tests.support.faults.two_deployers import TwoDeployers
 
-EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "20"))
+EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "10"))
 SEED = int(os.environ.get("STATE_MACHINE_SEED", "1"))
 STEPS = 60
 """Steps of one example."""

@@ -413,6 +413,7 @@ def test_the_api_server_is_away(live: Model, airflow_of: Servers, documented: Wa
 # The way back
 
 
+@pytest.mark.soak
 def test_the_process_of_revert_triton_is_killed(live: Model, airflow_of: Servers) -> None:
     """The next try undoes the first, waits for no lease, and goes back to the version that was asked for."""
     for _ in range(2):

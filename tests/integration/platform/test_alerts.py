@@ -180,6 +180,7 @@ class MovedAlias:
         return {}
 
 
+@pytest.mark.soak
 def test_what_is_wrong_with_releases_is_told_and_that_it_was_mended(watched: Watched) -> None:
     with ExitStack() as running:
         model = partial(watched.model, running=running)

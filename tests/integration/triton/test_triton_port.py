@@ -542,7 +542,7 @@ def end(bench: Bench, stack: Stack | None, how: signal.Signals) -> None:
     os.kill(stack.pid("triton"), how)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGSEGV, marks=pytest.mark.soak)])
 def test_a_lifeline_tells_that_the_process_has_ended(
     bench: Bench, request: pytest.FixtureRequest, how: signal.Signals
 ) -> None:

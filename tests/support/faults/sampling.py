@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 
@@ -16,6 +16,26 @@ from tests.support.faults import figures
 
 SEED = int(os.environ.get("FAULTS_SEED") or 1)
 EXTENT = pytest.mark.parametrize("complete", [False, pytest.param(True, marks=pytest.mark.soak)], ids=["sample", "complete"])  # fmt: skip
+
+
+def on_real_servers(names: Iterable[str]) -> pytest.MarkDecorator:
+    """Return the parameters ``name``, ``after`` and ``complete`` of sweeps whose points take seconds: of each name one turn is sampled."""
+    turns = [(name, bool(number % 2)) for number, name in enumerate(names)]
+    return pytest.mark.parametrize(
+        ("name", "after", "complete"),
+        [
+            *(pytest.param(*turn, False, id=f"{_id(*turn)}-sample") for turn in turns),
+            *(
+                pytest.param(name, after, True, id=f"{_id(name, after)}-complete", marks=pytest.mark.soak)
+                for name, _ in turns
+                for after in (False, True)
+            ),
+        ],
+    )
+
+
+def _id(name: str, after: bool) -> str:
+    return f"{name}-{'after' if after else 'before'}"
 
 
 class Sweep:
