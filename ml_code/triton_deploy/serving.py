@@ -389,6 +389,7 @@ class Serving:
 
     def _load(self, triton: Triton, name: str, timeout_s: float, config: str | None = None) -> None:
         """The one place that loads: a directory that came meanwhile and ends a Triton is seen here."""
+        self._versions.clear_the_way()
         self._versions.refuse_traps()
         triton.load(name, timeout_s, config)
 
@@ -474,11 +475,16 @@ class Serving:
             self._ask_engine(triton, self._case(version), version)
 
     def _ask_engine(self, triton: Triton, case: SmokeCase, version: int) -> list[Answer]:
+        from . import golden
+
         engine = engine_name(self._model, version)
-        return [
-            triton.infer(engine, case.inputs, self._settings.infer_timeout_s, version)
-            for _ in range(1 + SMOKE_REQUESTS)
-        ]
+        try:
+            return [
+                triton.infer(engine, case.inputs, self._settings.infer_timeout_s, version)
+                for _ in range(1 + SMOKE_REQUESTS)
+            ]
+        except ArtifactRejected as error:
+            raise golden.asked_with(case, error) from error
 
     def _ask_public(self, triton: Triton, case: SmokeCase) -> Answer:
         timeout_s = self._settings.infer_timeout_s

@@ -312,7 +312,6 @@ def test_status_and_reconcile_name_it_and_load_nothing(world: World, deadly: Pat
         ("gone", "nowhere", "keeps Triton from loading best_model: it is a link that leads nowhere"),
         ("7", "7", "a link that leads nowhere"),
         ("long", "x" * 256, "a link that leads nowhere"),
-        ("reconcile.json", "nowhere", "a link that leads nowhere"),
         ("below", "1/model.onnx/below", "a link that leads nowhere"),
         ("up", "..", "keeps Triton busy without end"),
         ("old/here", ".", "keeps Triton busy without end"),
@@ -360,6 +359,22 @@ def test_links_to_what_is_there_harm_nothing(world: World, deadly: Path, tmp_pat
     world.deploy("d2")
     assert world.folder.versions.traps() == []
     assert world.ask() == (2, 2.0)
+
+
+@pytest.mark.parametrize("name", ["current.json", "config.pbtxt", "reconcile.json"])
+def test_a_link_that_leads_nowhere_in_the_place_of_what_is_made_anew_is_gone_before_the_load(
+    world: World, deadly: Path, name: str
+) -> None:
+    deadly.rmdir()
+    path = world.root / MODEL / name
+    path.unlink(missing_ok=True)
+    path.symlink_to("nowhere")
+    deployer = world.deployer()
+    deployer.snapshot(world.request("d2"))
+    deployer.materialize(MODEL, "d2")
+    assert path.is_symlink(), "nothing is loaded yet"
+    deployer.load(MODEL, "d2")
+    assert not path.is_symlink()
 
 
 def test_a_file_of_such_a_name_harms_nothing(world: World, deadly: Path) -> None:

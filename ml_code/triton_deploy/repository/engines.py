@@ -52,10 +52,10 @@ def engines_in(root: Path) -> dict[str, list[int]]:
 
 
 def is_link_to(engine: Path, model: str, version: int) -> bool:
-    """Whether an engine's folder leads to a version of a model, as this package makes it."""
-    link = engine / str(version)
-    with contextlib.suppress(OSError):
-        return os.readlink(link) == os.path.join("..", model, str(version))
+    """Whether an engine's folder leads to a version of a model, by one of the links that this package makes."""
+    ours = {f"../{model}/{version}", f"../{model}/engines/{version}/{CONFIG}"}
+    with contextlib.suppress(OSError), os.scandir(engine) as entries:
+        return any(entry.is_symlink() and os.readlink(entry) in ours for entry in entries)
     return False
 
 

@@ -20,6 +20,8 @@ from . import durable
 WHAT_TO_DO = "Move it out of the model's folder, whoever put it there."
 MOST_FOLDERS = 1000
 """So many folders below a model are more than all of its versions have."""
+_MADE_ANEW = frozenset({"config.pbtxt", "current.json", "reconcile.json"})
+"""Files that follow from the releases, or from the next reconcile: a link in the place of one is nothing that anybody needs."""
 
 _Identity = tuple[int, int]
 
@@ -64,6 +66,19 @@ def traps_in(folders: Iterable[Path]) -> list[Trap]:
     return sorted(found, key=lambda trap: trap.path)
 
 
+def clear_the_way(folder: Path) -> None:
+    """Remove links that lead nowhere from the places of files that are made anew; raises StorageFailed.
+
+    Args:
+        folder: of a model; it may be missing.
+    """
+    for name in sorted(_MADE_ANEW):
+        path = folder / name
+        if _leads_nowhere(path):
+            with durable.storage_errors(f"removing {path}"):
+                path.unlink(missing_ok=True)
+
+
 def refuse(found: Sequence[Trap]) -> None:
     """Raise StorageFailed when there is something: nothing may be loaded."""
     if found:
@@ -80,7 +95,7 @@ class _Look:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         version = engine_version(folder.name.rpartition(".v")[0], folder.name)
-        self._ours = {"config.pbtxt", str(version)} if version else set()
+        self._ours = _MADE_ANEW | ({str(version)} if version else set())
         self._seen: set[_Identity] = set()
 
     def traps(self) -> Iterator[Trap]:

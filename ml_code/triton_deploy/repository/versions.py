@@ -29,7 +29,7 @@ from . import durable
 from .journal import Journal
 from .origins import FAILURE, MANIFEST, Origins, failure_content, said_by, set_aside_name
 from .reading import read_record
-from .traps import Trap, refuse, traps_in
+from .traps import Trap, clear_the_way, refuse, traps_in
 
 MODEL_FILE = "model.onnx"
 SMOKE_CASE = "smoke.json"
@@ -395,6 +395,10 @@ class Versions:
         versions = {path.name for path in (*self._found("[0-9]*"), *self._found("engines/[0-9]*"))}
         engines = (self._root / engine_name(self._model, int(name)) for name in versions if is_version(name))
         return traps_in([self._folder, *engines])
+
+    def clear_the_way(self) -> None:
+        """Remove what Triton can't bear and nobody needs; raises StorageFailed."""
+        clear_the_way(self._folder)
 
     def refuse_traps(self) -> None:
         """Raise StorageFailed when there is one: nothing of the model may be loaded."""
