@@ -8,9 +8,11 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from ..triton_deploy import variables
 from ..triton_deploy.errors import DeployError, InvalidInput
 from ..triton_deploy.names import check_model
 from ..triton_deploy.settings import Settings
+from ..triton_deploy.texts import OneLine
 from .rules import Rules
 
 EXIT_KEPT = 10
@@ -26,8 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 when the version is to be promoted, 10 when not, else the exit code of the error.
     """
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    output = logging.StreamHandler()
+    output.setFormatter(OneLine("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[output])
     try:
+        variables.check([Rules, Settings], changes=True)
         rules = Rules.from_env().overridden(_object(options.rules))
         settings, model = Settings.from_env(), check_model(options.model)
 

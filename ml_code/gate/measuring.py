@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from ..training.heldout import PROBABILITIES_NAME, HeldOut
 from ..triton_deploy import onnx_model
+from ..triton_deploy.datatypes import NUMPY_TYPES
 from ..triton_deploy.errors import ArtifactRejected, VerificationFailed
-from ..triton_deploy.golden import NUMPY_TYPES
 from ..triton_deploy.reference import Limits, ModelFailed, ModelProcess
 from ..triton_deploy.schema import Tensor
 

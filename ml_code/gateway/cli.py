@@ -10,13 +10,19 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import fields
 
+from ..triton_deploy import variables
 from ..triton_deploy.errors import DeployError
+from ..triton_deploy.settings import Settings
 from .settings import GatewaySettings
+
+PUBLISHED_BY_COMPOSE = ("GATEWAY_1_PORT", "GATEWAY_2_PORT")
+"""Variables of docker-compose.yml, which a shell may export."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 after a stop, 1 when it could not start, 3 for a wrong setting."""
     _parser().parse_args(argv)
+    variables.check([GatewaySettings, Settings], changes=False, also=PUBLISHED_BY_COMPOSE)
     try:
         settings = GatewaySettings.from_env()
     except DeployError as error:

@@ -9,12 +9,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..triton_deploy import onnx_model
+from ..triton_deploy.datatypes import NUMPY_TYPES
 from ..triton_deploy.errors import ArtifactRejected, Misconfigured
-from ..triton_deploy.golden import NUMPY_TYPES, Array, derive_case, largest_error, parse_case
-from ..triton_deploy.materialize import GOLDEN, SERVING_EXAMPLE
+from ..triton_deploy.golden import Array, derive_case, largest_error, parse_case
+from ..triton_deploy.machine_faults import machine_fault
+from ..triton_deploy.materialize import GOLDEN
 from ..triton_deploy.repository.versions import MODEL_FILE
 from ..triton_deploy.schema import Schema, Tensor
 from ..triton_deploy.settings import Settings
+from ..triton_deploy.unused import SERVING_EXAMPLE
 from .local_files import Fetched
 
 
@@ -73,7 +76,7 @@ class OnnxModel:
                 str(folder / MODEL_FILE), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception.
-            raise ArtifactRejected(
+            raise machine_fault(str(error), "loading the model") or ArtifactRejected(
                 f"ONNX Runtime can't load the model: {error}", hint="Repair the model, or export it again."
             ) from error
         self._outputs = [output.name for output in self._session.get_outputs()]
@@ -102,7 +105,7 @@ def _try_onnx(model: OnnxModel, folder: Path, settings: Settings) -> None:
     try:
         answers = model.run(case.inputs)
     except Exception as error:
-        raise ArtifactRejected(
+        raise machine_fault(str(error)) or ArtifactRejected(
             f"The model fails on its golden inputs: {error}",
             hint="Repair the model, or its triton/golden.json.",
         ) from error

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ..triton_deploy.golden import NUMPY_TYPES, Array
+from ..triton_deploy.datatypes import NUMPY_TYPES
+from ..triton_deploy.golden import Array
 from ..triton_deploy.schema import Schema, Tensor
 from .errors import Problem, Unprocessable
 

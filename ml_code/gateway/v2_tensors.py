@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from ..triton_deploy.golden import NUMPY_TYPES, Array
+from ..triton_deploy.datatypes import NUMPY_TYPES
+from ..triton_deploy.golden import Array
 from .errors import BackendFailed, Malformed
 
 _NAMES = {np.dtype(dtype): name for name, dtype in NUMPY_TYPES.items()}

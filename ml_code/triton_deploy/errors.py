@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from .texts import printable
+
 
 class DeployError(Exception):
     """Something that stops a deploy, with advice.
@@ -29,20 +31,12 @@ class DeployError(Exception):
     """Whether the model itself is at fault; such an artifact is refused until it is forced."""
 
     def __init__(self, message: str, *, hint: str) -> None:
-        self.message = _printable(message)
-        self.hint = _printable(hint)
+        self.message = printable(message)
+        self.hint = printable(hint)
         super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}"
-
-
-def _printable(text: str) -> str:
-    # A line break is where the text of somebody else went on, and is no reason for an ugly escape.
-    return "".join(
-        " " if character in "\r\n\t" else character if character.isprintable() else ascii(character)[1:-1]
-        for character in text
-    )
 
 
 class InvalidInput(DeployError):

@@ -7,6 +7,7 @@ schema, are run once by ONNX Runtime in a process of its own, and its answers ar
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,31 +17,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .datatypes import NUMPY_TYPES
 from .errors import ArtifactRejected, VerificationFailed
+from .input_examples import DoesNotFit, example_inputs
 from .reference import Limits, ModelFailed, ModelProcess
 from .schema import Schema, Tensor
 
 Array = NDArray[Any]
 
-NUMPY_TYPES: Mapping[str, type] = {
-    "FP64": np.float64,
-    "FP32": np.float32,
-    "FP16": np.float16,
-    "INT8": np.int8,
-    "INT16": np.int16,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "UINT8": np.uint8,
-    "UINT16": np.uint16,
-    "UINT32": np.uint32,
-    "UINT64": np.uint64,
-    "BOOL": np.bool_,
-    "BYTES": np.object_,
-}
-
 MOST_GENERATED = 10_000_000
 """Most elements of generated inputs, all together."""
 HOW_TO_LOG = "Log golden inputs and outputs (triton/golden.json) with the model"
+
+GOLDEN, INPUT_EXAMPLE, GENERATED = SOURCES = ("golden", "input_example", "generated")
+"""Where the inputs of a smoke case come from."""
+
+_ASKED_WITH = {
+    GOLDEN: "its golden inputs",
+    INPUT_EXAMPLE: "MLflow's input example",
+    GENERATED: "inputs that were invented, since it was logged without triton/golden.json and without an input example that fits",
+}
+_REAL_INPUTS = (
+    "If the model is right on real inputs, log some as a new version: triton/golden.json with inputs and the outputs to expect, "
+    "or an input example (input_example of log_model)."
+)
+
+log = logging.getLogger(__name__)
 
 _MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
@@ -50,7 +52,7 @@ class SmokeCase:
     """Inputs and the answers to expect.
 
     Attributes:
-        source: ``golden``, ``input_example`` or ``generated``.
+        source: one of SOURCES.
         inputs: arrays by input name, batch dimension included.
         outputs: expected arrays by output name.
         rtol: relative tolerance, or None for the setting's.
@@ -97,7 +99,7 @@ def parse_case(text: str, schema: Schema, source: str = "golden") -> SmokeCase:
         tolerance = {
             key: float(value) for key, value in data.get("tolerance", {}).items() if key in ("rtol", "atol")
         }
-        source = str(data.get("source", source))
+        source = data["source"] if data.get("source") in SOURCES else source
     except _MALFORMED as error:
         raise ArtifactRejected(
             f"The golden file is not KServe v2 JSON with inputs and outputs: {type(error).__name__} {error}.",
@@ -141,19 +143,66 @@ def derive_case(
         ArtifactRejected: ONNX Runtime can't load or run the model within the limits, or no inputs can be made for it.
         Unavailable: the process can't be started, or was ended by somebody else.
     """
-    source, inputs = "generated", None
-    if serving_example is not None:
-        source, inputs = "input_example", _from_serving_example(serving_example, schema)
-    if inputs is None:
-        source, inputs = "generated", _generated(schema)
-    try:
-        with ModelProcess(model_file, limits or Limits()) as model:
+    source, inputs = _inputs(schema, serving_example)
+    with _loaded(model_file, limits or Limits()) as model:
+        try:
             return SmokeCase(source, inputs, model.run(inputs))
+        except ModelFailed as failed:
+            first = (
+                f"{_REAL_INPUTS} Else repair it." if source == GENERATED else f"{HOW_TO_LOG}, or repair it."
+            )
+            raise ArtifactRejected(
+                f"ONNX Runtime can't run the model on {_ASKED_WITH[source]}: {failed.what}.",
+                hint=failed.advice(first),
+            ) from failed
+
+
+def _loaded(model_file: Path, limits: Limits) -> ModelProcess:
+    try:
+        return ModelProcess(model_file, limits)
     except ModelFailed as failed:
         raise ArtifactRejected(
-            f"ONNX Runtime can't run the model on its {source.replace('_', ' ')} inputs: {failed.what}.",
+            f"ONNX Runtime can't load the model: {failed.what}.",
             hint=failed.advice(f"{HOW_TO_LOG}, or repair it."),
         ) from failed
+
+
+def _inputs(schema: Schema, serving_example: str | None) -> tuple[str, dict[str, Array]]:
+    """Return inputs for a model that was logged without golden ones, and where they come from."""
+    if serving_example is not None:
+        try:
+            return INPUT_EXAMPLE, example_inputs(serving_example, schema)
+        except DoesNotFit as why:
+            log.warning(
+                "the input example that MLflow keeps with the model is not used: %s. Inputs are invented instead; log an example of the "
+                "model's own tensors, or triton/golden.json",
+                why,
+            )
+    return GENERATED, _generated(schema)
+
+
+def told(source: str) -> str:
+    """Return where the inputs of a smoke case come from, for people.
+
+    Args:
+        source: one of SOURCES.
+    """
+    return _ASKED_WITH[source]
+
+
+def asked_with(case: SmokeCase, error: ArtifactRejected) -> ArtifactRejected:
+    """Return what it means when a model fails on the inputs of a case: where they come from decides what to do.
+
+    Args:
+        case: what it was asked.
+        error: what Triton said.
+    """
+    if case.source == GOLDEN:
+        return error
+    return type(error)(
+        f"{error.message} It was asked with {_ASKED_WITH[case.source]}.",
+        hint=f"{_REAL_INPUTS} Else see Triton's log; the model needs repair.",
+    )
 
 
 def largest_error(case: SmokeCase, answers: Mapping[str, Array], *, rtol: float, atol: float) -> float:
@@ -176,32 +225,38 @@ def largest_error(case: SmokeCase, answers: Mapping[str, Array], *, rtol: float,
     largest = 0.0
     for name, expected in case.outputs.items():
         if name not in answers:
-            raise _wrong(f"output {name} is missing")
+            raise _wrong(case, f"output {name} is missing")
         answer = answers[name]
         # With Triton's batching a scalar per row comes as [N, 1].
         if answer.shape != expected.shape and _trimmed(answer.shape) != _trimmed(expected.shape):
-            raise _wrong(f"output {name} has shape {list(answer.shape)}, expected {list(expected.shape)}")
+            raise _wrong(
+                case, f"output {name} has shape {list(answer.shape)}, expected {list(expected.shape)}"
+            )
         answer = answer.reshape(expected.shape)
         if expected.dtype == np.object_:
             if [_as_bytes(value) for value in answer.flat] != [_as_bytes(value) for value in expected.flat]:
-                raise _wrong(f"output {name} has other strings than expected")
+                raise _wrong(case, f"output {name} has other strings than expected")
             continue
         if not np.all(np.isfinite(answer.astype(np.float64))):
-            raise _wrong(f"output {name} has values that are not finite")
+            raise _wrong(case, f"output {name} has values that are not finite")
         error = np.abs(answer.astype(np.float64) - expected.astype(np.float64))
         largest = max(largest, float(error.max(initial=0.0)))
         # Written so that an expected value that is not finite fails too.
         if not np.all(error <= atol + rtol * np.abs(expected.astype(np.float64))):
             raise _wrong(
-                f"output {name} is off by up to {error.max():.3g}, more than rtol {rtol:g} and atol {atol:g} allow"
+                case,
+                f"output {name} is off by up to {error.max():.3g}, more than rtol {rtol:g} and atol {atol:g} allow",
             )
     return largest
 
 
-def _wrong(what: str) -> VerificationFailed:
+def _wrong(case: SmokeCase, what: str) -> VerificationFailed:
+    compare = "Compare the model with what was trained; the quarantined directory holds it."
+    if case.source == GOLDEN:
+        return VerificationFailed(f"The candidate answers wrongly: {what}.", hint=compare)
     return VerificationFailed(
-        f"The candidate answers wrongly: {what}.",
-        hint="Compare the model with what was trained; the quarantined directory holds it.",
+        f"The candidate answers wrongly to {_ASKED_WITH[case.source]}: {what}.",
+        hint=f"{_REAL_INPUTS} Else compare the model with what was trained; the quarantined directory holds it.",
     )
 
 
@@ -240,32 +295,6 @@ def _encode(arrays: Mapping[str, Array]) -> list[dict[str, Any]]:
         }
         for name, array in arrays.items()
     ]
-
-
-def _from_serving_example(text: str, schema: Schema) -> dict[str, Array] | None:
-    """Read MLflow's scoring-protocol example; None when it does not fit the model's tensors."""
-    try:
-        data = json.loads(text)
-        if "dataframe_split" in data:
-            table = data["dataframe_split"]
-            columns = dict(zip(table["columns"], zip(*table["data"], strict=True), strict=True))
-            given: Any = (
-                table["data"]
-                if len(schema.inputs) == 1
-                else {k: [[v] for v in values] for k, values in columns.items()}
-            )
-        else:
-            given = data.get("inputs", data.get("instances"))
-        values = given if isinstance(given, dict) else {schema.inputs[0].name: given}
-        tensors = {tensor.name: tensor for tensor in schema.inputs}
-        arrays: dict[str, Array] = {
-            name: np.array(value, dtype=NUMPY_TYPES[tensors[name].datatype]) for name, value in values.items()
-        }
-    except _MALFORMED:
-        return None
-    fits = all(len(arrays[t.name].shape) == len(t.shape) for t in schema.inputs if t.name in arrays)
-    complete = all(t.name in arrays or t.optional for t in schema.inputs)
-    return arrays if fits and complete else None
 
 
 def _generated(schema: Schema) -> dict[str, Array]:

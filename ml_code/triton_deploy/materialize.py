@@ -26,10 +26,14 @@ from .repository.versions import MODEL_FILE, SMOKE_CASE, Versions, sha256_of, tr
 from .schema import Schema, breaking_changes
 from .settings import Settings
 from .transfer import Transfer
+from .unused import SERVING_EXAMPLE, unused
 
 GOLDEN = "triton/golden.json"
 OPTIONS = "triton/config.json"
-SERVING_EXAMPLE = "serving_input_example.json"
+MOST_BYTES = {GOLDEN: 64 << 20, OPTIONS: 1 << 20}
+"""Sizes over which these files are not read: as JSON they take several times that in memory."""
+MOST_EXAMPLE_BYTES = 64 << 20
+"""Size over which an input example is not read."""
 
 log = logging.getLogger(__name__)
 
@@ -234,8 +238,18 @@ class Materializer:
         for path in (GOLDEN, OPTIONS):
             if path in listed:
                 yield fetch(path)
-        if GOLDEN not in listed and SERVING_EXAMPLE in listed:
+        example = listed.get(SERVING_EXAMPLE)
+        if GOLDEN in listed or example is None:
+            return
+        if example.size_bytes <= MOST_EXAMPLE_BYTES:
             fetch(SERVING_EXAMPLE)
+        else:
+            log.warning(
+                "%s is not used: it has %s bytes. Inputs are invented instead; log %s",
+                SERVING_EXAMPLE,
+                example.size_bytes,
+                GOLDEN,
+            )
 
     def _check_listing(self, files: Iterable[RemoteFile]) -> None:
         """Raise what can be known from the names and sizes of the files, before a byte is read."""
@@ -245,6 +259,9 @@ class Materializer:
                 f"The version was logged without {GOLDEN}, and TRITON_DEPLOY_REQUIRE_GOLDEN demands it.",
                 hint=f"Log {GOLDEN} beside model.onnx, KServe v2 JSON with inputs and the outputs to expect, and register a new version: see docs/training.md.",
             )
+        for sentence in unused(file.path for file in listed):
+            log.warning("%s", sentence)
+        _check_sizes(listed)
         self._check_room(listed)
 
     def _check_digest(self, record: Deployment) -> None:
@@ -306,7 +323,9 @@ class Materializer:
             limits = reference.Limits.of(self._settings)
             example = _read_text(staging / SERVING_EXAMPLE)
             case = golden.derive_case(staging / MODEL_FILE, schema, example, limits)
-            log.info("the model was logged without golden inputs; smoke test from: %s", case.source)
+            log.info(
+                "the model was logged without golden inputs; it is tried with %s", golden.told(case.source)
+            )
         data = case.to_json().encode()
         with storage_errors(f"writing {staging / SMOKE_CASE}"):
             (staging / SMOKE_CASE).write_bytes(data)
@@ -323,6 +342,15 @@ def refuse_quarantined(versions: Versions, *, digest: str = "", fingerprint: str
             raise Quarantined(
                 f"This artifact failed before, at {failure.get('step')}: {failure.get('error')} It is in quarantine at {path}.",
                 hint="Register a repaired version; to try the same files again, deploy with force.",
+            )
+
+
+def _check_sizes(files: Iterable[RemoteFile]) -> None:
+    for file in files:
+        if file.size_bytes > MOST_BYTES.get(file.path, file.size_bytes):
+            raise ArtifactRejected(
+                f"{file.path} has {file.size_bytes} bytes, more than the {MOST_BYTES[file.path]} that are read.",
+                hint="Log the model again with a smaller one.",
             )
 
 
@@ -357,7 +385,7 @@ def _read_json(path: Path) -> Any:
     text = _read_text(path)
     try:
         return {} if text is None else json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactRejected(
             f"{OPTIONS} of the model version is not JSON: {error}.",
             hint="Correct it and log the model again.",

@@ -11,22 +11,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from . import engine_options
 from .errors import ArtifactRejected
 from .names import engine_name
 from .schema import Schema, Tensor
-
-OPTION_KEYS = (
-    "max_batch_size",
-    "dynamic_batching",
-    "instance_group",
-    "model_warmup",
-    "optimization",
-    "parameters",
-)
-"""What ``triton/config.json`` of a model version may set; everything else is generated."""
-
-PARAMETER_KEYS = ("intra_op_thread_count", "inter_op_thread_count", "execution_mode")
-"""Backend parameters that may be set; others can name files or libraries on the server."""
 
 
 def check_options(options: object, schema: Schema) -> dict[str, Any]:
@@ -37,44 +25,42 @@ def check_options(options: object, schema: Schema) -> dict[str, Any]:
         schema: the model's inputs and outputs.
 
     Raises:
-        ArtifactRejected: a key that is not allowed, a value that Triton's message can't hold, batching without a batch dimension.
+        ArtifactRejected: Triton can't serve such tensors; or a place that may not be set, a value out of bounds, or what Triton
+            refuses in combination: see engine_options.
     """
-    hint = f"In triton/config.json of the model version, set only {', '.join(OPTION_KEYS)}, as Triton's model configuration defines them."
-    if not isinstance(options, dict):
-        raise ArtifactRejected("triton/config.json is not a JSON object.", hint=hint)
-    unknown = sorted(set(options) - set(OPTION_KEYS))
-    if unknown:
+    check_tensors(schema)
+    checked = engine_options.check(options, schema)
+    to_pbtxt(engine_config("check", 1, schema, checked))
+    return checked
+
+
+def check_tensors(schema: Schema) -> None:
+    """Refuse a model that ONNX Runtime runs and of which no configuration can be made that Triton takes.
+
+    Raises:
+        ArtifactRejected: it has no inputs, or a tensor without a dimension, or with a dimension of 0 (ValidateIOShape and
+            ValidateEnsembleSchedulingConfig in Triton's core).
+    """
+    if not schema.inputs:
         raise ArtifactRejected(
-            f"triton/config.json sets {', '.join(unknown)}, which a model version may not set.", hint=hint
+            "The model has no inputs, and Triton refuses the ensemble that clients would call: must specify 'input_map' in step 0 of ensemble.",
+            hint="Give the model an input, be it one that it adds 0 times, and log it again as a new version.",
         )
-    parameters = options.get("parameters", {})
-    refused = (
-        sorted(set(parameters) - set(PARAMETER_KEYS)) if isinstance(parameters, dict) else ["parameters"]
-    )
-    if refused:
-        raise ArtifactRejected(
-            f"triton/config.json sets the backend parameter {', '.join(refused)}, which a model version may not set.",
-            hint=f"Allowed are {', '.join(PARAMETER_KEYS)}.",
-        )
-    if "input_data_file" in json.dumps(options.get("model_warmup", [])):
-        raise ArtifactRejected(
-            "triton/config.json warms up from a file.", hint="Use zero_data or random_data."
-        )
-    batch = options.get("max_batch_size", 0)
-    if not isinstance(batch, int) or isinstance(batch, bool) or batch < 0:
-        raise ArtifactRejected(f"max_batch_size is {batch!r}, not a whole number of 0 or more.", hint=hint)
-    if batch and not schema.batchable:
-        raise ArtifactRejected(
-            f"max_batch_size is {batch}, but not every input and output has a dynamic first dimension.",
-            hint="Export the model with a dynamic batch dimension, or leave max_batch_size out.",
-        )
-    if options.get("dynamic_batching") is not None and not batch:
-        raise ArtifactRejected(
-            "dynamic_batching is set without max_batch_size.",
-            hint="Set max_batch_size to the largest batch, in rows.",
-        )
-    to_pbtxt(engine_config("check", 1, schema, options))
-    return options
+    named = [("input", tensor) for tensor in schema.inputs] + [
+        ("output", tensor) for tensor in schema.outputs
+    ]
+    for role, tensor in named:
+        if not tensor.shape:
+            raise ArtifactRejected(
+                f"Triton refuses the model's {role} {tensor.name!r}, which has no dimension: cannot have empty reshape for non-batching "
+                "model as scalar tensors are not supported.",
+                hint=f"Export the model with {role} {tensor.name!r} of shape [1] (a Reshape or Unsqueeze beside it), and log it again as a new version.",
+            )
+        if 0 in tensor.shape:
+            raise ArtifactRejected(
+                f"Triton refuses the model's {role} {tensor}: dimension must be integer >= 1, or -1 to indicate a variable-size dimension.",
+                hint="Export the model with that dimension dynamic or at least 1, and log it again as a new version.",
+            )
 
 
 def engine_config(model: str, version: int, schema: Schema, options: Mapping[str, Any]) -> dict[str, Any]:

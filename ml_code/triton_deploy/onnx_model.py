@@ -26,7 +26,6 @@ DATATYPES = {
     "FLOAT": "FP32",
     "DOUBLE": "FP64",
     "FLOAT16": "FP16",
-    "BFLOAT16": "BF16",
     "INT8": "INT8",
     "INT16": "INT16",
     "INT32": "INT32",
@@ -38,7 +37,7 @@ DATATYPES = {
     "BOOL": "BOOL",
     "STRING": "BYTES",
 }
-"""ONNX element types that Triton has a type for, by KServe v2 name."""
+"""ONNX element types that NVIDIA's backend serves, by KServe v2 name. Triton itself has BF16, too."""
 
 
 def external_files(model_file: Path) -> tuple[str, ...]:
@@ -48,8 +47,10 @@ def external_files(model_file: Path) -> tuple[str, ...]:
         ArtifactRejected: the file is not ONNX, or names a file that can't lie beside it in a version's directory.
         StorageFailed: the file can't be read.
     """
+    model = _parse(model_file)
+    _refuse_external_sparse(model_file, model)
     paths: dict[str, str] = {}
-    for tensor, info in _external(_parse(model_file)):
+    for tensor, info in _external(model):
         path = PurePosixPath(info.location).as_posix()
         why = unfit_for_weights(info.location)
         if not why and paths.setdefault(same_name(path), path) != path:
@@ -80,6 +81,29 @@ def _external(model: onnx.ModelProto) -> Iterator[tuple[onnx.TensorProto, Any]]:
     for tensor in _get_all_tensors(model):
         if uses_external_data(tensor):
             yield tensor, ExternalDataInfo(tensor)
+
+
+def _refuse_external_sparse(model_file: Path, model: onnx.ModelProto) -> None:
+    """Refuse what nobody loads: ONNX's checker and ONNX Runtime look for the data of sparse tensors in the process's own folder."""
+    from onnx.external_data_helper import uses_external_data
+
+    for sparse in _sparse(model.graph):
+        if uses_external_data(sparse.values) or uses_external_data(sparse.indices):
+            raise ArtifactRejected(
+                f"{model_file.name} keeps the sparse tensor {sparse.values.name!r} in another file, which is possible for dense ones only.",
+                hint="Export the model again with its sparse tensors in model.onnx, or make them dense.",
+            )
+
+
+def _sparse(graph: onnx.GraphProto) -> Iterator[onnx.SparseTensorProto]:
+    yield from graph.sparse_initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("sparse_tensor"):
+                yield attribute.sparse_tensor
+            yield from attribute.sparse_tensors
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _sparse(inner)
 
 
 def _take_in(tensor: onnx.TensorProto) -> None:
@@ -189,6 +213,12 @@ def _parse(model_file: Path) -> onnx.ModelProto:
     return model
 
 
+def _way_out(element: str) -> str:
+    if element == "BFLOAT16":
+        return "Put a Cast from and to FLOAT or FLOAT16 at the model's inputs and outputs, and log it again; weights and all between may stay BFLOAT16."
+    return "Export plain tensors with a known rank; for scikit-learn classifiers, convert with zipmap off."
+
+
 def _tensor(value: onnx.ValueInfoProto) -> Tensor:
     import onnx
 
@@ -204,8 +234,7 @@ def _tensor(value: onnx.ValueInfoProto) -> Tensor:
     if element not in DATATYPES or not kind.tensor_type.HasField("shape"):
         problem = f"has type {element}" if element not in DATATYPES else "has no shape"
         raise ArtifactRejected(
-            f"Triton can't serve the tensor {value.name!r}: it {problem}.",
-            hint="Export plain tensors with a known rank; for scikit-learn classifiers, convert with zipmap off.",
+            f"Triton can't serve the tensor {value.name!r}: it {problem}.", hint=_way_out(element)
         )
     shape = tuple(
         dim.dim_value if dim.WhichOneof("value") == "dim_value" else -1 for dim in kind.tensor_type.shape.dim

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from .errors import Unavailable
+from .machine_faults import machine_fault, not_imported
 from .reference_frames import Array, Frame, Reader, TooLarge, packed
 from .settings import Settings
 
@@ -97,7 +98,8 @@ class ModelProcess:
 
     Raises:
         ModelFailed: ONNX Runtime can't load it within its limits.
-        Unavailable: the process can't be started, or somebody else ended it.
+        Misconfigured: ONNX Runtime can't be imported here.
+        Unavailable: the process can't be started, or somebody else ended it; or this machine is at fault (locale, library, open files).
     """
 
     def __init__(self, model_file: Path, limits: Limits, threads: int = 0) -> None:
@@ -230,6 +232,9 @@ class ModelProcess:
         try:
             self._exchange([], START_TIMEOUT_S)
         except (ModelFailed, _Late) as failed:
+            missing = not_imported(_plain(self._stderr.decode(errors="replace")))
+            if missing:
+                raise missing from failed
             why = failed.what if isinstance(failed, ModelFailed) else f"not within {START_TIMEOUT_S:g} s"
             raise Unavailable(
                 f"The process that runs the model did not come up: {why}.",
@@ -262,7 +267,7 @@ class ModelProcess:
             return
         error = _plain(head["error"])
         if not head.get("memory"):
-            raise ModelFailed(error)
+            raise machine_fault(error) or ModelFailed(error)
         raise ModelFailed(
             f"it needs more memory than the {self._limits.memory_bytes} bytes that it may take: {error}",
             "Or raise TRITON_DEPLOY_REFERENCE_MEMORY_BYTES.",

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import Unavailable
+from .grpc_proxy import told_with_proxy
 from .lifeline import Lifeline, lifeline_to
+from .polling import told_apart
 from .settings import DNS_PREFIX, Settings
-from .triton_errors import Call, Doing, error_of
+from .triton_errors import Call, Doing, NotPolled, error_of
 
 if TYPE_CHECKING:
     from .golden import Array
@@ -153,6 +155,18 @@ class GrpcTriton:
 
     def load(self, model: str, timeout_s: float, config: str | None = None) -> None:
         """See Triton.load."""
+        try:
+            self.load_once(model, timeout_s, config)
+        except NotPolled as error:
+            raise told_apart(self, model, config, timeout_s, error) from error
+
+    def load_once(self, model: str, timeout_s: float, config: str | None) -> None:
+        """Load a model; what Triton says of it is not looked into any further.
+
+        Raises:
+            NotPolled: Triton does not see its folder, can't read it, or refuses its configuration.
+            DeployError: see Triton.load.
+        """
         self._call(
             Doing(Call.LOADING, model),
             timeout_s,
@@ -278,7 +292,9 @@ class GrpcTriton:
         try:
             return action()
         except InferenceServerException as error:
-            raise error_of(self.url, doing, timeout_s, error.status() or "", error.message() or "") from error
+            status = error.status() or ""
+            told = error_of(self.url, doing, timeout_s, status, error.message() or "")
+            raise (told_with_proxy(self.url, told) if status.endswith("UNAVAILABLE") else told) from error
 
 
 def staging_of(settings: Settings) -> GrpcTriton | None:

@@ -23,6 +23,10 @@ from enum import Enum
 from .errors import ArtifactRejected, DeployError, Misconfigured, NotFound, Unavailable, Unclassified
 
 
+class NotPolled(Misconfigured):
+    """Triton does not see a model's folder, can't read it, or refuses its configuration: it says the same of all of them."""
+
+
 class Call(Enum):
     """What is asked of Triton; the value is how messages name it."""
 
@@ -95,7 +99,7 @@ REFUSED = "Triton at {url} refused {doing}: {said}."
 # NVIDIA's backend (RETURN_IF_ORT_ERROR in onnxruntime_utils.h).
 _ORT = r"(?:\[ONNXRuntimeError\] : (?:%s) : \w+ : |onnx runtime error (?:%s): )"
 # Where in ONNX Runtime it was thrown: file, line and the signature of the function.
-_THROWN = r"(?:\S+\.(?:cc|h|cu|cuh|hpp):\d+ [^()]*\([^()]*\)(?: const)?(?: \[with [^\]]*\])? ?)*"
+_THROWN = r"(?:\S+\.(?:cc|h|cu|cuh|hpp):\d+ [^()]*\([^()]*\)(?: const)?(?:::<lambda\([^()]*\)>)?(?: \[with [^\]]*\])? ?)*"
 _LOAD = "Load model from [^:]*? failed:"
 _RUN = "Non-zero status code returned while running "
 
@@ -227,12 +231,12 @@ TABLE = (
         says=(r"a related model '[^']*' to a load/unload request is currently",),
     ),
     Row(
-        "folder not seen",
-        Misconfigured,
-        "TRITON_DEPLOY_REPOSITORY must be the folder that this Triton was started with (--model-repository), shared with it; its log says what it can't read.",
-        # model_repository_manager.cc, LoadUnloadModel; seen. Also of a configuration that is refused when it is read.
+        "not polled",
+        NotPolled,
+        "TRITON_DEPLOY_REPOSITORY must be the folder that this Triton was started with (--model-repository), shared with it; its log says what it can't read, or which configuration it refuses.",
+        # model_repository_manager.cc, LoadUnloadModel; seen. Which of the two it is: see polling.py.
         says=(r"failed to load '[^']*', failed to poll from model repository",),
-        message="Triton at {url} refused {doing}: it does not see the model in its repository.",
+        message="Triton at {url} refused {doing}: it does not see the model in its repository, or refuses its configuration.",
     ),
     Row(
         "files not seen",
@@ -423,6 +427,26 @@ TABLE = (
             # stand-in: open_session.
             r"ONNX Runtime \S+ has CUDAExecutionProvider but cannot start it",
         ),
+    ),
+    Row(
+        "locale",
+        Unavailable,
+        "Install that locale on that Triton's machine (Debian: apt-get install locales, then locale-gen) and restart that Triton, then deploy again. The model is not at fault.",
+        # string_normalizer.cc; seen. scikit-learn's text vectorizers come with the locale en_US.
+        says=(_caused_by(r"Failed to construct locale with name:"),),
+        during=BLAMES,
+    ),
+    Row(
+        "library",
+        Misconfigured,
+        "Install that library on that Triton's machine, or use an image that has it, then deploy again. The model is not at fault.",
+        # The dynamic linker's words, as they are or as ONNX Runtime passes them on.
+        says=(
+            _caused_by(
+                r"(?:Failed to load (?:shared )?library \S+ with error: )?[^\s:]{1,300}: cannot open shared object file"
+            ),
+        ),
+        during=BLAMES,
     ),
     Row(
         "shared memory",

@@ -1,13 +1,14 @@
 """Smoke cases: where they come from and what passes."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ml_code.triton_deploy.errors import ArtifactRejected, VerificationFailed
-from ml_code.triton_deploy.golden import SmokeCase, derive_case, largest_error, parse_case
+from ml_code.triton_deploy.golden import SmokeCase, asked_with, derive_case, largest_error, parse_case
 from ml_code.triton_deploy.schema import Schema, Tensor
 from tests.support.models import golden, times
 
@@ -121,3 +122,70 @@ def test_otherwise_inputs_are_generated(model_file: Path, example: str | None) -
     assert derived.source == "generated"
     assert derived.inputs["x"].shape == (1, 2)
     np.testing.assert_allclose(derived.outputs["y"], 3 * derived.inputs["x"])
+
+
+@pytest.mark.parametrize(
+    ("example", "why"),
+    [
+        ("junk", "not in MLflow's scoring protocol"),
+        ("[" * 100_000, "not in MLflow's scoring protocol"),
+        ('{"inputs": [1.0]}', r"for 'x' have shape \[1\], the model takes \[-1, 2\]"),
+        ('{"inputs": [[1.0, 2.0, 3.0]]}', r"for 'x' have shape \[1, 3\], the model takes \[-1, 2\]"),
+        ('{"inputs": [["a", "b"]]}', "values for 'x' are not FP32"),
+        ('{"inputs": {"z": [[1.0, 2.0]]}}', "it has 'z', which is not an input of the model"),
+        ('{"inputs": {}}', "it lacks the input 'x'"),
+        ('{"inputs": {"\\u001b[2J": 1}}', r"it has '\\x1b\[2J'"),
+    ],
+)
+def test_an_input_example_that_is_not_used_is_told_with_why(
+    model_file: Path, example: str, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert derive_case(model_file, SCHEMA, example).source == "generated"
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert re.search(why, told)
+    assert "Inputs are invented instead" in told
+
+
+@pytest.mark.parametrize(
+    ("source", "words", "remedy"),
+    [
+        ("golden", "answers wrongly: output y", "Compare the model with what was trained"),
+        ("generated", "wrongly to inputs that were invented, since it was logged without", "log some as a new version"),
+        ("input_example", "wrongly to MLflow's input example: output y", "triton/golden.json"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {},
+        {"y": np.array([[np.nan]], np.float32)},
+        {"y": np.array([[2]], np.float32)},
+        {"y": np.ones((2, 3), np.float32)},
+    ],
+)
+def test_a_failed_comparison_says_where_the_inputs_came_from(
+    source: str, words: str, remedy: str, answers: dict[str, np.ndarray]
+) -> None:
+    asked = SmokeCase(source, {}, {"y": np.array([[1]], np.float32)})
+    with pytest.raises(VerificationFailed, match=words) as failed:
+        largest_error(asked, answers, rtol=1e-3, atol=1e-5)
+    assert remedy in failed.value.hint
+
+
+def test_a_model_that_fails_on_invented_inputs_is_told_so() -> None:
+    said = ArtifactRejected(
+        "Triton failed asking m.v2: no.", hint="the golden inputs logged with it need repair"
+    )
+    assert asked_with(SmokeCase("golden", {}, {}), said) is said
+    told = asked_with(SmokeCase("generated", {}, {}), said)
+    assert told.message.startswith(
+        "Triton failed asking m.v2: no. It was asked with inputs that were invented"
+    )
+    assert "log some as a new version" in told.hint
+
+
+def test_a_golden_file_cant_pass_for_something_else() -> None:
+    case = json.loads(SmokeCase("golden", {"x": np.ones((1, 2), np.float32)}, {"y": np.ones(1)}).to_json())
+    schema = Schema((Tensor("x", "FP32", (-1, 2)),), (Tensor("y", "FP64", (-1,)),))
+    assert parse_case(json.dumps(case | {"source": "\x1b[2J"}), schema).source == "golden"
+    assert parse_case(json.dumps(case | {"source": "generated"}), schema).source == "generated"

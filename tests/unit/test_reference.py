@@ -22,8 +22,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ml_code.triton_deploy import golden, onnx_model, reference
-from ml_code.triton_deploy.errors import ArtifactRejected, Unavailable
+from ml_code.triton_deploy.errors import ArtifactRejected, Misconfigured, Unavailable
 from ml_code.triton_deploy.golden import NUMPY_TYPES, SmokeCase, derive_case
+from ml_code.triton_deploy.machine_faults import machine_fault
 from ml_code.triton_deploy.reference import Limits, ModelFailed, ModelProcess
 from ml_code.triton_deploy.reference_frames import HEAD_BYTES, Reader, TooLarge, packed
 from tests.support.models import external, times, unknown_operator
@@ -210,7 +211,7 @@ def test_an_answer_that_is_too_large_is_refused_with_its_size(tmp_path: Path) ->
 
 def test_what_onnx_runtime_says_is_told(tmp_path: Path) -> None:
     file = written(tmp_path, unknown_operator())
-    with pytest.raises(ArtifactRejected, match=r"ONNX Runtime can't run .* generated inputs: .*Nonsense"):
+    with pytest.raises(ArtifactRejected, match=r"ONNX Runtime can't load the model: .*Nonsense"):
         derived(file)
 
 
@@ -222,6 +223,53 @@ def test_a_missing_file_of_weights_is_told(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(ArtifactRejected, match=r"weights\.bin"):
         derive_case(file, schema, None)
+
+
+def normalizer(locale: str) -> onnx.ModelProto:
+    """Small letters, by the rules of a locale."""
+    node = helper.make_node("StringNormalizer", ["x"], ["y"], case_change_action="LOWER", locale=locale)
+    text = {"x": (TensorProto.STRING, ["n"])}
+    return model_of([node], text, {"y": text["x"]})
+
+
+def test_a_locale_that_this_machine_lacks_is_not_held_against_the_model(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="Failed to construct locale with name:no_WHERE") as failed:
+        derived(written(tmp_path, normalizer("no_WHERE.UTF-8")))
+    assert "locale-gen" in failed.value.hint
+    assert derived(written(tmp_path, normalizer("C"))).outputs["y"].tolist() == [""]
+
+
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [
+        ("[ONNXRuntimeError] : 1 : FAIL : Load model from /m/model.onnx failed:system error number 24", "open files"),
+        ("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Exception during initialization: pthread_create failed", "threads"),
+        ("[ONNXRuntimeError] : 1 : FAIL : libgomp.so.1: cannot open shared object file: No such file or directory", "Install that library"),
+        ("[Errno 28] No space left on device", "disk"),
+        # A name that a model brings decides nothing.
+        ("[ONNXRuntimeError] : 1 : FAIL : Node (Failed to construct locale with name:) Op (X) is wrong", ""),
+        ("[ONNXRuntimeError] : 10 : INVALID_GRAPH : libgomp.so.1: cannot open shared object file", ""),
+    ],
+)  # fmt: skip
+def test_what_onnx_runtime_says_of_the_machine_blames_no_model(said: str, remedy: str) -> None:
+    fault = machine_fault(said)
+    assert (fault is None) == (not remedy)
+    if fault:
+        assert remedy in fault.hint
+        assert not fault.blames_artifact
+
+
+def test_without_onnx_runtime_it_is_said_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = subprocess.Popen
+    program = "raise ImportError('libgomp.so.1: cannot open shared object file')"
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda argv, **options: start([sys.executable, "-I", "-c", program], **options)
+    )
+    with pytest.raises(Misconfigured, match=r"can't be imported here.*libgomp\.so\.1") as failed:
+        derived(written(tmp_path, times(2.0)))
+    assert "Install what it names" in failed.value.hint
 
 
 # A process that ends
@@ -519,8 +567,9 @@ def test_an_output_that_triton_has_no_type_for_is_refused(tmp_path: Path) -> Non
         {"x": (TensorProto.FLOAT, ["n"])},
         {"y": (TensorProto.BFLOAT16, ["n"])},
     )
-    with pytest.raises(ArtifactRejected, match="bfloat16"):
+    with pytest.raises(ArtifactRejected, match="BFLOAT16") as refused:
         derived(written(tmp_path, model))
+    assert "Put a Cast from and to FLOAT" in refused.value.hint
 
 
 def test_a_process_answers_again_and_again_and_measures_itself(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from ml_code.triton_deploy.errors import (
     Unclassified,
     VerificationFailed,
 )
-from ml_code.triton_deploy.triton_errors import TABLE, Call, Doing, error_of, reason_of, row_of
+from ml_code.triton_deploy.triton_errors import TABLE, Call, Doing, NotPolled, error_of, reason_of, row_of
 from tests.support.models import external, times, unknown_operator
 
 LOAD, ASK, UNLOAD, LIST, ABOUT = Call.LOADING, Call.ASKING, Call.UNLOADING, Call.LISTING, Call.ABOUT
@@ -122,11 +122,11 @@ SAID: list[tuple[str, Call, str, str, type[DeployError]]] = [
         Unavailable,
     ),
     (
-        "folder not seen",
+        "not polled",
         LOAD,
         "INTERNAL",
         "failed to load 'm.v2', failed to poll from model repository",
-        Misconfigured,
+        NotPolled,
     ),
     ("files not seen", LOAD, "INTERNAL", "failed to load 'm.v2', no version is available", Unavailable),
     (
@@ -402,6 +402,22 @@ SAID: list[tuple[str, Call, str, str, type[DeployError]]] = [
         Unavailable,
     ),
     ("shared memory", LOAD, "INTERNAL", f"{FAILED}{SHM}", Unavailable),
+    (
+        "locale",
+        LOAD,
+        "INTERNAL",
+        f"{OPENING}{ORT}Exception during initialization: {AT}providers/cpu/text/string_normalizer.cc:235 "
+        "onnxruntime::StringNormalizer::Locale::Locale(const std::string&)::<lambda()> Failed to construct locale with "
+        "name:en_US.UTF-8:locale::facet::_S_create_c_locale name not valid:Please, install necessary language-pack-XX",
+        Unavailable,
+    ),
+    (
+        "library",
+        LOAD,
+        "INTERNAL",
+        f"{FAILED}libcudart.so.12: cannot open shared object file: No such file or directory",
+        Misconfigured,
+    ),
     (
         "shared memory",
         ASK,

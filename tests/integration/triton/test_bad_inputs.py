@@ -245,6 +245,27 @@ def test_an_endpoint_without_a_scheme_is_refused_with_the_spelling(
     refused(ended, INVALID, "misconfigured", variable, repr(url), "http://")
 
 
+def test_a_place_in_s3_that_nobody_named_is_refused_and_the_line_that_it_tells_helps(live: Live) -> None:
+    version = live.publish_times(4.5, direct=True)
+    line = "TRITON_DEPLOY_ARTIFACT_ROOTS=s3://mlflow/direct"
+    with live.unchanged():
+        ended = live.deploy(TRITON_DEPLOY_ARTIFACT_ROOTS=None)
+        refused(ended, INVALID, "misconfigured", "s3://mlflow/direct/", line)
+        ended = live.deploy(TRITON_DEPLOY_ARTIFACT_ROOTS="s3://mlflow/dir")
+        refused(ended, INVALID, "misconfigured", "not below s3://mlflow/dir ")
+    name, _, value = line.partition("=")
+    assert live.deploy(**{name: value}).code == 0
+    assert live.serves() == (version, 4.5)
+
+
+def test_a_user_and_password_in_mlflows_address_stand_nowhere(live: Live) -> None:
+    live.publish_times(4.6)
+    with live.unchanged():
+        ended = live.deploy(MLFLOW_TRACKING_URI="http://someone:s3cret-word@127.0.0.1:1")
+    refused(ended, DOWN, "unavailable", "MLflow at http://127.0.0.1:1 can't be reached")
+    assert "s3cret" not in ended.log + str(ended.said)
+
+
 def test_no_mlflow_at_all_is_named(live: Live) -> None:
     ended = live.deploy(MLFLOW_TRACKING_URI=None)
     refused(ended, INVALID, "misconfigured", "MLFLOW_TRACKING_URI is not set", "http://")
@@ -383,7 +404,7 @@ ARTIFACTS: dict[str, tuple[dict[str, bytes], tuple[str, ...]]] = {
     ),
     "backend": (
         files(GOOD, triton__golden_json=golden(2.0), triton__config_json=b'{"backend": "python"}'),
-        ("triton/config.json sets backend", "set only"),
+        ("triton/config.json sets backend", "max_batch_size, dynamic_batching"),
     ),
     "no onnx": ({"model.pkl": b"pickled"}, ("no model.onnx", "mlflow.onnx.log_model")),
 }

@@ -389,6 +389,46 @@ def test_a_triton_on_another_repository_is_named_with_the_setting(real: GrpcTrit
     assert "--model-repository" in failure.value.hint
 
 
+def test_a_configuration_that_triton_refuses_is_told_from_a_folder_that_it_does_not_see(
+    stack: Stack, real: GrpcTriton
+) -> None:
+    bench = Bench(real, stack.model_repository, f"port-{uuid.uuid4().hex[:10]}")
+    # No check of ours: what a later Triton refuses, and we know nothing of.
+    refused = {"max_batch_size": 4, "dynamic_batching": {"preferred_batch_size": [8]}}
+    schema = bench.add(1, times(1))
+    config = model_config.engine_config(bench.model, 1, schema, refused)
+    try:
+        with pytest.raises(ArtifactRejected, match="refuses the configuration") as failure:
+            real.load(bench.engine(1), CALL_S, model_config.to_json(config))
+        assert "triton/config.json" in failure.value.hint
+        assert "dynamic batching preferred size must be <=" in stack.log_path("triton").read_text()
+        bench.load(1)
+        assert bench.ask(bench.engine(1)) == (1, 1.0)
+        # Of what the public name points at, the files are looked at as well.
+        (bench.repository / bench.engine(1) / "config.pbtxt").write_text("nonsense {")
+        with pytest.raises(Misconfigured, match="sees that folder, and refuses its configuration") as broken:
+            bench.load(1)
+        assert "triton-deploy reconcile" in broken.value.hint
+    finally:
+        bench.remove()
+
+
+def test_a_locale_that_the_machine_lacks_is_no_fault_of_the_model(stack: Stack, real: GrpcTriton) -> None:
+    node = helper.make_node(
+        "StringNormalizer", ["x"], ["y"], case_change_action="LOWER", locale="no_WHERE.UTF-8"
+    )
+    x, y = (helper.make_tensor_value_info(name, TensorProto.STRING, ["n"]) for name in "xy")
+    graph = helper.make_graph([node], "g", [x], [y])
+    bench = Bench(real, stack.model_repository, f"port-{uuid.uuid4().hex[:10]}")
+    bench.add(1, helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
+    try:
+        with pytest.raises(Unavailable, match="Failed to construct locale with name:no_WHERE") as failure:
+            bench.load(1)
+        assert "locale-gen" in failure.value.hint
+    finally:
+        bench.remove()
+
+
 def test_files_that_triton_does_not_see_are_nobodys_fault(stack: Stack, real: GrpcTriton) -> None:
     bench = Bench(real, stack.model_repository, f"port-{uuid.uuid4().hex[:10]}")
     bench.add(1, times(1))

@@ -16,8 +16,9 @@ BACKEND = Path(__file__).with_name("ending_backend") / "onnxruntime"
 WARMUP = [
     {
         "name": "zeros",
+        "batch_size": 1,
         "count": 1,
-        "inputs": {"x": {"dataType": "TYPE_FP32", "dims": [1, 2], "zeroData": True}},
+        "inputs": {"x": {"data_type": "TYPE_FP32", "dims": [1, 2], "zero_data": True}},
     }
 ]
 
