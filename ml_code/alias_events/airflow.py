@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 import requests
 
@@ -15,6 +15,8 @@ from ..triton_deploy import http
 from ..triton_deploy.errors import AccessDenied, DeployError, Misconfigured, Unavailable
 from .moves import Move
 from .settings import EventSettings
+
+T = TypeVar("T")
 
 CONNECTIONS = 8
 REFUSED_S = 10.0
@@ -40,6 +42,7 @@ class Airflow:
         self._settings = settings
         self._clock_s = clock_s
         self._base = settings.airflow_url.rstrip("/")
+        self._server = f"Airflow at {http.shown(self._base)}"
         self._session = http.new_session(pool_size=CONNECTIONS)
         self._lock = threading.Lock()
         """Guards the fields below; never held while Airflow is asked."""
@@ -69,17 +72,20 @@ class Airflow:
         )
         if response.status_code == 409:
             return Outcome.DUPLICATE
-        if not response.ok:
+        if not _taken(response):
             raise self._refusal(f"to run {self._settings.dag_id}", response)
+        self._field(response, "the request for a run", lambda answer: answer.text("dag_run_id"))
         return Outcome.TRIGGERED
 
     def why_not_ready(self) -> str:
         """Return why a deploy could not be run now, or an empty text."""
         try:
             response = self._ask("GET", f"/api/v2/dags/{self._settings.dag_id}")
-            if not response.ok:
+            if not _taken(response):
                 return str(self._refusal(f"to look at {self._settings.dag_id}", response))
-            paused = self._field(response, "is_paused")
+            paused = self._field(
+                response, f"the question for {self._settings.dag_id}", lambda answer: answer.flag("is_paused")
+            )
         except DeployError as error:
             return str(error)
         if paused:
@@ -129,9 +135,9 @@ class Airflow:
         settings = self._settings
         user = {"username": settings.airflow_username, "password": settings.airflow_password}
         response = self._send("POST", "/auth/token", user)
-        if not response.ok:
+        if not _taken(response):
             raise self._remember(self._refusal("a token", response), self._token)
-        return str(self._field(response, "access_token"))
+        return self._field(response, "the login", lambda answer: answer.text("access_token"))
 
     def _recall_refusal(self) -> None:
         with self._lock:
@@ -159,38 +165,43 @@ class Airflow:
             body=body,
             headers={"Authorization": f"Bearer {token}"} if token else None,
             timeout_s=self._settings.airflow_timeout_s,
-            server=f"Airflow at {self._base}",
+            server=self._server,
             hint="Check that its API server runs and that TRITON_EVENTS_AIRFLOW_URL is right.",
         )
 
-    def _field(self, response: requests.Response, name: str) -> Any:
+    def _field(self, response: requests.Response, asked: str, read: Callable[[http.Answer], T]) -> T:
+        """Return a field of Airflow's answer."""
         try:
-            return response.json()[name]
-        except (ValueError, KeyError, TypeError) as error:
+            return read(http.answer_of(response, self._server, asked))
+        except Misconfigured as error:
             raise Misconfigured(
-                f"What answers at {self._base} is not Airflow: there is no {name!r} in its answer.",
+                f"What answers at {http.shown(self._base)} is not Airflow. {error.message}",
                 hint="Check TRITON_EVENTS_AIRFLOW_URL.",
             ) from error
 
     def _refusal(self, what: str, response: requests.Response) -> DeployError:
-        status, said = response.status_code, _said(response)
+        status, said = response.status_code, http.explanation(response)
         if status in (401, 403):
             return AccessDenied(
-                f"Airflow at {self._base} refuses {what} ({status}): {said}.",
-                hint="Set TRITON_EVENTS_AIRFLOW_USERNAME and TRITON_EVENTS_AIRFLOW_PASSWORD (or _TOKEN) of a user who may trigger DAGs.",
+                f"{self._server} refuses {what} ({status}): {said}.",
+                hint=self._credentials_hint(status),
             )
         if status >= 500:
             return Unavailable(
-                f"Airflow at {self._base} failed ({status}): {said}.", hint="Look at its API server's log."
+                f"{self._server} failed ({status}): {said}.", hint="Look at its API server's log."
             )
         return Misconfigured(
-            f"Airflow at {self._base} refuses {what} ({status}): {said}.",
+            f"{self._server} refuses {what} ({status}): {said}.",
             hint="Check TRITON_EVENTS_DAG_ID, and that Airflow has parsed that DAG.",
         )
 
+    def _credentials_hint(self, status: int) -> str:
+        user = "TRITON_EVENTS_AIRFLOW_USERNAME and TRITON_EVENTS_AIRFLOW_PASSWORD"
+        used = "TRITON_EVENTS_AIRFLOW_TOKEN" if self._settings.airflow_token else user
+        if status == 403:
+            return f"Set {used} of a user who may trigger DAGs."
+        return f"What {used} say is wrong, or has expired: correct it."
 
-def _said(response: requests.Response) -> str:
-    try:
-        return " ".join(str(response.json()["detail"]).split())[:300].rstrip(".")
-    except (ValueError, KeyError, TypeError):
-        return http.explanation(response)
+
+def _taken(response: requests.Response) -> bool:
+    return 200 <= response.status_code < 300

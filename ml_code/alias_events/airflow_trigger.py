@@ -91,4 +91,4 @@ class AliasTrigger(BaseEventTrigger):
             )
         except NotFound:
             return NOT_SET
-        return str(found["version"])
+        return str(found.whole("version"))

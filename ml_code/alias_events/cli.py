@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 
+from ..triton_deploy import variables
 from ..triton_deploy.errors import DeployError
 from ..triton_deploy.settings import Settings
 from .settings import EventSettings
@@ -19,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, or that of a DeployError (3 for a wrong setting, 5 for a server that is away)."""
     options = _parser().parse_args(argv)
     try:
+        variables.check([EventSettings, Settings], changes=True)
         code: int = options.run(EventSettings.from_env())
     except DeployError as error:
         print(error, file=sys.stderr)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from ..triton_deploy.environment import FromEnvironment, setting
 from ..triton_deploy.errors import Misconfigured
+from ..triton_deploy.web_address import credentials, fault, remedy, shown
 from .moves import ANY, Followed
 
 SHORTEST_SECRET = 16
@@ -40,14 +40,21 @@ class EventSettings(FromEnvironment):
         "",
         "Where MLflow reaches the receiver, for example `https://events.example.org`. If set, the receiver registers its webhook there by itself.",
     )
-    airflow_url: str = setting("TRITON_EVENTS_AIRFLOW_URL", "http://127.0.0.1:8080", "Airflow's API server.")
+    airflow_url: str = setting(
+        "TRITON_EVENTS_AIRFLOW_URL",
+        "http://127.0.0.1:8080",
+        "Airflow's API server. A user and password in it are used, and shown nowhere.",
+    )
     airflow_username: str = setting("TRITON_EVENTS_AIRFLOW_USERNAME", "", "User that triggers the deploys.")
     airflow_password: str = setting("TRITON_EVENTS_AIRFLOW_PASSWORD", "", "Its password.", secret=True)
     airflow_token: str = setting(
         "TRITON_EVENTS_AIRFLOW_TOKEN", "", "Bearer token at Airflow, instead of a user.", secret=True
     )
     airflow_timeout_s: float = setting(
-        "TRITON_EVENTS_AIRFLOW_TIMEOUT_S", 10.0, "Longest wait for one answer of Airflow, seconds."
+        "TRITON_EVENTS_AIRFLOW_TIMEOUT_S",
+        10.0,
+        "Longest wait for one answer of Airflow, seconds.",
+        positive=True,
     )
     dag_id: str = setting("TRITON_EVENTS_DAG_ID", "mlflow_to_triton_deploy", "DAG that is triggered.")
     host: str = setting("TRITON_EVENTS_HOST", "127.0.0.1", "Address to listen on; `0.0.0.0` for all.")
@@ -60,6 +67,15 @@ class EventSettings(FromEnvironment):
     max_body_bytes: int = setting(
         "TRITON_EVENTS_MAX_BODY_BYTES", 64 << 10, "Largest body of a delivery, bytes; more gets 413."
     )
+
+    def __post_init__(self) -> None:
+        """Take user and password off Airflow's address: no error, log or page shows them."""
+        if "@" in self.airflow_url and not fault(self.airflow_url):
+            url, user, password = credentials(self.airflow_url)
+            object.__setattr__(self, "airflow_url", url)
+            if user:
+                object.__setattr__(self, "airflow_username", user)
+                object.__setattr__(self, "airflow_password", password)
 
     @property
     def allowed(self) -> list[Followed]:
@@ -93,8 +109,10 @@ class EventSettings(FromEnvironment):
             ("TRITON_EVENTS_AIRFLOW_URL", self.airflow_url),
             ("TRITON_EVENTS_URL", self.url),
         ):
-            if url and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
-                raise Misconfigured(
-                    f"{variable}={url!r} is not an http:// or https:// URL.",
-                    hint=f"Write it with its scheme, for example http://{url.split('://')[-1] or 'host:port'}.",
-                )
+            if url and (why := fault(url)):
+                raise Misconfigured(f"{variable}={shown(url)!r} is {why}.", hint=remedy(url))
+        if "@" in self.url:
+            raise Misconfigured(
+                f"TRITON_EVENTS_URL={shown(self.url)!r} has a user or a password in it, which MLflow shows to everybody who may see webhooks.",
+                hint="Leave them out: the receiver knows MLflow by the signature (TRITON_EVENTS_SECRET).",
+            )

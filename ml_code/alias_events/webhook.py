@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from ..triton_deploy.errors import Misconfigured, Unavailable
 from ..triton_deploy.mlflow_api import MlflowApi
 from ..triton_deploy.settings import Settings
+from ..triton_deploy.texts import excerpt
 
 NAME = "triton-events"
 PATH = "/mlflow"
@@ -70,20 +68,24 @@ class Webhooks:
             Unavailable: MLflow does not reach the receiver.
             Misconfigured: the receiver does not take what it sends.
         """
-        result: Mapping[str, Any] = self._api.send("POST", f"mlflow/webhooks/{webhook_id}/test")["result"]
-        status = int(result.get("response_status", 0))
+        result = self._api.send("POST", f"mlflow/webhooks/{webhook_id}/test").part("result")
+        status = result.whole("response_status", 0)
         if not status:
             raise Unavailable(
-                f"MLflow does not reach the receiver: {result.get('error_message', 'no answer')}",
+                f"MLflow does not reach the receiver: {excerpt(result.text('error_message', 'no answer'), 300)}",
                 hint="Check TRITON_EVENTS_URL from where MLflow runs.",
             )
         if status >= 400:
             raise Misconfigured(
-                f"The receiver refused MLflow's test ({status}): {result.get('response_body', '')}",
+                f"The receiver refused MLflow's test ({status}): {excerpt(result.text('response_body', ''), 300)}",
                 hint="Start it with the TRITON_EVENTS_SECRET that was registered, and compare the clocks.",
             )
 
     def _ours(self, url: str) -> list[str]:
-        found = [hook for hook in self._api.every("mlflow/webhooks", "webhooks") if hook["url"] == url]
-        found.sort(key=lambda hook: (int(hook["creation_timestamp"]), hook["webhook_id"]))
-        return [str(hook["webhook_id"]) for hook in found]
+        hooks = self._api.every("mlflow/webhooks", "webhooks")
+        found = [
+            (hook.whole("creation_timestamp"), hook.text("webhook_id"))
+            for hook in hooks
+            if hook.text("url") == url
+        ]
+        return [webhook_id for _, webhook_id in sorted(found)]

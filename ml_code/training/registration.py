@@ -30,6 +30,7 @@ from ml_code.triton_deploy.materialize import GOLDEN
 from ml_code.triton_deploy.registry import DIGEST_TAG
 from ml_code.triton_deploy.repository import FileEntry
 from ml_code.triton_deploy.repository.versions import MODEL_FILE, tree_digest
+from ml_code.triton_deploy.web_address import credentials
 
 GOLDEN_TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -159,8 +160,13 @@ def select_experiment(tracking_uri: str, experiment: str) -> None:
     # Read by MLflow at every request; what the user has set wins.
     for name, value in _MLFLOW_HTTP_DEFAULTS.items():
         os.environ.setdefault(name, value)
-    with _registry_errors(f"cannot use experiment {experiment!r} of MLflow at {tracking_uri}"):
-        mlflow.set_tracking_uri(tracking_uri)
+    # A password in the address would stand in every link that MLflow prints: its client takes the same from variables.
+    address, user, password = credentials(tracking_uri)
+    if user:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = user
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = password
+    with _registry_errors(f"cannot use experiment {experiment!r} of MLflow at {address}"):
+        mlflow.set_tracking_uri(address)
         mlflow.set_experiment(experiment)
 
 

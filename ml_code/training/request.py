@@ -11,6 +11,7 @@ from ml_code.training.errors import InvalidRequestError
 from ml_code.training.trainer import check_trainer
 from ml_code.triton_deploy.errors import InvalidInput
 from ml_code.triton_deploy.names import check_alias, check_model
+from ml_code.triton_deploy.web_address import fault, shown, tracking_remedy
 
 MAX_GOLDEN_ROWS = 64
 
@@ -70,12 +71,12 @@ def check_tracking_uri(uri: str) -> None:
     example = "e.g. http://localhost:5000"
     if not uri:
         _reject("MLFLOW_TRACKING_URI is not set", f"Set it, {example}.")
-    if not uri.startswith(("http://", "https://")):
+    if why := fault(uri):
         # MLflow would take `localhost:5000` for a folder. A local store is of no use either:
         # the deployer reads the registry by REST.
         _reject(
-            f"tracking URI {uri!r} is not the address of an MLflow server",
-            f"It starts with http:// or https://, {example}.",
+            f"tracking URI {shown(uri)!r} is not the address of an MLflow server: it is {why}",
+            tracking_remedy(uri),
         )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +14,17 @@ import pandas as pd
 
 from ml_code.training.errors import DataError
 from ml_code.triton_deploy import http
-from ml_code.triton_deploy.artifacts import S3Store
+from ml_code.triton_deploy.artifacts import S3Store, Source
 from ml_code.triton_deploy.errors import DeployError
 from ml_code.triton_deploy.settings import Settings
+
+if TYPE_CHECKING:
+    import requests
+
+LARGEST_BYTES = 4 << 30
+"""Largest table that is read from S3: it has to fit into memory several times."""
+_BLOCK_BYTES = 1 << 20
+_AGAIN = "Check that it runs and that MLFLOW_S3_ENDPOINT_URL is right."
 
 
 def read_table(location: str) -> pd.DataFrame:
@@ -133,19 +142,61 @@ def _from_s3(location: str) -> bytes:
         raise DataError(f"{location} names no object", "Write it as s3://bucket/key.")
     try:
         settings = Settings.from_env()
-        source = S3Store(settings).source(folder, name)
-        response = http.get(
-            http.new_session(pool_size=1),
-            source.url,
-            timeout_s=settings.transfer_timeout_s,
-            server=source.server,
-            hint="Check that it runs and that MLFLOW_S3_ENDPOINT_URL is right.",
-        )
+        return _whole(S3Store(settings).source(folder, name), location, settings)
     except DeployError as error:
         raise DataError(f"{location} can't be read: {error.message}", error.hint) from error
-    if not response.ok:
+
+
+def _whole(source: Source, location: str, settings: Settings) -> bytes:
+    """Return an object as long as its bytes come, and come fast enough; raises DataError or DeployError."""
+    response = http.get(
+        http.new_session(pool_size=1, trust=source.trust),
+        source.url,
+        headers={"Accept-Encoding": "identity"},
+        timeout_s=settings.transfer_timeout_s,
+        server=source.server,
+        hint=_AGAIN,
+        stream=True,
+    )
+    with response:
+        if response.status_code != 200:
+            # The rest of a refusal is short, or of no use.
+            said = http.refusal_of(response, settings.transfer_timeout_s)
+            raise DataError(
+                f"{location} can't be read: {source.server} answers {response.status_code}, {said}",
+                "Check bucket and key, and that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are those of a user who may read it.",
+            )
+        try:
+            return b"".join(_blocks(response, location, settings))
+        except http.broken_reads() as error:
+            raise http.unreachable(error, source.server, _AGAIN, source.trust.kind) from error
+
+
+def _blocks(response: requests.Response, location: str, settings: Settings) -> Iterator[bytes]:
+    begun_s, count = time.monotonic(), 0
+    while True:
+        http.limit(response, settings.transfer_timeout_s)
+        block = response.raw.read1(_BLOCK_BYTES, decode_content=False)
+        if not block:
+            _need_all(response, count, location)
+            return
+        yield block
+        count += len(block)
+        if count > LARGEST_BYTES:
+            raise DataError(
+                f"{location} has more than {LARGEST_BYTES >> 30} GiB",
+                "Give a smaller table: it has to fit into memory.",
+            )
+        allowed_s = settings.transfer_timeout_s + count / max(1, settings.transfer_min_bytes_per_s)
+        if time.monotonic() - begun_s > allowed_s:
+            raise DataError(
+                f"{location} comes too slowly", "Look at the S3 server and the network, then try again."
+            )
+
+
+def _need_all(response: requests.Response, count: int, location: str) -> None:
+    announced = response.headers.get("Content-Length", "")
+    if announced.isdigit() and int(announced) != count:
         raise DataError(
-            f"{location} can't be read: {source.server} answers {response.status_code}, {http.explanation(response)}",
-            "Check bucket and key, and that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are those of a user who may read it.",
+            f"{location} ended after {count} of {announced} bytes", "The connection broke off: try again."
         )
-    return response.content

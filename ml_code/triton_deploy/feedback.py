@@ -16,10 +16,11 @@ from typing import Any, Protocol, TypeVar
 
 from .deadline import within
 from .errors import AliasNotFound, DeployError, Misconfigured
-from .identity import Origin, is_another, origin_of, way_forward
+from .http_answers import Answer
+from .identity import Origin, is_another, origin_of, same_files, way_forward
 from .mlflow_api import MlflowApi
 from .records import BAKED_BADLY, Deployment, Release, State
-from .registry import DIGEST_TAG
+from .registry import DIGEST_TAG, tags_of
 from .repository import ModelFolder
 from .settings import Settings
 
@@ -56,19 +57,19 @@ class Registered:
     description: str = ""
 
     @classmethod
-    def of(cls, entry: Mapping[str, Any]) -> Registered:
+    def of(cls, entry: Answer) -> Registered:
         """Take one from MLflow's JSON; a run that is gone keeps its name there."""
-        tags = {tag["key"]: tag.get("value", "") for tag in entry.get("tags", [])}
+        tags = tags_of(entry)
         origin = Origin(
-            run_id=entry.get("run_id", ""),
-            place=entry.get("source", ""),
+            run_id=entry.text("run_id", ""),
+            place=entry.text("source", ""),
             digest=tags.get(DIGEST_TAG, ""),
         )
         return cls(
-            version=int(entry["version"]),
+            version=entry.whole("version"),
             origin=origin,
             tags=tags,
-            description=entry.get("description", ""),
+            description=entry.text("description", ""),
         )
 
 
@@ -122,7 +123,7 @@ class MlflowBoard:
     def aliases(self, model: str) -> Mapping[str, int]:
         """See Board.aliases."""
         found = self._api.get("mlflow/registered-models/get", "registered_model", name=model)
-        return {entry["alias"]: int(entry["version"]) for entry in found.get("aliases", [])}
+        return {entry.text("alias"): entry.whole("version") for entry in found.items("aliases")}
 
     def set_tag(self, model: str, version: int, key: str, value: str) -> None:
         """See Board.set_tag."""
@@ -154,7 +155,7 @@ class MlflowBoard:
             **({"run_id": like.origin.run_id} if like.origin.run_id else {}),
             **({"model_id": logged[1]} if logged else {}),
         )
-        return int(answer["model_version"]["version"])
+        return answer.part("model_version").whole("version")
 
     def set_alias(self, model: str, alias: str, version: int) -> None:
         """See renumber.Registrar.set_alias."""
@@ -212,6 +213,12 @@ class FailedVersion:
     reason: str
     at_utc: str
     origin: Origin | None = None
+
+    def has_files_of(self, named: Registered) -> bool:
+        """Whether it failed with the files of the version that an alias names, whatever number that has."""
+        if self.origin is None:
+            return False
+        return same_files(self.origin, named.origin)
 
 
 @dataclass(frozen=True)
@@ -303,17 +310,22 @@ def drift(
     another = named is not None and here is not None and is_another(here, named.origin)
     if named is not None and named.version == live.active_version and not another:
         return ""
-    now = f"names version {named.version} in MLflow" if named is not None else "is not set in MLflow any more"
-    what = f"Alias {live.alias} of {live.model} {now}, and version {live.active_version} serves."
-    if named is not None and here is not None and another:
-        return f"{_told_apart(live, named, here, what)} {_way_on(live, named, here)}"
-    of_it = [failed for failed in refused if named and failed.version == named.version]
-    failed = next((one for one in of_it if named and not _is_former(one, named)), None)
-    if failed is not None:
+    alias = f"Alias {live.alias} of {live.model}"
+    if named is None:
         return (
-            f"{what} Version {failed.version} failed ({failed.reason.rstrip('.')}) and is in quarantine. Set the alias back to version "
-            f"{live.active_version}, or register a repaired version and set it to that."
+            f"{alias} is not set in MLflow any more, and version {live.active_version} serves. Set it to version "
+            f"{live.active_version} again, or to the version that is to be deployed."
         )
+    what = f"{alias} names version {named.version} in MLflow, and version {live.active_version} serves."
+    refused = list(refused)
+    if here is not None and another:
+        what = _told_apart(live, named, here, what)
+        failed = next((one for one in refused if one.has_files_of(named)), None)
+        return f"{what} {_way_on(live, named, here) if failed is None else _no_way_on(live, named, failed)}"
+    of_it = (one for one in refused if one.version == named.version and not _is_former(one, named))
+    failed = next(of_it, None) or next((one for one in refused if one.has_files_of(named)), None)
+    if failed is not None:
+        return f"{what} {_no_way_on(live, named, failed)}"
     return (
         f"{what} Deploy it (triton-deploy deploy {live.model} --alias {live.alias}), or set the alias to version "
         f"{live.active_version}."
@@ -336,6 +348,15 @@ def _way_on(live: Release, named: Registered, here: Origin) -> str:
     if here.digest and here.digest == named.origin.digest:
         return f"Its files are the same: deploy it (triton-deploy deploy {live.model} --alias {live.alias})."
     return way_forward(live.model, live.alias)
+
+
+def _no_way_on(live: Release, named: Registered, failed: FailedVersion) -> str:
+    """Say why the version that the alias names is not to be deployed, and what to do instead."""
+    same = "" if failed.version == named.version else f"It has the files of version {failed.version}. "
+    return (
+        f"{same}Version {failed.version} failed ({failed.reason.rstrip('.')}) and is in quarantine. Set the alias back to version "
+        f"{live.active_version}, or register a repaired version and set it to that."
+    )
 
 
 def _is_former(failed: FailedVersion, named: Registered) -> bool:
@@ -493,7 +514,8 @@ def _refused(folder: ModelFolder) -> list[FailedVersion]:
 def _failed_version(version: int, failure: Mapping[str, Any]) -> FailedVersion:
     run_id, place = failure.get("run_id"), failure.get("artifact_uri")
     # Earlier code did not write down the run.
-    origin = Origin(run_id=run_id, place=str(place or "")) if isinstance(run_id, str) else None
+    digest = str(failure.get("digest") or "")
+    origin = Origin(run_id=run_id, place=str(place or ""), digest=digest) if isinstance(run_id, str) else None
     reason = f"{failure.get('step')}: {failure.get('error')}"
     return FailedVersion(version, reason, str(failure.get("at_utc", "")), origin)
 

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from .artifact_roots import VARIABLE
 from .artifacts import S3Store
 from .errors import InvalidInput, Misconfigured, NotFound
+from .http_answers import Answer
 from .locations import Place, ProxyPlace, S3Place, parse_place
 from .mlflow_api import MlflowApi
 from .repository.durable import make_directory, storage_errors
@@ -37,10 +39,17 @@ class InitRequest:
 
 @dataclass(frozen=True)
 class Step:
-    """Something that is wanted, and whether it had to be made (with ``dry_run``: has to be)."""
+    """Something that is wanted.
+
+    Attributes:
+        what: it, for messages.
+        made: whether it had to be made (with ``dry_run``: has to be).
+        to_set: variable and value that the deployers' environment needs for it, and does not have; or empty.
+    """
 
     what: str
     made: bool
+    to_set: str = ""
 
 
 class Wanted(Protocol):
@@ -77,6 +86,7 @@ def initialize(settings: Settings, request: InitRequest, *, dry_run: bool) -> It
             if not wanted.there():
                 raise Misconfigured(f"{wanted.what} was made and is not there.", hint="See the server's log.")
         yield Step(wanted.what, made=not there)
+    yield from _roots(settings, request)
 
 
 def _all(settings: Settings, request: InitRequest) -> Iterator[Wanted]:
@@ -87,6 +97,18 @@ def _all(settings: Settings, request: InitRequest) -> Iterator[Wanted]:
     yield _Experiment(api, request.proxied)
     if request.bucket:
         yield _Experiment(api, request.direct, f"s3://{request.bucket}/{request.direct}")
+
+
+def _roots(settings: Settings, request: InitRequest) -> Iterator[Step]:
+    """Yield what has to be set so that models of the direct experiment are deployed: nobody's environment can be set from here."""
+    if not request.bucket:
+        return
+    allowed = settings.allowed_artifacts
+    place = parse_place(f"s3://{request.bucket}/{request.direct}")
+    if not allowed.allow(place):
+        wanted = ",".join(map(str, (*allowed.roots, place)))
+        what = f"leave to read what experiment {request.direct} logs"
+        yield Step(what, made=False, to_set=f"{VARIABLE}={wanted}")
 
 
 class _Repository:
@@ -142,15 +164,16 @@ class _Experiment:
             found = self._get()
         except NotFound:
             return False
-        if found.get("lifecycle_stage") == "deleted":
+        if found.text("lifecycle_stage", "") == "deleted":
             raise Misconfigured(
                 f"Experiment {self._name} was deleted in MLflow, and its name is still taken.",
-                hint=f"Restore it (mlflow experiments restore --experiment-id {found['experiment_id']}), or choose another name.",
+                hint=f"Restore it (mlflow experiments restore --experiment-id {found.text('experiment_id')}), or choose another name.",
             )
-        place = _place(found["artifact_location"])
+        location = found.text("artifact_location")
+        place = _place(location)
         if not self._fits(place):
             raise Misconfigured(
-                f"{self.what[:1].upper()}{self.what[1:]} is wanted, and its artifacts are at {found['artifact_location']}.",
+                f"{self.what[:1].upper()}{self.what[1:]} is wanted, and its artifacts are at {location}.",
                 hint="An experiment keeps the location that it was made with: choose another name. If it is new, start MLflow with "
                 "--serve-artifacts --artifacts-destination s3://….",
             )
@@ -165,7 +188,7 @@ class _Experiment:
             if not self.there():
                 raise
 
-    def _get(self) -> Any:
+    def _get(self) -> Answer:
         return self._api.get("mlflow/experiments/get-by-name", "experiment", experiment_name=self._name)
 
     def _fits(self, place: Place | None) -> bool:

@@ -207,9 +207,14 @@ def _proxy(text: str, rest: str) -> ProxyPlace:
     return ProxyPlace(_safe(text, rest), host)
 
 
+def is_run_id(text: str) -> bool:
+    """Whether MLflow may have given a run this id."""
+    return re.fullmatch(r"[A-Za-z0-9_-]{1,256}", text) is not None
+
+
 def _run(text: str, rest: str) -> RunPlace:
     run_id, _, path = rest.lstrip("/").partition("/")
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,256}", run_id):
+    if not is_run_id(run_id):
         raise _invalid(text, "it has no run id", "Write runs:/<run id>/path.")
     return RunPlace(run_id, _safe(text, path))
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from . import http
+from . import http, tls
 from .errors import AccessDenied, AliasNotFound, DeployError, Misconfigured, NotFound, Unavailable
+from .http_answers import Answer, answer_of, error_code, what_it_is
+from .listing import Listing
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -23,21 +25,25 @@ class MlflowApi:
     Args:
         settings: address, credentials and the longest wait for an answer.
 
+    Attributes:
+        base: its address, without a slash in the end.
+        server: what to call it in a message.
+
     Raises:
-        Misconfigured: no server is set.
+        Misconfigured: no server is set, or a variable for its certificate can't be right.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.base = settings.tracking_url
+        self.server = f"MLflow at {http.shown(self.base)}"
         self._settings = settings
-        self._session = http.new_session(pool_size=1)
+        self._session = http.new_session(pool_size=1, trust=tls.trust("mlflow"))
 
-    def get(self, endpoint: str, part: str, **params: str) -> Any:
-        """Ask; return one part of the answer.
+    def ask(self, endpoint: str, **params: str) -> Answer:
+        """Ask; return the answer.
 
         Args:
             endpoint: path below ``/api/2.0/``.
-            part: the field that is wanted.
             params: query parameters.
 
         Raises:
@@ -45,30 +51,41 @@ class MlflowApi:
             AccessDenied, Misconfigured, Unavailable: the server refuses, is no MLflow 3, or does not answer.
         """
         response = self.response("GET", f"/api/2.0/{endpoint}", params=params)
-        body = _json(response)
-        if response.ok and part in body:
-            return body[part]
-        raise self.refusal(endpoint, response, params)
+        if response.status_code != 200:
+            raise self.refusal(endpoint, response, params)
+        return self._read(endpoint, response, params)
 
-    def every(self, endpoint: str, part: str, **params: str) -> list[Any]:
-        """Ask for all pages of a list; same errors as ``get``. MLflow leaves an empty list out of its answer."""
-        items: list[Any] = []
+    def get(self, endpoint: str, part: str, **params: str) -> Answer:
+        """Ask; return one part of the answer, an object; see ``ask``."""
+        return self.ask(endpoint, **params).part(part)
+
+    def every(self, endpoint: str, part: str, **params: str) -> list[Answer]:
+        """Ask for all pages of a list; same errors as ``ask``. MLflow leaves an empty list out of its answer."""
+        listing = Listing(endpoint, self.server, self._settings.mlflow_timeout_s)
+        items: list[Answer] = []
         while True:
-            response = self.response("GET", f"/api/2.0/{endpoint}", params=params)
-            body = _json(response)
-            if not response.ok or not response.headers.get("Content-Type", "").startswith("application/json"):
+            response = self.response(
+                "GET", f"/api/2.0/{endpoint}", params=params, timeout_s=listing.next_timeout_s()
+            )
+            if response.status_code != 200:
                 raise self.refusal(endpoint, response, params)
-            items += body.get(part, [])
-            if not body.get("next_page_token"):
+            page = self._read(endpoint, response, params)
+            found = page.items(part)
+            listing.page(response.content, len(found))
+            items += found
+            token = page.text("next_page_token", "")
+            if not token:
                 return items
-            params = {**params, "page_token": body["next_page_token"]}
+            params = {**params, "page_token": listing.token(token)}
 
-    def send(self, method: str, endpoint: str, **body: Any) -> Mapping[str, Any]:
-        """Change something; return the answer. Same errors as ``get``."""
+    def send(self, method: str, endpoint: str, **body: Any) -> Answer:
+        """Change something; return the answer, empty where MLflow says nothing. Same errors as ``ask``."""
         response = self.response(method, f"/api/2.0/{endpoint}", body=body)
-        if response.ok:
-            return _json(response)
-        raise self.refusal(endpoint, response, body)
+        if not 200 <= response.status_code < 300:
+            raise self.refusal(endpoint, response, body)
+        if not response.content.strip():
+            return Answer({}, self.server, endpoint, "")
+        return self._read(endpoint, response, body)
 
     def response(
         self,
@@ -77,75 +94,116 @@ class MlflowApi:
         *,
         params: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
     ) -> requests.Response:
         """Return an answer whatever its status; raises Unavailable when there is none."""
-        settings = self._settings
+        headers, auth = login(self._settings)
         return http.send(
             self._session,
             method,
             f"{self.base}{path}",
             params=params,
             body=body,
-            headers={"Authorization": f"Bearer {settings.mlflow_token}"} if settings.mlflow_token else None,
-            auth=(settings.mlflow_username, settings.mlflow_password) if settings.mlflow_username else None,
-            timeout_s=settings.mlflow_timeout_s,
-            server=f"MLflow at {self.base}",
+            headers=headers,
+            auth=auth,
+            timeout_s=self._settings.mlflow_timeout_s if timeout_s is None else timeout_s,
+            server=self.server,
             hint="Check that it runs and that MLFLOW_TRACKING_URI is right, then deploy again.",
         )
+
+    def _read(self, endpoint: str, response: requests.Response, params: Mapping[str, Any]) -> Answer:
+        answer = answer_of(response, self.server, endpoint, "MLFLOW_TRACKING_URI")
+        if "error_code" in answer.value:
+            raise self.refusal(endpoint, response, params)
+        return answer
 
     def refusal(
         self, endpoint: str, response: requests.Response, params: Mapping[str, Any] | None = None
     ) -> DeployError:
         """Return the error for an answer that is not what was asked for."""
-        return _refusal(
-            self.base, endpoint, params or {}, response, str(_json(response).get("error_code", ""))
+        status, said = response.status_code, http.explanation(response)
+        return (
+            _not_there(self.server, error_code(response), said, params or {})
+            or _denied(self.server, status, said, self._settings)
+            or _not_mlflow(self.server, endpoint, response)
+            or _failed(self.server, endpoint, status, said)
         )
 
 
-def _json(response: requests.Response) -> Mapping[str, Any]:
-    try:
-        body = response.json()
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
+def login(settings: Settings) -> tuple[Mapping[str, str], tuple[str, str] | None]:
+    """Return the headers, and the user and password, with which MLflow is asked."""
+    headers = {"Authorization": f"Bearer {settings.mlflow_token}"} if settings.mlflow_token else {}
+    return headers, (settings.mlflow_username, settings.mlflow_password) if settings.mlflow_username else None
 
 
-def _refusal(
-    base: str, endpoint: str, params: Mapping[str, Any], response: requests.Response, code: str
-) -> DeployError:
-    status, said = response.status_code, http.explanation(response)
-    if code == "INVALID_PARAMETER_VALUE" and "alias" in said and "not found" in said:
+def credentials_hint(settings: Settings, status: int) -> str:
+    """Return what to do about credentials that MLflow does not take: none are set, they are wrong, or they are not enough.
+
+    Args:
+        settings: which are set.
+        status: 401, or 403 for a user whom MLflow knows.
+    """
+    if settings.mlflow_username:
+        used = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    elif settings.mlflow_token:
+        used = "MLFLOW_TRACKING_TOKEN"
+    else:
+        return "Set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+    are = "are" if " and " in used else "is"
+    if status == 403:
+        return f"{used} {are} set, and not of a user who may do this: have MLflow's administrator allow it, or set another."
+    return f"{used} {are} set and wrong: correct {'them' if are == 'are' else 'it'}."
+
+
+def _not_there(server: str, code: str, said: str, params: Mapping[str, Any]) -> DeployError | None:
+    if code == "INVALID_PARAMETER_VALUE" and "alias" in said and "not found" in said and "name" in params:
         return AliasNotFound(
-            f"MLflow at {base}, model {params['name']}: {said}.",
+            f"{server}, model {params['name']}: {said}.",
             hint="Set the alias on the version to deploy, in MLflow's UI or with set_registered_model_alias; "
             "TRITON_DEPLOY_ALIAS_WAIT_S says how long a deploy waits for it.",
         )
     if code == "RESOURCE_DOES_NOT_EXIST":
         return NotFound(
-            f"MLflow at {base}: {said}.",
+            f"{server}: {said}.",
             hint="Check the model's name, and that MLFLOW_TRACKING_URI is the right server.",
         )
+    return None
+
+
+def _denied(server: str, status: int, said: str, settings: Settings) -> DeployError | None:
     if status == 403 and "Host header" in said:
         return Misconfigured(
-            f"MLflow at {base} refuses this host name.",
+            f"{server} refuses this host name.",
             hint="Start it with --allowed-hosts that include the name and port in MLFLOW_TRACKING_URI.",
         )
     if status in (401, 403):
-        return AccessDenied(
-            f"MLflow at {base} denies access ({status}).",
-            hint="Set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.",
-        )
+        return AccessDenied(f"{server} denies access ({status}).", hint=credentials_hint(settings, status))
+    return None
+
+
+def _not_mlflow(server: str, endpoint: str, response: requests.Response) -> DeployError | None:
+    status = response.status_code
     if status == 404 or status < 400:
         return Misconfigured(
-            f"{base} does not answer {endpoint} as an MLflow 3 server does ({status}).",
+            f"{server} does not answer {endpoint} as an MLflow 3 server does ({status}).",
             hint="Check MLFLOW_TRACKING_URI; a server older than MLflow 3 does not know logged models.",
         )
-    if status < 500:
+    what = what_it_is(response)
+    if status < 500 and status != 429 and what and not what.startswith("it is no JSON"):
         return Misconfigured(
-            f"MLflow at {base} refuses {endpoint} ({status}): {said}.",
+            f"{server} does not answer {endpoint} as MLflow does ({status}): {what}. It says: {http.explanation(response)}.",
+            hint="Check MLFLOW_TRACKING_URI: that is the address of another program.",
+        )
+    return None
+
+
+def _failed(server: str, endpoint: str, status: int, said: str) -> DeployError:
+    if status < 500 and status not in (408, 429):
+        return Misconfigured(
+            f"{server} refuses {endpoint} ({status}): {said}.",
             hint="Check the model's name and the server's log.",
         )
     return Unavailable(
-        f"MLflow at {base} failed on {endpoint} ({status}): {said}.",
+        f"{server} failed on {endpoint} ({status}): {said}.",
         hint="Look at the MLflow server's log, then deploy again.",
     )

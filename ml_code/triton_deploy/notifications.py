@@ -9,13 +9,12 @@ import logging
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import requests
-
 from .errors import DeployError
-from .http import send
+from .http import explanation, new_session, send
 from .records import BakeVerdict, Deployment, Release, State
 from .repository import ModelFolder
 from .settings import Settings
+from .texts import for_chat, printable
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +24,7 @@ class Notification:
     """Something that people have to know.
 
     Attributes:
-        event: ``rolled_back``, ``rollback_failed``, ``reverted``, ``bake_failed`` or ``no_data``.
+        event: ``rolled_back``, ``rollback_failed``, ``reverted``, ``bake_failed``, ``no_data`` or ``refused``.
         model: its name.
         text: what happened, and what is live now, in sentences.
         deploy_id: the deployment that it is about; empty when it is about a release alone.
@@ -55,15 +54,13 @@ def notify(settings: Settings, notification: Notification) -> bool:
     """
     if not settings.notify_url:
         return False
-    body: dict[str, Any] = {
-        "text": f"{notification.text}" + (f" ({notification.run})" if notification.run else "")
-    }
+    text = notification.text + (f" ({notification.run})" if notification.run else "")
+    body: dict[str, Any] = {"text": for_chat(text)}
     if settings.notify_format == "json":
-        body = asdict(notification) | body
+        body = asdict(notification) | {"text": printable(text)}
     try:
         response = send(
-            # Without repeats: each would log the path, and what was sent may have arrived.
-            requests.Session(),
+            new_session(pool_size=1),
             "POST",
             settings.notify_url,
             timeout_s=settings.notify_timeout_s,
@@ -75,11 +72,12 @@ def notify(settings: Settings, notification: Notification) -> bool:
     except DeployError as error:
         log.warning("nobody was notified: %s", error)
         return False
-    if not response.ok:
+    taken = 200 <= response.status_code < 300
+    if not taken:
         log.warning(
-            "nobody was notified: the webhook answers %s: %s", response.status_code, response.text[:200]
+            "nobody was notified: the webhook answers %s: %s", response.status_code, explanation(response)
         )
-    return bool(response.ok)
+    return taken
 
 
 def of_rollback(folder: ModelFolder, deploy_id: str, run: str, *, done: bool) -> Notification | None:
@@ -145,6 +143,17 @@ def of_revert(folder: ModelFolder, run: str) -> Notification | None:
         live_version=live.active_version,
         run=run,
     )
+
+
+def of_refusal(model: str, why: str, run: str) -> Notification:
+    """Return what is to be told of a run that was refused before anything was done.
+
+    Args:
+        model: the model that it would have been about; empty when it names none.
+        why: why, in sentences.
+        run: the run.
+    """
+    return Notification(event="refused", model=model, text=f"A run was refused. {why}", run=run)
 
 
 def of_bake(folder: ModelFolder, deploy_id: str, run: str) -> Notification | None:

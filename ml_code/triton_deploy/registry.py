@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from .errors import AliasNotFound, ArtifactRejected, DeployError, Misconfigured, NotFound, Unavailable
+from .errors import (
+    AliasNotFound,
+    ArtifactRejected,
+    DeployError,
+    InvalidInput,
+    Misconfigured,
+    NotFound,
+    Unavailable,
+)
+from .http_answers import Answer
 from .locations import (
     ForeignPlace,
     Location,
@@ -17,12 +26,14 @@ from .locations import (
     RunPlace,
     S3Place,
     VersionRef,
+    is_run_id,
     parse,
     parse_place,
 )
 from .mlflow_api import MlflowApi
 from .names import check_version
 from .settings import Settings
+from .texts import excerpt
 
 DIGEST_TAG = "triton_deploy.digest"
 """Model version tag in which training records the digest of what it logged."""
@@ -60,7 +71,7 @@ class Registry(Protocol):
             AliasNotFound: the model has no such alias.
             NotFound: there is no such model.
             AccessDenied, Misconfigured, Unavailable: the registry refuses, is not one, or does not answer.
-            InvalidInput: where it says that the files are is no place, or the version's number is none.
+            InvalidInput: where it says that the files are is no place.
         """
 
 
@@ -91,20 +102,26 @@ class MlflowRegistry:
     def run_place(self, run_id: str, path: str) -> str:
         """Return where a folder of a run's artifacts is; same errors."""
         if run_id not in self._run_roots:
-            info = self._api.get("mlflow/runs/get", "run", run_id=run_id)["info"]
-            self._run_roots[run_id] = info["artifact_uri"]
-        return str(parse_place(self._run_roots[run_id]).child(path))
+            run = self._api.get("mlflow/runs/get", "run", run_id=run_id)
+            self._run_roots[run_id] = run.part("info").text("artifact_uri")
+        try:
+            return str(parse_place(self._run_roots[run_id]).child(path))
+        except InvalidInput as error:
+            raise self._no_place(error, f"for run {run_id}") from error
 
-    def _known(self, model: str, found: Mapping[str, Any]) -> RegisteredVersion:
-        version = check_version(found["version"])
-        if found.get("status", "READY") != "READY":
+    def _known(self, model: str, found: Answer) -> RegisteredVersion:
+        version = _version(found)
+        status = found.text("status", "READY")
+        if status != "READY":
             raise Unavailable(
-                f"Version {version} of {model} is {found['status']} in MLflow.",
+                f"Version {version} of {model} is {excerpt(status, 60)} in MLflow.",
                 hint="Wait until its registration is complete, then deploy again.",
             )
-        run_id = found.get("run_id", "")
-        places = self._known_places(parse(self._download_uri(model, version)), run_id)
-        tags = {tag["key"]: tag["value"] for tag in found.get("tags", [])}
+        run_id = found.text("run_id", "")
+        if run_id and not is_run_id(run_id):
+            raise found.strange("run_id is no id of a run")
+        places = self._known_places(self._download_place(model, version), run_id)
+        tags = tags_of(found)
         return RegisteredVersion(
             version=version,
             run_id=run_id,
@@ -113,13 +130,21 @@ class MlflowRegistry:
         )
 
     def _known_places(self, location: Location, run_id: str) -> list[str]:
-        """Return where a version's files may be; a run or logged model that is gone names no place, and fails none that is known."""
-        places = []
+        """Return where a version's files may be; a run or logged model that is gone names no place, and fails none that is known.
+
+        The run's folder is one more place to look at: what else is wrong with it ends nothing while there is another.
+        """
+        places: list[str] = []
         with contextlib.suppress(NotFound):
             places.append(self._real_place(location))
-        with contextlib.suppress(NotFound):
+        try:
             if run_id:
                 places.append(self.run_place(run_id, "onnx"))
+        except NotFound:
+            pass
+        except DeployError as error:
+            if error.retryable or not places:
+                raise
         return places
 
     def _real_place(self, location: Location, hops: int = 3) -> str:
@@ -128,20 +153,50 @@ class MlflowRegistry:
             case RunPlace(run_id, path):
                 return self.run_place(run_id, path)
             case LoggedModelRef(model_id) if hops:
-                info = self._api.get(f"mlflow/logged-models/{model_id}", "model")["info"]
-                return self._real_place(parse(info["artifact_uri"]), hops - 1)
+                logged = self._api.get(f"mlflow/logged-models/{model_id}", "model")
+                place = self._parsed(logged.part("info").text("artifact_uri"), f"for logged model {model_id}")
+                return self._real_place(place, hops - 1)
             case VersionRef(model, version) if hops:
-                return self._real_place(parse(self._download_uri(model, version)), hops - 1)
+                return self._real_place(self._download_place(model, version), hops - 1)
             case S3Place() | ProxyPlace() | ForeignPlace():
                 return str(location)
         raise Misconfigured(
-            f"MLflow at {self._api.base} says that the files are at {location}, which leads to no place.",
+            f"{self._api.server} says that the files are at {location}, which leads to no place.",
             hint="Register the model version again, from a run or a logged model.",
         )
 
-    def _download_uri(self, model: str, version: int) -> str:
+    def _download_place(self, model: str, version: int) -> Location:
         endpoint = "mlflow/model-versions/get-download-uri"
-        return str(self._api.get(endpoint, "artifact_uri", name=model, version=str(version)))
+        text = self._api.ask(endpoint, name=model, version=str(version)).text("artifact_uri")
+        return self._parsed(text, f"for version {version} of {model}")
+
+    def _parsed(self, text: str, asked: str) -> Location:
+        try:
+            return parse(text)
+        except InvalidInput as error:
+            raise self._no_place(error, asked) from error
+
+    def _no_place(self, error: InvalidInput, asked: str) -> InvalidInput:
+        return InvalidInput(
+            f"{self._api.server} was asked {asked} where the files are, and answers no place. {error.message}",
+            hint=error.hint,
+        )
+
+
+def _version(found: Answer) -> int:
+    number = found.value.get("version")
+    if isinstance(number, bool) or not isinstance(number, str | int):
+        raise found.strange(f"version is {'missing' if number is None else 'no number'}")
+    try:
+        # The name of a directory, later: what Triton can't take is refused here, whoever gave it.
+        return check_version(number)
+    except InvalidInput as error:
+        raise found.strange(error.message.rstrip(".")) from error
+
+
+def tags_of(found: Answer) -> dict[str, str]:
+    """Return the tags of MLflow's JSON of a version; one without a value is empty."""
+    return {tag.text("key"): tag.text("value", "") for tag in found.items("tags")}
 
 
 def wait_for_alias(

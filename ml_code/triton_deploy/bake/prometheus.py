@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..errors import AccessDenied, Misconfigured, Unavailable
-from ..http import get, new_session
+from ..http import explanation, get, new_session, shown
+from ..http_answers import beginning, parsed, strange
+from ..web_address import credentials
 
 if TYPE_CHECKING:
     import requests
+
+T = TypeVar("T")
 
 
 class Metrics(Protocol):
@@ -51,13 +54,7 @@ class Prometheus:
 
     def value(self, query: str) -> float | None:
         """See Metrics.value."""
-        data = self._api.get("/api/v1/query", {"query": query})
-        try:
-            result = data["data"]["result"]
-            numbers = [result] if data["data"]["resultType"] == "scalar" else [s["value"] for s in result]
-            values = [float(number[1]) for number in numbers]
-        except (LookupError, TypeError, ValueError) as error:
-            raise self._api.strange(error) from error
+        values = self._api.ask("/api/v1/query", {"query": query}, _numbers)
         if len(values) > 1:
             raise Misconfigured(
                 f"The query {query!r} gives {len(values)} numbers where one is needed.",
@@ -81,28 +78,28 @@ class Alertmanager:
     def firing(self, since: datetime) -> Mapping[str, str]:
         """See Alerts.firing."""
         active = {"active": "true", "silenced": "false", "inhibited": "false"}
-        alerts = self._api.get("/api/v2/alerts", active)
-        try:
-            return {
-                alert["labels"]["alertname"]: alert["labels"].get("model", "")
-                for alert in alerts
-                if datetime.fromisoformat(alert["startsAt"]) > since
-            }
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise self._api.strange(error) from error
+        return self._api.ask("/api/v2/alerts", active, lambda alerts: _begun(alerts, since))
 
 
 class _Api:
     def __init__(self, name: str, variable: str, url: str, timeout_s: float) -> None:
-        self._name, self._variable = name, variable
-        parts = urlsplit(url.rstrip("/"))
-        self._url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-        self._auth = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
+        self._variable = variable
+        self._url, user, password = credentials(url.rstrip("/"))
+        self._auth = (user, password) if user else None
+        self._name = f"{name} at {shown(self._url)}"
         self._timeout_s = timeout_s
         self._session = new_session(pool_size=1)
 
-    def get(self, path: str, params: Mapping[str, str]) -> Any:
-        """Return the JSON of an answer."""
+    def ask(self, path: str, params: Mapping[str, str], read: Callable[[Any], T]) -> T:
+        """Return what ``read`` makes of the JSON of an answer."""
+        response = self._got(path, params)
+        try:
+            return read(parsed(response, self._name, path, self._variable))
+        except (LookupError, TypeError, ValueError, AttributeError):
+            why = "something in it is missing, or of another kind"
+            raise strange(self._name, path, beginning(response), why, self._variable) from None
+
+    def _got(self, path: str, params: Mapping[str, str]) -> requests.Response:
         response = get(
             self._session,
             self._url + path,
@@ -114,33 +111,37 @@ class _Api:
         )
         if response.status_code in (401, 403):
             raise AccessDenied(
-                f"{self._name} refuses: {response.status_code}.",
-                hint=f"Put user and password into {self._variable}: http://user:password@host:port.",
+                f"{self._name} denies access ({response.status_code}).", hint=self._credentials_hint()
             )
         if response.status_code in (400, 404, 405, 422):
             raise Misconfigured(
-                f"{self._name} does not take the question: {_said(response)}.",
+                f"{self._name} does not take the question ({response.status_code}): {explanation(response)}.",
                 hint=f"Check the queries of the bake and {self._variable}.",
             )
-        if not response.ok:
+        if response.status_code != 200:
             raise Unavailable(
-                f"{self._name} answers {response.status_code}: {_said(response)}.", hint="Try again later."
+                f"{self._name} answers {response.status_code}: {explanation(response)}.",
+                hint="Try again later.",
             )
-        try:
-            return response.json()
-        except ValueError as error:
-            raise self.strange(error) from error
+        return response
 
-    def strange(self, error: Exception) -> Misconfigured:
-        """Return the error for an answer that is not of this API."""
-        return Misconfigured(
-            f"What answers for {self._name} gives something else: {type(error).__name__}: {error}.",
-            hint=f"Check {self._variable}.",
-        )
+    def _credentials_hint(self) -> str:
+        if self._auth:
+            return f"User and password in {self._variable} are wrong, or may not read: correct them."
+        return f"Put user and password into {self._variable}: http://user:password@host:port."
 
 
-def _said(response: requests.Response) -> str:
-    try:
-        return str(response.json()["error"])[:300].rstrip(".")
-    except (ValueError, LookupError, TypeError):
-        return response.text.strip()[:300].rstrip(".") or str(response.status_code)
+def _numbers(answer: Any) -> list[float]:
+    """Return the numbers in an answer of Prometheus; raises LookupError, TypeError or ValueError when it is none."""
+    result = answer["data"]["result"]
+    numbers = [result] if answer["data"]["resultType"] == "scalar" else [series["value"] for series in result]
+    return [float(number[1]) for number in numbers]
+
+
+def _begun(alerts: Any, since: datetime) -> dict[str, str]:
+    """Return the alerts in an answer of Alertmanager that began after a moment, with their model; raises as ``_numbers`` does."""
+    return {
+        str(alert["labels"]["alertname"]): str(alert["labels"].get("model", ""))
+        for alert in alerts
+        if datetime.fromisoformat(alert["startsAt"]) > since
+    }

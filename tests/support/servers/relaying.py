@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
+from requests.adapters import HTTPAdapter
 
 
 @dataclass
@@ -120,12 +121,10 @@ def answering(status: int, body: bytes, content_type: str = "text/html") -> Iter
 
 def ask_for_host(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     """Let every request name this host, as from a container that calls the server by its service name."""
-    real = requests.Session.send
+    real = HTTPAdapter.send
 
-    def send(
-        session: requests.Session, request: requests.PreparedRequest, **options: Any
-    ) -> requests.Response:
+    def send(adapter: HTTPAdapter, request: requests.PreparedRequest, **options: Any) -> requests.Response:
         request.headers["Host"] = host
-        return real(session, request, **options)
+        return real(adapter, request, **options)
 
-    monkeypatch.setattr(requests.Session, "send", send)
+    monkeypatch.setattr(HTTPAdapter, "send", send)
