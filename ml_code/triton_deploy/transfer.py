@@ -1,33 +1,37 @@
 """One file from HTTP to disk: written once, hashed on the way, in memory that does not grow with its size.
 
 A source that answers ranges is read in parallel into its final place; the hash follows behind the reads, from the page
-cache. Every range may be repeated on its own when its connection breaks.
+cache. A stream whose connection breaks goes on where it was.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-import re
+import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from . import http
-from .artifacts import Source
-from .errors import AccessDenied, DeployError, NotFound, Unavailable
+from .mlflow_api import credentials_hint
+from .object_answers import AGAIN, Interruption, OneStreamOnly
+from .remote_object import BLOCK_BYTES, RemoteObject
 from .repository.durable import storage_errors
 from .settings import Settings
+from .sources import Source
+from .tls import Trust
+from .transfer_pace import Pace, Repeats
 
 if TYPE_CHECKING:
     import requests
 
-BLOCK_BYTES = 1 << 20
-ATTEMPTS = 3
+RESTARTS = 3
+"""How often a file that can't be read in ranges is begun again after a part of it had come."""
 AHEAD = 2
 """How many ranges may wait for the hash. Where processors are few, reads that run on take them from it, and it goes on alone in the end."""
 
@@ -35,7 +39,9 @@ FLUSH_BYTES = 64 << 20
 """What is at least handed to the disk at a time, while more is read."""
 
 Progress = Callable[[int], None]
-"""Told the number of bytes that arrived since it was last called."""
+"""Told the number of bytes that arrived since it was last called; 0 says that it goes on."""
+
+log = logging.getLogger(__name__)
 
 
 class Transfer:
@@ -43,7 +49,7 @@ class Transfer:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._session = http.new_session(pool_size=settings.transfer_streams)
+        self._sessions: dict[Trust, requests.Session] = {}
 
     def fetch(self, source: Source, target: Path, size_bytes: int, progress: Progress) -> str:
         """Write a remote file to ``target``.
@@ -51,158 +57,167 @@ class Transfer:
         Args:
             source: how to read it.
             target: file to create, in a directory that exists.
-            size_bytes: what the listing said; anything else is an error.
-            progress: told about every block.
+            size_bytes: what the listing said; anything else is an error, and no more is ever written.
+            progress: told about every block, by one thread at a time.
 
         Returns:
             The sha256 of its bytes, in hex.
 
         Raises:
-            Unavailable: it can't be read to its end, or its size is not the listed one.
+            Unavailable: it can't be read to its end, or not fast enough; its size is not the listed one; or it was replaced meanwhile.
             AccessDenied, NotFound: the server refuses.
+            Misconfigured: the server answers something other than the file, or a request of another region.
             StorageFailed: it can't be written.
+
+        A server that neither refuses nor hands the file out is given up after ``transfer_timeout_s`` without a byte, and when fewer than
+        ``transfer_min_bytes_per_s`` come on the average of such a time.
         """
+        pace = Pace(self._settings.transfer_timeout_s, self._settings.transfer_min_bytes_per_s)
+        remote = RemoteObject(source, size_bytes, self._ask, pace, self._credentials)
         # Closing is a part of it: NFS tells of a full disk there.
         with storage_errors(f"writing {target}"):
             fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
             try:
+                copy = _Copy(remote, fd, size_bytes, pace, progress)
                 if source.ranged and size_bytes > 0:
-                    return self._fetch_ranges(source, fd, size_bytes, progress)
-                return self._fetch_stream(source, fd, size_bytes, progress)
+                    try:
+                        return copy.by_ranges(
+                            self._settings.transfer_range_bytes, self._settings.transfer_streams
+                        )
+                    except OneStreamOnly as reason:
+                        log.info("%s is read in one stream: %s", target.name, reason)
+                return copy.as_stream()
             finally:
                 os.close(fd)
 
-    def _fetch_ranges(self, source: Source, fd: int, size: int, progress: Progress) -> str:
-        step = max(self._settings.transfer_range_bytes, BLOCK_BYTES)
-        spans = [(start, min(start + step, size)) for start in range(0, size, step)]
+    def _ask(self, source: Source, headers: Mapping[str, str], timeout_s: float) -> requests.Response:
+        return http.get(
+            self._session_for(source.trust),
+            source.url,
+            headers={**source.headers, **headers},
+            auth=source.auth,
+            timeout_s=timeout_s,
+            server=source.server,
+            hint=AGAIN,
+            stream=True,
+        )
+
+    def _credentials(self, source: Source, status: int) -> str:
+        if source.trust.kind == "mlflow":
+            return credentials_hint(self._settings, status)
+        return "Check the S3 keys (of the worker, or of MLflow) and that the clocks agree."
+
+    def _session_for(self, trust: Trust) -> requests.Session:
+        # A file may come from S3 first and, once its address had to be renewed, from MLflow.
+        if trust not in self._sessions:
+            self._sessions[trust] = http.new_session(pool_size=self._settings.transfer_streams, trust=trust)
+        return self._sessions[trust]
+
+
+class _Copy:
+    """One file on its way to a file descriptor."""
+
+    def __init__(self, remote: RemoteObject, fd: int, size: int, pace: Pace, progress: Progress) -> None:
+        self._remote, self._fd, self._size, self._pace = remote, fd, size, pace
+        self._progress = progress
+        self._untold = size
+        self._telling = threading.Lock()
+        self._failure: BaseException | None = None
+
+    def by_ranges(self, range_bytes: int, streams: int) -> str:
+        """Read ranges side by side; return the sha256. Raises what RemoteObject.part does, but Interruption."""
+        step = max(range_bytes, BLOCK_BYTES)
+        spans = [(start, min(start + step, self._size)) for start in range(0, self._size, step)]
         sha = hashlib.sha256()
         if len(spans) == 1:
-            self._fetch_span(source, fd, spans[0], size, progress)
-            _hash_span(sha, fd, 0, size)
+            self._read_span(0, self._size)
+            _hash_span(sha, self._fd, 0, self._size)
             return sha.hexdigest()
-        streams = min(self._settings.transfer_streams or 1, len(spans))
+        streams = min(streams or 1, len(spans))
         pool = ThreadPoolExecutor(max_workers=streams)
         left = iter(spans)
         reads: deque[tuple[int, int, Future[None]]] = deque()
 
         def read_next() -> None:
-            for start, end in islice(left, 1):
-                future = pool.submit(self._fetch_span, source, fd, (start, end), size, progress)
-                reads.append((start, end, future))
+            span = next(left, None)
+            if span is not None:
+                reads.append((*span, pool.submit(self._read_beside_others, *span)))
 
         try:
-            with _Flusher(fd) as flusher:
+            with _Flusher(self._fd) as flusher:
                 for _ in range(streams + AHEAD):
                     read_next()
                 while reads:
                     start, end, future = reads.popleft()
                     future.result()
                     read_next()
-                    _hash_span(sha, fd, start, end)
+                    _hash_span(sha, self._fd, start, end)
                     flusher.written(end)
+        except BaseException as error:
+            self._end_all(error)
+            # Which of them failed first; the others only ended.
+            raise self._failure or error from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
         return sha.hexdigest()
 
-    def _fetch_span(
-        self, source: Source, fd: int, span: tuple[int, int], size: int, progress: Progress
-    ) -> None:
-        start, end = span
-        problem: DeployError | None = None
-        for _ in range(ATTEMPTS):
-            try:
-                response = self._open(source, {"Range": f"bytes={start}-{end - 1}"})
-                with response:
-                    # rclone answers 200 with a Content-Range; a server that ignores ranges answers 200 without.
-                    answered = re.fullmatch(
-                        r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", "")
-                    )
-                    if answered is None and not (start == 0 and end == size):
-                        raise Unavailable(
-                            f"{source.server} does not answer ranged reads.",
-                            hint="Set TRITON_DEPLOY_TRANSFER_RANGE_BYTES above the model's size.",
-                        )
-                    if answered and [int(part) for part in answered.groups()] != [start, end - 1, size]:
-                        raise _changed(source, f"it has {answered[3]} bytes, {size} were listed")
-                    if answered is None and response.headers.get("Content-Length", str(size)) != str(size):
-                        raise _changed(
-                            source, f"it has {response.headers['Content-Length']} bytes, {size} were listed"
-                        )
-                    start += _copy(response, fd, start, end, progress)
-            except http.SilentServer:
-                raise
-            except Unavailable as error:
-                problem = error
-                continue
-            except http.broken_reads() as error:
-                problem = http.unreachable(error, source.server, _AGAIN)
-                if isinstance(problem, http.SilentServer):
-                    raise problem from error
-                continue
-            if start == end:
-                return
-            problem = _changed(source, f"it ended {end - start} bytes early")
-        assert problem is not None
-        raise problem
-
-    def _fetch_stream(self, source: Source, fd: int, size: int, progress: Progress) -> str:
-        sha = hashlib.sha256()
+    def _read_beside_others(self, start: int, end: int) -> None:
         try:
-            with self._open(source, {}) as response:
-                # One byte more than listed, so that a longer file is noticed.
-                arrived = _copy(response, fd, 0, size + 1, progress, sha)
-        except http.broken_reads() as error:
-            raise http.unreachable(error, source.server, _AGAIN) from error
-        if arrived != size:
-            raise _changed(source, f"{arrived} bytes arrived, {size} were listed")
-        return sha.hexdigest()
+            self._read_span(start, end)
+        except BaseException as error:
+            self._end_all(error)
+            raise
 
-    def _open(self, source: Source, headers: dict[str, str]) -> requests.Response:
-        # Identity: what is hashed must be the bytes of the file.
-        response = http.get(
-            self._session,
-            source.url,
-            headers={**source.headers, **headers, "Accept-Encoding": "identity"},
-            auth=source.auth,
-            timeout_s=self._settings.transfer_timeout_s,
-            server=source.server,
-            hint=_AGAIN,
-            stream=True,
-        )
-        if response.ok:
-            return response
-        with response:
-            raise _refusal(source, response.status_code, response.raw.read(600).decode(errors="replace"))
+    def _end_all(self, error: BaseException) -> None:
+        with self._telling:
+            self._failure = self._failure or error
+        # The one stream that follows goes on at the same pace.
+        if not isinstance(self._failure, OneStreamOnly):
+            self._pace.stop()
 
+    def _read_span(self, start: int, end: int) -> None:
+        repeats = Repeats(self._pace)
+        while start < end and self._failure is None:
+            began_at = start
+            try:
+                with self._remote.part(start, end) as blocks:
+                    for block in blocks:
+                        _write(self._fd, memoryview(block), start)
+                        start += len(block)
+                        self._tell(len(block))
+            except Interruption as interruption:
+                self._await_next(repeats, interruption, progressed=start > began_at)
 
-_AGAIN = "Check that the server runs and can be reached from this worker, then deploy again."
+    def as_stream(self) -> str:
+        """Read the whole file from one answer; return the sha256. Raises what RemoteObject.whole does, but Interruption."""
+        repeats, restarts = Repeats(self._pace), 0
+        while True:
+            sha, offset = hashlib.sha256(), 0
+            try:
+                with self._remote.whole() as blocks:
+                    for block in blocks:
+                        _write(self._fd, memoryview(block), offset)
+                        sha.update(block)
+                        offset += len(block)
+                        self._tell(len(block))
+                return sha.hexdigest()
+            except Interruption as interruption:
+                restarts += bool(offset)
+                if restarts > RESTARTS:
+                    raise interruption.problem from interruption
+                self._await_next(repeats, interruption, progressed=bool(offset))
 
+    def _await_next(self, repeats: Repeats, interruption: Interruption, *, progressed: bool) -> None:
+        self._tell(0)
+        if not repeats.go_on(progressed=progressed, asked_s=interruption.asked_s):
+            raise interruption.problem from interruption
 
-def _refusal(source: Source, status: int, text: str) -> DeployError:
-    # S3 explains itself in XML, MLflow in JSON.
-    said = re.search(r"<Code>(\w+)</Code>", text) or re.search(r'"message":\s*"(.*?)"', text)
-    reason = f"({status}) {said[1] if said else ' '.join(text.split())}"
-    if status == 416:
-        return _changed(source, "it is shorter")
-    if status in (401, 403):
-        return AccessDenied(
-            f"{source.server} denies the artifact: {reason}.",
-            hint="Check the S3 keys (of the worker, or of MLflow) and that the clocks agree.",
-        )
-    # MLflow's proxy reports a missing object as a failure of its own.
-    if status == 404 or "NoSuchKey" in text:
-        return NotFound(
-            f"{source.server} no longer has the artifact: {reason}.",
-            hint="Register the model version again.",
-        )
-    return Unavailable(f"{source.server} failed to hand out the artifact: {reason}.", hint=_AGAIN)
-
-
-def _changed(source: Source, what: str) -> Unavailable:
-    return Unavailable(
-        f"What {source.server} sends is not what was listed: {what}.",
-        hint="It may still be uploading, or the upload was cut off; deploy again, or log it again.",
-    )
+    def _tell(self, count: int) -> None:
+        # Bytes that come a second time are none.
+        with self._telling:
+            count = min(count, self._untold)
+            self._untold -= count
+            self._progress(count)
 
 
 class _Flusher:
@@ -240,29 +255,6 @@ class _Flusher:
         # The system tells of a failed write once: the sync in the end would not hear of it.
         if self._flush is not None:
             self._flush.result()
-
-
-def _copy(
-    response: requests.Response,
-    fd: int,
-    start: int,
-    end: int,
-    progress: Progress,
-    sha: hashlib._Hash | None = None,
-) -> int:
-    """Copy a response's body to ``fd`` from offset ``start``, at most to ``end``; return how many bytes."""
-    block = memoryview(bytearray(min(BLOCK_BYTES, end - start)))
-    offset = start
-    while offset < end:
-        count = response.raw.readinto(block[: end - offset])
-        if not count:
-            break
-        _write(fd, block[:count], offset)
-        if sha is not None:
-            sha.update(block[:count])
-        offset += count
-        progress(count)
-    return offset - start
 
 
 def _write(fd: int, data: memoryview, offset: int) -> None:

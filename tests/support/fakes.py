@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -180,6 +181,7 @@ def fake_store() -> Iterator[FakeStore]:
             self.send_response(206 if ranged else 200)
             if ranged:
                 self.send_header("Content-Range", f"bytes {start}-{end}/{len(body)}")
+            self.send_header("ETag", f'"{zlib.crc32(body):x}"')
             self.send_header("Content-Length", str(end - start + 1))
             self.end_headers()
             self.wfile.write(body[start : end + 1])

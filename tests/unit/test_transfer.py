@@ -77,7 +77,7 @@ def test_a_disk_that_fails_meanwhile_fails_the_transfer(
 def test_reads_do_not_run_ahead_of_the_hash(
     source: Source, fetching: Transfer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hash_span, fetch_span = transfer._hash_span, Transfer._fetch_span
+    hash_span, read_span = transfer._hash_span, transfer._Copy._read_span
     # The first one is hashed: those that may be read and wait, and the one that took its place.
     allowed = STREAMS + AHEAD + 1
     begun, all_that_may = threading.Semaphore(0), threading.Event()
@@ -86,7 +86,7 @@ def test_reads_do_not_run_ahead_of_the_hash(
     def counted(*args: object) -> None:
         starts.append(1)
         begun.release()
-        fetch_span(*args)  # type: ignore[arg-type]
+        read_span(*args)  # type: ignore[arg-type]
 
     def held(sha: object, fd: int, start: int, end: int) -> None:
         if start == 0:
@@ -95,7 +95,7 @@ def test_reads_do_not_run_ahead_of_the_hash(
             all_that_may.set()
         hash_span(sha, fd, start, end)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Transfer, "_fetch_span", counted)
+    monkeypatch.setattr(transfer._Copy, "_read_span", counted)
     monkeypatch.setattr(transfer, "_hash_span", held)
     fetching.fetch(source, tmp_path / "model.onnx", len(CONTENT), lambda count: None)
     assert all_that_may.is_set()

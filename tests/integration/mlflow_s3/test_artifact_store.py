@@ -298,6 +298,7 @@ def test_memory_does_not_grow_with_the_artifact(place: Place, tmp_path: Path) ->
         "MLFLOW_S3_ENDPOINT_URL": place.settings.s3_endpoint_url,
         "MLFLOW_TRACKING_URI": place.settings.mlflow_tracking_uri,
         "TRITON_DEPLOY_PROBE_TIMEOUT_S": "0.2",
+        "TRITON_DEPLOY_ARTIFACT_ROOTS": "s3://mlflow",
     }
     run = subprocess.run(
         [sys.executable, "-c", MEMORY, place.uri, str(tmp_path / "f")],
@@ -323,6 +324,7 @@ class Spoiled:
     relay: Relay
     store: S3Store
     settings: Settings
+    client: Any
     body: bytes
 
     def fetch(self, target: Path, **settings: Any) -> str:
@@ -345,10 +347,10 @@ def spoiled(mlflow_stack: Stack, aws: Callable[[str, str], None]) -> Iterator[Sp
     client.put_object(Bucket="mlflow", Key="spoiled/model.onnx", Body=body)
     with relay_to(environment["MLFLOW_S3_ENDPOINT_URL"]) as relay:
         settings = Settings(s3_endpoint_url=relay.url)
-        yield Spoiled(relay, S3Store(settings), settings, body)
+        yield Spoiled(relay, S3Store(settings), settings, client, body)
 
 
-def test_a_range_whose_connection_broke_is_repeated(spoiled: Spoiled, tmp_path: Path) -> None:
+def test_a_range_whose_connection_broke_goes_on_where_it_was(spoiled: Spoiled, tmp_path: Path) -> None:
     def cut_once(reply: Reply) -> None:
         if len(spoiled.relay.requests) == 2:
             reply.sent_bytes = 1000
@@ -357,14 +359,17 @@ def test_a_range_whose_connection_broke_is_repeated(spoiled: Spoiled, tmp_path: 
     sha256 = spoiled.fetch(tmp_path / "f", transfer_streams=1)
     assert (tmp_path / "f").read_bytes() == spoiled.body
     assert sha256 == hashlib.sha256(spoiled.body).hexdigest()
-    assert spoiled.ranges[1] == spoiled.ranges[2]
+    assert spoiled.ranges[1:3] == [f"bytes={MIB}-{2 * MIB - 1}", f"bytes={MIB + 1000}-{2 * MIB - 1}"]
     assert len(spoiled.ranges) == 5, "the others are read once"
+    conditions = {headers.get("If-Match") for _, headers in spoiled.relay.requests[1:]}
+    assert len(conditions) == 1
+    assert None not in conditions
 
 
 def test_a_connection_that_always_breaks_is_given_up(spoiled: Spoiled, tmp_path: Path) -> None:
     spoiled.relay.spoil = lambda reply: setattr(reply, "sent_bytes", 100)
     with pytest.raises(Unavailable, match="broke the connection off") as failure:
-        spoiled.fetch(tmp_path / "f")
+        spoiled.fetch(tmp_path / "f", transfer_timeout_s=1.0)
     assert spoiled.relay.url in failure.value.message
     assert "deploy again" in failure.value.hint
 
@@ -388,19 +393,28 @@ def test_a_stream_through_the_proxy_that_breaks_is_no_model(mlflow_stack: Stack,
             Transfer(settings).fetch(source, tmp_path / "f", MIB, lambda count: None)
 
 
-def test_a_server_without_ranges_is_named_with_the_way_out(spoiled: Spoiled, tmp_path: Path) -> None:
+def test_a_server_without_ranges_is_read_in_one_stream(spoiled: Spoiled, tmp_path: Path) -> None:
     def whole(reply: Reply) -> None:
         reply.headers.pop("content-range", None)
         reply.replace_body(spoiled.body, 200)
 
     spoiled.relay.spoil = whole
-    with pytest.raises(Unavailable, match="does not answer ranged reads") as failure:
+    assert spoiled.fetch(tmp_path / "f") == hashlib.sha256(spoiled.body).hexdigest()
+    assert spoiled.ranges[-1] == "", "all of it, in one answer"
+
+
+def test_an_object_that_is_replaced_meanwhile_is_refused(spoiled: Spoiled, tmp_path: Path) -> None:
+    """Whether or not the server looks at If-Match: rclone does not."""
+
+    def replace_it(reply: Reply) -> None:
+        if len(spoiled.relay.requests) == 1:
+            spoiled.client.put_object(
+                Bucket="mlflow", Key="spoiled/model.onnx", Body=os.urandom(len(spoiled.body))
+            )
+
+    spoiled.relay.spoil = replace_it
+    with pytest.raises(Unavailable, match="was replaced"):
         spoiled.fetch(tmp_path / "f")
-    assert "TRITON_DEPLOY_TRANSFER_RANGE_BYTES" in failure.value.hint
-    transfer = Transfer(spoiled.settings)
-    source = spoiled.store.source("s3://mlflow/spoiled", "model.onnx")
-    sha256 = transfer.fetch(source, tmp_path / "f", len(spoiled.body), lambda count: None)
-    assert sha256 == hashlib.sha256(spoiled.body).hexdigest()
 
 
 def test_a_silent_server_is_given_up_in_time(tmp_path: Path, aws: Callable[[str, str], None]) -> None:
