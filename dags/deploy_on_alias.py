@@ -13,6 +13,7 @@ from airflow.sdk import DAG, Asset, AssetWatcher
 
 from ml_code.alias_events.settings import EventSettings
 from ml_code.triton_deploy.settings import Settings
+from run_params import known_params_only
 
 SETTINGS = EventSettings.from_env()
 POLL_S = Settings.from_env().alias_poll_s
@@ -34,6 +35,7 @@ def deploys(model: str, alias: str) -> DAG:
         start_date=datetime(2026, 1, 1, tzinfo=UTC),
         catchup=False,
         max_active_runs=1,
+        default_args={"pre_execute": known_params_only},
         # Who names an alias in TRITON_EVENTS_WATCH wants it followed.
         is_paused_upon_creation=False,
         tags=["deploy", "mlflow", "triton"],

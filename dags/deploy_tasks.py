@@ -18,9 +18,12 @@ from canary_task import CanaryOperator
 from deploy_run import deploy_id_of, no_vain_retries
 from ml_code.triton_deploy.settings import Settings
 from notifier import DeployNotifier
+from run_params import own_deployment_only
 
 MARGIN_S = 600
 """Time for what a step does besides waiting for its own deadlines."""
+TRANSFER_BYTES_PER_S = 1 << 20
+"""The largest artifact that is accepted may take as long as at this pace, and an hour."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,8 @@ def run_step(name: str, promoted_by: str | None = None) -> None:
                     force=params.get("force", False),
                     canary=canary_of(
                         params.get("canary") or "",
-                        params.get("shadow_percent") or 0,
+                        # For a JSON schema, 20.0 is a whole number.
+                        int(params.get("shadow_percent") or 0),
                         params.get("canary_minutes") or 10,
                     ),
                     version=promoted.get("version"),
@@ -120,7 +124,10 @@ def deploy_tasks(settings: Settings, promoted_by: str | None = None) -> DeployTa
         """Resolve the alias once and record what is to be deployed."""
         run_step("snapshot", promoted_by)
 
-    @task(execution_timeout=timedelta(hours=1))
+    # The transfer ends by itself when it is too slow; Celery would hand out a task of a day to a second worker.
+    largest_s = min(settings.max_artifact_bytes / TRANSFER_BYTES_PER_S, 20 * 3600)
+
+    @task(execution_timeout=limit(3600, largest_s))
     def materialize_repo() -> None:
         """Stream the artifact into the model repository and check it."""
         run_step("materialize")
@@ -151,6 +158,7 @@ def deploy_tasks(settings: Settings, promoted_by: str | None = None) -> DeployTa
         execution_timeout=limit(settings.load_timeout_s),
         retries=5,
         retry_delay=timedelta(seconds=5),
+        pre_execute=own_deployment_only,
         on_success_callback=DeployNotifier("rolled_back"),
         on_failure_callback=DeployNotifier("rollback_failed"),
     )

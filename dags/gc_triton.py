@@ -11,6 +11,7 @@ from airflow.sdk import DAG, Param, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException
 
 from ml_code.triton_deploy.settings import Settings
+from run_params import known_params_only
 
 with DAG(
     dag_id="gc_triton",
@@ -20,6 +21,7 @@ with DAG(
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
+    default_args={"pre_execute": known_params_only},
     tags=["triton"],
     doc_md=__doc__,
     params={

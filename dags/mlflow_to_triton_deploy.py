@@ -14,6 +14,7 @@ from deploy_tasks import bake_minutes, deploy_tasks
 from ml_code.triton_deploy.canary import STEPS_PATTERN
 from ml_code.triton_deploy.names import ALIAS_PATTERN, DEPLOY_ID_PATTERN, MODEL_PATTERN
 from ml_code.triton_deploy.settings import Settings
+from run_params import ONE_LINE, known_params_only
 
 SETTINGS = Settings.from_env()
 
@@ -24,16 +25,19 @@ with DAG(
     catchup=False,
     # One deploy at a time; the next run waits. A DAG run timeout would skip the rollback, so there is none.
     max_active_runs=1,
-    default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
+    default_args={"retries": 2, "retry_delay": timedelta(seconds=10), "pre_execute": known_params_only},
     tags=["deploy", "mlflow", "triton"],
     doc_md=__doc__,
     params={
-        "alias": Param("A", type="string", pattern=ALIAS_PATTERN, description="MLflow alias to deploy."),
+        "alias": Param(
+            "A", type="string", pattern=ALIAS_PATTERN, description="MLflow alias to deploy.", **ONE_LINE
+        ),
         "model": Param(
             SETTINGS.default_model,
             type="string",
             pattern=MODEL_PATTERN,
             description="Model, in MLflow and in Triton.",
+            **ONE_LINE,
         ),
         "allow_schema_change": Param(
             False,
@@ -46,6 +50,7 @@ with DAG(
             type=["null", "string"],
             pattern=f"^$|{STEPS_PATTERN}",
             description="Shares of the clients' requests that it answers before it is committed, percent, such as 5,25,50; empty: none.",
+            **ONE_LINE,
         ),
         "canary_minutes": Param(
             10,
@@ -68,6 +73,7 @@ with DAG(
             type=["null", "string"],
             pattern=f"^$|{DEPLOY_ID_PATTERN}",
             description="Ties single tasks together in 'airflow tasks test'; empty otherwise.",
+            **ONE_LINE,
         ),
     },
 ) as dag:

@@ -9,7 +9,7 @@ from airflow.sdk import BaseNotifier
 from deploy_run import deploy_id_of
 from ml_code.triton_deploy.settings import Settings
 
-Occasion = Literal["rolled_back", "rollback_failed", "reverted", "baked"]
+Occasion = Literal["rolled_back", "rollback_failed", "reverted", "baked", "refused"]
 
 
 class DeployNotifier(BaseNotifier):
@@ -18,12 +18,13 @@ class DeployNotifier(BaseNotifier):
     Args:
         occasion: what has happened when the task calls back: ``rolled_back`` and ``rollback_failed`` are about this run's
             deployment, ``reverted`` is about what is live now, ``baked`` about what this run committed, if it baked badly or
-            could not be judged.
+            could not be judged; ``refused`` that the run was not begun.
+        why: why the run was refused.
     """
 
-    def __init__(self, occasion: Occasion) -> None:
+    def __init__(self, occasion: Occasion, why: str = "") -> None:
         super().__init__()
-        self.occasion = occasion
+        self.occasion, self.why = occasion, why
 
     def notify(self, context: Any) -> None:
         """See BaseNotifier; the records of the deployer say what has happened."""
@@ -42,10 +43,12 @@ class DeployNotifier(BaseNotifier):
             notify(settings, notification)
 
     def _notification(self, settings: Settings, context: Any) -> Any:
-        from ml_code.triton_deploy.notifications import of_bake, of_revert, of_rollback
+        from ml_code.triton_deploy.notifications import of_bake, of_refusal, of_revert, of_rollback
         from ml_code.triton_deploy.repository import ModelFolder
 
         params, run = context["params"], f"airflow:{context['dag'].dag_id}/{context['run_id']}"
+        if self.occasion == "refused":
+            return of_refusal(str(params.get("model") or ""), self.why, run)
         folder = ModelFolder.at(settings.repository_root, params["model"])
         deploy_id = deploy_id_of(context)
         if self.occasion == "reverted":

@@ -12,6 +12,7 @@ from airflow.sdk import DAG, Param, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException
 
 from ml_code.triton_deploy.settings import Settings
+from run_params import known_params_only
 
 SETTINGS = Settings.from_env()
 
@@ -23,6 +24,7 @@ with DAG(
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
+    default_args={"pre_execute": known_params_only},
     # A deploy whose rollback Airflow skipped waits for this one, and nobody should have to know that beforehand.
     is_paused_upon_creation=False,
     tags=["triton"],

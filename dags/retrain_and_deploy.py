@@ -21,6 +21,7 @@ from deploy_tasks import bake_minutes, deploy_tasks, limit
 from ml_code.gate.settings import RetrainSettings
 from ml_code.triton_deploy.names import ALIAS_PATTERN, MODEL_PATTERN
 from ml_code.triton_deploy.settings import Settings
+from run_params import ONE_LINE, known_params_only, own_deployment_only
 
 SETTINGS = Settings.from_env()
 RETRAIN = RetrainSettings.from_env()
@@ -55,7 +56,7 @@ with DAG(
     # It trains and deploys by itself, so somebody has to want that.
     is_paused_upon_creation=True,
     # The moved alias may make another DAG deploy the same version: this one waits for it, and finds it live.
-    default_args={"retries": 5, "retry_delay": timedelta(seconds=15)},
+    default_args={"retries": 5, "retry_delay": timedelta(seconds=15), "pre_execute": known_params_only},
     tags=["deploy", "mlflow", "training", "triton"],
     doc_md=__doc__,
     params={
@@ -64,14 +65,18 @@ with DAG(
             type="string",
             pattern=MODEL_PATTERN,
             description="Model, in MLflow and in Triton.",
+            **ONE_LINE,
         ),
         "alias": Param(
             RETRAIN.alias,
             type="string",
             pattern=ALIAS_PATTERN,
             description="Alias that a promoted version gets.",
+            **ONE_LINE,
         ),
-        "trainer": Param(RETRAIN.trainer, type="string", description="What trains."),
+        "trainer": Param(
+            RETRAIN.trainer, type="string", minLength=1, maxLength=100, description="What trains.", **ONE_LINE
+        ),
         "options": Param(
             dict(RETRAIN.trainer_options), type="object", description="The trainer's options, as JSON."
         ),
@@ -79,6 +84,7 @@ with DAG(
             7,
             type="integer",
             minimum=0,
+            maximum=2**32 - 1,
             description="Seed of all that is random. The same one holds the same rows out each night.",
         ),
         "parity_tolerance": Param(
@@ -122,7 +128,8 @@ with DAG(
                     trainer=params["trainer"],
                     options=params["options"],
                     experiment=RETRAIN.experiment,
-                    seed=params["seed"],
+                    # For a JSON schema, 7.0 is a whole number.
+                    seed=int(params["seed"]),
                     parity_tolerance=params["parity_tolerance"],
                 )
             )
@@ -200,6 +207,7 @@ with DAG(
         # Another deployment of the version may have to end first.
         retries=10,
         retry_delay=timedelta(seconds=30),
+        pre_execute=own_deployment_only,
     )
     def settle_alias() -> None:
         """Bring the alias back when what it names does not serve in the end."""

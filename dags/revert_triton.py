@@ -10,9 +10,10 @@ from datetime import timedelta
 from airflow.sdk import DAG, Param, get_current_context, task
 
 from deploy_run import no_vain_retries
-from ml_code.triton_deploy.names import MAX_VERSION, MIN_VERSION, MODEL_PATTERN, deploy_id_for
+from ml_code.triton_deploy.names import LONGEST_REASON, MAX_VERSION, MIN_VERSION, MODEL_PATTERN, deploy_id_for
 from ml_code.triton_deploy.settings import Settings
 from notifier import DeployNotifier
+from run_params import ONE_LINE, known_params_only
 
 SETTINGS = Settings.from_env()
 MARGIN_S = 600
@@ -24,20 +25,31 @@ with DAG(
     schedule=None,
     catchup=False,
     max_active_runs=1,
+    default_args={"pre_execute": known_params_only},
     tags=["deploy", "triton"],
     doc_md=__doc__,
     params={
         "model": Param(
-            SETTINGS.default_model, type="string", pattern=MODEL_PATTERN, description="Model in Triton."
+            SETTINGS.default_model,
+            type="string",
+            pattern=MODEL_PATTERN,
+            description="Model in Triton.",
+            **ONE_LINE,
         ),
-        "version": Param(
+        "to": Param(
             None,
             type=["null", "integer"],
             minimum=MIN_VERSION,
             maximum=MAX_VERSION,
             description="Version to go back to; empty: the one before the live one.",
         ),
-        "reason": Param(None, type=["null", "string"], maxLength=500, description="Why, for the history."),
+        "reason": Param(
+            None,
+            type=["null", "string"],
+            maxLength=LONGEST_REASON,
+            description="Why, for the history.",
+            **ONE_LINE,
+        ),
         "unverified": Param(
             False,
             type="boolean",
@@ -64,21 +76,22 @@ with DAG(
         """Check the earlier version as a candidate and make it live."""
         from ml_code.triton_deploy.deployer import Deployer
         from ml_code.triton_deploy.intake import RevertRequest
+        from ml_code.triton_deploy.names import check_reason
 
         context = get_current_context()
         params = context["params"]
         # The try is part of the id: one that was rolled back is not taken up again. It is 0 in 'airflow tasks test'.
         run_id, this_try = context["run_id"], context["ti"].try_number
         earlier = [deploy_id_for(f"{run_id}-{attempt}") for attempt in range(1, this_try)]
-        request = RevertRequest(
-            model=params["model"],
-            deploy_id=deploy_id_for(f"{run_id}-{this_try}"),
-            version=params["version"],
-            actor=f"airflow:{run_id}",
-            reason=params["reason"] or "",
-            unverified=params["unverified"],
-        )
         with no_vain_retries():
+            request = RevertRequest(
+                model=params["model"],
+                deploy_id=deploy_id_for(f"{run_id}-{this_try}"),
+                version=params["to"],
+                actor=f"airflow:{run_id}",
+                reason=check_reason(params["reason"] or ""),
+                unverified=params["unverified"],
+            )
             Deployer(Settings.from_env()).revert(request, earlier)
 
     revert()

@@ -187,7 +187,7 @@ class Demo:
 
     def _revert(self, to: int) -> None:
         """Run the revert DAG and check that this version is live after it."""
-        conf = {"model": MODEL, "version": to, "reason": "the demo goes back"}
+        conf = {"model": MODEL, "to": to, "reason": "the demo goes back"}
         self._run(REVERT_DAG, conf, "success", live=to)
 
     def _run(self, dag: str, conf: Mapping[str, Any], expected: str, live: int) -> None:

@@ -17,6 +17,12 @@ ALIAS_PATTERN = r"^(?![Ll][Aa][Tt][Ee][Ss][Tt]$)(?![Vv]\d+$)[A-Za-z0-9_-]{1,100}
 DEPLOY_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,119}$"
 """A deployment's id: a file name on every file system."""
 
+UNSEEN_PATTERN = r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069\ud800-\udfff]"
+"""What no name, list or reason of a person has: line breaks, other control characters, marks of direction, halves of characters."""
+
+LONGEST_REASON = 500
+"""Longest reason that somebody gives for the history, characters."""
+
 MIN_VERSION, MAX_VERSION = 1, 2**31 - 1
 """Numbers of model versions: MLflow counts from 1, in 32 bits."""
 
@@ -72,6 +78,21 @@ def check_deploy_id(value: str) -> str:
         "deploy id",
         "1 to 120 letters, digits, '_', '.' or '-', starting with a letter or digit",
     )
+
+
+def check_reason(value: str) -> str:
+    """Return ``value`` if it is one line that the history can show, else raise InvalidInput."""
+    if len(value) > LONGEST_REASON:
+        raise InvalidInput(
+            f"The reason has {len(value)} characters.",
+            hint=f"Use {LONGEST_REASON} at most: it is for the history.",
+        )
+    if re.search(UNSEEN_PATTERN, value):
+        raise InvalidInput(
+            f"The reason {_shortened(value)} is not one line of text.",
+            hint="Leave out line breaks and characters that nobody sees.",
+        )
+    return value
 
 
 def check_version(value: int | str) -> int:

@@ -27,7 +27,7 @@ from tests.support.dags import REPO, library_environment
 
 DAG_MODULE = "dags.mlflow_to_triton_deploy"
 SHARED = "deploy_tasks"
-IMPORTED = {SHARED, "bake_task", "canary_task", "deploy_run", "notifier"}
+IMPORTED = {SHARED, "bake_task", "canary_task", "deploy_run", "notifier", "run_params"}
 DAG_FILES = sorted(path.stem for path in (REPO / "dags").glob("*.py") if path.stem not in IMPORTED)
 ON_ALIAS = "deploy_on_alias"
 """Makes a DAG for each alias that is watched."""
@@ -345,8 +345,10 @@ def test_the_snapshot_asks_for_what_the_form_says(
         since=BEGAN,
     )
     assert recorded.calls == [("snapshot", (request,))]
-    run(dag_file, monkeypatch, "snapshot_current", canary="5,25", shadow_percent=10, canary_minutes=2)
-    assert recorded.calls[1][1][0].canary == Canary(shares_percent=(5, 25), shadow_percent=10, step_s=120)
+    run(dag_file, monkeypatch, "snapshot_current", canary="5,25", shadow_percent=10.0, canary_minutes=2)
+    canary = recorded.calls[1][1][0].canary
+    assert canary == Canary(shares_percent=(5, 25), shadow_percent=10, step_s=120)
+    assert isinstance(canary.shadow_percent, int), "a whole number of JSON may come as 10.0"
 
 
 @pytest.mark.parametrize(("task_id", "step"), [*list(STEPS.items())[1:], ("rollback_minimal", "rollback")])
@@ -369,7 +371,7 @@ def test_a_try_of_a_revert_names_the_tries_before_it(
     revert_file = importlib.import_module("dags.revert_triton")
     for number in (0, 1, 3):
         context = {
-            "params": {"model": "m", "version": None, "reason": "fire", "unverified": number == 3},
+            "params": {"model": "m", "to": None, "reason": "fire", "unverified": number == 3},
             "run_id": "r",
             "ti": SimpleNamespace(try_number=number),
         }
@@ -384,7 +386,7 @@ def test_a_try_of_a_revert_names_the_tries_before_it(
 
 def test_a_revert_takes_no_number_that_no_version_has() -> None:
     revert_file = importlib.import_module("dags.revert_triton")
-    schema = revert_file.dag.params.get_param("version").schema
+    schema = revert_file.dag.params.get_param("to").schema
     assert (schema["minimum"], schema["maximum"]) == (1, 2**31 - 1)
 
 

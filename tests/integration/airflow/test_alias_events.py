@@ -47,7 +47,7 @@ LIVE_LIMIT_S = 400
 """On a machine that runs nothing else it takes ten seconds; a triggerer that died is back in forty."""
 AT_ONCE = 16
 OTHER_DAG = "revert_triton"
-"""Takes the params of a deploy; of a model that was never live its run ends at once."""
+"""Its run ends at once: it has no param alias."""
 
 
 class Followed(Model):

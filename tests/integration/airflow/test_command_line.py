@@ -22,6 +22,7 @@ from stack import Stack
 from stack.servers import DEPLOY_DAG, REPO
 from tests.support.airflow.models import (
     ALL_WENT_WELL,
+    REFUSED,
     TASKS,
     Model,
     deployed,
@@ -325,6 +326,46 @@ def test_the_command_line_refuses_bad_params(airflow: AirflowCommand) -> None:
     assert "Failed validating 'pattern'" in ended.output
 
 
+@pytest.mark.parametrize(
+    "conf",
+    [
+        pytest.param({"version": "1"}, id="version"),
+        pytest.param({"Alias": "staging", "deploy_id": "d1"}, id="Alias", marks=pytest.mark.soak),
+    ],
+)
+def test_a_conf_with_a_key_that_is_no_param_deploys_nothing(
+    live: Model, airflow: AirflowCommand, conf: dict[str, str]
+) -> None:
+    """Airflow itself takes it along without a word: the alias' version would be deployed."""
+    before, begun = live.current, list(live.folder.journal.all())
+    live.register()
+    ended, run = airflow.deploy(model=live.name, **conf)
+    assert (ended.code, run.state, run.tasks) == (1, "failed", REFUSED), ended.output
+    assert f"{DEPLOY_DAG} has no param '{next(iter(conf))}': nothing was done." in ended.output
+    assert live.current == before
+    assert list(live.folder.journal.all()) == begun
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "conf"),
+    [
+        ("revert_triton", {"version": 1}),
+        pytest.param("retrain_and_deploy", {"Alias": "A"}, marks=pytest.mark.soak),
+        pytest.param("reconcile_triton", {"model": "m"}, marks=pytest.mark.soak),
+        pytest.param("gc_triton", {"dry-run": True}, marks=pytest.mark.soak),
+    ],
+)
+def test_no_dag_takes_a_key_that_is_no_param(
+    airflow: AirflowCommand, dag_id: str, conf: dict[str, object]
+) -> None:
+    ended = airflow("dags", "test", dag_id, "-c", json.dumps(conf))
+    assert ended.code == 1
+    assert f"{dag_id} has no param '{next(iter(conf))}': nothing was done." in ended.output
+    states = set(airflow.last_run().tasks.values())
+    assert "failed" in states
+    assert states <= {"failed", "upstream_failed", "skipped"}
+
+
 # `airflow tasks test`: one task at a time, no XCom, always exit code 0
 
 
@@ -382,7 +423,7 @@ def test_the_gc_dag(stack: Stack, airflow: AirflowCommand) -> None:
 
 
 def test_the_revert_dag(lively: Model, airflow: AirflowCommand) -> None:
-    conf = json.dumps({"model": lively.name, "version": 1, "reason": "from the UI"})
+    conf = json.dumps({"model": lively.name, "to": 1, "reason": "from the UI"})
     ended = airflow("dags", "test", "revert_triton", "-c", conf)
     assert ended.code == 0, ended.output
     current = json.loads(lively.current or b"")
@@ -395,7 +436,7 @@ def test_the_revert_dag_fails_when_there_is_nothing_to_go_back_to(
     lively: Model, airflow: AirflowCommand
 ) -> None:
     before = lively.current
-    params = json.dumps({"model": lively.name, "version": 9})
+    params = json.dumps({"model": lively.name, "to": 9})
     ended = airflow("dags", "test", "revert_triton", "-c", params)
     assert ended.code == 1
     assert "never live" in ended.output

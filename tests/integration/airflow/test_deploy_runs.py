@@ -11,8 +11,10 @@ import pytest
 from ml_code.triton_deploy.names import engine_name
 from ml_code.triton_deploy.records import State
 from stack import Stack
+from stack.servers import DEPLOY_DAG
 from tests.support.airflow.models import (
     ALL_WENT_WELL,
+    REFUSED,
     Model,
     failed_at,
     hanging_load,
@@ -56,6 +58,7 @@ def test_two_triggered_runs_queue_one_after_the_other(model: Model, server: Airf
         ({"model": 5}, "5 is not of type 'string'"),
         ({"force": "yes"}, "'yes' is not of type 'boolean'"),
         ({"deploy_id": "../x"}, "'../x' does not match"),
+        ({"alias": "A\n"}, "should not be valid"),
     ],
 )
 def test_bad_params_are_refused_before_anything_runs(
@@ -64,6 +67,20 @@ def test_bad_params_are_refused_before_anything_runs(
     answer = server.trigger(conf)
     assert answer.status_code == 400
     assert message in answer.json()["detail"]
+
+
+def test_a_key_that_is_no_param_fails_the_run_before_anything_is_done(
+    live: Model, server: AirflowServer
+) -> None:
+    before, begun = live.current, list(live.folder.journal.all())
+    live.register()
+    run_id = server.deploy(model=live.name, version="1")
+    run = server.ended(run_id)
+    assert (run.state, run.tasks) == ("failed", REFUSED)
+    assert f"{DEPLOY_DAG} has no param 'version': nothing was done." in server.log(run_id, "snapshot_current")
+    assert server.tries(run_id, "snapshot_current") == 1
+    assert live.current == before
+    assert list(live.folder.journal.all()) == begun
 
 
 @pytest.mark.way_out("step-fails")

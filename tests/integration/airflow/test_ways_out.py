@@ -422,7 +422,7 @@ def test_the_process_of_revert_triton_is_killed(live: Model, airflow_of: Servers
     airflow = airflow_of("revert_triton")
     with live.client() as client:
         with blocked(live.path / "1/model.onnx") as somebody_waits:
-            run_id = airflow.deploy(model=live.name, version=1)
+            run_id = airflow.deploy(model=live.name, to=1)
             await_value(lambda: somebody_waits() or None, "the load", limit_s=40)
             airflow.process(run_id, "revert").kill()
         run = airflow.ended(run_id)

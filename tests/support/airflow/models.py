@@ -55,6 +55,10 @@ def failed_at(step: str) -> dict[str, str]:
     return states | {failing: "failed", "rollback_minimal": "success"}
 
 
+REFUSED = failed_at("snapshot") | {"rollback_minimal": "skipped"}
+"""The states of a run that was asked for something that its DAG does not know: there is nothing to roll back."""
+
+
 class Model:
     """A model of one test on the session's stack. Version n is ``y = x * n``."""
 
