@@ -279,6 +279,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
         "traffic": runs_table("traffic"),
         "concurrency": runs_table("concurrency"),
         "damages": runs_table("damages"),
+        "hostile servers": runs_table("hostile servers"),
     },
     "docs/bake.md": {"deployer metrics": deployer_metrics},
     "docs/events.md": {"settings": lambda: settings_table(EventSettings)},

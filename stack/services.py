@@ -60,6 +60,8 @@ def client_environment(site: Site, names: Collection[str]) -> dict[str, str]:
 def _s3_environment(site: Site) -> dict[str, str]:
     return {
         "MLFLOW_S3_ENDPOINT_URL": site.url("s3"),
+        # All of the bucket is MLflow's: experiments past its proxy have folders of their own in it.
+        "TRITON_DEPLOY_ARTIFACT_ROOTS": f"s3://{BUCKET}",
         "AWS_ACCESS_KEY_ID": _ACCESS_KEY,
         "AWS_SECRET_ACCESS_KEY": site.secret("s3-secret-key"),
         "AWS_DEFAULT_REGION": _REGION,
@@ -185,7 +187,6 @@ def _mlflow(site: Site, env: Mapping[str, str]) -> Service:
     home = site.state_dir / "mlflow"
     home.mkdir(exist_ok=True)
     options = {
-        "--backend-store-uri": env.get("MLFLOW_BACKEND_STORE_URI", f"sqlite:///{home / 'mlflow.db'}"),
         "--artifacts-destination": f"s3://{BUCKET}/artifacts",
         "--host": LOCAL,
         "--port": str(site.ports["mlflow"]),
@@ -194,6 +195,8 @@ def _mlflow(site: Site, env: Mapping[str, str]) -> Service:
     argv = [sys.executable, "-m", "mlflow", "server", "--serve-artifacts", *_flat(options)]
     # Background jobs of the server: eight more processes that nothing here uses.
     mlflow_env = {
+        # In the environment, where `ps` does not show it: a database's address has a password in it.
+        "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{home / 'mlflow.db'}",
         **env,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         # By default it calls public addresses only, by https, and remembers for a minute which webhooks there are.

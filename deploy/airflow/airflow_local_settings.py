@@ -18,7 +18,7 @@ USED_BY_TASKS = (
     "google.protobuf.text_format",
     "ml_code.triton_deploy.deployer",
     "ml_code.triton_deploy.golden",
-    "ml_code.triton_deploy.http_retries",
+    "ml_code.triton_deploy.http_connections",
     "numpy",
     "onnx",
     "requests",

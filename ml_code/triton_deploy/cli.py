@@ -15,10 +15,11 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from . import commands
+from . import commands, variables
 from .deployer import Deployer
 from .errors import DeployError
 from .settings import Settings
+from .texts import OneLine
 
 EXIT_CODES = """exit codes:
   0  done; nothing to do; status: Triton serves what is live; deployment committed
@@ -65,11 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code; see EXIT_CODES.
     """
     options = _parser().parse_args(argv)
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.WARNING if options.quiet else logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(message)s",
-    )
+    output = logging.StreamHandler()
+    output.setFormatter(OneLine("%(asctime)s %(levelname)-7s %(message)s"))
+    logging.basicConfig(level=logging.WARNING if options.quiet else logging.INFO, handlers=[output])
     logging.getLogger("botocore").setLevel(logging.WARNING)
     # A rollback has to run when the process is asked to end: make SIGTERM an exception, as Ctrl-C is.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -117,8 +116,11 @@ def _parser() -> argparse.ArgumentParser:
         sub = subparsers.add_parser(
             name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common]
         )
-        sub.set_defaults(run=run, settings=Settings.from_env, usage_error=sub.error)
+        sub.set_defaults(run=run, settings=_settings_to_change, usage_error=sub.error)
         return sub
+
+    def changes_nothing(sub: argparse.ArgumentParser) -> None:
+        sub.set_defaults(settings=_settings_to_look)
 
     def dry_run(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--dry-run", action="store_true", help="say what would be done, change nothing")
@@ -175,12 +177,14 @@ def _parser() -> argparse.ArgumentParser:
         commands.status,
         "show what is live, what each Triton serves, what is under way and in quarantine",
     )
+    changes_nothing(status)
     status.add_argument("model", metavar="MODEL", nargs="?", help="one model (default: all)")
     status.add_argument(
         "--deploy-id", help="show one deployment of the model; the exit code says how it ended"
     )
 
     history = command("history", commands.history, "show the releases of a model, newest first")
+    changes_nothing(history)
     history.add_argument("model", metavar="MODEL")
     history.add_argument("--limit", type=int, default=20, help="how many releases (default: %(default)s)")
 
@@ -205,6 +209,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _settings_to_change() -> Settings:
+    """Read the settings for a command that changes something: a misspelt one would change it otherwise than was meant."""
+    variables.check([Settings], changes=True)
+    return Settings.from_env()
+
+
+def _settings_to_look() -> Settings:
+    variables.check([Settings], changes=False)
+    return Settings.from_env()
+
+
 def _revert_arguments(revert: argparse.ArgumentParser) -> None:
     revert.add_argument("model", metavar="MODEL")
     revert.add_argument(
@@ -225,7 +240,12 @@ def _revert_arguments(revert: argparse.ArgumentParser) -> None:
 def _bake_arguments(bake: argparse.ArgumentParser) -> None:
     bake.add_argument("model", metavar="MODEL")
     bake.add_argument(
-        "--minutes", type=float, help="how long, since its commit (default: TRITON_DEPLOY_BAKE_MINUTES)"
+        "--bake-minutes",
+        "--minutes",
+        dest="minutes",
+        type=float,
+        metavar="MINUTES",
+        help="how long, since its commit (default: TRITON_DEPLOY_BAKE_MINUTES)",
     )
     bake.add_argument("--generation", type=int, help="the release (default: the live one)")
 
@@ -251,7 +271,9 @@ def _add_deploy_options(deploy: argparse.ArgumentParser) -> None:
         help="shares of the clients' requests that it answers before it is committed, such as 5,25,50",
     )
     deploy.add_argument(
+        "--shadow-percent",
         "--shadow",
+        dest="shadow",
         type=int,
         default=0,
         metavar="PERCENT",

@@ -10,7 +10,7 @@ import contextlib
 import json
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 from .canary import canary_of, step_of
 from .deployer import Deployer
 from .intake import DeployRequest, RevertRequest
-from .names import check_model
+from .known_models import require_known
+from .names import check_model, check_reason
 from .plan import Plan
 from .records import Deployment, State
 from .repository import ModelFolder, models_in
 from .settings import Settings
+from .texts import printable
 
 if TYPE_CHECKING:
     from .collect import Collected
@@ -39,7 +41,7 @@ def deploy(options: argparse.Namespace, settings: Settings) -> int:
         model=options.model,
         alias=options.alias,
         deploy_id=options.deploy_id or f"cli-{uuid.uuid4().hex[:12]}",
-        reason=options.reason,
+        reason=check_reason(options.reason),
         allow_schema_change=options.allow_schema_change,
         force=options.force,
         canary=canary_of(options.canary, options.shadow, options.canary_minutes),
@@ -62,7 +64,7 @@ def revert(options: argparse.Namespace, settings: Settings) -> int:
         model=options.model,
         deploy_id=options.deploy_id or f"revert-{uuid.uuid4().hex[:12]}",
         version=options.to,
-        reason=options.reason,
+        reason=check_reason(options.reason),
         unverified=options.unverified,
     )
     if options.dry_run:
@@ -84,7 +86,7 @@ def bake(options: argparse.Namespace, settings: Settings) -> int:
     if options.json:
         print(json.dumps((asdict(baked.bake) if baked.bake else {}) | {"text": baked.text}, indent=2))
     else:
-        print(baked.text)
+        _say(baked.text)
     return 0
 
 
@@ -98,20 +100,20 @@ def reconcile(options: argparse.Namespace, settings: Settings) -> int:
     """Make Triton and the derived files agree with what was committed."""
     from .reconcile import Reconciler
 
-    models = [check_model(name) for name in options.models]
+    models = _known(settings, options.models)
     results = Reconciler(settings).run_all(models, deep=options.deep, dry_run=options.dry_run)
     if options.json:
         print(json.dumps([asdict(result) for result in results], indent=2))
     for result in () if options.json else results:
-        print(_live_line(result))
+        _say(_live_line(result))
         for line in result.done:
-            print(f"  {'to do' if options.dry_run else 'done'}: {line}")
+            _say(f"  {'to do' if options.dry_run else 'done'}: {line}")
         for line in result.problems:
-            print(f"  problem: {line}")
+            _say(f"  problem: {line}")
         for notice in result.notices:
-            print(f"  notice: {notice.text}")
+            _say(f"  notice: {notice.text}")
         if result.under_way:
-            print(f"  left alone: {result.under_way} is under way")
+            _say(f"  left alone: {result.under_way} is under way")
     return EXIT_DISAGREES if any(result.problems for result in results) else 0
 
 
@@ -119,26 +121,26 @@ def gc(options: argparse.Namespace, settings: Settings) -> int:
     """Remove what the retention lets go."""
     from .collect import Collector
 
-    models = [check_model(name) for name in options.models]
+    models = _known(settings, options.models)
     results = Collector(settings).run_all(models, dry_run=options.dry_run)
     if options.json:
         print(
             json.dumps([asdict(result) | {"freed_bytes": result.freed_bytes} for result in results], indent=2)
         )
     for result in () if options.json else results:
-        print(_live_line(result))
+        _say(_live_line(result))
         done = "to remove" if options.dry_run else "removed"
         for removed in result.removed:
-            print(f"  {done}: {removed.kind} {removed.name} ({removed.size_bytes} bytes): {removed.why}")
+            _say(f"  {done}: {removed.kind} {removed.name} ({removed.size_bytes} bytes): {removed.why}")
         for kept in result.kept:
-            print(f"  kept: {kept.kind} {kept.name}: {kept.why}")
+            _say(f"  kept: {kept.kind} {kept.name}: {kept.why}")
         for name in result.still_open:
-            print(f"  still open somewhere, tried again at the next gc: {name}")
+            _say(f"  still open somewhere, tried again at the next gc: {name}")
         for line in result.problems:
-            print(f"  problem: {line}")
+            _say(f"  problem: {line}")
         if result.under_way:
-            print(f"  left alone: {result.under_way} is under way")
-        print(f"  {'would free' if options.dry_run else 'freed'}: {result.freed_bytes} bytes")
+            _say(f"  left alone: {result.under_way} is under way")
+        _say(f"  {'would free' if options.dry_run else 'freed'}: {result.freed_bytes} bytes")
     return EXIT_DISAGREES if any(result.problems for result in results) else 0
 
 
@@ -163,7 +165,7 @@ def renumber(options: argparse.Namespace, settings: Settings) -> int:
     if options.json:
         print(json.dumps(asdict(done) | {"dry_run": options.dry_run, "text": text}, indent=2))
     else:
-        print(text)
+        _say(text)
     return 0
 
 
@@ -193,11 +195,13 @@ def status(options: argparse.Namespace, settings: Settings) -> int:
         return _deployment_status(options, settings)
     models = [check_model(options.model)] if options.model else models_in(settings.repository_root)
     states = list(statuses(settings, models))
+    if options.model and not any(state.notices or state.problems for state in states):
+        require_known(settings, options.model)
     if options.json:
         print(json.dumps([state.to_dict() for state in states], indent=2))
     for state in () if options.json else states:
         live = state.live
-        print(
+        _say(
             f"{state.model}: "
             + (
                 f"version {live.active_version}, generation {live.generation}, since {live.updated_at_utc}"
@@ -209,7 +213,7 @@ def status(options: argparse.Namespace, settings: Settings) -> int:
             )
         )
         for url, version in state.serving.items():
-            print(
+            _say(
                 f"  Triton {url}: "
                 + (
                     f"serves version {version}"
@@ -220,17 +224,17 @@ def status(options: argparse.Namespace, settings: Settings) -> int:
         if state.unfinished:
             canary = state.unfinished.canary
             share = f", {step_of(canary)} since {canary.since_utc}" if canary and canary.step else ""
-            print(
+            _say(
                 f"  under way: {state.unfinished.deploy_id}, version {state.unfinished.version}, {state.unfinished.state}{share}"
             )
         for name, failure in state.quarantined.items():
-            print(f"  quarantined: {name}: {failure.get('step')}: {failure.get('error')}")
+            _say(f"  quarantined: {name}: {failure.get('step')}: {failure.get('error')}")
         for line in state.problems:
-            print(f"  problem: {line}")
+            _say(f"  problem: {line}")
         for notice in state.notices:
-            print(f"  notice: {notice.text}")
+            _say(f"  notice: {notice.text}")
     if not models and not options.json:
-        print("Nothing was deployed to this repository yet.")
+        _say("Nothing was deployed to this repository yet.")
     return 0 if all(state.agrees for state in states) else EXIT_DISAGREES
 
 
@@ -249,6 +253,7 @@ def _deployment_status(options: argparse.Namespace, settings: Settings) -> int:
 
 def history(options: argparse.Namespace, settings: Settings) -> int:
     """Show releases, newest first."""
+    require_known(settings, options.model)
     folder = ModelFolder.at(settings.repository_root, options.model)
     releases = islice(folder.releases.history(), max(0, options.limit))
     if options.json:
@@ -257,12 +262,12 @@ def history(options: argparse.Namespace, settings: Settings) -> int:
     release = None
     # Each as it is read: those after one that can't be are shown.
     for release in releases:
-        print(
+        _say(
             f"{release.generation:>6}  version {release.active_version:<5} {release.updated_at_utc}  alias {release.alias}  "
             f"by {release.actor}  run {release.run_id or '-'}  deployment {release.deploy_id}  {release.reason}".rstrip()
         )
     if release is None:
-        print(f"{options.model} was never released.")
+        _say(f"{options.model} was never released.")
     return 0
 
 
@@ -275,9 +280,9 @@ def doctor(options: argparse.Namespace, settings: Settings) -> int:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     for finding in () if options.json else findings:
         verdict = finding.verdict.upper() if finding.verdict is Verdict.FAILED else finding.verdict
-        print(f"{verdict:<12} {finding.check:<11} {finding.what}")
+        _say(f"{verdict:<12} {finding.check:<11} {finding.what}")
         if finding.fix:
-            print(f"{'':<25}What to do: {finding.fix}")
+            _say(f"{'':<25}What to do: {finding.fix}")
     return EXIT_DISAGREES if any(finding.verdict is Verdict.FAILED for finding in findings) else 0
 
 
@@ -294,12 +299,26 @@ def init(options: argparse.Namespace, settings: Settings) -> int:
     for step in initialize(settings, request, dry_run=options.dry_run):
         steps.append(step)
         if not options.json:
-            print(f"{made if step.made else 'there'}: {step.what}")
+            _say(
+                f"to set: {step.to_set}" if step.to_set else f"{made if step.made else 'there'}: {step.what}"
+            )
     if options.json:
         print(json.dumps([asdict(step) for step in steps], indent=2))
     elif not bucket:
-        print("left out: a bucket and an experiment in it; name one with --bucket")
+        _say("left out: a bucket and an experiment in it; name one with --bucket")
     return 0
+
+
+def _known(settings: Settings, models: Sequence[str]) -> list[str]:
+    """Return models that were named, each of which was deployed to at least once; raises NotFound for another."""
+    for model in models:
+        require_known(settings, model)
+    return list(models)
+
+
+def _say(line: str) -> None:
+    """Print a line for people; names, aliases and reasons of others come in many of them."""
+    print(printable(line))
 
 
 def _live_line(result: Reconciled | Collected) -> str:
@@ -313,7 +332,7 @@ def _print(options: argparse.Namespace, record: Deployment | None, text: str, se
     print(
         json.dumps((asdict(record) if record else {}) | {"serves": serves}, indent=2)
         if options.json
-        else text
+        else "\n".join(map(printable, text.split("\n")))
     )
 
 
@@ -323,12 +342,13 @@ def _show(options: argparse.Namespace, plan: Plan) -> int:
         print(json.dumps(plan.to_dict(), indent=2))
         return plan.exit_code
     for line in plan.does:
-        print(f"would {line}" if not line.startswith("nothing") else f"would do {line}")
+        _say(f"would {line}" if not line.startswith("nothing") else f"would do {line}")
     for name, value in plan.facts.items():
-        print(f"  {name}: {', '.join(map(_fact, value)) if isinstance(value, list) else _fact(value)}")
+        _say(f"  {name}: {', '.join(map(_fact, value)) if isinstance(value, list) else _fact(value)}")
     for error in plan.obstacles:
-        print(f"would be refused: {error.message}\n  What to do: {error.hint}")
-    print(f"Nothing was changed: {plan.serves}")
+        _say(f"would be refused: {error.message}")
+        _say(f"  What to do: {error.hint}")
+    _say(f"Nothing was changed: {plan.serves}")
     return plan.exit_code
 
 

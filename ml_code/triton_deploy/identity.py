@@ -63,6 +63,16 @@ def is_another(here: Origin, there: Origin) -> bool:
     return one[0] == other[0] and one[1] != other[1]
 
 
+def same_files(one: Origin, other: Origin) -> bool:
+    """Whether two versions, of whatever numbers, are known to have the same files: equal digests, or the same place of the same run."""
+    if one.digest and other.digest:
+        return one.digest == other.digest
+    places = _comparable(one), _comparable(other)
+    if one.run_id != other.run_id or None in places or ("run", ONNX_FOLDER) in places:
+        return False
+    return places[0] == places[1]
+
+
 def has_content_of(installed: Manifest, pinned: Pinned) -> bool:
     """Whether an installed version has the files that an alias means.
 

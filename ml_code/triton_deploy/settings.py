@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
-from urllib.parse import urlsplit
 
-from .environment import FromEnvironment, is_address, setting
-from .errors import DeployError, Misconfigured, StorageFailed
-from .names import check_model
+from . import setting_rules
+from .artifact_roots import ArtifactRoots
+from .environment import FromEnvironment, Problem, setting
+from .errors import Misconfigured, StorageFailed
+from .setting_rules import DNS_PREFIX
+from .web_address import credentials, fault
 
-DNS_PREFIX = "dns:///"
-"""Begins an endpoint that stands for every address of a name, as in gRPC's own naming."""
-MIN_REFERENCE_BYTES = 512 << 20
-"""With less address space ONNX Runtime does not start."""
+__all__ = ["DNS_PREFIX", "Settings"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +64,7 @@ class Settings(FromEnvironment):
     mlflow_tracking_uri: str = setting(
         "MLFLOW_TRACKING_URI",
         "",
-        "MLflow server, `http://…` or `https://…`. Required to deploy, not to roll back.",
+        "MLflow server, `http://…` or `https://…`. Required to deploy, not to roll back. A user and password in it are used, and shown nowhere.",
     )
     mlflow_username: str = setting("MLFLOW_TRACKING_USERNAME", "", "Basic authentication at MLflow.")
     mlflow_password: str = setting("MLFLOW_TRACKING_PASSWORD", "", "Its password.", secret=True)
@@ -76,7 +72,10 @@ class Settings(FromEnvironment):
         "MLFLOW_TRACKING_TOKEN", "", "Bearer token at MLflow, instead of a user.", secret=True
     )
     mlflow_timeout_s: float = setting(
-        "TRITON_DEPLOY_MLFLOW_TIMEOUT_S", 10.0, "Longest wait for one answer of MLflow, seconds."
+        "TRITON_DEPLOY_MLFLOW_TIMEOUT_S",
+        10.0,
+        "Longest wait for one answer of MLflow, all of it, seconds; a listing of many pages may take three times as long.",
+        positive=True,
     )
     feedback_prefix: str = setting(
         "TRITON_DEPLOY_MLFLOW_FEEDBACK",
@@ -87,6 +86,7 @@ class Settings(FromEnvironment):
         "TRITON_DEPLOY_FEEDBACK_TIMEOUT_S",
         3.0,
         "Longest that a deploy, `reconcile` or `status` waits for those tags and for where the alias points, seconds.",
+        positive=True,
     )
     alias_drift: str = setting(
         "TRITON_DEPLOY_ALIAS_DRIFT",
@@ -106,47 +106,75 @@ class Settings(FromEnvironment):
         "",
         "S3 endpoint for models stored at `s3://…`, with its scheme; empty means AWS.",
     )
+    artifact_roots: tuple[str, ...] = setting(
+        "TRITON_DEPLOY_ARTIFACT_ROOTS",
+        (),
+        "Places that a version's files may be read from, each with all below it, comma-separated: `s3://bucket/folder`, `mlflow-artifacts:/folder`. Unset: what MLflow hands out (`mlflow-artifacts:`) and nothing in S3 directly. Where no folder of `mlflow-artifacts:` is named, all of it may be read.",
+    )
     transfer_timeout_s: float = setting(
-        "TRITON_DEPLOY_TRANSFER_TIMEOUT_S", 30.0, "Longest silence while an artifact is transferred, seconds."
+        "TRITON_DEPLOY_TRANSFER_TIMEOUT_S",
+        30.0,
+        "Longest silence while an artifact is transferred, seconds.",
+        positive=True,
     )
     probe_timeout_s: float = setting(
         "TRITON_DEPLOY_PROBE_TIMEOUT_S",
         3.0,
         "Longest wait for S3 behind a presigned URL before MLflow's proxy is used, seconds.",
+        positive=True,
     )
     transfer_streams: int = setting(
-        "TRITON_DEPLOY_TRANSFER_STREAMS", 4, "Parallel ranged reads of one artifact."
+        "TRITON_DEPLOY_TRANSFER_STREAMS", 4, "Parallel ranged reads of one artifact.", positive=True
     )
     transfer_range_bytes: int = setting(
-        "TRITON_DEPLOY_TRANSFER_RANGE_BYTES", 16 << 20, "Size of one ranged read, bytes."
+        "TRITON_DEPLOY_TRANSFER_RANGE_BYTES", 16 << 20, "Size of one ranged read, bytes.", positive=True
+    )
+    transfer_min_bytes_per_s: int = setting(
+        "TRITON_DEPLOY_TRANSFER_MIN_BYTES_PER_S",
+        16384,
+        "Slowest transfer that goes on, bytes a second, on the average of `TRITON_DEPLOY_TRANSFER_TIMEOUT_S`; 0 takes any.",
     )
     max_artifact_bytes: int = setting(
-        "TRITON_DEPLOY_MAX_ARTIFACT_BYTES", 20 << 30, "Largest artifact that is accepted, bytes in all files."
+        "TRITON_DEPLOY_MAX_ARTIFACT_BYTES",
+        20 << 30,
+        "Largest artifact that is accepted, bytes in all files.",
+        positive=True,
     )
     min_free_bytes: int = setting(
         "TRITON_DEPLOY_MIN_FREE_BYTES", 64 << 20, "Free space that must remain beside the new version, bytes."
     )
     max_opset: int = setting(
-        "TRITON_DEPLOY_MAX_OPSET", 26, "Highest ONNX opset (default domain) that Triton's ONNX Runtime takes."
+        "TRITON_DEPLOY_MAX_OPSET",
+        26,
+        "Highest ONNX opset (default domain) that Triton's ONNX Runtime takes.",
+        positive=True,
     )
     max_ir_version: int = setting(
-        "TRITON_DEPLOY_MAX_IR_VERSION", 13, "Highest ONNX IR version that Triton's ONNX Runtime takes."
+        "TRITON_DEPLOY_MAX_IR_VERSION",
+        13,
+        "Highest ONNX IR version that Triton's ONNX Runtime takes.",
+        positive=True,
     )
     load_timeout_s: float = setting(
-        "TRITON_DEPLOY_LOAD_TIMEOUT_S", 300.0, "Deadline for Triton to load a candidate, seconds."
+        "TRITON_DEPLOY_LOAD_TIMEOUT_S",
+        300.0,
+        "Deadline for Triton to load a candidate, seconds.",
+        positive=True,
     )
     ready_timeout_s: float = setting(
         "TRITON_DEPLOY_READY_TIMEOUT_S",
         30.0,
         "Deadline for the candidate to be ready on every Triton, seconds.",
+        positive=True,
     )
     switch_timeout_s: float = setting(
         "TRITON_DEPLOY_SWITCH_TIMEOUT_S",
         10.0,
         "Deadline of every other call to Triton (flip, unload, index), seconds.",
+        positive=True,
     )
     infer_timeout_s: float = setting(
-        "TRITON_DEPLOY_INFER_TIMEOUT_S", 30.0, "Deadline of one smoke inference, seconds."
+        "TRITON_DEPLOY_INFER_TIMEOUT_S", 30.0, "Deadline of one smoke inference, seconds.", positive=True
     )
     settle_s: float = setting(
         "TRITON_DEPLOY_SETTLE_S",
@@ -154,7 +182,10 @@ class Settings(FromEnvironment):
         "How long the first Triton answers clients with a version that none of them has met before, until the rest are flipped, seconds; 0 waits for no client.",
     )
     smoke_latency_limit_s: float = setting(
-        "TRITON_DEPLOY_SMOKE_LATENCY_LIMIT_S", 5.0, "Slowest median smoke latency that passes, seconds."
+        "TRITON_DEPLOY_SMOKE_LATENCY_LIMIT_S",
+        5.0,
+        "Slowest median smoke latency that passes, seconds.",
+        positive=True,
     )
     smoke_rtol: float = setting(
         "TRITON_DEPLOY_SMOKE_RTOL",
@@ -198,7 +229,7 @@ class Settings(FromEnvironment):
         "What it gets: `slack` (`text` alone, as Slack, Mattermost and others take it) or `json` (all of the facts).",
     )
     notify_timeout_s: float = setting(
-        "TRITON_DEPLOY_NOTIFY_TIMEOUT_S", 5.0, "Longest wait for the webhook, seconds."
+        "TRITON_DEPLOY_NOTIFY_TIMEOUT_S", 5.0, "Longest wait for the webhook, seconds.", positive=True
     )
     canary_queries: Path | None = setting(
         "TRITON_DEPLOY_CANARY_QUERIES",
@@ -209,6 +240,7 @@ class Settings(FromEnvironment):
         "TRITON_DEPLOY_CANARY_INTERVAL_S",
         15.0,
         "Pause between two looks at a canary, seconds; not more than a third of the following.",
+        positive=True,
     )
     canary_silence_s: float = setting(
         "TRITON_DEPLOY_CANARY_SILENCE_S",
@@ -219,7 +251,10 @@ class Settings(FromEnvironment):
         "TRITON_DEPLOY_KEEP_WARM", 1, "Earlier versions kept loaded beside the live one."
     )
     lease_s: float = setting(
-        "TRITON_DEPLOY_LEASE_S", 900.0, "How long a silent deploy keeps others away from its model, seconds."
+        "TRITON_DEPLOY_LEASE_S",
+        900.0,
+        "How long a silent deploy keeps others away from its model, seconds.",
+        positive=True,
     )
 
     keep_releases: int = setting(
@@ -248,6 +283,7 @@ class Settings(FromEnvironment):
         "TRITON_DEPLOY_PROMETHEUS_TIMEOUT_S",
         5.0,
         "Longest wait for one answer of Prometheus or Alertmanager, seconds.",
+        positive=True,
     )
     alertmanager_url: str = setting(
         "TRITON_DEPLOY_ALERTMANAGER_URL",
@@ -311,25 +347,14 @@ class Settings(FromEnvironment):
         "Alerts that fail a bake when they begin to fire during it, for its model or for none, comma-separated. Needs TRITON_DEPLOY_ALERTMANAGER_URL.",
     )
 
-    @classmethod
-    def usable(cls, environ: Mapping[str, str] | None = None) -> tuple[Self, Mapping[str, DeployError]]:
-        """Read the settings as far as they can be used.
-
-        Args:
-            environ: variables to read; the process's own by default.
-
-        Returns:
-            The settings, with the default for what can't be used; and why not, by variable.
-        """
-        environ = os.environ if environ is None else environ
-        wrong: dict[str, DeployError] = {}
-        for f in fields(cls):
-            variable = f.metadata["variable"]
-            try:
-                cls.from_env({variable: environ.get(variable, "")})
-            except DeployError as error:
-                wrong[variable] = error
-        return cls.from_env({name: text for name, text in environ.items() if name not in wrong}), wrong
+    def __post_init__(self) -> None:
+        """Take user and password off MLflow's address, as its own client does: no error, record or page shows them."""
+        if "@" in self.mlflow_tracking_uri and not fault(self.mlflow_tracking_uri):
+            uri, user, password = credentials(self.mlflow_tracking_uri)
+            object.__setattr__(self, "mlflow_tracking_uri", uri)
+            if user:
+                object.__setattr__(self, "mlflow_username", user)
+                object.__setattr__(self, "mlflow_password", password)
 
     @property
     def repository_root(self) -> Path:
@@ -376,125 +401,11 @@ class Settings(FromEnvironment):
             )
         return self.mlflow_tracking_uri.rstrip("/")
 
-    def check(self) -> None:
-        """See FromEnvironment.check."""
-        check_model(self.default_model)
-        for variable, url in (
-            ("MLFLOW_TRACKING_URI", self.mlflow_tracking_uri),
-            ("MLFLOW_S3_ENDPOINT_URL", self.s3_endpoint_url),
-            ("TRITON_DEPLOY_PROMETHEUS_URL", self.prometheus_url),
-            ("TRITON_DEPLOY_ALERTMANAGER_URL", self.alertmanager_url),
-        ):
-            if url and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
-                raise Misconfigured(
-                    f"{variable}={url!r} is not an http:// or https:// URL.",
-                    hint=f"Write it with its scheme, for example http://{url.split('://')[-1] or 'host:port'}.",
-                )
-        if not self.triton_grpc_urls:
-            raise Misconfigured(
-                "TRITON_DEPLOY_GRPC_URLS names no Triton.", hint="Set it to host:port of each one."
-            )
-        if self.quorum not in ("all", "majority") and not re.fullmatch("[1-9][0-9]*", self.quorum):
-            raise Misconfigured(
-                f"TRITON_DEPLOY_QUORUM={self.quorum!r} is neither 'all', 'majority' nor a number of 1 or more.",
-                hint="Unset it for the default, all.",
-            )
-        for variable, choice, default, other in (
-            ("TRITON_DEPLOY_STAGING", self.staging, "required", "optional"),
-            ("TRITON_DEPLOY_ALIAS_DRIFT", self.alias_drift, "notice", "problem"),
-            ("TRITON_DEPLOY_NOTIFY_FORMAT", self.notify_format, "slack", "json"),
-        ):
-            if choice not in (default, other):
-                raise Misconfigured(
-                    f"{variable}={choice!r} is neither {default!r} nor {other!r}.",
-                    hint=f"Unset it for the default, {default}.",
-                )
-        self._check_staging()
-        self._check_reference()
-        if not 10 <= self.canary_silence_s <= 600:
-            raise Misconfigured(
-                f"TRITON_DEPLOY_CANARY_SILENCE_S={self.canary_silence_s:g} is not 10 to 600.",
-                hint="Unset it for the default, 90.",
-            )
-        if self.notify_url and not re.match("https?://[^/]", self.notify_url):
-            # Not shown: whoever knows it can write there.
-            raise Misconfigured(
-                "TRITON_DEPLOY_NOTIFY_URL is not an http:// or https:// URL.",
-                hint="Write it with its scheme.",
-            )
-        self._check_bake()
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", self.feedback_prefix):
-            raise Misconfigured(
-                f"TRITON_DEPLOY_MLFLOW_FEEDBACK={self.feedback_prefix!r} can't begin the name of a tag.",
-                hint="Use letters, digits, '_', '.' or '-', or 'off'.",
-            )
-        for url in self.triton_grpc_urls:
-            if not is_address(url.removeprefix(DNS_PREFIX)):
-                raise Misconfigured(
-                    f"TRITON_DEPLOY_GRPC_URLS has {url!r}, which is not host:port.",
-                    hint=f"Use Triton's gRPC port (8001 by default), without a scheme, or {DNS_PREFIX}name:port.",
-                )
+    @property
+    def allowed_artifacts(self) -> ArtifactRoots:
+        """Where files may be read from; raises Misconfigured when the setting can't be taken apart."""
+        return ArtifactRoots.parse(self.artifact_roots)
 
-    def _check_staging(self) -> None:
-        if not self.staging_grpc_url:
-            return
-        if not is_address(self.staging_grpc_url):
-            raise Misconfigured(
-                f"TRITON_DEPLOY_STAGING_GRPC_URL={self.staging_grpc_url!r} is not host:port.",
-                hint="Use the gRPC port of the staging Triton (8001 by default), without a scheme. There is one of it.",
-            )
-        if self.staging_grpc_url in self.triton_grpc_urls:
-            raise Misconfigured(
-                f"TRITON_DEPLOY_STAGING_GRPC_URL={self.staging_grpc_url!r} is one of TRITON_DEPLOY_GRPC_URLS.",
-                hint="A candidate is tried where nobody is served: start one more Triton, without --load-model, and name that.",
-            )
-
-    def _check_reference(self) -> None:
-        for variable, choice in (
-            ("TRITON_DEPLOY_REQUIRE_GOLDEN", self.require_golden),
-            ("TRITON_DEPLOY_REQUIRE_DIGEST", self.require_digest),
-        ):
-            if choice not in ("no", "yes"):
-                raise Misconfigured(
-                    f"{variable}={choice!r} is neither 'no' nor 'yes'.", hint="Unset it for the default, no."
-                )
-        if not self.reference_timeout_s:
-            raise Misconfigured(
-                "TRITON_DEPLOY_REFERENCE_TIMEOUT_S is 0: no model could answer.",
-                hint="Unset it for the default, 60; TRITON_DEPLOY_REQUIRE_GOLDEN=yes runs none.",
-            )
-        if self.reference_memory_bytes < MIN_REFERENCE_BYTES:
-            raise Misconfigured(
-                f"TRITON_DEPLOY_REFERENCE_MEMORY_BYTES={self.reference_memory_bytes} is less than ONNX Runtime needs, {MIN_REFERENCE_BYTES}.",
-                hint=f"Unset it for the default, {type(self).reference_memory_bytes}.",
-            )
-
-    def _check_bake(self) -> None:
-        if self.bake_no_data not in ("pass", "hold", "revert"):
-            raise Misconfigured(
-                f"TRITON_DEPLOY_BAKE_NO_DATA={self.bake_no_data!r} is neither 'pass', 'hold' nor 'revert'.",
-                hint="Unset it for the default, pass.",
-            )
-        for variable, share in (
-            ("TRITON_DEPLOY_BAKE_MAX_FAILURE_RATIO", self.bake_max_failure_ratio),
-            ("TRITON_DEPLOY_BAKE_MAX_FAILURE_RISE", self.bake_max_failure_rise),
-        ):
-            if share > 1:
-                raise Misconfigured(
-                    f"{variable}={share:g} is more than all requests.",
-                    hint="Write a share: 0.01 for one of a hundred.",
-                )
-        for variable, number in (
-            ("TRITON_DEPLOY_BAKE_INTERVAL_S", self.bake_interval_s),
-            ("TRITON_DEPLOY_BAKE_WINDOW_S", self.bake_window_s),
-            ("TRITON_DEPLOY_BAKE_BAD_LOOKS", self.bake_bad_looks),
-        ):
-            if number < 1:
-                raise Misconfigured(
-                    f"{variable}={number:g} is less than 1.", hint="Unset it for the default."
-                )
-        if self.bake_alerts and not self.alertmanager_url:
-            raise Misconfigured(
-                "TRITON_DEPLOY_BAKE_ALERTS is set, and TRITON_DEPLOY_ALERTMANAGER_URL is not.",
-                hint="Set it to the Alertmanager, for example http://alertmanager:9093.",
-            )
+    def problems(self) -> Iterator[Problem]:
+        """See FromEnvironment.problems."""
+        yield from setting_rules.problems(self)

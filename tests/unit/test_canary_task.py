@@ -272,6 +272,18 @@ def test_a_webhook_that_fails_or_is_away_changes_nothing_and_is_not_named(
     assert not notify(world.settings, notification), "nobody is to be told"
 
 
+def test_what_others_wrote_is_no_command_in_a_chat(world: World) -> None:
+    text = "Version 2 was rolled back: smoke: input <!channel> & <https://evil|approve>\x1b[2J is missing."
+    for form, told in (
+        ("slack", text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")),
+        ("json", text),
+    ):
+        with Webhook() as taking:
+            settings = replace(world.settings, notify_url=taking.url, notify_format=form)
+            assert notify(settings, Notification(event="rolled_back", model=MODEL, text=text))
+        assert taking.bodies[0]["text"] == told.replace("\x1b", "\\x1b")
+
+
 def test_a_wrong_address_is_refused_without_being_shown() -> None:
     with pytest.raises(Misconfigured) as caught:
         Settings.from_env({"TRITON_DEPLOY_NOTIFY_URL": "hooks.example/secret"})

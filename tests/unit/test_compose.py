@@ -27,6 +27,7 @@ from ml_code.alias_events.settings import EventSettings
 from ml_code.gateway.settings import GatewaySettings
 from ml_code.triton_deploy.environment import FromEnvironment
 from ml_code.triton_deploy.settings import Settings
+from ml_code.triton_deploy.variables import unknown
 from tests.support.composing import (
     FILES,
     PROFILES,
@@ -203,6 +204,47 @@ def test_no_secret_has_a_value_of_its_own(env_file: Path, everything: Mapping[st
     assert kept > 10
 
 
+def test_no_secret_is_an_argument(env_file: Path, everything: Mapping[str, dict[str, Any]]) -> None:
+    """Every user of the host sees the arguments of every process."""
+    # A Triton takes this one no other way. It opens nothing: nobody is told it.
+    made = {name: values(env_file)[name] for name in SECRETS if name != "TRITON_RESTRICTED_KEY"}
+    for name, service in everything.items():
+        told = (
+            service.get("command"),
+            service.get("entrypoint"),
+            service.get("healthcheck", {}).get("test"),
+        )
+        arguments = [part for parts in told for part in parts or ()]
+        for secret, value in made.items():
+            assert value not in "".join(arguments), f"{name}: {secret}"
+        # A shell that hands a variable on to a program shows it as well; `printf` is its own.
+        for line in (line for part in arguments for line in part.splitlines()):
+            if re.search(r"\$\w*(AUTH|SECRET|PASSWORD|KEY|TOKEN)", line):
+                assert line.strip().startswith("printf "), f"{name}: {line}"
+
+
+def test_postgres_is_told_passwords_by_its_environment() -> None:
+    script = (ROOT / "deploy/compose/postgres-databases.sh").read_text()
+    assert "\\getenv airflow AIRFLOW_DATABASE_PASSWORD\n" in script
+    assert not re.search(r"\$\{?\w*PASSWORD", script)
+
+
+def test_redis_reads_its_password_from_a_file_that_is_its_own(
+    everything: Mapping[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    shell, flags, script = everything["redis"]["command"]
+    told = tmp_path / "arguments"
+    (tmp_path / "redis-server").write_text(f'#!/bin/sh\necho "$@" > {told}\n')
+    (tmp_path / "redis-server").chmod(0o755)
+    script = script.replace("$$", "$").replace("/tmp/redis.conf", str(tmp_path / "redis.conf"))
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "REDISCLI_AUTH": "5ecret%s\\n"}
+    subprocess.run([shell, flags, script], env=environment, check=True)
+    assert told.read_text().split() == [str(tmp_path / "redis.conf")]
+    lines = (tmp_path / "redis.conf").read_text().splitlines()
+    assert lines == ["requirepass 5ecret%s\\n", "appendonly yes", 'save ""', "dir /data"]
+    assert (tmp_path / "redis.conf").stat().st_mode & 0o777 == 0o600
+
+
 # Versions
 
 
@@ -325,6 +367,7 @@ def test_every_service_may_do_as_little_as_it_can(everything: Mapping[str, dict[
         assert service["logging"]["options"]["max-size"], name
         limits = service["deploy"]["resources"]["limits"]
         assert int(limits["memory"]) >= 2**25, name
+        assert 256 <= limits["pids"] <= 16384, name
         if name != "volumes":
             assert int(service["user"].split(":")[0]) > 0, name
             assert "cap_add" not in service, name
@@ -626,6 +669,10 @@ def test_the_deployer_and_the_gateway_can_be_started_with_what_they_are_told(
     events = EventSettings.from_env(everything["events"]["environment"])
     assert events.port == EventSettings.port
     assert events.secrets
+    for service in everything.values():
+        assert unknown(service.get("environment", {}), [Settings, GatewaySettings, EventSettings]) == []
+    # Only what the keys of S3 open, and no more than MLflow's bucket.
+    assert deployer.artifact_roots == ("s3://mlflow",)
 
 
 def all_settings() -> list[type]:

@@ -633,7 +633,7 @@ def test_external_data_that_is_missing_is_named(tmp_path: Path) -> None:
         (files(external("/etc/passwd")[0]), "outside the model's own directory"),
         (files(external("weights.bin")[0]), "not among the logged files"),
         (files(times(2.0, opset=27)), "opset 27"),
-        (files(unknown_operator()), "ONNX Runtime can't run"),
+        (files(unknown_operator()), "ONNX Runtime can't load"),
         (files(times(2.0), triton__golden_json=b"{"), "golden file"),
         (files(times(2.0), triton__golden_json=golden(2.0, source="other")), "input x is missing"),
         (files(times(2.0), triton__config_json=b'{"backend": "python"}'), "backend"),

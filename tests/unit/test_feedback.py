@@ -135,6 +135,49 @@ def test_nobody_is_told_to_deploy_a_version_that_would_be_refused() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("failed", "named"),
+    [
+        (Origin(run_id="r", digest="d"), Origin(run_id="q", digest="d")),
+        (Origin(run_id="r", place="models:/m-1"), Origin(run_id="r", place="s3://b/1/models/m-1/artifacts")),
+        (Origin(run_id="r", place="s3://b/1/r/artifacts/x"), Origin(run_id="r", place="runs:/r/x")),
+    ],
+)
+def test_nobody_is_told_to_deploy_files_that_failed_under_another_number(
+    failed: Origin, named: Origin
+) -> None:
+    said = drift(
+        release(3, 7),
+        Registered(version=9, origin=named),
+        [FailedVersion(8, "smoke: It answers wrongly.", "", failed)],
+    )
+    assert (
+        "It has the files of version 8. Version 8 failed (smoke: It answers wrongly) and is in quarantine"
+        in said
+    )
+    assert "triton-deploy deploy" not in said
+
+
+@pytest.mark.parametrize("digest", ["d", "e"])
+def test_a_version_made_anew_is_not_to_be_deployed_with_files_that_failed(digest: str) -> None:
+    """Its number is another's, whose files it may have."""
+    said = drift(
+        release(3, 7),
+        Registered(version=7, origin=Origin(run_id="new", digest=digest)),
+        [FailedVersion(5, "smoke: x", "", Origin(run_id="old", digest="d"))],
+        Origin(run_id="r", digest="c"),
+    )
+    assert "the model was deleted in MLflow and made anew" in said
+    assert ("is in quarantine" in said) is (digest == "d")
+    assert ("renumber" in said) is (digest == "e")
+
+
+def test_an_alias_that_is_not_set_is_not_to_be_deployed() -> None:
+    said = drift(release(3, 7), None)
+    assert "triton-deploy deploy" not in said
+    assert "Set it to version 7 again" in said
+
+
 # Through the library
 
 

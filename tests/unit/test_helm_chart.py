@@ -244,7 +244,9 @@ def test_probes_ports_and_scrapes_name_ports_that_exist(chart: Rendered) -> None
     for policy in chart.all("NetworkPolicy"):
         [workload] = selected(chart, policy["spec"]["podSelector"]["matchLabels"])
         for rule in policy["spec"]["ingress"]:
-            assert rule["from"], "an empty list would be everybody"
+            # The gateway alone is for everybody, unless its callers are named.
+            everybody = workload["metadata"]["name"].endswith("-gateway") and "from" not in rule
+            assert everybody or rule["from"], "an empty list would be everybody"
             assert {port["port"] for port in rule["ports"]} <= ports(workload).keys()
     for monitor in chart.all("ServiceMonitor"):
         wanted = monitor["spec"]["selector"]["matchLabels"]
@@ -331,6 +333,36 @@ def test_prometheus_may_scrape_triton_and_shows_the_gateway_its_key(everything: 
     }
     assert monitors.keys() == {f"{NAME}-gateway", f"{NAME}-triton", f"{NAME}-staging"}
     assert all(m["metadata"]["labels"]["release"] == "prometheus" for m in everything.all("ServiceMonitor"))
+
+
+def may_call(chart: Rendered, component: str) -> set[tuple[str, str]]:
+    """What a component may call, by workload and port; all of DNS is one."""
+    policy = chart.one("NetworkPolicy", f"-{component}")["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    found = set()
+    for rule in policy["egress"]:
+        if "to" not in rule:
+            assert {(port["port"], port["protocol"]) for port in rule["ports"]} == {(53, "UDP"), (53, "TCP")}
+            found.add(("DNS", "53"))
+        for peer in rule.get("to", []):
+            [workload] = selected(chart, peer["podSelector"]["matchLabels"])
+            found |= {
+                (workload["metadata"]["name"].removeprefix(f"{NAME}-"), p["port"]) for p in rule["ports"]
+            }
+    return found
+
+
+def test_gateway_and_nginx_call_the_tritons_and_nobody_else(
+    triton: Rendered, everything: Rendered, local: Rendered
+) -> None:
+    tritons = {("DNS", "53"), ("triton", "http")}
+    assert may_call(triton, "gateway") == may_call(everything, "gateway") == tritons
+    assert may_call(everything, "nginx") == {*tritons, ("gateway", "http")}
+    # By default everybody may call the gateway, and its one port.
+    [rule] = triton.one("NetworkPolicy", "-gateway")["spec"]["ingress"]
+    assert rule == {"ports": [{"port": "http"}]}
+    # It asks MLflow and its store, wherever they are.
+    assert local.one("NetworkPolicy", "-gateway")["spec"]["policyTypes"] == ["Ingress"]
 
 
 # The staging Triton.

@@ -551,6 +551,22 @@ def test_no_setting_of_the_callers_airflow_reaches_ours(
     assert program.env["PATH"] == os.environ["PATH"]
 
 
+def test_no_secret_is_an_argument(tmp_path: Path) -> None:
+    """Every user of this machine sees the arguments of every process."""
+    site = Stack(tmp_path)._site
+    names = ("s3", "postgres", "mlflow", "airflow", "triggerer", "gateway", "events", "redis")
+    env = services.client_environment(site, names)
+    assert "postgresql://" in env["MLFLOW_BACKEND_STORE_URI"]
+    makers = [services._BUILDERS[name] for name in names if name != "redis"]
+    built = [program for make in makers for program in make(site, env).all]
+    kept = [path.read_text() for path in (tmp_path / "secrets").iterdir()]
+    assert len(kept) > 5
+    for program in built:
+        arguments = " ".join(program.argv)
+        assert not [secret for secret in kept if secret[:16] in arguments], program.name
+        assert "postgresql://" not in arguments, program.name
+
+
 def test_with_redis_airflow_is_a_distributed_one(tmp_path: Path) -> None:
     site = Stack(tmp_path)._site
     alone = services.client_environment(site, ["mlflow", "airflow", "postgres"])

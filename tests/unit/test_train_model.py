@@ -253,6 +253,28 @@ def test_retries_of_the_client_are_bounded_unless_the_user_sets_them(
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "10"
 
 
+@pytest.mark.usefixtures("retries_unset")
+def test_a_password_in_mlflows_address_is_used_and_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's client prints the address it was given, in links to the run."""
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "another")
+    address = NOBODY_LISTENS.replace("://", "://me:s3cret%40word@")
+    with pytest.raises(RegistryError, match=NOBODY_LISTENS) as refusal:
+        registration().select_experiment(address, "training")
+    assert "s3cret" not in str(refusal.value)
+    assert (os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]) == (
+        "me",
+        "s3cret@word",
+    )
+    assert mlflow.get_tracking_uri() == NOBODY_LISTENS
+    with pytest.raises(InvalidRequestError) as wrong:
+        registration().select_experiment("http://me:s3cret/word@mlflow", "training")
+    assert "s3cret" not in f"{wrong.value} {wrong.value.hint}"
+
+
 def test_command_line_says_what_is_wrong_and_exits_with_the_code_of_the_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ from ml_code.training.request import TrainingRequest
 from ml_code.training.trained import fingerprint
 from ml_code.training.trainer import train
 from tests.support.lazily import lazily
+from tests.support.servers.plain import answer, dripping, path_of, plain_server, sent
 
 registration = lazily("ml_code.training.registration")
 tables = lazily("ml_code.training.table")
@@ -106,6 +107,30 @@ def test_a_file_that_is_not_there_or_of_another_scheme_is_refused(tmp_path: Path
     ):
         with pytest.raises(DataError, match=says):
             tables().read_table(location)
+
+
+def test_a_table_in_s3_is_read_and_what_is_no_table_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "reader")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-key")
+    monkeypatch.setenv("TRITON_DEPLOY_TRANSFER_TIMEOUT_S", "0.5")
+    denied = b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
+    says = {
+        "right": answer(200, b"a,b\n1,2\n"),
+        "denied": answer(403, denied),
+        "cut": sent(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\na,b\n1,2\n"),
+        "slow": dripping(b"1" * 100, 0.2, after=b"HTTP/1.1 200 OK\r\n\r\n"),
+    }
+    with plain_server(lambda request: says[path_of(request).rpartition("/")[2]]) as server:
+        monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", server.url)
+        assert tables().read_table("s3://bucket/right").to_dict("list") == {"a": [1], "b": [2]}
+        for name, why in (
+            ("denied", "answers 403, AccessDenied: no"),
+            ("cut", "ended after 8 of 999 bytes|broke the connection off"),
+            ("slow", "comes too slowly"),
+        ):
+            with pytest.raises(DataError, match=why) as refusal:
+                tables().read_table(f"s3://bucket/{name}")
+            assert "Signature" not in str(refusal.value)
 
 
 def test_refused_data_exits_with_5_and_nothing_is_published(

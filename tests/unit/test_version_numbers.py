@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from ml_code.triton_deploy import cli
-from ml_code.triton_deploy.errors import InvalidInput
+from ml_code.triton_deploy.errors import InvalidInput, Misconfigured
+from ml_code.triton_deploy.http_answers import Answer
 from ml_code.triton_deploy.intake import DeployRequest, RevertRequest
 from ml_code.triton_deploy.mlflow_api import MlflowApi
 from ml_code.triton_deploy.names import MAX_VERSION
@@ -27,13 +28,14 @@ def number(request: pytest.FixtureRequest) -> int:
 def test_a_number_that_mlflow_gives_is_refused(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     asked: list[str] = []
 
-    def get(api: MlflowApi, endpoint: str, key: str, **query: Any) -> dict[str, Any]:
+    def get(api: MlflowApi, endpoint: str, key: str, **query: Any) -> Answer:
         asked.append(endpoint)
-        return {"version": str(number), "run_id": "r", "status": "READY"}
+        answer = {"version": str(number), "run_id": "r", "status": "READY"}
+        return Answer(answer, "MLflow at http://mlflow", endpoint, "{…}")
 
     monkeypatch.setattr(MlflowApi, "get", get)
     registry = MlflowRegistry(Settings(mlflow_tracking_uri="http://127.0.0.1:1"))
-    with pytest.raises(InvalidInput, match="not a valid model version") as caught:
+    with pytest.raises(Misconfigured, match="not a valid model version") as caught:
         registry.resolve("m", "A")
     assert not caught.value.blames_artifact
     assert asked == ["mlflow/registered-models/alias"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 
 from ..settings import Settings
+from ..variables import CORRECT, unknown
 from .check import Check, Finding, Report, Verdict
 from .clocks import ClocksCheck
 from .examination import run_all
@@ -33,6 +35,12 @@ def examine(
     settings, unusable = Settings.usable(environ)
     report = Report("settings")
     wrong = [report.failed(error.message, error.hint) for error in unusable.values()]
+    wrong += [
+        report.failed(f"{one} Commands that change something refuse it.", CORRECT)
+        if one.misspelt
+        else report.warning(str(one), "Unset it, or correct its name.")
+        for one in unknown(os.environ if environ is None else environ, [Settings])
+    ]
     checks: list[Check] = [
         MlflowCheck(settings),
         ArtifactsCheck(settings),

@@ -29,12 +29,14 @@ class Finding:
         verdict: how it stands.
         what: what was seen, and the cause; or why nothing could be.
         fix: what to do, or empty.
+        after: another check, which explains this finding if it failed; or empty.
     """
 
     check: str
     verdict: Verdict
     what: str
     fix: str = ""
+    after: str = ""
 
 
 class Check(Protocol):
@@ -81,6 +83,6 @@ class Report:
         """Return that something does not work."""
         return Finding(check=self._check, verdict=Verdict.FAILED, what=what, fix=fix)
 
-    def unknown(self, what: str, fix: str = "") -> Finding:
-        """Return that something could not be checked, and why."""
-        return Finding(check=self._check, verdict=Verdict.UNKNOWN, what=what, fix=fix)
+    def unknown(self, what: str, fix: str = "", after: str = "") -> Finding:
+        """Return that something could not be checked, and why; ``after``: see Finding."""
+        return Finding(check=self._check, verdict=Verdict.UNKNOWN, what=what, fix=fix, after=after)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
 
-from .. import http
+from .. import http, tls
 from ..errors import DeployError
 from ..mlflow_api import MlflowApi
 from ..repository.durable import storage_errors
@@ -18,6 +18,8 @@ WORTH_A_WARNING_S = 5.0
 RESOLUTION_S = 1.0
 """A Date header has no fractions; some file systems have none either."""
 TELL_TIME_S = 5.0
+MLFLOW, S3 = CHECKED = ("MLflow", "S3")
+"""Servers that a check of that name has asked before."""
 FIX = "Let NTP or chrony set the clock of both hosts."
 
 Seen = tuple[float, float, float]
@@ -46,9 +48,9 @@ class ClocksCheck:
         """See Check.look."""
         settings = self._settings
         if settings.mlflow_tracking_uri:
-            yield self._compared("MLflow", lambda: self._dated(MlflowApi(settings).base + "/version"))
+            yield self._compared(MLFLOW, lambda: self._dated(f"{MlflowApi(settings).base}/version", "mlflow"))
         if settings.s3_endpoint_url:
-            yield self._compared("S3", lambda: self._dated(settings.s3_endpoint_url))
+            yield self._compared(S3, lambda: self._dated(settings.s3_endpoint_url, "s3"))
         if settings.repository:
             yield self._compared("the model repository's file system", self._file)
         yield self._report.unknown(
@@ -63,7 +65,10 @@ class ClocksCheck:
         try:
             before, other, after = look()
         except DeployError as error:
-            return self._report.unknown(f"The clock of {whose} can't be read: {error.message}")
+            return self._report.unknown(
+                f"The clock of {whose} can't be read: {error.message}",
+                after=whose if whose in CHECKED else "",
+            )
         except ValueError as error:
             return self._report.unknown(f"The clock of {whose} can't be read: {error}.")
         ahead = other - after if other > after else min(0.0, other + RESOLUTION_S - before)
@@ -77,16 +82,17 @@ class ClocksCheck:
             return self._report.warning(f"{what}; leases allow {CLOCK_SKEW_S:.0f} s.", FIX)
         return self._report.ok(f"The clock of {whose} agrees with this machine's.")
 
-    def _dated(self, url: str) -> Seen:
-        session = http.new_session(pool_size=1)
+    def _dated(self, url: str, kind: tls.Kind) -> Seen:
+        session = http.new_session(pool_size=1, trust=tls.trust(kind))
+        server = http.shown(url)
         before = self._clock()
         answer = http.get(
-            session, url, timeout_s=TELL_TIME_S, server=url, hint="Check that it runs.", stream=True
+            session, url, timeout_s=TELL_TIME_S, server=server, hint="Check that it runs.", stream=True
         )
         after = self._clock()
         with answer:
             if "Date" not in answer.headers:
-                raise ValueError(f"{url} sends no Date")
+                raise ValueError(f"{server} sends no Date")
             return before, parsedate_to_datetime(answer.headers["Date"]).timestamp(), after
 
     def _file(self) -> Seen:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from ..errors import DeployError
-from .check import Check, Finding, Report
+from .check import Check, Finding, Report, Verdict
 
 
 def run_all(checks: Sequence[Check], unusable: Mapping[str, DeployError]) -> list[Finding]:
@@ -33,7 +34,32 @@ def run_all(checks: Sequence[Check], unusable: Mapping[str, DeployError]) -> lis
                 Report(check.name).unknown(f"It needs {' and '.join(missing)}, which can't be used.")
             )
         findings += found.get(check.name, [])
-    return findings
+    return list(_told_once(findings))
+
+
+def _told_once(findings: Sequence[Finding]) -> Iterable[Finding]:
+    """Say a cause at the first check that met it: those that come after point there."""
+    failed: dict[str, str] = {}
+    for finding in findings:
+        cause = next(
+            (cause for cause in failed if cause in finding.what and failed[cause] != finding.check), ""
+        )
+        if finding.after in failed.values():
+            yield _see(finding, finding.what.partition(": ")[0], finding.after)
+        elif cause and finding.verdict is not Verdict.OK:
+            before = finding.what.partition(cause)[0].rstrip(" :")
+            yield _see(finding, before or "It can't be looked at", failed[cause])
+        else:
+            # Nobody deploys.
+            yield replace(finding, fix=finding.fix.replace(", then deploy again", ""))
+        if finding.verdict is Verdict.FAILED:
+            failed.setdefault(finding.what, finding.check)
+
+
+def _see(finding: Finding, what: str, check: str) -> Finding:
+    return replace(
+        finding, verdict=Verdict.UNKNOWN, what=f"{what.rstrip('.')}: see {check}, above.", fix="", after=""
+    )
 
 
 class _Running:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ..artifact_roots import VARIABLE
 from ..artifacts import ProxiedStore
 from ..errors import DeployError, InvalidInput, Misconfigured
-from ..locations import ForeignPlace, Place, ProxyPlace, parse_place
+from ..locations import ForeignPlace, Place, ProxyPlace, S3Place, parse_place
 from ..mlflow_api import MlflowApi
 from ..settings import Settings
 from .check import Finding, Report
@@ -33,10 +34,14 @@ class Experiment:
     place: Place | InvalidInput
 
 
+def _is_old(version: str) -> bool:
+    return int(version.partition(".")[0]) < OLDEST_MAJOR
+
+
 def experiments_of(settings: Settings) -> list[Experiment]:
     """Return every active experiment; raises what MlflowApi.get does."""
     found = MlflowApi(settings).every("mlflow/experiments/search", "experiments", max_results="1000")
-    return [_experiment(entry["name"], entry["artifact_location"]) for entry in found]
+    return [_experiment(entry.text("name"), entry.text("artifact_location")) for entry in found]
 
 
 def _experiment(name: str, location: str) -> Experiment:
@@ -66,8 +71,10 @@ class MlflowCheck:
         api = MlflowApi(self._settings)
         answer = api.response("GET", "/version")
         version = answer.text.strip()
-        if answer.ok and re.fullmatch(r"\d+(\.\w+)+", version):
+        if answer.ok and re.fullmatch(r"\d{1,4}(\.\w{1,20}){1,5}", version):
             yield self._version(api.base, version)
+            if _is_old(version):
+                return
         else:
             yield self._report.unknown(f"{api.base} does not say its version ({answer.status_code}).")
         yield self._logged_models(api)
@@ -76,10 +83,10 @@ class MlflowCheck:
         """Nothing is left."""
 
     def _version(self, base: str, version: str) -> Finding:
-        if int(version.partition(".")[0]) < OLDEST_MAJOR:
+        if _is_old(version):
             return self._report.warning(
-                f"MLflow at {base} is {version}: older than 3, it has no logged models.",
-                "Upgrade the server (mlflow db upgrade), or train with a client of its own version.",
+                f"MLflow at {base} is {version}: older than 3, it has no logged models. What a client of its own version logs is deployed.",
+                "Upgrade the server (mlflow db upgrade), or train with a client of its own version: log_model of an MLflow 3 client fails on it.",
             )
         return self._report.ok(f"MLflow {version} answers at {base}.")
 
@@ -105,7 +112,7 @@ class ArtifactsCheck:
     """
 
     name = "artifacts"
-    needs = ("MLFLOW_TRACKING_URI",)
+    needs = ("MLFLOW_TRACKING_URI", VARIABLE)
     deadline_s = 30.0
 
     def __init__(self, settings: Settings) -> None:
@@ -114,7 +121,12 @@ class ArtifactsCheck:
 
     def look(self) -> Iterator[Finding]:
         """See Check.look."""
-        experiments = experiments_of(self._settings)
+        try:
+            experiments = experiments_of(self._settings)
+        except DeployError as error:
+            what = f"MLflow can't be asked where its experiments keep artifacts: {error.message}"
+            yield replace(self._report.failed(what, error.hint), after=MlflowCheck.name)
+            return
         yield self._proxy(any(isinstance(one.place, ProxyPlace) for one in experiments))
         yield from self._places(experiments)
 
@@ -140,6 +152,7 @@ class ArtifactsCheck:
         for one in experiments:
             if isinstance(one.place, ForeignPlace | InvalidInput):
                 wrong.setdefault(_why(one.place), []).append(f"{one.name!r} at {one.location}")
+        yield from self._roots(experiments)
         if not wrong:
             yield self._report.ok(
                 f"All {len(experiments)} experiments keep artifacts where they can be read."
@@ -152,6 +165,27 @@ class ArtifactsCheck:
             yield make(
                 f"What these experiments log can't be deployed ({', '.join(names[:SHOWN])}{more}): {why}.",
                 FIX,
+            )
+
+    def _roots(self, experiments: list[Experiment]) -> Iterator[Finding]:
+        """Hold the experiments against the places that files may be read from."""
+        roots, outside = self._settings.allowed_artifacts, []
+        for one in experiments:
+            if isinstance(one.place, S3Place | ProxyPlace) and not roots.allow(one.place):
+                outside.append((one, one.place))
+        if outside:
+            more = f" and {len(outside) - SHOWN} more" if len(outside) > SHOWN else ""
+            named = ", ".join(f"{one.name!r} at {one.location}" for one, _ in outside[:SHOWN])
+            wanted = ",".join(
+                dict.fromkeys(map(str, [*roots.roots, *(place for _, place in outside[:SHOWN])]))
+            )
+            yield self._report.warning(
+                f"What these experiments log is refused, because {VARIABLE} does not name their places: {named}{more}.",
+                f"If models may be deployed from there, set {VARIABLE}={wanted} for every deployer.",
+            )
+        elif roots.roots:
+            yield self._report.ok(
+                f"Files are read from below {', '.join(map(str, roots.roots))} ({VARIABLE})."
             )
 
 

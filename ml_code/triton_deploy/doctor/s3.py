@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from ..artifact_roots import VARIABLE
 from ..artifacts import S3Store
 from ..errors import DeployError
 from ..locations import S3Place
@@ -23,7 +24,7 @@ class S3Check:
     """
 
     name = "S3"
-    needs = ("MLFLOW_TRACKING_URI", "MLFLOW_S3_ENDPOINT_URL")
+    needs = ("MLFLOW_TRACKING_URI", "MLFLOW_S3_ENDPOINT_URL", VARIABLE)
     deadline_s = 40.0
 
     def __init__(self, settings: Settings) -> None:
@@ -35,11 +36,15 @@ class S3Check:
         try:
             places = [one.place for one in experiments_of(self._settings)]
         except DeployError as error:
-            yield self._report.unknown(f"MLflow can't be asked which buckets are in use: {error.message}")
+            what = f"MLflow can't be asked which buckets are in use: {error.message}"
+            yield self._report.unknown(what, after="MLflow")
             return
-        buckets = sorted({place.bucket for place in places if isinstance(place, S3Place)})
+        allowed = self._settings.allowed_artifacts.allow
+        buckets = sorted({place.bucket for place in places if isinstance(place, S3Place) and allowed(place)})
         if not buckets:
-            yield self._report.ok("No experiment keeps artifacts in S3 directly: no keys are needed here.")
+            yield self._report.ok(
+                "No experiment keeps artifacts in S3 directly, where they may be read: no keys are needed here."
+            )
             return
         store = S3Store(self._settings)
         for bucket in buckets:

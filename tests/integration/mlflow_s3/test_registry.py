@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
+from requests.adapters import HTTPAdapter
 
 from ml_code.triton_deploy.artifacts import store_for
 from ml_code.triton_deploy.errors import (
@@ -182,7 +183,11 @@ def paths(stack: Stack, monkeypatch: pytest.MonkeyPatch, uri: str) -> set[str]:
     for name, value in stack.environment.items():
         if name.startswith("AWS_"):
             monkeypatch.setenv(name, value)
-    settings = settings_for(stack, s3_endpoint_url=stack.environment["MLFLOW_S3_ENDPOINT_URL"])
+    settings = settings_for(
+        stack,
+        s3_endpoint_url=stack.environment["MLFLOW_S3_ENDPOINT_URL"],
+        artifact_roots=("s3://mlflow",),
+    )
     return {file.path for file in store_for(uri, settings).list_files(uri)}
 
 
@@ -244,9 +249,9 @@ def test_a_logged_model_of_mlflow_3_resolves_to_its_own_files(
 HTML = b"<!doctype html><title>Not here</title>"
 IMPOSTORS: list[tuple[int, bytes, type[DeployError], str, str]] = [
     (404, HTML, Misconfigured, "does not answer .* as an MLflow 3 server does", "MLFLOW_TRACKING_URI"),
-    (200, HTML, Misconfigured, "does not answer .* as an MLflow 3 server does", "MLFLOW_TRACKING_URI"),
-    (200, b"[]", Misconfigured, "does not answer .* as an MLflow 3 server does", "MLFLOW_TRACKING_URI"),
-    (200, b"{}", Misconfigured, "does not answer .* as an MLflow 3 server does", "MLFLOW_TRACKING_URI"),
+    (200, HTML, Misconfigured, "does not answer .* as it should", "MLFLOW_TRACKING_URI"),
+    (200, b"[]", Misconfigured, "does not answer .* as it should", "MLFLOW_TRACKING_URI"),
+    (200, b"{}", Misconfigured, "does not answer .* as it should", "MLFLOW_TRACKING_URI"),
     (401, b"You are not authenticated.", AccessDenied, "denies access", "MLFLOW_TRACKING_TOKEN"),
     (403, b'{"error_code": "PERMISSION_DENIED"}', AccessDenied, "denies access", "MLFLOW_TRACKING_USERNAME"),
     (
@@ -279,15 +284,13 @@ def test_credentials_are_sent_as_mlflow_wants_them(
     mlflow_stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[requests.PreparedRequest] = []
-    real = requests.Session.send
+    real = HTTPAdapter.send
 
-    def send(
-        session: requests.Session, request: requests.PreparedRequest, **options: Any
-    ) -> requests.Response:
+    def send(adapter: HTTPAdapter, request: requests.PreparedRequest, **options: Any) -> requests.Response:
         sent.append(request)
-        return real(session, request, **options)
+        return real(adapter, request, **options)
 
-    monkeypatch.setattr(requests.Session, "send", send)
+    monkeypatch.setattr(HTTPAdapter, "send", send)
     for changes in ({"mlflow_token": "abc"}, {"mlflow_username": "u", "mlflow_password": "p"}, {}):
         with pytest.raises(NotFound):
             MlflowRegistry(settings_for(mlflow_stack, **changes)).resolve("no_such_model", "A")

@@ -35,7 +35,7 @@ def request_of() -> InitRequest:
 
 
 def made(settings: Settings, request: InitRequest, *, dry_run: bool = False) -> list[bool]:
-    return [step.made for step in initialize(settings, request, dry_run=dry_run)]
+    return [step.made for step in initialize(settings, request, dry_run=dry_run) if not step.to_set]
 
 
 def experiment(settings: Settings, name: str) -> dict[str, str]:

@@ -107,6 +107,13 @@ lifecycle:
 /models{{ with .Values.repository.folder }}/{{ . }}{{ end }}
 {{- end }}
 
+{{- define "model-serving.dns" -}}
+{{- /* Wherever the cluster has it: in pods, or on the node. */ -}}
+- ports:
+    - {port: 53, protocol: UDP}
+    - {port: 53, protocol: TCP}
+{{- end }}
+
 {{- define "model-serving.disruptionBudget" -}}
 apiVersion: policy/v1
 kind: PodDisruptionBudget
