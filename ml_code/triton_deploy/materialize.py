@@ -50,6 +50,12 @@ class DigestMissing(ArtifactRejected):
     kind, blames_artifact = "digest_missing", False
 
 
+class OtherFiles(ArtifactRejected):
+    """The files are not those that training recorded. The store may have damaged them, or what came on the way: nothing is known against the model."""
+
+    kind, blames_artifact = "other_files", False
+
+
 Report = Callable[[int, int], None]
 """Told bytes done and bytes in all."""
 
@@ -91,6 +97,7 @@ class Materializer:
                 it is run, because it was logged without golden inputs.
             GoldenMissing: it was, and the settings demand them.
             DigestMissing: training recorded no digest, and the settings demand one.
+            OtherFiles: it recorded another one than the files have.
             SchemaChanged: it would break clients of the live version.
             Quarantined: its digest failed before.
             AnotherVersion: the repository has another version of the same number.
@@ -152,9 +159,9 @@ class Materializer:
         files = tuple(self._fetch(record, staging, report))
         digest = tree_digest(files)
         if record.pinned.expected_digest and digest != record.pinned.expected_digest:
-            raise ArtifactRejected(
+            raise OtherFiles(
                 f"The artifact's digest is {digest}, training recorded {record.pinned.expected_digest}.",
-                hint="The stored files were changed or damaged after training; log the model again.",
+                hint="The stored files were changed or damaged after training, or on the way. Deploy again; if that ends so too, log the model again.",
             )
         if not record.force:
             refuse_quarantined(self._versions, digest=digest)

@@ -63,16 +63,18 @@ def test_clients_get_the_right_version_or_a_problem_names_what_was_damaged(
     told("in memory", complete, cases, well(in_memory, cases))
 
 
-@EXTENT
+@pytest.mark.soak
 @pytest.mark.integration
 @pytest.mark.timeout(3600)
 def test_a_real_triton_serves_the_right_version_or_a_problem_names_what_was_damaged(
-    complete: bool, tmp_path_factory: pytest.TempPathFactory
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     # A path that is short enough for a socket.
     with OnTriton(tmp_path_factory.mktemp("damages")) as copies:
-        cases = [Case.of(number, SEED, copies.originals) for number in numbers(complete) if on_triton(number)]
-        told("on a real Triton", complete, cases, well(copies, cases))
+        cases = [
+            Case.of(number, SEED, copies.originals) for number in numbers(complete=True) if on_triton(number)
+        ]
+        told("on a real Triton", True, cases, well(copies, cases))
 
 
 @EXTENT

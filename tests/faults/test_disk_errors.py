@@ -20,7 +20,7 @@ from tests.support.faults.operations import MODEL, OPERATIONS, copied, reconcile
 from tests.support.faults.sampling import EXTENT, Sweep
 from tests.support.world import World, deployed
 
-STEP = 23
+STEP = 37
 """Of so many points one is tried, unless all are asked for."""
 
 

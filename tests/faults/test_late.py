@@ -24,7 +24,7 @@ from tests.support.faults.real_site import RealSite, real_site
 from tests.support.faults.sampling import EXTENT, Sweep, on_real_servers
 from tests.support.world import MODEL, World, deployed
 
-STEP = 9
+STEP = 17
 """Of so many points one is tried, unless all are asked for."""
 STEP_ON_TRITON = 97
 COMPLETE_STEP_ON_TRITON = 10

@@ -206,6 +206,7 @@ def test_a_thousand_duplicates_and_forgeries_are_one_deploy(
     assert model.releases() == [1]
 
 
+@pytest.mark.soak
 def test_the_triggerer_sees_moves_and_its_death_and_both_ways_at_once_deploy_nothing_twice(
     stack_with_events: Stack, request: pytest.FixtureRequest
 ) -> None:

@@ -57,6 +57,7 @@ def bad() -> dict[str, bytes]:
     return files(fails_above(10, 2), triton__golden_json=golden(2))
 
 
+@pytest.mark.soak
 def test_without_a_running_airflow_the_bake_waits_in_the_command(
     airflow: AirflowCommand, prometheus: None, model: Model, stack: Stack
 ) -> None:

@@ -28,6 +28,7 @@ def exposed(model: Model) -> Exposure | None:
     return exposure(model.folder.journal.find("d2"), 1, datetime.now(UTC))
 
 
+@pytest.mark.soak
 def test_a_canary_that_goes_well_is_committed_also_in_a_command_of_ci(
     live: Model, airflow: AirflowCommand
 ) -> None:

@@ -102,6 +102,7 @@ def test_a_step_fails_and_the_run_is_red_although_the_rollback_succeeded(
     assert seen.distinct == ((1, 1.0),)
 
 
+@pytest.mark.soak
 def test_a_run_whose_task_is_killed_every_time_is_rolled_back(live: Model, server: AirflowServer) -> None:
     before = live.current
     live.register()

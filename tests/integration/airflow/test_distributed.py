@@ -35,7 +35,8 @@ from tests.support.servers.gateways import Traffic
 from tests.support.servers.publishing import Publisher
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+# Two hosts, Celery and Redis take minutes.
+pytestmark = [pytest.mark.integration, pytest.mark.soak, pytest.mark.timeout(600)]
 
 REVERT_DAG = "revert_triton"
 QUEUE = "default"

@@ -190,6 +190,7 @@ def test_an_alias_goes_back_when_its_version_can_not_be_deployed(stack: Stack, m
     assert (model.current, model.aliases) == (served, {"A": 1})
 
 
+@pytest.mark.soak
 def test_a_person_refuses_and_another_approves(model: Model) -> None:
     refused = model.trigger(approval=True)
     question = model.server.question(refused, "approve_promotion", LIMIT_S)

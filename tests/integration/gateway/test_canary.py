@@ -276,7 +276,9 @@ class EndsItsTriton:
         return sums[0], sums[1]
 
 
-@pytest.mark.parametrize("mirrored", [False, True], ids=["canary", "shadow"])
+@pytest.mark.parametrize(
+    "mirrored", [False, pytest.param(True, marks=pytest.mark.soak)], ids=["canary", "shadow"]
+)
 def test_a_candidate_that_ends_its_triton_is_stopped_and_costs_one_start(
     gateway: Gateway, second_gateway: Gateway, releases: Releases, prometheus: Prometheus, *, mirrored: bool
 ) -> None:

@@ -154,7 +154,8 @@ mlflow.MlflowClient().set_registered_model_alias(name, "A", version)
 """
 
 
-@pytest.mark.parametrize("kind", ["sklearn", pytest.param("tensors", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["sklearn", "tensors"])
 def test_other_flavors_run_by_pyfunc(
     followed: Followed, mlflow_stack: Stack, start: Callable[..., Gateway], kind: str
 ) -> None:

@@ -35,6 +35,7 @@ def test_v2_and_everything_else_come_through_one_address(nginx: Nginx, releases:
     assert answer.headers["X-Request-Id"] == "mine"
 
 
+@pytest.mark.soak
 def test_swaps_and_a_restart_are_unnoticed_behind_nginx(nginx: Nginx, releases: Releases) -> None:
     with Traffic(nginx.address, releases.model, header=False) as traffic:
         for _ in range(2):

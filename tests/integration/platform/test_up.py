@@ -15,6 +15,7 @@ from tests.support.servers.processes import processes_of
 pytestmark = pytest.mark.integration
 
 
+@pytest.mark.soak
 def test_up_prints_where_everything_is_and_ctrl_c_stops_all_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

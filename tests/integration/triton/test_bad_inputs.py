@@ -334,8 +334,9 @@ def test_an_artifact_truncated_in_transit_is_not_the_models_fault(
     quarantined = live.quarantine
     with live.unchanged(), relay_to(live.stack.url("s3")) as relay:
         relay.spoil = lambda reply: spoil(reply) if "model.onnx?" in reply.path else None
-        ended = live.deploy(MLFLOW_S3_ENDPOINT_URL=relay.url)
-    refused(ended, DOWN, "unavailable", relay.url, says, "deploy again")
+        # It is asked for again for so long.
+        ended = live.deploy(MLFLOW_S3_ENDPOINT_URL=relay.url, TRITON_DEPLOY_TRANSFER_TIMEOUT_S="2")
+    refused(ended, DOWN, "unavailable", relay.url, says, "deploy again", within_s=2)
     assert live.quarantine == quarantined
     assert live.deploy().code == 0, "the same files, without the relay"
     assert live.serves() == (version, 5.0)

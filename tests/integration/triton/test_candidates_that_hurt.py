@@ -97,7 +97,7 @@ ROWS = {
     "stub that dies": Row(partial(marked, "stub_dies"), ends=False, blamed=False),
     "nothing, a Triton is killed": Row(None, met_by_staging=False, blamed=False),
 }
-IN_MAKE_TEST = [("two and staging", "crash at load"), ("two", "crash at load")]
+IN_MAKE_TEST = [("two and staging", "crash at load")]
 
 
 @dataclass

@@ -309,8 +309,15 @@ def test_a_broken_network_to_triton_before_the_flip(net: Net, moment: str, fault
     net.works()
 
 
-@pytest.mark.parametrize("fault", [RESET, STALL], ids=["resets", "stalls"])
-@pytest.mark.parametrize("moment", ["commit: load public", "commit: ask public"], ids=["flip", "check"])
+@pytest.mark.parametrize(
+    ("moment", "fault"),
+    [
+        pytest.param("commit: load public", RESET, id="flip-resets"),
+        pytest.param("commit: load public", STALL, id="flip-stalls", marks=pytest.mark.soak),
+        pytest.param("commit: ask public", RESET, id="check-resets", marks=pytest.mark.soak),
+        pytest.param("commit: ask public", STALL, id="check-stalls"),
+    ],
+)
 def test_a_broken_network_to_triton_at_the_flip(net: Net, moment: str, fault: Fault) -> None:
     new = net.publish()
     breaks, deadlines_s = net.sets("triton-grpc", fault), SHORT if fault.stall else {}
@@ -368,7 +375,13 @@ def test_the_answer_to_the_load_is_lost(net: Net) -> None:
     net.works()
 
 
-@pytest.mark.parametrize("then", [NONE, RESET], ids=["once", "and the network stays away"])
+@pytest.mark.parametrize(
+    "then",
+    [
+        pytest.param(NONE, id="once"),
+        pytest.param(RESET, id="and the network stays away", marks=pytest.mark.soak),
+    ],
+)
 def test_the_answer_to_the_flip_is_lost(net: Net, then: Fault) -> None:
     new = net.publish()
     breaks = loses_the_answer(net, lambda: net.triton.ready_versions(net.model) == (new,), then)

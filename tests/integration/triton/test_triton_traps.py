@@ -289,6 +289,7 @@ def test_no_client_waits_for_a_load(site: Site, name: str) -> None:
     assert_nobody_waited(traffic.seen)
 
 
+@pytest.mark.soak
 def test_a_hung_load_blocks_no_other_deploy(site: Site, name: str) -> None:
     naive = SharedEngine(site, f"naive_{name}")
     for version in (1, 2, 3):
@@ -437,7 +438,7 @@ def test_a_directory_that_begins_with_a_long_number_ends_triton_at_the_next_load
     assert site.server.pid == pid
 
 
-@pytest.mark.parametrize("leads_to", ["nowhere", "itself"])
+@pytest.mark.parametrize("leads_to", ["nowhere", pytest.param("itself", marks=pytest.mark.soak)])
 def test_a_link_that_leads_nowhere_keeps_triton_from_a_flip(site: Site, name: str, leads_to: str) -> None:
     naive, ours = Plain(site, f"naive_{name}"), Ours(site, name)
     naive.put(1)

@@ -182,7 +182,7 @@ class Players:
         return seen
 
     def _go_on(self, seen: Seen, job: Job, root: Path) -> None:
-        """Deploy once more, from servers that are well: it goes through unless the artifact itself was found bad."""
+        """Deploy once more, from servers that are well: it goes through, unless the server's bytes were taken for the artifact's and found bad."""
         ran = self._commands.run(job)
         if ran.code == 0 and ran.serves == (NEXT, float(NEXT)):
             return
