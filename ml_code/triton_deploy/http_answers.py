@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote
 
 from .errors import Misconfigured
+from .library_logs import redacted
 from .texts import excerpt
 from .web_address import shown, split
 
@@ -191,10 +192,13 @@ def error_code(response: requests.Response) -> str:
 
 
 def unsecret(text: str, response: requests.Response) -> str:
-    """Return a text without the credentials of the request that it answers: a server may repeat what it was sent."""
+    """Return a text without the credentials of the request that it answers, which a server may repeat, and without queries of addresses.
+
+    An address that was signed for somebody is in the answer that hands it out.
+    """
     for secret in sorted(set(_secrets(response)), key=len, reverse=True):
         text = text.replace(secret, "***")
-    return text
+    return redacted(text)
 
 
 def _first_text(response: requests.Response) -> str:

@@ -27,7 +27,7 @@ _REDACTED = _Redacted()
 
 def redacted(text: str) -> str:
     """Return a text whose addresses have no user, password and query."""
-    return re.sub(r"\?[^\s'\"<>]*", "?…", re.sub(r"//[^/\s@]*@", "//", text))
+    return re.sub(r"\?[^\s'\"<>]+", "?…", re.sub(r"//[^/\s@]*@", "//", text))
 
 
 def quieten() -> None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from . import http, object_answers
 from .errors import Unavailable
 from .http_answers import SHOWN_CHARACTERS, unsecret
-from .library_logs import redacted
 from .object_answers import AGAIN, SOUND, Interruption, OneStreamOnly, Validator
 from .sources import Source
 from .texts import excerpt
@@ -156,7 +155,7 @@ class RemoteObject:
 
     def _refusal(self, response: requests.Response, text: str, source: Source) -> Exception:
         status = response.status_code
-        said = redacted(unsecret(object_answers.code_and_message(text), response))
+        said = unsecret(object_answers.code_and_message(text), response)
         said = excerpt(" ".join(said.split()), SHOWN_CHARACTERS)
         hint = self._credentials(source, status)
         error = object_answers.refusal(status, text, said, source.server, hint)

@@ -330,6 +330,17 @@ def test_a_presigned_answer_of_another_form_is_an_error(given: Any) -> None:
         ProxiedStore(settings_for(server)).source("mlflow-artifacts:/1", "f")
 
 
+def test_a_presigned_address_is_not_shown_in_a_refusal_that_has_it() -> None:
+    refusal = answer(507, b'{"url": "http://s3/b/f?X-Amz-Signature=5ecret&X-Amz-Security-Token=s3ssion"}')
+    with (
+        plain_server(lambda request: refusal) as server,
+        pytest.raises(DeployError, match="http://s3/b/f") as failure,
+    ):
+        ProxiedStore(settings_for(server)).source("mlflow-artifacts:/1", "f")
+    assert "5ecret" not in str(failure.value)
+    assert "s3ssion" not in str(failure.value)
+
+
 @pytest.mark.parametrize("url", ["file:///etc/passwd?sig=secret", "", "http://h:99999?sig=secret", "//h"])
 def test_a_presigned_address_that_is_none_is_an_error(url: str) -> None:
     with (
