@@ -74,8 +74,8 @@ def clear_the_way(folder: Path) -> None:
     """
     for name in sorted(_MADE_ANEW):
         path = folder / name
-        if _leads_nowhere(path):
-            with durable.storage_errors(f"removing {path}"):
+        with durable.storage_errors(f"looking at {path}"):
+            if _leads_nowhere(path):
                 path.unlink(missing_ok=True)
 
 

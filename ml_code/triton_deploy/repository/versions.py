@@ -8,6 +8,7 @@ names one version, while the weights are loaded from the engine's directory, whi
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -275,10 +276,16 @@ class Versions:
             manifest_digest: what a deployment recorded of the manifest, or empty.
             read: paths of files that are read in any case.
             progress: told the number of bytes of every block that was read.
+
+        Raises:
+            StorageFailed: the disk fails.
         """
         try:
             manifest = self.manifest(version)
         except StorageFailed as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EIO:
+                # The disk fails: nothing is known of the file.
+                raise
             yield error.message.removesuffix(".")
             return
         if manifest is None:

@@ -22,6 +22,7 @@ from xml.sax.saxutils import escape
 
 from ml_code.triton_deploy.registry import DIGEST_TAG
 from tests.support.servers.hostile_messages import SECRETS, SERVERS, Answer, Asked, etag_of, ranged
+from tests.support.servers.plain import secured_by
 from tests.support.servers.wire import Wire
 
 BUCKET = "mlflow"
@@ -317,7 +318,7 @@ class _Server(ThreadingHTTPServer):
             return
         with contextlib.suppress(OSError):
             request.settimeout(10)
-            with self._tls.wrap_socket(request, server_side=True) as secure:
+            with secured_by(request, self._tls) as secure:
                 super().finish_request(secure, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:

@@ -61,7 +61,7 @@ def _accept(
 def _serve(
     connection: socket.socket, plain: Plain, say: Callable[[str], Say], tls: ssl.SSLContext | None
 ) -> None:
-    with suppress(OSError), connection, _secured(connection, tls) as secured:
+    with suppress(OSError), connection, secured_by(connection, tls) as secured:
         head = b""
         while b"\r\n\r\n" not in head:
             # Whoever speaks another language is answered all the same.
@@ -74,7 +74,8 @@ def _serve(
         secured.recv(1)
 
 
-def _secured(connection: socket.socket, tls: ssl.SSLContext | None) -> socket.socket:
+def secured_by(connection: socket.socket, tls: ssl.SSLContext | None) -> socket.socket:
+    """Return a connection after the server's part of TLS; whoever is refused hears why. Without TLS, return it as it is."""
     if tls is None:
         return connection
     secured = tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)

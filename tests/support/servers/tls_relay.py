@@ -8,6 +8,8 @@ import ssl
 import threading
 from collections.abc import Iterator
 
+from tests.support.servers.plain import secured_by
+
 BLOCK_BYTES = 1 << 16
 
 
@@ -40,7 +42,7 @@ def _relay(plain: socket.socket, context: ssl.SSLContext, upstream: tuple[str, i
     with contextlib.suppress(OSError):
         plain.settimeout(30)
         with (
-            context.wrap_socket(plain, server_side=True) as client,
+            secured_by(plain, context) as client,
             socket.create_connection(upstream) as server,
         ):
             # Reading and writing one TLS connection from two threads is fine; OpenSSL locks it.
