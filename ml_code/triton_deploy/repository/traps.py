@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,13 +101,14 @@ class _Look:
 
     def traps(self) -> Iterator[Trap]:
         """Yield what it can't bear."""
-        above = frozenset({_identity(self._folder)})
+        found = self._folder.stat()
+        above = frozenset({(found.st_dev, found.st_ino)})
         for entry in sorted(os.scandir(self._folder), key=lambda entry: entry.name):
             if entry.name in self._ours or (entry.name in OUR_FOLDERS and not entry.is_symlink()):
                 continue
             path = self._folder / entry.name
             folder = _folder_at(path)
-            if _leads_nowhere(path):
+            if entry.is_symlink() and _leads_nowhere(path):
                 yield Trap(
                     path, f"keeps Triton from loading {self._folder.name}: it is a link that leads nowhere"
                 )
@@ -142,24 +144,21 @@ class _Look:
                     f"{MOST_FOLDERS} folders",
                 )
                 return
+            within = above | {folder}
             for entry in _entries(path):
                 below = path / entry.name
                 found = _folder_at(below)
                 if found is not None:
-                    left.append((below, below if entry.is_symlink() else by, found, above | {folder}))
-
-
-def _identity(path: Path) -> _Identity:
-    found = path.stat()
-    return found.st_dev, found.st_ino
+                    left.append((below, below if entry.is_symlink() else by, found, within))
 
 
 def _folder_at(path: Path) -> _Identity | None:
     """Return which folder is there, links followed; None when none is, or can't be told."""
     try:
-        return _identity(path) if path.is_dir() else None
+        found = path.stat()
     except OSError:
         return None
+    return (found.st_dev, found.st_ino) if stat.S_ISDIR(found.st_mode) else None
 
 
 def _leads_nowhere(path: Path) -> bool:

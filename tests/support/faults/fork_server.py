@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -23,10 +22,10 @@ import tritonclient.grpc
 
 from ml_code.triton_deploy.errors import DeployError
 from ml_code.triton_deploy.triton import GrpcTriton
-from stack.servers import REPO
 from tests.support.fakes import FakeRegistry, FakeStore, fake_store
 from tests.support.faults.killing import Watched
 from tests.support.faults.operations import OPERATIONS
+from tests.support.faults.served_by_fork import start
 from tests.support.world import SETTINGS, World
 
 IMPORTED = (onnx, onnxruntime, tritonclient.grpc)
@@ -93,16 +92,7 @@ class ForkServer:
         self._log = log
 
     def __enter__(self) -> Self:
-        with self._log.open("w") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.faults.fork_server"],
-                cwd=REPO,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
+        self._process = start("tests.support.faults.fork_server", self._log)
         return self
 
     def __exit__(

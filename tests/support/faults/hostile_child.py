@@ -14,7 +14,6 @@ import logging
 import os
 import resource
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -36,8 +35,8 @@ import urllib3
 from ml_code.triton_deploy import artifacts, cli, deployer, doctor, reconcile, status
 from ml_code.triton_deploy.doctor import staging as doctor_staging
 from ml_code.triton_deploy.doctor import triton as doctor_triton
-from stack.servers import REPO
 from tests.support.fakes import FakeTriton, ones
+from tests.support.faults.served_by_fork import start
 from tests.support.world import MODEL
 
 IMPORTED = (onnx, onnxruntime, requests, tritonclient.grpc, urllib3, artifacts, doctor)
@@ -97,16 +96,7 @@ class Commands:
         self._waited_for: dict[int, Future[Ran]] = {}
 
     def __enter__(self) -> Self:
-        with self._log.open("w") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.faults.hostile_child"],
-                cwd=REPO,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
+        self._process = start("tests.support.faults.hostile_child", self._log)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         return self
