@@ -607,7 +607,9 @@ def test_a_disk_that_fills_up_during_the_transfer_changes_nothing(
             live, tmp_path, size="24m", left=left, env={"TRITON_DEPLOY_MIN_FREE_BYTES": "0"}
         )
     ended = Ended(**result["first"], seconds=0)
-    refused(ended, DOWN, "storage", "No space left on device", "weights.data", "Free space")
+    refused(ended, DOWN, "storage", "No space left on device", "Free space")
+    # The other writer begins when the small file is made: that one may be cut short as well.
+    assert any(f"{name}: No space" in ended.said["message"] for name in ("weights.data", "model.onnx"))
     assert result["same"], result["after"]
     # The other writer may leave room for the record of the rollback even when it takes all that is free.
     by_hand = not left and f"triton-deploy rollback {live.model} --deploy-id full" in ended.log
