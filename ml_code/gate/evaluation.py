@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..triton_deploy.errors import ArtifactRejected, VerificationFailed
 from ..triton_deploy.records import Release
 from ..triton_deploy.reference import Limits
 from ..triton_deploy.settings import Settings
+from .champion_rows import contradicted_rows, improvement_on
 from .judgement import Evidence, Measured, Verdict, judge
 from .measuring import Array, DoesNotFit, OnnxModel, latencies_ms
 from .rules import Rules
@@ -71,6 +72,11 @@ class Comparison:
             "rows_unseen_by_champion": self.unseen,
             "improvement": asdict(evidence.improvement) if evidence.improvement else None,
             "baseline": evidence.baseline,
+            "rows_pinned": evidence.pinned,
+            "rows_contradicted": evidence.contradicted,
+            "improvement_on_champion_rows": asdict(evidence.on_champion_rows)
+            if evidence.on_champion_rows
+            else None,
             "measured": {
                 "challenger": asdict(evidence.challenger),
                 "champion": asdict(evidence.champion) if evidence.champion else None,
@@ -101,21 +107,21 @@ def compare(settings: Settings, rules: Rules, model: str, version: int) -> Compa
         folders = {name: Path(directory, name) for name in ("challenger", "rows", "champion_rows")}
         for folder in folders.values():
             folder.mkdir()
-        held_out = challengers.held_out(found.run_id, folders["rows"])
-        file = challengers.fetch(model, found, folders["challenger"])
-        limits = limits_of(settings, rules)
-        with OnnxModel(file, f"version {version} of {model}", limits) as challenger:
-            evidence = gather(rules, held_out, challenger, champion)
+        rows = challengers.held_out(found.run_id, folders["rows"])
         theirs = (
             challengers.held_out_of(champion.release.run_id, folders["champion_rows"]) if champion else None
         )
+        file = challengers.fetch(model, found, folders["challenger"])
+        limits = limits_of(settings, rules)
+        with OnnxModel(file, f"version {version} of {model}", limits) as challenger:
+            evidence = replace(gather(rules, rows.held_out, challenger, champion, theirs), pinned=rows.pinned)
     return Comparison(
         model=model,
         version=version,
         run_id=found.run_id,
         live=champion.release if champion else None,
         evidence=evidence,
-        unseen=shared_rows(held_out, theirs) if theirs else None,
+        unseen=shared_rows(rows.held_out, theirs) if theirs else None,
         rules=rules,
         verdict=judge(rules, evidence),
     )
@@ -130,7 +136,13 @@ def limits_of(settings: Settings, rules: Rules) -> Limits:
     )
 
 
-def gather(rules: Rules, held_out: HeldOut, challenger: OnnxModel, champion: Champion | None) -> Evidence:
+def gather(
+    rules: Rules,
+    held_out: HeldOut,
+    challenger: OnnxModel,
+    champion: Champion | None,
+    theirs: HeldOut | None = None,
+) -> Evidence:
     """Measure both models on the same rows.
 
     Args:
@@ -138,6 +150,7 @@ def gather(rules: Rules, held_out: HeldOut, challenger: OnnxModel, champion: Cha
         held_out: the rows.
         challenger: the new model.
         champion: what serves, or None.
+        theirs: the rows that the champion's run holds out; None when it keeps none.
 
     Raises:
         ArtifactRejected, VerificationFailed: the challenger is at fault; of a champion that can't answer it is noted why.
@@ -150,6 +163,7 @@ def gather(rules: Rules, held_out: HeldOut, challenger: OnnxModel, champion: Cha
             opened, champion, held_out, answers, challenger.limits
         )
         models = [challenger, *([serving] if serving else [])]
+        second = improvement_on(rules, metric, theirs, challenger, serving)
         latencies = latencies_ms(models, held_out, rows=rules.latency_rows, rounds=rules.latency_rounds)
     measured = [
         Measured(scores=scores(given, held_out), latency_ms=latency_ms, size_bytes=model.size_bytes)
@@ -172,6 +186,8 @@ def gather(rules: Rules, held_out: HeldOut, challenger: OnnxModel, champion: Cha
         if serving
         else None,
         baseline=_baseline(metric, held_out, answers),
+        contradicted=contradicted_rows(held_out, theirs),
+        on_champion_rows=second,
     )
 
 

@@ -37,6 +37,9 @@ class Evidence:
         incomparable: why it can't be compared, or empty.
         improvement: of the challenger over the champion; None without one.
         baseline: the metric of the best constant answer.
+        pinned: whether the rows are those whose digest training recorded.
+        contradicted: rows whose target is another one in the champion's held-out rows.
+        on_champion_rows: the improvement on the champion's own held-out rows; None when they can't be compared there.
     """
 
     rows: int
@@ -46,6 +49,9 @@ class Evidence:
     incomparable: str
     improvement: Improvement | None
     baseline: float
+    pinned: bool = True
+    contradicted: int = 0
+    on_champion_rows: Improvement | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,7 @@ def _checks(rules: Rules, evidence: Evidence) -> Iterator[Check]:
         evidence.rows >= rules.min_rows,
         f"{evidence.rows} held-out rows, at least {rules.min_rows} are wanted",
     )
+    yield from _trust(rules, evidence)
     yield from _floor(rules, evidence)
     if evidence.improvement is not None:
         yield _improvement(rules, evidence.metric, evidence.improvement)
@@ -108,9 +115,39 @@ def _checks(rules: Rules, evidence: Evidence) -> Iterator[Check]:
         )
     else:
         yield Check("champion", True, "nothing serves yet, and the floor is reached")
+    yield from _on_champion_rows(rules, evidence)
     yield from _calibration(rules, evidence)
     yield from _latency(rules, evidence)
     yield from _size(rules, evidence)
+
+
+def _trust(rules: Rules, evidence: Evidence) -> Iterator[Check]:
+    """Whether the rows are those that training held out. Of pinned rows another target says that labels vary, or were corrected."""
+    if not evidence.pinned:
+        yield Check(
+            "pinned",
+            rules.unpinned_rows == "accept",
+            "training recorded no digest of the held-out rows, so nobody knows whether they are still the same",
+        )
+    if evidence.contradicted:
+        yield Check(
+            "labels",
+            evidence.pinned or rules.champion_rows == "note",
+            f"{evidence.contradicted} held-out rows are also held out by the champion's run, with another target",
+        )
+
+
+def _on_champion_rows(rules: Rules, evidence: Evidence) -> Iterator[Check]:
+    found = evidence.on_champion_rows
+    if found is None:
+        return
+    worse = found.high < -rules.margin
+    yield Check(
+        "champion_rows",
+        not worse or rules.champion_rows == "note",
+        f"on the champion's own held-out rows {evidence.metric.name} {'worsens' if worse else 'improves'} by "
+        f"{abs(found.estimate):.4g} ({found.confidence:.0%} interval of the improvement {found.low:.4g} to {found.high:.4g})",
+    )
 
 
 def _floor(rules: Rules, evidence: Evidence) -> Iterator[Check]:

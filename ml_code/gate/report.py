@@ -50,6 +50,6 @@ def _provenance(comparison: Comparison) -> str:
     if comparison.live is None:
         return text
     if comparison.unseen is None:
-        return f"{text} Whether version {comparison.live.active_version} was trained on some of them is not known: its run keeps no held-out rows."
+        return f"{text} Whether version {comparison.live.active_version} was trained on some of them is not known: of its run there are no held-out rows that can be used."
     others = "" if comparison.unseen == 1 else "; it may have been trained on the others"
     return f"{text} {comparison.unseen:.0%} of them are known to be held out from version {comparison.live.active_version} too{others}."

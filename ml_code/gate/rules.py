@@ -16,6 +16,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "metric": (AUTO, *METRICS),
     "demand": ("better", "not_worse"),
     "incomparable": ("refuse", "floor"),
+    "champion_rows": ("refuse", "note"),
+    "unpinned_rows": ("accept", "refuse"),
 }
 DEFAULT_METRICS: Mapping[Task, str] = {"classification": "log_loss", "regression": "rmse"}
 
@@ -56,6 +58,16 @@ class Rules(FromEnvironment):
         "GATE_INCOMPARABLE",
         "refuse",
         "When the champion can't take the held-out rows: `refuse`, or `floor`, which judges the challenger alone.",
+    )
+    champion_rows: str = setting(
+        "GATE_CHAMPION_ROWS",
+        "refuse",
+        "When the challenger is worse than the champion on the champion's own held-out rows (the whole interval lies below minus the margin), or unpinned rows have other targets there: `refuse`, or `note` it, for data that drift.",
+    )
+    unpinned_rows: str = setting(
+        "GATE_UNPINNED_ROWS",
+        "accept",
+        "When training recorded no digest of the held-out rows (tag `triton_deploy.heldout_digest` of the run): `accept` them, and say so, or `refuse`.",
     )
     max_ece_increase: float = setting(
         "GATE_MAX_ECE_INCREASE",

@@ -5,10 +5,11 @@ The champion is what the repository says is live, byte for byte what Triton has 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..training.heldout import ARTIFACT_PATH, HeldOut, HeldOutError
+from ..training.heldout import ARTIFACT_PATH, DIGEST_TAG, HeldOut, HeldOutError
 from ..triton_deploy import onnx_model
 from ..triton_deploy.artifacts import ArtifactStore, RemoteFile, store_for
 from ..triton_deploy.errors import ArtifactRejected, DeployError, NotFound
@@ -20,6 +21,8 @@ from ..triton_deploy.repository.durable import storage_errors
 from ..triton_deploy.repository.versions import MODEL_FILE, tree_digest
 from ..triton_deploy.settings import Settings
 from ..triton_deploy.transfer import Transfer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,14 @@ def live_champion(settings: Settings, model: str) -> Champion | None:
             hint="See triton-deploy reconcile --deep, and restore the file.",
         )
     return Champion(release, folder.versions.path(release.active_version) / MODEL_FILE)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The held-out rows of a run, and whether they are those whose digest training recorded."""
+
+    held_out: HeldOut
+    pinned: bool
 
 
 class Challengers:
@@ -101,7 +112,7 @@ class Challengers:
                 return folder / MODEL_FILE
         raise no_onnx(model, found.version, found.artifact_uris)
 
-    def held_out(self, run_id: str, folder: Path) -> HeldOut:
+    def held_out(self, run_id: str, folder: Path) -> Rows:
         """Return the held-out rows that a run keeps.
 
         Args:
@@ -110,7 +121,7 @@ class Challengers:
 
         Raises:
             NotFound: the run keeps none.
-            ArtifactRejected: what it keeps is damaged.
+            ArtifactRejected: what it keeps is damaged, or is not what training recorded.
             DeployError: MLflow or the artifact store refuse or do not answer.
         """
         path = Path(ARTIFACT_PATH)
@@ -128,23 +139,30 @@ class Challengers:
                 f"Run {run_id} keeps no held-out rows ({ARTIFACT_PATH}).",
                 hint="Train with ml_code.train_model, or log them as ml_code/training/heldout.py says.",
             )
-        self._fetch(store, uri, listed, folder)
+        fetched = self._fetch(store, uri, listed, folder)
+        recorded = self._registry.run_tags(run_id).get(DIGEST_TAG, "")
+        if recorded and recorded != fetched.sha256:
+            raise ArtifactRejected(
+                f"The held-out rows of run {run_id} ({ARTIFACT_PATH}) are not those that training recorded.",
+                hint="They were changed or damaged after training, so they decide nothing; train again.",
+            )
         try:
-            return HeldOut.from_bytes((folder / path.name).read_bytes())
+            return Rows(HeldOut.from_bytes((folder / path.name).read_bytes()), pinned=bool(recorded))
         except HeldOutError as error:
             raise ArtifactRejected(
                 f"{ARTIFACT_PATH} of run {run_id}: {error}", hint="Train again."
             ) from error
 
     def held_out_of(self, run_id: str, folder: Path) -> HeldOut | None:
-        """Return the held-out rows of a run that may be gone, or may never have kept any; None then."""
+        """Return the held-out rows of a run that may be gone, or may never have kept any, or not those that training recorded; None then."""
         if not run_id:
             return None
         try:
-            return self.held_out(run_id, folder)
+            return self.held_out(run_id, folder).held_out
         except DeployError as error:
             if error.retryable:
                 raise
+            log.warning("the held-out rows of what serves can't be used: %s", error)
             return None
 
     def _fetch(self, store: ArtifactStore, uri: str, file: RemoteFile, folder: Path) -> FileEntry:

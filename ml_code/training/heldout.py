@@ -17,6 +17,9 @@ Task = Literal["classification", "regression"]
 ARTIFACT_PATH = "evaluation/heldout.npz"
 """Where a run keeps them, below its artifact root."""
 
+DIGEST_TAG = "triton_deploy.heldout_digest"
+"""Tag of the run in which training records the sha256 of that file, in hex."""
+
 PROBABILITIES_NAME = "probabilities"
 """Output that is scored in classification, float32 ``[rows, classes]``."""
 

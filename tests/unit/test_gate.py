@@ -596,7 +596,9 @@ def test_the_page_has_the_numbers_of_both_the_rules_and_what_the_champion_may_ha
     assert "40% of them are known to be held out from version 3 too; it may have been trained on" in page(
         comparison(unseen=0.4)
     )
-    assert "is not known: its run keeps no held-out rows" in page(comparison(unseen=None))
+    assert "is not known: of its run there are no held-out rows that can be used" in page(
+        comparison(unseen=None)
+    )
 
 
 def test_the_page_of_a_first_model_has_no_champion() -> None:

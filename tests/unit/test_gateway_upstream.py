@@ -250,7 +250,7 @@ class Clock:
         return self.now
 
 
-CANARY_TIMEOUT_S = 0.02
+CANARY_TIMEOUT_S = 0.1
 REAL_CONNECTION = Pool._connection
 OK = answer(b"{}")
 GONE = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 13\r\n\r\nunknown model"
@@ -410,9 +410,12 @@ class Canary:
             canary_timeout_s=CANARY_TIMEOUT_S,
             request_timeout_s=1,
         )
-        follower: Any = SimpleNamespace(exposure=lambda model: self.exposed)
+        follower: Any = SimpleNamespace(exposure=lambda model: self.exposed, look=self.reads)
         self.candidates = Candidates(settings, self.servers, follower, Admission(8, 8, 1 << 20), metrics)
         self.candidates.look("m")
+
+    def reads(self) -> None:
+        """Read the records once more."""
 
     async def ask(self) -> str:
         """Ask as a client does; return who was to answer, and whose headers came: the candidate's one is renamed."""
@@ -468,6 +471,21 @@ def test_a_record_that_names_no_triton_leaves_the_candidate_on_all(
         for _ in range(6):
             assert await canary.ask() == "candidate"
         assert set(asked) == {"1", "2"}
+
+    run(test)
+
+
+def test_of_a_candidate_that_may_be_on_all_it_is_told_when_none_has_it(
+    script: Callable[..., list[str]], canary: Canary
+) -> None:
+    async def test() -> None:
+        assert canary.exposed is not None
+        canary.exposed = replace(canary.exposed, deploy_id="d3", triton="", tritons=())
+        canary.candidates.look("m")
+        script(t1=[GONE, OK], t2=[GONE, OK])
+        assert await canary.ask() == "candidate"
+        assert (canary.counted("absent"), canary.counted("failed")) == (1, 0)
+        assert await canary.ask() == "live"
 
     run(test)
 

@@ -19,7 +19,7 @@ import requests
 
 from ml_code.train_model import main, train_and_register
 from ml_code.training.errors import ParityError, RegistryError
-from ml_code.training.heldout import HeldOut
+from ml_code.training.heldout import DIGEST_TAG, HeldOut
 from ml_code.training.request import TrainingRequest
 from ml_code.training.trainer import train
 from tests.support.lazily import lazily
@@ -236,7 +236,10 @@ def test_without_an_alias_a_version_waits_with_its_held_out_rows_for_a_gate(
     run = rest.run(result["run_id"])
     assert run["info"]["status"] == "FINISHED"
     place = run["info"]["artifact_uri"].removeprefix("mlflow-artifacts:/")
-    held_out = HeldOut.from_bytes(rest.download(f"{place}/evaluation/heldout.npz"))
+    stored = rest.download(f"{place}/evaluation/heldout.npz")
+    tags = {tag["key"]: tag["value"] for tag in run["data"]["tags"]}
+    assert tags[DIGEST_TAG] == hashlib.sha256(stored).hexdigest(), "by which a gate knows them again"
+    held_out = HeldOut.from_bytes(stored)
     assert held_out.task == "classification"
     onnx_file = rest.download(f"{rest.place(model, 1).removeprefix('mlflow-artifacts:/')}/model.onnx")
     session = onnxruntime.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
