@@ -6,8 +6,12 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from .errors import Busy
+
+if TYPE_CHECKING:
+    from .exchange import Exchange
 
 
 class Admission:
@@ -54,6 +58,12 @@ class Admission:
                 # Otherwise whoever left in the same moment has passed it over already.
                 self._waiting.remove(turn)
             raise
+
+    async def enter_for(self, exchange: Exchange) -> None:
+        """As ``enter``; the exchange says meanwhile that it waits."""
+        exchange.waiting = True
+        await self.enter()
+        exchange.waiting = False
 
     def leave(self) -> None:
         """Give the turn to the next that waits."""

@@ -26,6 +26,7 @@ from .exchange import Exchange
 from .logs import AccessLog
 from .metrics import LastMinutes, Metrics
 from .openapi import ERRORS, describe
+from .predecessor import PredecessorMetrics
 from .prediction import Prediction
 from .repeats import Repeats
 from .settings import GatewaySettings
@@ -55,8 +56,9 @@ def create_app(settings: GatewaySettings, backend: Backend | None = None) -> ASG
     admission = Admission(settings.max_concurrency, settings.max_queue, settings.max_buffer_bytes)
     of_candidates = CandidateMetrics()
     repeats = Repeats()
-    backend = backend or _backend(settings, admission, of_candidates, repeats)
-    more = (*of_candidates.all, *repeats.all, *protocol.METRICS)
+    of_predecessors = PredecessorMetrics()
+    backend = backend or _backend(settings, admission, of_candidates, repeats, of_predecessors)
+    more = (*of_candidates.all, *repeats.all, *of_predecessors.all, *protocol.METRICS)
     metrics = Metrics(backend.states, lambda: admission.waiting, backend.in_flight, more)
     access_log = AccessLog(settings.access_log)
     minutes = LastMinutes(metrics.sums)
@@ -64,7 +66,7 @@ def create_app(settings: GatewaySettings, backend: Backend | None = None) -> ASG
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await backend.start()
-        sampling = asyncio.create_task(_sample(minutes))
+        sampling = asyncio.create_task(_sample(minutes, metrics))
         try:
             yield
         finally:
@@ -87,7 +89,11 @@ def create_app(settings: GatewaySettings, backend: Backend | None = None) -> ASG
 
 
 def _backend(
-    settings: GatewaySettings, admission: Admission, metrics: CandidateMetrics, repeats: Repeats
+    settings: GatewaySettings,
+    admission: Admission,
+    metrics: CandidateMetrics,
+    repeats: Repeats,
+    of_predecessors: PredecessorMetrics,
 ) -> Backend:
     if settings.backend == "local":
         from .local_backend import LocalBackend
@@ -95,11 +101,13 @@ def _backend(
         return LocalBackend(settings, Settings.from_env(), admission)
     from .triton_backend import TritonBackend
 
-    return TritonBackend(settings, admission, metrics, repeats)
+    return TritonBackend(settings, admission, metrics, repeats, of_predecessors)
 
 
-async def _sample(minutes: LastMinutes) -> None:
+async def _sample(minutes: LastMinutes, metrics: Metrics) -> None:
     while True:
+        # Another worker may be the one that is scraped.
+        metrics.refresh()
         minutes.take(time.time())
         await asyncio.sleep(SAMPLE_INTERVAL_S)
 
@@ -152,6 +160,7 @@ def _pages(
     @pages.get("/metrics", tags=["health"], response_class=Response)
     async def prometheus() -> Response:
         """Metrics for Prometheus."""
+        metrics.refresh()
         text = await asyncio.to_thread(metrics.text)
         return Response(text, media_type=METRICS_TYPE)
 

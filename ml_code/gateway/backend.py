@@ -64,9 +64,6 @@ class Backend(Protocol):
             Unavailable: its signature is not known yet.
         """
 
-    def live_version(self, model: str) -> str:
-        """Return the version that is live of a model, as last seen, or nothing: whose a request is that nobody answered."""
-
     async def renewed(self, model: str) -> Target:
         """Look at what is live now rather than at the next interval, and return the target; raises as ``target``."""
 

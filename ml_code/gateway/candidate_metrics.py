@@ -11,7 +11,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from .metrics import BUCKETS_S
 
 if TYPE_CHECKING:
-    from .candidates import Difference
+    from .comparison import Difference
 
 ENDED, ABSENT, UNPLACED = "ended", "absent", "unplaced"
 LOST = (ENDED, ABSENT, UNPLACED)
@@ -57,11 +57,24 @@ class CandidateMetrics:
             labels,
             registry=None,
         )
+        self._compared = Counter(
+            "gateway_shadow_compared",
+            "Outputs in the answers to mirrored requests, by whether live's and the candidate's are the same within the model's tolerance.",
+            [*labels, "output", "outcome"],
+            registry=None,
+        )
 
     @property
     def all(self) -> tuple[MetricWrapperBase, ...]:
         """Every metric, to be registered."""
-        return (self._canary_failures, self._shadows, self._seconds, self._gaps, self._disagreements)
+        return (
+            self._canary_failures,
+            self._shadows,
+            self._seconds,
+            self._gaps,
+            self._disagreements,
+            self._compared,
+        )
 
     def begin(self, model: str, version: int) -> None:
         """Show zeros for a candidate that has begun: Prometheus sees no increase of a series that begins with its first failure."""
@@ -90,11 +103,12 @@ class CandidateMetrics:
             times_s: how long each took, by version, seconds.
         """
         for which, seconds in times_s.items():
-            self._seconds.labels(
-                model,
-                which,
-            ).observe(seconds)
+            self._seconds.labels(model, which).observe(seconds)
         self._gaps.labels(model, version, "absolute").observe(difference.absolute)
         self._gaps.labels(model, version, "relative").observe(difference.relative)
         if difference.disagree:
             self._disagreements.labels(model, version).inc()
+        for output, same in difference.outputs.items():
+            for outcome, count in (("same", same), ("differs", not same)):
+                # Both, so that the first one that differs is an increase.
+                self._compared.labels(model, version, output, outcome).inc(count)

@@ -13,29 +13,23 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import numpy as np
-
-from ..triton_deploy.canary import Exposure
-from ..triton_deploy.golden import Array
+from ..triton_deploy.canary import TESTERS_HEADER, Exposure
 from ..triton_deploy.names import engine_name
 from .admission import Admission
 from .candidate_metrics import ABSENT, ENDED, UNPLACED, CandidateMetrics
+from .comparison import Difference, Sent, Tolerance, Tolerances, compare
 from .errors import Absent, BackendFailed, GatewayError, Interrupted, Unavailable
 from .exchange import Exchange
 from .logs import log
 from .placement import Placement
-from .pool import Reply
+from .pool import Reply, renamed
 from .release_follower import ReleaseFollower
 from .settings import GatewaySettings
 from .upstream import Tritons
-from .v2_tensors import read_outputs
-
-_Sent: TypeAlias = tuple[bytes, list[tuple[bytes, bytes]]]
-"""An answer's body and headers."""
 
 _Count: TypeAlias = Callable[[str, int, str], None]
 """Counts a model's version's request by its outcome."""
@@ -45,9 +39,8 @@ _WHY = {
     ENDED: "the connection ended while its Triton had a request of it. The watch over the canary ends the deploy at its next look.",
     ABSENT: "its Triton can't be reached or does not have it any more, as after a restart.",
 }
-_FARTHEST = 1e6
-_FLOOR = 1e-6
-"""Below this, a value is taken for zero when a difference is put in relation to it."""
+_OF_TESTERS = TESTERS_HEADER.lower().encode()
+DROPPED = "dropped"
 
 
 @dataclass(frozen=True)
@@ -63,21 +56,6 @@ class Candidate:
     deploy_id: str
     version: int
     at: str
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How far two answers to one request are apart.
-
-    Attributes:
-        absolute: the largest difference of two numbers; 1e6 at most, also where only one of them is a number.
-        relative: the largest one in relation to what live says; 1e6 at most.
-        disagree: whether the labels differ in some row.
-    """
-
-    absolute: float
-    relative: float
-    disagree: bool
 
 
 class Candidates:
@@ -108,6 +86,9 @@ class Candidates:
         self._late_s = settings.request_timeout_s
         self._max_shadows = settings.max_shadows
         self._header = settings.canary_header.lower().encode()
+        self._tolerances = Tolerances(
+            settings.repository, Tolerance(settings.smoke_rtol, settings.smoke_atol)
+        )
         self._shadows: set[asyncio.Task[None]] = set()
         self._late: set[asyncio.Task[None]] = set()
         # By deployment, of which there is one a candidate: a new step of the same must not begin it all anew.
@@ -185,7 +166,7 @@ class Candidates:
             live_s: how long Triton took for it, seconds.
         """
         if len(self._shadows) >= self._max_shadows or self._admission.waiting or not live.complete:
-            self._metrics.shadow(model, candidate.version, "dropped")
+            self._metrics.shadow(model, candidate.version, DROPPED)
             return
         answer = (live.head, live.headers)
         task = asyncio.create_task(self._shadow(model, candidate, headers, body, answer, live_s))
@@ -200,8 +181,13 @@ class Candidates:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _answers(self, exposed: Exposure, exchange: Exchange) -> bool:
-        key = next((value for name, value in exchange.scope["headers"] if name == self._header), b"")
-        return exposed.answers(key) if key else random.random() * 100 < exposed.share_percent
+        name = b""
+        for header, value in exchange.scope["headers"]:
+            if header == _OF_TESTERS and exposed.is_for(value):
+                return True
+            if header == self._header:
+                name = name or value
+        return exposed.answers(name) if name else random.random() * 100 < exposed.share_percent
 
     def _leave(self, model: str, candidate: Candidate, lost: str) -> None:
         """Send a candidate nothing more from here."""
@@ -231,7 +217,7 @@ class Candidates:
         except (GatewayError, TimeoutError):
             return None
         if reply.status == 200:
-            _rename(reply, model, candidate.version)
+            renamed(reply, engine_name(model, candidate.version), model)
             return reply
         reply.close()
         return None
@@ -281,7 +267,7 @@ class Candidates:
         candidate: Candidate,
         headers: bytes,
         body: bytes,
-        live: _Sent,
+        live: Sent,
         live_s: float,
     ) -> None:
         began, version = time.perf_counter(), candidate.version
@@ -294,18 +280,34 @@ class Candidates:
                 raise Unavailable("the candidate refused")
             took_s = time.perf_counter() - began
             # In a thread: numpy gives other requests their turn meanwhile.
-            live_version, difference = await asyncio.to_thread(_compare, live, (content, reply.headers))
+            live_version, difference = await asyncio.to_thread(
+                self._compare, model, candidate, live, (content, reply.headers)
+            )
         except TimeoutError:
             self._metrics.shadow(model, version, "timeout")
-        except (Interrupted, Absent) as error:
+        except Interrupted as error:
             self._leave(model, candidate, _lost(error))
-            self._metrics.shadow(model, version, _lost(error))
+            self._metrics.shadow(model, version, ENDED)
+        except Absent as error:
+            self._leave(model, candidate, _lost(error))
+            over = await self._is_over(model, candidate)
+            self._metrics.shadow(model, version, DROPPED if over else ABSENT)
         except GatewayError:
             self._metrics.shadow(model, version, "failed")
         else:
             self._metrics.shadow(model, version, "ok")
             times_s = {live_version: live_s, str(version): took_s}
             self._metrics.compared(model, version, difference, times_s)
+
+    async def _is_over(self, model: str, candidate: Candidate) -> bool:
+        """Whether somebody has ended the deployment: its engine is unloaded then before every gateway knows, and nobody's fault."""
+        await asyncio.to_thread(self._follower.look)
+        exposed = self._follower.exposure(model)
+        return exposed is None or exposed.deploy_id != candidate.deploy_id
+
+    def _compare(self, model: str, candidate: Candidate, live: Sent, answer: Sent) -> tuple[str, Difference]:
+        tolerance = self._tolerances.of(model, candidate.version, candidate.deploy_id)
+        return compare(live, answer, tolerance)
 
     async def _rest_of(self, reply: Reply) -> bytes:
         """Return a whole body; raises TimeoutError, and Interrupted when the connection ends before it does."""
@@ -316,43 +318,6 @@ class Candidates:
             raise Interrupted(error.message) from error
 
 
-def differences(live: Mapping[str, Array], candidate: Mapping[str, Array]) -> Difference:
-    """Return how far a candidate's answer is from live's; outputs that only the candidate has do not count.
-
-    Labels are outputs of whole numbers, texts or truth values; without any, the largest value of each row of the others.
-
-    Args:
-        live: arrays by output name.
-        candidate: the same.
-
-    Raises:
-        BackendFailed: an output is missing or has another shape.
-    """
-    absolute = relative = 0.0
-    labels, guesses = [], []
-    for name, expected in live.items():
-        given = candidate.get(name)
-        if given is None or given.shape != expected.shape:
-            raise BackendFailed(f"The candidate's output {name} is missing or has another shape.")
-        if expected.dtype.kind != "f":
-            labels.append(bool((expected != given).any()))
-            continue
-        absolute = max(absolute, _gap(expected, given, np.ones_like(expected)))
-        relative = max(relative, _gap(expected, given, np.maximum(np.abs(expected), _FLOOR)))
-        if expected.ndim > 1 and expected.shape[-1] > 1:
-            guesses.append(bool((expected.argmax(-1) != given.argmax(-1)).any()))
-    return Difference(absolute, relative, any(labels or guesses))
-
-
-def _gap(expected: Array, given: Array, unit: Array) -> float:
-    """Return the largest difference in units; 0 without values."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        gap = np.abs(expected.astype(np.float64) - given.astype(np.float64)) / unit
-    gap[(expected == given) | (np.isnan(expected) & np.isnan(given))] = 0
-    farthest = np.nan_to_num(gap, nan=_FARTHEST, posinf=_FARTHEST)
-    return float(min(farthest.max(), _FARTHEST)) if gap.size else 0.0
-
-
 def _lost(error: Interrupted | Absent) -> str:
     return ENDED if isinstance(error, Interrupted) else ABSENT
 
@@ -360,31 +325,3 @@ def _lost(error: Interrupted | Absent) -> str:
 def _close(asking: asyncio.Task[Reply]) -> None:
     if not asking.cancelled() and asking.exception() is None:
         asking.result().close()
-
-
-def _compare(live: _Sent, candidate: _Sent) -> tuple[str, Difference]:
-    version, expected = _read(*live)
-    return version, differences(expected, _read(*candidate)[1])
-
-
-def _read(content: bytes, headers: list[tuple[bytes, bytes]]) -> tuple[str, Mapping[str, Array]]:
-    length = dict(headers).get(b"inference-header-content-length")
-    return read_outputs(content, int(length) if length else None)
-
-
-def _rename(reply: Reply, model: str, version: int) -> None:
-    """Put the public name in the place of the engine's, and the lengths right: a client need not know who answered.
-
-    Quotes in an id, which the client chooses and which comes before, are escaped: it can't be taken for the name.
-    """
-    said, meant = (f'"model_name":"{name}"'.encode() for name in (engine_name(model, version), model))
-    if said not in reply.head:
-        return
-    reply.head = reply.head.replace(said, meant, 1)
-    less = len(said) - len(meant)
-    reply.headers = [
-        (name, b"%d" % (int(value) - less))
-        if name in (b"content-length", b"inference-header-content-length")
-        else (name, value)
-        for name, value in reply.headers
-    ]

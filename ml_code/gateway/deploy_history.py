@@ -9,6 +9,7 @@ from typing import Any
 from ..triton_deploy.errors import DeployError
 from ..triton_deploy.records import Release, State
 from ..triton_deploy.repository import ModelFolder
+from ..triton_deploy.verdicts import in_a_line
 
 SHOWN = 20
 
@@ -36,6 +37,7 @@ class DeployHistory:
         self._folder = ModelFolder.at(root, model)
         self._deployments = root / model / "deployments"
         self._ended: set[str] = set()
+        self._verdicts: dict[int, str] = {}
         self.releases: tuple[Release, ...] = ()
         self.failures: tuple[FailedDeploy, ...] = ()
 
@@ -47,6 +49,7 @@ class DeployHistory:
         """
         if not self.releases or self.releases[0].generation != generation:
             self.releases = tuple(self._newest_releases())
+        self._verdicts = self._how_they_did()
         found = {
             failure.deploy_id: failure
             for failure in (*self.failures, *self._quarantined(), *self._rolled_back())
@@ -58,9 +61,23 @@ class DeployHistory:
     def to_dict(self) -> dict[str, Any]:
         """Return both lists as plain JSON values, newest first."""
         return {
-            "releases": [asdict(release) for release in self.releases],
+            "releases": [
+                asdict(release) | {"verdict": self._verdicts.get(release.generation, "")}
+                for release in self.releases
+            ],
             "failures": [asdict(failure) for failure in self.failures],
         }
+
+    def _how_they_did(self) -> dict[int, str]:
+        """Return how releases were judged, in a line each, by their generation; of earlier ones that is read once."""
+        found = {}
+        for place, release in enumerate(self.releases):
+            known = self._verdicts.get(release.generation)
+            # The bake of the one that was just replaced may end yet, without a verdict.
+            found[release.generation] = (
+                in_a_line(self._folder, release) if known is None or place < 2 else known
+            )
+        return found
 
     def _newest_releases(self) -> list[Release]:
         releases: list[Release] = []

@@ -19,6 +19,7 @@ from ..triton_deploy.errors import DeployError
 from ..triton_deploy.feedback import ALIAS_DRIFT
 from ..triton_deploy.records import Bake, BakeVerdict, Deployment, ReconcileNote, Release, State
 from ..triton_deploy.repository import ModelFolder, models_in
+from ..triton_deploy.verdicts import BAKE, CANARY, bad_versions, judged
 
 STEPS = {
     "materialize": (State.PINNED, State.MATERIALIZED),
@@ -67,6 +68,14 @@ FAMILIES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "staging_emptied": ("Models that it found loaded in the staging Triton, and unloaded.", ()),
     "bake_result": ("1 for how the bake of the last release that has one ended.", ("verdict",)),
+    "release_without_verdict": (
+        "1 while what is live was committed without a verdict of what was to judge it: its canary, its bake.",
+        ("judge",),
+    ),
+    "taken_back": (
+        "1 for each version that a bake found bad: it is not deployed again without force.",
+        ("version",),
+    ),
     "reconcile_timestamp_seconds": ("When reconcile last looked, seconds since 1970.", ()),
     "reconcile_problems": ("What the last reconcile could not put right.", ()),
     "reconcile_repairs": ("What the last reconcile put right.", ()),
@@ -184,6 +193,13 @@ class DeployMetrics:
         bake: Bake | None = folder.bakes.latest()
         for verdict in BakeVerdict if bake is not None else ():
             families.add("bake_result", folder.model, verdict is bake.verdict, verdict)  # type: ignore[union-attr]
+        for bad in bad_versions(folder):
+            families.add("taken_back", folder.model, 1, str(bad.version))
+        live: Release | None = folder.releases.latest()
+        if live is not None:
+            missing = judged(folder, live).without_verdict
+            for judge in (CANARY, BAKE):
+                families.add("release_without_verdict", folder.model, judge in missing, judge)
 
     def _reconcile(self, folder: ModelFolder, families: Families, now: datetime) -> None:
         note: ReconcileNote | None = folder.last_reconcile.read()

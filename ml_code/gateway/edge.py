@@ -10,9 +10,10 @@ import time
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from . import clients
 from .backend import Backend
 from .body import Disconnected
-from .errors import GatewayError, TimedOut, TooSlow, WrongMethod
+from .errors import GatewayError, NeverAsked, TimedOut, TooSlow, WrongMethod
 from .exchange import Exchange
 from .keys import Keys
 from .logs import AccessLog, log
@@ -48,6 +49,7 @@ class Edge:
     ) -> None:
         self._timeout_s = settings.request_timeout_s
         self._keys = Keys(settings.api_key, settings.api_keys, settings.model)
+        self._names_client = settings.canary_header.lower().encode()
         self._backend = backend
         self._prediction = prediction
         self._model = settings.model
@@ -73,9 +75,12 @@ class Edge:
         finally:
             duration_s = time.perf_counter() - exchange.began
             if exchange.model:
-                # A failure names no version, and is one of the version that should have answered.
-                version = exchange.version or self._backend.live_version(exchange.model)
-                self._metrics.observe(exchange.model, version, exchange.outcome, duration_s)
+                # A failure names no version. What is late by now is no fault of a version that became live meanwhile.
+                version = exchange.version or exchange.live
+                client = clients.name_of(scope, self._names_client)
+                self._metrics.observe(
+                    exchange.model, version, exchange.outcome, duration_s, exchange.rows, client
+                )
             self._access_log.write(exchange, duration_s)
 
     async def _answer(self, exchange: Exchange, receive: Receive) -> None:
@@ -93,11 +98,15 @@ class Edge:
                     scope["gateway"] = exchange
                     await self._pages(scope, receive, exchange.send)
         except TimeoutError as error:
-            if exchange.sending:
+            if exchange.status:
                 # The model has answered: what is late is the client, and no version is to blame for that.
                 raise Disconnected from error
             if exchange.body is not None and not exchange.body.complete:
                 raise TooSlow(f"The body did not arrive within {self._timeout_s:g} s.") from error
+            if exchange.waiting:
+                raise NeverAsked(
+                    f"Too many requests wait for the model: this one's turn did not come within {self._timeout_s:g} s. Try again."
+                ) from error
             raise TimedOut(f"The model did not answer within {self._timeout_s:g} s.") from error
 
     def _predicted(self, method: str, path: str) -> str:

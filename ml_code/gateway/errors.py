@@ -131,3 +131,12 @@ class TimedOut(GatewayError):
     """The model did not answer in time."""
 
     status, outcome = 504, "timeout"
+
+
+class NeverAsked(TimedOut):
+    """The request's time was up before its turn came: there were too many others, and no version is to blame for that."""
+
+    outcome = "busy"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"Retry-After": "1"})

@@ -27,25 +27,31 @@ class Exchange:
     Attributes:
         request_id: the client's ``X-Request-Id``, or a new one.
         model: model that was asked, once it is known to exist; empty for other requests.
+        live: its version that was live when the request came: one that nobody answered is that one's.
         version: version that answered, or against which the request was refused; empty when none did.
         outcome: ``ok`` or a GatewayError's.
         status: HTTP status of the response; 0 before it started.
         why: the refusal's text, for the log.
         body: the request's body, once somebody reads it.
         sending: whether a part of the response waits for the client to read.
+        rows: how many rows were asked about: the first size of the first input; 0 when that is not known.
+        waiting: whether it waits for its turn, so that no model has been asked yet.
     """
 
     __slots__ = (
         "began",
         "body",
+        "live",
         "model",
         "outcome",
         "request_id",
+        "rows",
         "scope",
         "send_raw",
         "sending",
         "status",
         "version",
+        "waiting",
         "why",
     )
 
@@ -59,12 +65,19 @@ class Exchange:
                 self.request_id = value
         self.request_id = self.request_id or b"%s-%x" % (_PROCESS, next(_NUMBERS))
         self.model = ""
+        self.live = ""
         self.version = ""
         self.outcome = "ok"
         self.status = 0
         self.why = ""
         self.body: Body | None = None
         self.sending = False
+        self.rows = 0
+        self.waiting = False
+
+    def asks(self, model: str, live: str) -> None:
+        """Note which model is asked, and which version of it is live now."""
+        self.model, self.live = model, live
 
     async def send(self, message: Message) -> None:
         """ASGI's send; adds the headers that every response has."""

@@ -36,7 +36,7 @@ from .local_models import LocalModel, load
 from .logs import log
 from .metrics import ModelState
 from .settings import GatewaySettings
-from .v2_guard import check_request
+from .v2_guard import check_request, rows_of
 from .v2_routes import Route
 
 _SHOWN = 20
@@ -64,7 +64,7 @@ class Served:
 
     async def infer(self, inputs: Mapping[str, Array], exchange: Exchange) -> Answer:
         """See Target.infer."""
-        return Answer(self.version, await self.backend.run(self.model, inputs))
+        return Answer(self.version, await self.backend.run(self.model, inputs, exchange))
 
 
 class LocalBackend:
@@ -123,9 +123,11 @@ class LocalBackend:
         """See Backend.renewed; what a target is asked is computed by itself, so it can't be out of date."""
         return self.target(model)
 
-    async def run(self, model: LocalModel, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    async def run(
+        self, model: LocalModel, inputs: Mapping[str, Array], exchange: Exchange
+    ) -> dict[str, Array]:
         """Compute one answer in a thread; raises as Target.infer."""
-        await self._admission.enter()
+        await self._admission.enter_for(exchange)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, model.run, inputs)
         except Exception as error:  # whatever the model raises
@@ -190,11 +192,6 @@ class LocalBackend:
             raise UnknownPath(f"There is no live model {model}.")
         return {"releases": list(self._history), "failures": list(self._failures)}
 
-    def live_version(self, model: str) -> str:
-        """See Backend.live_version."""
-        served = self._served if model == self._settings.model else None
-        return str(served.registered.version) if served is not None else ""
-
     def in_flight(self) -> int:
         """See Backend.in_flight."""
         return self._admission.running
@@ -215,7 +212,7 @@ class LocalBackend:
 
     async def _infer(self, served: Served, route: Route, exchange: Exchange, receive: Receive) -> None:
         settings = self._settings
-        exchange.model = route.model
+        exchange.asks(route.model, served.version)
         body = exchange.body = Body(
             receive, exchange.scope["headers"], settings.max_body_bytes, self._admission
         )
@@ -241,6 +238,7 @@ class LocalBackend:
             max_depth=settings.max_json_depth,
             allow_nan=settings.nan_policy == "allow",
         )
+        exchange.rows = rows_of(request)
         binary = memoryview(content)[len(content) if body.json_length is None else body.json_length :]
         answer = await served.infer(local_v2.inputs_of(request, binary, served.schema), exchange)
         exchange.version = answer.version

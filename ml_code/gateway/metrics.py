@@ -7,6 +7,7 @@ asked answers for all of them.
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -17,10 +18,17 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from .clients import FAILED, Clients
+
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 DURATION = "gateway_request_duration_seconds"
-FAILURES = frozenset(("failed", "unavailable", "timeout", "busy"))
-"""Outcomes that count as errors of the service, not of the request."""
+FAILURES = FAILED | {"unavailable"}
+"""Outcomes that count as errors of the service. The others are the client's doing: ``busy`` too, which says that it asked too much."""
+FROM_THE_START = ("ok", "failed", "timeout")
+"""Outcomes that are shown before there is one: Prometheus sees no increase of a series that begins with its first failure."""
+ROWS = (1, 10, 100, 1000)
+"""Largest numbers of rows of the classes of requests whose times are told apart."""
+_CLASSES = (*map(str, ROWS), "more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,20 +153,63 @@ class Metrics:
         )
         for metric in more:
             own.register(metric)
-        self._children: dict[tuple[str, str, str], Histogram] = {}
+        self._batches = Histogram(
+            "gateway_batch_duration_seconds",
+            "Inference requests that were answered, by their number of rows: that many at most, and more than the class before.",
+            ["model", "version", "rows"],
+            registry=own,
+            buckets=BUCKETS_S,
+        )
+        self._clients = Clients()
+        for metric in self._clients.all:
+            own.register(metric)
+        self._state = states
+        self._children: dict[tuple[Histogram, str, str, str], Histogram] = {}
         self._registry = own
         if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
             self._registry = CollectorRegistry()
             MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
         self._registry.register(_States(states, waiting, in_flight))
 
-    def observe(self, model: str, version: str, outcome: str, duration_s: float) -> None:
-        """Count one inference request."""
-        key = (model, version, outcome)
+    def observe(
+        self, model: str, version: str, outcome: str, duration_s: float, rows: int = 0, client: bytes = b""
+    ) -> None:
+        """Count one inference request.
+
+        Args:
+            model: public model name.
+            version: that answered, or should have.
+            outcome: what became of it.
+            duration_s: how long it took, seconds.
+            rows: how many it asked about; 0 when that is not known.
+            client: who asked, as ``clients.name_of`` says.
+        """
+        self._child(self._duration, model, version, outcome).observe(duration_s)
+        if rows and outcome == "ok":
+            self._child(self._batches, model, version, class_of(rows)).observe(duration_s)
+        self._clients.seen(model, version, outcome, client)
+
+    def refresh(self) -> None:
+        """Bring up to date what changes without a request; not for a thread."""
+        served = [
+            (state.model, str(version))
+            for state in self._state()
+            for version in (state.version, state.candidate_version)
+            if version
+        ]
+        for key in served:
+            for outcome in FROM_THE_START:
+                self._duration.labels(*key, outcome)
+        self._clients.begin(served)
+        self._clients.refresh()
+
+    def _child(self, histogram: Histogram, model: str, version: str, label: str) -> Histogram:
+        """Return a series; to find one by its labels takes longer than to count in it."""
+        key = (histogram, model, version, label)
         child = self._children.get(key)
         if child is None:
-            child = self._children[key] = self._duration.labels(*key)
-        child.observe(duration_s)
+            child = self._children[key] = histogram.labels(model, version, label)
+        return child
 
     def text(self) -> bytes:
         """Return everything in Prometheus' text format."""
@@ -178,6 +229,11 @@ class Metrics:
                     count += sample.value
                     failed += sample.value if sample.labels["outcome"] in FAILURES else 0
         return Sums(count, failed, tuple(buckets.values()))
+
+
+def class_of(rows: int) -> str:
+    """Return the class of a request by its number of rows: the largest that belongs to it, or ``more``."""
+    return _CLASSES[bisect_left(ROWS, rows)]
 
 
 class LastMinutes:

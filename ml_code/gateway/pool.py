@@ -148,3 +148,26 @@ class Reply:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def renamed(reply: Reply, engine: str, model: str) -> None:
+    """Put a model's public name in the place of an engine's, and the lengths right: a client need not know which version answered.
+
+    Quotes in an id, which the client chooses and which comes before, are escaped: it can't be taken for the name.
+
+    Args:
+        reply: an answer of the engine; changed in place.
+        engine: the name that Triton put into it.
+        model: public model name.
+    """
+    said, meant = (f'"model_name":"{name}"'.encode() for name in (engine, model))
+    if said not in reply.head:
+        return
+    reply.head = reply.head.replace(said, meant, 1)
+    less = len(said) - len(meant)
+    reply.headers = [
+        (name, b"%d" % (int(value) - less))
+        if name in (b"content-length", b"inference-header-content-length")
+        else (name, value)
+        for name, value in reply.headers
+    ]

@@ -33,8 +33,7 @@ class Prediction:
 
     async def answer(self, exchange: Exchange, receive: Receive, model: str) -> None:
         """Answer one request; raises GatewayError when it is refused."""
-        self._backend.target(model)
-        exchange.model = model
+        exchange.asks(model, self._backend.target(model).version)
         body = exchange.body = Body(receive, exchange.scope["headers"], self._limit, self._admission)
         try:
             text = await body.read()
@@ -66,7 +65,10 @@ class Prediction:
 
     async def _infer(self, exchange: Exchange, target: Target, content: object) -> Answer:
         try:
-            return await target.infer(to_tensors(content, target.schema, allow_nan=self._allow_nan), exchange)
+            inputs = to_tensors(content, target.schema, allow_nan=self._allow_nan)
+            first = next(iter(inputs.values()), None)
+            exchange.rows = len(first) if first is not None and first.ndim else 0
+            return await target.infer(inputs, exchange)
         except Unprocessable:
             # Whose signature it is that the refusal speaks of.
             exchange.version = target.version

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from ..triton_deploy.canary import Exposure, exposure
 from ..triton_deploy.errors import DeployError
 from ..triton_deploy.records import Release
 from ..triton_deploy.repository import Manifest, ModelFolder, models_in
-from ..triton_deploy.schema import Schema, Tensor
+from ..triton_deploy.schema import Schema, Tensor, breaking_changes
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Followed:
         release: what current.json said.
         schema: inputs and outputs of its version; None when its manifest can't be read.
         seen_at: when the file was last read whole, seconds of the follower's clock.
+        fits_before: whether the version before can answer the release's clients, by the inputs and outputs of both.
         swaps: how often the version changed since this process first saw one.
         exposed: the candidate that shares in its traffic, as last read; see ``ReleaseFollower.exposure``.
         exposed_until: until when, seconds of the follower's clock.
@@ -32,6 +34,7 @@ class Followed:
     release: Release
     schema: Schema | None
     seen_at: float
+    fits_before: bool = False
     swaps: int = 0
     exposed: Exposure | None = None
     exposed_until: float = 0.0
@@ -59,6 +62,8 @@ class ReleaseFollower:
         self._clock = clock
         self._now = now
         self._followed: Mapping[str, Followed] = {}
+        # Two looks at once, from two threads, could put back what the later one of them saw.
+        self._looking = threading.Lock()
 
     def get(self, model: str) -> Followed | None:
         """Return what is live of a model, or None when nothing is known to be."""
@@ -70,6 +75,25 @@ class ReleaseFollower:
         if followed is None or followed.exposed is None or self._clock() >= followed.exposed_until:
             return None
         return followed.exposed
+
+    def predecessor(self, model: str, younger_than_s: float, *, for_clients: bool = False) -> int | None:
+        """Return the version that was live before a model's release, if it is still loaded and the release is that young.
+
+        Args:
+            model: public model name.
+            younger_than_s: largest age of the release, seconds.
+            for_clients: clients are to get its answers; so it has to fit what the release takes and gives.
+        """
+        followed = self._followed.get(model)
+        if followed is None or (for_clients and not followed.fits_before):
+            return None
+        release, now = followed.release, self._now()
+        before = release.previous_version
+        # Who went back to an earlier version did so because the later one is bad: that is no measure.
+        if before is None or before not in release.warm_versions or before > release.active_version:
+            return None
+        age_s = (now - datetime.fromisoformat(release.updated_at_utc)).total_seconds()
+        return before if age_s < younger_than_s else None
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -83,15 +107,16 @@ class ReleaseFollower:
 
     def look(self) -> None:
         """Read every current.json once; what can't be read leaves its model as it was."""
-        followed = dict(self._followed)
-        # A name that was made by hand and can't be a model is nobody's release.
-        names = {*followed, *models_in(self._root)}
-        for model in names:
-            with contextlib.suppress(DeployError):
-                seen = self._look_at(model)
-                if seen is not None:
-                    followed[model] = self._with_candidate(seen)
-        self._followed = followed
+        with self._looking:
+            followed = dict(self._followed)
+            # A name that was made by hand and can't be a model is nobody's release.
+            names = {*followed, *models_in(self._root)}
+            for model in names:
+                with contextlib.suppress(DeployError):
+                    seen = self._look_at(model)
+                    if seen is not None:
+                        followed[model] = self._with_candidate(seen)
+            self._followed = followed
 
     def _look_at(self, model: str) -> Followed | None:
         folder = ModelFolder.at(self._root, model)
@@ -99,17 +124,21 @@ class ReleaseFollower:
         if release is None or release.model != model:
             return None
         if known is None:
-            return Followed(release, self._schema(folder, release), self._clock())
+            return self._followed_anew(folder, release, 0)
         if release.generation < known.release.generation:
             # An old file, from a cache or a backup: what was seen is later. It is not fresh either.
             return known
-        if release.generation == known.release.generation:
-            schema = known.schema or self._schema(folder, known.release)
-            return Followed(known.release, schema, self._clock(), known.swaps)
+        if release.generation == known.release.generation and known.schema is not None:
+            return replace(known, seen_at=self._clock())
         moved = release.active_version != known.release.active_version
-        return Followed(
-            release, self._schema(folder, release), self._clock(), known.swaps + (1 if moved else 0)
-        )
+        return self._followed_anew(folder, release, known.swaps + (1 if moved else 0))
+
+    def _followed_anew(self, folder: ModelFolder, release: Release, swaps: int) -> Followed:
+        schema = self._schema(folder, release.active_version)
+        before = self._schema(folder, release.previous_version) if release.previous_version else None
+        # Clients that use what the release brought must not meet a version without it.
+        fits = schema is not None and before is not None and not breaking_changes(schema, before)
+        return Followed(release, schema, self._clock(), fits, swaps)
 
     def _with_candidate(self, followed: Followed) -> Followed:
         """Add the candidate, which the record of the deployment says that has the lease; what can't be read gets nothing."""
@@ -122,9 +151,9 @@ class ReleaseFollower:
         until = self._clock() + exposed.left_s if exposed else 0.0
         return replace(followed, exposed=exposed, exposed_until=until)
 
-    def _schema(self, folder: ModelFolder, release: Release) -> Schema | None:
+    def _schema(self, folder: ModelFolder, version: int) -> Schema | None:
         with contextlib.suppress(DeployError, KeyError, TypeError):
-            manifest = folder.versions.manifest(release.active_version)
+            manifest = folder.versions.manifest(version)
             return public_schema(manifest) if manifest else None
         return None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..triton_deploy.environment import FromEnvironment, is_address, setting
 from ..triton_deploy.errors import Misconfigured
 from ..triton_deploy.names import check_alias, check_model
+from ..triton_deploy.settings import Settings
 from .keys import Keys
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -16,6 +17,16 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "nan_policy": ("reject", "allow"),
     "access_log": ("all", "errors", "off"),
 }
+AT_LEAST_ONE = (
+    "workers",
+    "max_concurrency",
+    "max_connections",
+    "max_head_bytes",
+    "max_url_bytes",
+    "local_threads",
+    "max_json_depth",
+)
+MOST: Mapping[str, float] = {"baseline_percent": 50, "baseline_minutes": 60}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +139,24 @@ class GatewaySettings(FromEnvironment):
     max_shadows: int = setting(
         "GATEWAY_MAX_SHADOWS", 16, "Mirrored requests at once, in each process; more are left out."
     )
+    smoke_rtol: float = setting(
+        "TRITON_DEPLOY_SMOKE_RTOL",
+        Settings.smoke_rtol,
+        "Relative tolerance within which a shadow's answer is the same as the live one's, unless the candidate's golden file has its own.",
+    )
+    smoke_atol: float = setting(
+        "TRITON_DEPLOY_SMOKE_ATOL",
+        Settings.smoke_atol,
+        "Absolute tolerance of the same; for both, the value that the deployer has.",
+    )
+    baseline_percent: int = setting(
+        "GATEWAY_BASELINE_PERCENT",
+        0,
+        "Share of the requests that the version before goes on answering after a release while it is loaded, so that a bake compares both at the same time; 0 for none, 50 at most.",
+    )
+    baseline_minutes: float = setting(
+        "GATEWAY_BASELINE_MINUTES", 15.0, "How long after a release it does so, minutes; 60 at most."
+    )
     nan_policy: str = setting(
         "GATEWAY_NAN_POLICY",
         "reject",
@@ -166,18 +195,22 @@ class GatewaySettings(FromEnvironment):
                 raise Misconfigured(
                     f"{variable}={getattr(self, name)!r} is not known.", hint=f"Use {' or '.join(choices)}."
                 )
-        for name in (
-            "workers",
-            "max_concurrency",
-            "max_connections",
-            "max_head_bytes",
-            "max_url_bytes",
-            "local_threads",
-            "max_json_depth",
-        ):
+        self._check_limits()
+        self._check_tritons()
+        if self.backend == "triton":
+            _ = self.repository_root
+
+    def _check_limits(self) -> None:
+        for name in AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 variable = self.__dataclass_fields__[name].metadata["variable"]
                 raise Misconfigured(f"{variable} is less than 1.", hint="Unset it for the default.")
+        for name, most in MOST.items():
+            if getattr(self, name) > most:
+                variable = self.__dataclass_fields__[name].metadata["variable"]
+                raise Misconfigured(f"{variable} is more than {most}.", hint=f"Use 0 to {most}.")
+
+    def _check_tritons(self) -> None:
         if not self.triton_urls:
             raise Misconfigured(
                 "GATEWAY_TRITON_URLS names no Triton.", hint="Set it to host:port of each one."
@@ -199,5 +232,3 @@ class GatewaySettings(FromEnvironment):
                 f"GATEWAY_TRITON_GRPC_URLS names {len(self.triton_grpc_urls)} Tritons and GATEWAY_TRITON_URLS {len(self.triton_urls)}.",
                 hint="Name the same Tritons in both, in the same order.",
             )
-        if self.backend == "triton":
-            _ = self.repository_root

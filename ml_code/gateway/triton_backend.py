@@ -24,6 +24,7 @@ from .errors import BackendFailed, GatewayError, Unavailable, UnknownPath, Unpro
 from .exchange import Exchange
 from .logs import log
 from .metrics import ModelState
+from .predecessor import Predecessor, PredecessorMetrics
 from .release_follower import Followed, ReleaseFollower
 from .repeats import Repeats
 from .settings import GatewaySettings
@@ -31,6 +32,7 @@ from .upstream import Tritons
 from .v2_forward import V2Forward
 from .v2_routes import Route
 from .v2_tensors import binary_request, read_outputs
+from .versions import Versions
 
 _READY_TIMEOUT_S = 5.0
 
@@ -57,6 +59,7 @@ class TritonBackend:
         admission: grants turns.
         metrics: told what becomes of requests to candidates.
         repeats: whether a request is given to a second Triton.
+        of_predecessors: told what the version before makes of failed requests.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class TritonBackend:
         admission: Admission,
         metrics: CandidateMetrics,
         repeats: Repeats,
+        of_predecessors: PredecessorMetrics,
     ) -> None:
         self._settings = settings
         self._admission = admission
@@ -73,7 +77,10 @@ class TritonBackend:
         self._follower = ReleaseFollower(self._root)
         self._tritons = Tritons(settings.triton_urls, settings.connect_timeout_s, repeats)
         self._candidates = Candidates(settings, self._tritons, self._follower, admission, metrics)
-        self._v2 = V2Forward(settings, self._tritons, self._follower, admission, self._candidates)
+        self._of_predecessors = of_predecessors
+        self._predecessor = Predecessor(settings, self._tritons, self._follower, admission, of_predecessors)
+        self._versions = Versions(self._tritons, self._candidates, self._predecessor)
+        self._v2 = V2Forward(settings, self._tritons, self._follower, admission, self._versions)
         self._history: dict[str, DeployHistory] = {}
         self._following: asyncio.Task[None] | None = None
 
@@ -89,6 +96,7 @@ class TritonBackend:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._following
         await self._candidates.stop()
+        await self._predecessor.stop()
         self._tritons.close()
 
     def target(self, model: str) -> TritonTarget:
@@ -97,11 +105,6 @@ class TritonBackend:
         if followed.schema is None:
             raise Unavailable(f"The signature of {model} can't be read from the model repository.")
         return TritonTarget(self, model, str(followed.release.active_version), followed.schema)
-
-    def live_version(self, model: str) -> str:
-        """See Backend.live_version."""
-        followed = self._follower.get(model)
-        return str(followed.release.active_version) if followed else ""
 
     async def renewed(self, model: str) -> TritonTarget:
         """See Backend.renewed."""
@@ -112,19 +115,16 @@ class TritonBackend:
         """Ask the Tritons for one answer; raises as Target.infer."""
         body, json_length = binary_request(inputs)
         headers = b"Content-Length: %d\r\nInference-Header-Content-Length: %d\r\n" % (len(body), json_length)
-        candidate, shadow = self._candidates.of(model, exchange)
-        await self._admission.enter()
+        asked = self._versions.question(model, exchange, headers, body)
+        await self._admission.enter_for(exchange)
         try:
             asked_at = time.perf_counter()
-            if candidate is not None:
-                reply = await self._candidates.ask(model, candidate, headers, body)
-            else:
-                reply = await self._tritons.ask("POST", f"/v2/models/{model}/infer", headers, body)
-            with reply:
-                if shadow is not None and reply.status == 200:
-                    took_s = time.perf_counter() - asked_at
-                    self._candidates.mirror(model, shadow, headers, body, reply, took_s)
+            with await self._versions.ask(asked) as reply:
+                self._versions.answered(asked, reply, time.perf_counter() - asked_at)
                 content = reply.head + b"".join([piece async for piece in reply.rest()])
+        except asyncio.CancelledError:
+            self._versions.late(asked)
+            raise
         finally:
             self._admission.leave()
         if reply.status == 200:
@@ -220,7 +220,8 @@ class TritonBackend:
             return None
         return {
             "version": exposed.version,
-            "deploy_id": exposed.deploy_id,
+            # Of a deployment without a secret it decides who meets the candidate: clients must not know it.
+            "deploy_id": exposed.deploy_id if exposed.key else "",
             "share_percent": exposed.share_percent,
             "mirrored_percent": exposed.mirrored_percent,
         }
@@ -247,6 +248,7 @@ class TritonBackend:
         for model in self._follower.models:
             now = self._followed(model).release
             if model not in before or before[model].generation != now.generation:
+                self._of_predecessors.begin(model, now.active_version, now.previous_version)
                 log.info("%s: version %s is live, generation %s", model, now.active_version, now.generation)
             self._tell_candidate(model, exposed.get(model))
             self._candidates.look(model)

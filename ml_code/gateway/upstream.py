@@ -15,6 +15,7 @@ Triton that its record names.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncIterator, Sequence
 
@@ -27,6 +28,9 @@ from .repeats import Repeats
 FRESH_S = 30.0
 """A candidate is asked on connections that were used within this time: one that a firewall has forgotten must not look like a Triton
 that ended."""
+
+UNPARSED = re.compile(rb'\{"error":"(?:Unable to|failed to|Failed to|attempt to) ?(?:parse|access|set|get)')
+"""How Triton answers 500 to a request that it can't read."""
 
 
 class Tritons:
@@ -121,11 +125,12 @@ class Tritons:
 
         Raises:
             Interrupted: the connection ended while it had the request.
-            Absent: that Triton can't be reached, or does not have it.
-            Unavailable: of any Triton, none took it.
+            Absent: that Triton can't be reached, or does not have it; where any may take it, none has it.
+            Unavailable: no Triton took it, where any may.
         """
         if at == ANY:
-            return await self.ask("POST", path, headers, body, candidate=True)
+            reply = await self.ask("POST", path, headers, body, candidate=True)
+            return _there(reply, "No Triton has the candidate.")
         pool = self._by_address[at]
         line = f"POST {path} HTTP/1.1\r\n".encode()
         try:
@@ -136,10 +141,7 @@ class Tritons:
         except (OSError, TimeoutError):
             pool.is_away()
             raise Absent("The Triton of a candidate can't be reached.") from None
-        if reply.status != 200 and reply.complete and b"unknown model" in reply.head:
-            reply.close()
-            raise Absent("The Triton of a candidate does not have it.")
-        return reply
+        return _there(reply, "The Triton of a candidate does not have it.")
 
     def _repeat(self, repeated: float | None, *, whole: bool) -> float:
         """Decide whether a request is repeated whose Triton ended; returns when, or raises Unavailable."""
@@ -166,6 +168,28 @@ class Tritons:
         now, turn = time.monotonic(), self._turn
         rotated = pools[turn % len(pools) :] + pools[: turn % len(pools)]
         return sorted(rotated, key=lambda pool: (pool.away_until > now, pool.busy))
+
+
+def is_absent(reply: Reply) -> bool:
+    """Whether a Triton says that it does not have the model, or not any more."""
+    return reply.status != 200 and reply.complete and b"unknown model" in reply.head
+
+
+def is_failure(reply: Reply) -> bool:
+    """Whether a model failed on a request, rather than that nobody has it or that Triton can't read the request."""
+    return (
+        reply.status >= 500
+        and reply.status != 503
+        and not is_absent(reply)
+        and not UNPARSED.match(reply.head)
+    )
+
+
+def _there(reply: Reply, otherwise: str) -> Reply:
+    if is_absent(reply):
+        reply.close()
+        raise Absent(otherwise)
+    return reply
 
 
 def _says_it_is_not_there(path: str, reply: Reply) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import AsyncIterator
@@ -10,15 +11,15 @@ from starlette.types import Receive
 
 from .admission import Admission
 from .body import Body
-from .candidates import Candidate, Candidates
 from .errors import BackendFailed, Malformed, TooLarge, Unavailable, UnknownPath
 from .exchange import Exchange
 from .pool import Reply
 from .release_follower import ReleaseFollower
 from .settings import GatewaySettings
-from .upstream import Tritons
-from .v2_guard import check_request, encode
+from .upstream import UNPARSED, Tritons
+from .v2_guard import check_request, encode, rows_of
 from .v2_routes import Route
+from .versions import Question, Versions
 
 REPLAY_BYTES = 1 << 20
 """A larger binary body is streamed and not kept, and so not repeated on another Triton."""
@@ -28,7 +29,6 @@ REPLAY_BYTES = 1 << 20
 _VERSION = re.compile(
     rb'\s*\{(?:\s*"(?:id|model_name)"\s*:\s*"(?:[^"\\]|\\.)*"\s*,)*\s*"model_version"\s*:\s*"([0-9]{1,18})"'
 )
-_UNPARSED = re.compile(rb'\{"error":"(?:Unable to|failed to|Failed to|attempt to) ?(?:parse|access|set|get)')
 _PASSED = frozenset((b"content-type", b"content-length", b"inference-header-content-length"))
 
 
@@ -52,7 +52,7 @@ class V2Forward:
         tritons: the servers.
         follower: says which models exist.
         admission: grants turns and memory.
-        candidates: share in the traffic.
+        versions: say who answers.
     """
 
     def __init__(
@@ -61,20 +61,21 @@ class V2Forward:
         tritons: Tritons,
         follower: ReleaseFollower,
         admission: Admission,
-        candidates: Candidates,
+        versions: Versions,
     ) -> None:
         self._settings = settings
         self._tritons = tritons
         self._follower = follower
         self._admission = admission
-        self._candidates = candidates
+        self._versions = versions
 
     async def answer(self, route: Route, exchange: Exchange, receive: Receive) -> None:
         """Answer one request; raises GatewayError when it is refused."""
         if route.model:
-            if self._follower.get(route.model) is None:
+            followed = self._follower.get(route.model)
+            if followed is None:
                 raise UnknownPath(f"There is no live model {route.model}.")
-            exchange.model = route.model
+            exchange.asks(route.model, str(followed.release.active_version))
         if route.kind == "infer":
             await self._infer(route, exchange, receive)
         elif route.kind == "server_live":
@@ -89,25 +90,24 @@ class V2Forward:
         body = Body(receive, exchange.scope["headers"], settings.max_body_bytes, self._admission)
         exchange.body = body
         try:
-            headers, begun, more = await self._checked(body)
-            # Who names a version means it; and a body that is not held could not be given to live as well.
-            shared = not route.version and more is None
-            candidate, shadow = self._candidates.of(route.model, exchange) if shared else (None, None)
+            headers, begun, more = await self._checked(exchange, body)
+            asked = self._question(route, exchange, headers, begun, more)
             asked_at = time.perf_counter()
-            with await self._forward(route, headers, begun, more, candidate) as reply:
+            with await self._forward(exchange, asked) as reply:
                 took_s = time.perf_counter() - asked_at
                 if reply.status == 200:
                     exchange.version = version_of(reply.head)
-                    if shadow is not None:
-                        self._candidates.mirror(route.model, shadow, headers, begun, reply, took_s)
+                self._versions.answered(asked, reply, took_s)
                 # It was needed for a repeat: a client that reads slowly does not keep its memory from others.
-                del begun
+                del begun, asked
                 body.release()
                 await self._pass_on(route, exchange, reply)
         finally:
             body.release()
 
-    async def _checked(self, body: Body) -> tuple[bytes, bytes, AsyncIterator[bytes] | None]:
+    async def _checked(
+        self, exchange: Exchange, body: Body
+    ) -> tuple[bytes, bytes, AsyncIterator[bytes] | None]:
         """Read what has to be looked at; return headers and body to send, and the rest of one that is streamed."""
         settings = self._settings
         json_part = body.json_length
@@ -133,25 +133,33 @@ class V2Forward:
             max_depth=settings.max_json_depth,
             allow_nan=allow_nan,
         )
+        exchange.rows = rows_of(request)
         text = encode(request, allow_nan=allow_nan)
         size = announced if json_part is None else json_part
         headers = _headers(len(text) + announced - size, None if json_part is None else len(text))
         tensors = begun[size:]
         return headers, text + tensors if tensors else text, None if body.complete else _rest(body)
 
-    async def _forward(
+    def _question(
         self,
         route: Route,
+        exchange: Exchange,
         headers: bytes,
         begun: bytes,
         more: AsyncIterator[bytes] | None,
-        candidate: Candidate | None,
-    ) -> Reply:
-        await self._admission.enter()
+    ) -> Question:
+        # Who names a version means it; and a body that is not held could not be given to live as well.
+        if not route.version and more is None:
+            return self._versions.question(route.model, exchange, headers, begun)
+        return Question(model=route.model, path=route.path, headers=headers, body=begun, more=more)
+
+    async def _forward(self, exchange: Exchange, asked: Question) -> Reply:
+        await self._admission.enter_for(exchange)
         try:
-            if candidate is None:
-                return await self._tritons.ask("POST", route.path, headers, begun, more)
-            return await self._candidates.ask(route.model, candidate, headers, begun)
+            return await self._versions.ask(asked)
+        except asyncio.CancelledError:
+            self._versions.late(asked)
+            raise
         finally:
             self._admission.leave()
 
@@ -160,7 +168,7 @@ class V2Forward:
             if route.version:
                 raise UnknownPath(f"Version {route.version} of {route.model} is not what is served.")
             raise Unavailable("No Triton has the model ready. Try again.")
-        if reply.status == 500 and _UNPARSED.match(reply.head):
+        if reply.status == 500 and UNPARSED.match(reply.head):
             # Triton takes some mistakes of clients for its own.
             raise Malformed(f"Triton can't read the request: {reply.head[:500].decode(errors='replace')}")
         if reply.status != 200:

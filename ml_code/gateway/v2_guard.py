@@ -94,6 +94,12 @@ def check_request(
     return checked
 
 
+def rows_of(request: Mapping[str, Any]) -> int:
+    """Return how many rows a request that ``check_request`` gave asks about: the first size of its first input; 0 without one."""
+    inputs = request["inputs"]
+    return int(inputs[0]["shape"][0]) if inputs and inputs[0]["shape"] else 0
+
+
 def encode(request: Mapping[str, Any], *, allow_nan: bool) -> bytes:
     """Return a request that ``check_request`` gave as JSON; ``allow_nan`` is as there."""
     return json.dumps(request).encode() if allow_nan else orjson.dumps(request)

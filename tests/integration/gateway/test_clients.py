@@ -122,13 +122,14 @@ def waiting_to_be_read(port: int) -> set[int]:
 
 
 def outcomes(gateway: Gateway) -> dict[str, float]:
-    """Return the number of inference requests by outcome."""
+    """Return the number of inference requests by outcome, of those that there were."""
     found: dict[str, float] = {}
     for line in gateway.get("/metrics").text.splitlines():
         if line.startswith("gateway_request_duration_seconds_count"):
             outcome = line.partition('outcome="')[2].partition('"')[0]
             found[outcome] = found.get(outcome, 0) + float(line.rpartition(" ")[2])
-    return found
+    # Some are shown before there is one.
+    return {outcome: count for outcome, count in found.items() if count}
 
 
 def value(gateway: Gateway, metric: str) -> float:
