@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from bench import deploy_tables
+from bench import bake_verdicts, deploy_tables
 from bench.claims import CLAIMS
 from bench.claims import table as claims_table
 from bench.deploy_tables import STEPS
@@ -281,7 +281,10 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
         "damages": runs_table("damages"),
         "hostile servers": runs_table("hostile servers"),
     },
-    "docs/bake.md": {"deployer metrics": deployer_metrics},
+    "docs/bake.md": {
+        "verdicts": lambda: bake_verdicts.table(ROOT / "docs/bake.json"),
+        "deployer metrics": deployer_metrics,
+    },
     "docs/events.md": {"settings": lambda: settings_table(EventSettings)},
     "docs/gateway.md": {"settings": lambda: settings_table(GatewaySettings)},
     "docs/kubernetes.md": {"values": chart_values},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -11,6 +11,7 @@ import pytest
 from ml_code.triton_deploy.bake.baking import Baking
 from ml_code.triton_deploy.bake.observer import Observer
 from ml_code.triton_deploy.bake.policy import BakePolicy
+from ml_code.triton_deploy.bake.prometheus import Firing
 from ml_code.triton_deploy.bake.queries import Queries
 from ml_code.triton_deploy.bake.rules import Limits
 from ml_code.triton_deploy.bake.watch import PATIENCE, Watch
@@ -48,7 +49,7 @@ class Metrics:
     failures: dict[int, float] = field(default_factory=dict)
     latency_s: dict[int, float] = field(default_factory=dict)
     refused: float | None = None
-    alerts: Mapping[str, str] = field(default_factory=dict)
+    alerts: Set[Firing] = frozenset()
     away: bool = False
     asked: list[str] = field(default_factory=list)
 
@@ -61,12 +62,27 @@ class Metrics:
         if kind == "refused":
             return self.refused
         found: dict[int, float] = getattr(self, kind)
-        return found.get(int(rest[0]))
+        number = found.get(int(rest[0]))
+        if number is None or kind == "latency_s" or int(rest[0]) != max(self.requests, default=0):
+            return number
+        return number * elapsed(rest)
 
-    def firing(self, since: datetime) -> Mapping[str, str]:
+    def firing(self, since: datetime) -> Set[Firing]:
         if self.away:
             raise AWAY
         return self.alerts
+
+
+def elapsed(places: Sequence[str]) -> float:
+    """Return the share of a look's time after which a question ends, by its version, window and offset: what a look sees came evenly."""
+    window_s, ago_s = elapsed_s(places)
+    return window_s / (window_s + ago_s)
+
+
+def elapsed_s(places: Sequence[str]) -> tuple[float, float]:
+    """Return how long a question looks back, and how long before now that ends, seconds."""
+    window_s, *offset_s = (float(place.removesuffix("s")) for place in places[1:] if place != "offset")
+    return window_s, sum(offset_s)
 
 
 @dataclass
@@ -119,11 +135,48 @@ def test_a_good_release_passes_when_its_time_is_over(watched: Watched) -> None:
 
 
 def test_two_bad_looks_fail_it_at_once(watched: Watched) -> None:
-    watched.metrics.failures[2] = 50
+    watched.metrics.failures[2] = 200
     bake = watched.look_until_the_end()
     assert bake.verdict is BakeVerdict.FAILED
-    assert bake.reasons == ("probe: 5.0% of 1000 requests failed, the limit is 1.0%",)
+    assert bake.reasons == ("probe: 20.0% of 1000 requests failed, the limit is 1.0%",)
     assert bake.looks == 2
+
+
+class ForAMinute(Metrics):
+    """It fails every request of its second minute, and of no other: the window of 120 s has them in two looks."""
+
+    age_s: Callable[[], float]
+
+    def value(self, query: str) -> float | None:
+        kind, _, *rest = query.split()
+        if (kind, rest[:1]) != ("failures", ["2"]):
+            return super().value(query)
+        window_s, ago_s = elapsed_s(rest)
+        end_s = self.age_s() - ago_s
+        failing_s = min(end_s, 120) - max(end_s - window_s, 60)
+        return self.requests[2] * max(0.0, failing_s) / (window_s + ago_s)
+
+
+def test_failures_of_one_minute_are_one_bad_look_and_not_two(watched: Watched) -> None:
+    began = watched.world.now
+
+    def age_s() -> float:
+        return (watched.world.now - began).total_seconds()
+
+    watched.metrics = ForAMinute({1: 100_000, 2: 1000}, {}, {1: 0.02, 2: 0.02})
+    watched.metrics.age_s = age_s
+    watch = watched.watch()
+    for _ in range(5):
+        watched.world.later(60)
+        assert watch.look() is None
+    assert [bool(look.bad) for look in watch._looks] == [False, True, True, False, False]
+    assert [look.stale for look in watch._looks] == [False, False, True, False, False]
+
+
+def test_one_failure_of_a_hundred_and_fifty_takes_nothing_back(watched: Watched) -> None:
+    watched.metrics.requests[2], watched.metrics.failures[2] = 151, 1
+    bake = watched.look_until_the_end()
+    assert bake.verdict is BakeVerdict.PASSED
 
 
 def test_one_bad_look_between_good_ones_is_forgiven(watched: Watched) -> None:
@@ -135,23 +188,39 @@ def test_one_bad_look_between_good_ones_is_forgiven(watched: Watched) -> None:
     assert watched.look_until_the_end(watch).verdict is BakeVerdict.PASSED
 
 
-def test_the_previous_release_is_asked_about_at_the_same_age(watched: Watched) -> None:
+def asked(watched: Watched, kind: str, version: int) -> list[str]:
+    """Return the spans of time of the questions of one kind about one version, and ask anew."""
+    begin = f"{kind} {MODEL} {version} "
+    found = [query.removeprefix(begin).strip() for query in watched.metrics.asked if query.startswith(begin)]
+    watched.metrics.asked.clear()
+    return found
+
+
+def test_the_previous_release_is_asked_about_at_the_same_time_before_the_commit_and_at_the_same_age(
+    watched: Watched,
+) -> None:
+    watched.metrics.requests[1] = 0
     watch = watched.watch()
     watched.world.later(60)
     watch.look()
-    assert f"requests {MODEL} 2 60s" in [query.strip() for query in watched.metrics.asked]
-    assert f"requests {MODEL} 1 60s offset 3600s" in watched.metrics.asked
+    assert asked(watched, "requests", 1) == ["60s", "600s offset 60s", "60s offset 3600s"]
     watched.world.later(240)
-    watched.metrics.asked.clear()
     watch.look()
-    assert f"latency_s {MODEL} 1 120s offset 3600s" in watched.metrics.asked
+    assert asked(watched, "requests", 1) == ["120s", "600s offset 300s", "120s offset 3600s"]
+
+
+def test_what_saw_enough_is_compared_with_and_nothing_else_is_asked(watched: Watched) -> None:
+    watch = watched.watch()
+    watched.world.later(60)
+    watch.look()
+    assert asked(watched, "latency_s", 1) == ["60s"]
 
 
 def test_the_last_look_is_about_the_whole_life(watched: Watched) -> None:
     watch = watched.watch()
     watched.world.later(600)
     assert watch.look() is not None
-    assert f"requests {MODEL} 1 600s offset 3600s" in watched.metrics.asked
+    assert asked(watched, "requests", 2) == ["600s"]
 
 
 def test_little_traffic_is_judged_by_all_of_it(watched: Watched) -> None:
@@ -229,13 +298,22 @@ def test_a_check_of_the_users_own_counts(watched: Watched) -> None:
 def test_an_alert_counts_that_fires_for_this_model_or_for_none(
     watched: Watched, model: str, verdict: BakeVerdict
 ) -> None:
-    watched.metrics.alerts = {"ShopIsDown": model, "NotNamed": MODEL}
+    watched.metrics.alerts = {Firing("ShopIsDown", model), Firing("NotNamed", MODEL)}
     assert watched.look_until_the_end().verdict is verdict
+
+
+@pytest.mark.parametrize("other", ["another", "zzz", "a"])
+def test_an_alert_of_this_model_counts_when_it_fires_for_another_one_too(
+    watched: Watched, other: str
+) -> None:
+    watched.metrics.alerts = {Firing("ShopIsDown", other), Firing("ShopIsDown", MODEL)}
+    bake = watched.look_until_the_end()
+    assert (bake.verdict, bake.reasons) == (BakeVerdict.FAILED, ("alert ShopIsDown fires",))
 
 
 def test_an_alertmanager_that_is_away_hides_no_figures(watched: Watched) -> None:
     class NoAlerts(Metrics):
-        def firing(self, since: datetime) -> Mapping[str, str]:
+        def firing(self, since: datetime) -> Set[Firing]:
             raise AWAY
 
     watched.metrics = NoAlerts({2: 1000}, {2: 500}, {})
@@ -251,6 +329,69 @@ def test_a_watch_that_is_begun_again_sees_the_whole_at_its_end(watched: Watched)
 def test_a_release_that_is_not_there_can_not_be_watched(watched: Watched) -> None:
     with pytest.raises(NotFound, match="no release 9"):
         watched.watch(9)
+
+
+# Without anything to compare a latency with
+
+NOT_COMPARED = "latency was not compared: nothing is known of another version's"
+
+
+def without_a_baseline(watched: Watched, policy: str) -> Bake:
+    watched.metrics.requests = {2: 1000}
+    watched.policy = replace(POLICY, no_baseline=policy)
+    return watched.look_until_the_end()
+
+
+def test_a_latency_that_was_not_compared_is_told_and_passes(watched: Watched) -> None:
+    bake = without_a_baseline(watched, "pass")
+    assert (bake.verdict, bake.reasons) == (BakeVerdict.PASSED, ("probe saw 1000 requests", NOT_COMPARED))
+    assert NOT_COMPARED in watched.baking().conclude(bake).text
+
+
+def test_a_latency_that_was_not_compared_can_be_held_for_a_person(watched: Watched) -> None:
+    bake = without_a_baseline(watched, "hold")
+    assert bake.verdict is BakeVerdict.NO_DATA
+    with pytest.raises(
+        BakeHeld, match=f"could not be judged: probe saw 1000 requests; {NOT_COMPARED}; it stays live"
+    ):
+        watched.baking().conclude(bake)
+
+
+def test_a_latency_that_was_not_compared_can_be_taken_back(watched: Watched) -> None:
+    bake = without_a_baseline(watched, "revert")
+    with pytest.raises(BakeFailed, match="Version 1 is live again"):
+        watched.baking().conclude(bake)
+
+
+def test_without_traffic_the_policy_for_no_data_decides_and_not_that_for_latencies(watched: Watched) -> None:
+    watched.metrics.requests = {}
+    watched.policy = replace(POLICY, no_baseline="revert")
+    assert "it stays live" in watched.baking().conclude(watched.look_until_the_end()).text
+
+
+def test_a_first_release_passes_without_a_latency_to_compare_with(world: World) -> None:
+    world.register_times(1)
+    world.deploy("d1")
+    watched = Watched(world, Metrics({1: 1000}), replace(POLICY, no_baseline="revert"))
+    assert watched.look_until_the_end(watched.watch(1)).verdict is BakeVerdict.PASSED
+
+
+def test_a_slow_release_is_found_by_the_last_minutes_before_its_commit(watched: Watched) -> None:
+    class Late(Metrics):
+        """Nobody asked version 1 in its first minutes, and nobody does now."""
+
+        def value(self, query: str) -> float | None:
+            kind, _, *rest = query.split()
+            _, ago_s = elapsed_s(rest) if len(rest) > 1 else (0, 0)
+            silent = rest[:1] == ["1"] and (ago_s == 0 or ago_s >= 3600)
+            return 0.0 if silent and kind == "requests" else super().value(query)
+
+    watched.metrics = Late({1: 1000, 2: 1000}, {}, {1: 0.002, 2: 0.657})
+    bake = watched.look_until_the_end()
+    assert bake.verdict is BakeVerdict.FAILED
+    assert bake.reasons == (
+        "probe: answers take 657.0 ms, 2.0 ms those of the previous release before the commit",
+    )
 
 
 # What follows
@@ -401,7 +542,8 @@ def test_without_a_prometheus_or_for_no_minutes_nothing_is_watched() -> None:
     assert BakePolicy.of(asked).duration_s == 900
     assert BakePolicy.of(asked, 0).duration_s == 0
     assert BakePolicy.of(asked, 0.5).duration_s == 30
-    for minutes in (-1, float("nan"), float("inf")):
+    assert BakePolicy.of(asked, 43_200).duration_s == 30 * 86_400
+    for minutes in (-1, float("nan"), float("inf"), 43_201, 1e9):
         with pytest.raises(InvalidInput):
             BakePolicy.of(asked, minutes)
 

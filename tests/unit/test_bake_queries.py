@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ml_code.triton_deploy.bake.canary_judge import QUERIES as CANARY
 from ml_code.triton_deploy.bake.queries import DEFAULT, Queries, Span
 from ml_code.triton_deploy.errors import Misconfigured
 
@@ -26,6 +27,15 @@ def read(folder: Path, text: str) -> Queries:
 def test_the_shipped_queries_are_for_the_gateway_and_for_triton() -> None:
     assert set(Queries.read().sources) == {"gateway", "triton"}
     assert Queries.read().checks == ()
+
+
+def test_shipped_sources_count_neither_refusals_nor_a_failure_twice() -> None:
+    sources = {**Queries.read().sources, **Queries.read(CANARY).sources}
+    for source in ("gateway", "canary"):
+        assert 'outcome!~"busy|refused|gone"' in sources[source]["requests"], "a flood must not hide failures"
+        assert "busy" not in sources[source]["failures"]
+    assert sources["triton"]["failures"].endswith("/ 2")
+    assert sources["triton"]["beyond"] == "gateway"
 
 
 def test_the_example_in_the_shipped_file_is_right(tmp_path: Path) -> None:
@@ -51,6 +61,12 @@ def test_places_are_filled(tmp_path: Path) -> None:
         ("[source.x]\n", "neither 'sources' nor 'checks'"),
         ("[sources.x]\nrequests='1'\n", "[sources.x] has to have requests, failures, latency_s"),
         (SOURCE + "p99 = 'x'", "and nothing else"),
+        (SOURCE + "clients = 'x'", "has to have both of clients and clients_failed, or none"),
+        (
+            SOURCE + "load = '$rows'",
+            "[sources.mine] load: $rows is none of $model, $offset, $version, $window",
+        ),
+        (SOURCE + "beyond = 'gateway'", "[sources.mine] beyond: 'gateway' is no source above it"),
         (SOURCE.replace("$version", "$verson"), "$verson is none of $model, $offset, $version, $window"),
         (SOURCE.replace('"$model"', '"$"'), "'$$' for one"),
         (SOURCE.replace("'vector(0)'", "0"), "[sources.mine] failures: the query has to be text"),

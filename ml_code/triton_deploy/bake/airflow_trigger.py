@@ -13,14 +13,18 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from ..deployer import Deployer
 from ..errors import DeployError
+from ..notifications import notify, of_held_canary
 from ..records import to_json
+from ..repository import ModelFolder
 from ..settings import Settings
 from .policy import BakePolicy
 from .watch import Watch
 
 
 class BakeTrigger(BaseTrigger):
-    """Watches a release until there is a verdict; the event is the bake's record as JSON, or why it can't be watched.
+    """Watches a release until there is a verdict.
+
+    The event is the bake's record as JSON, or the ``error`` because of which nobody can watch it, and whether it is ``retryable``.
 
     It only reads. The triggerer needs the deployer's settings, Prometheus and the model repository (read-only will do). After a
     restart of the triggerer it goes on with the rest of the time.
@@ -42,12 +46,16 @@ class BakeTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """See BaseTrigger."""
-        settings = Settings.from_env()
-        policy = BakePolicy.of(settings, self.minutes)
-        watch = await asyncio.to_thread(Watch.of, settings, self.model, self.generation, policy)
-        while (bake := await asyncio.to_thread(watch.look)) is None:
-            await asyncio.sleep(policy.interval_s)
-        yield TriggerEvent(to_json(bake))  # type: ignore[no-untyped-call]
+        try:
+            settings = Settings.from_env()
+            policy = BakePolicy.of(settings, self.minutes)
+            watch = await asyncio.to_thread(Watch.of, settings, self.model, self.generation, policy)
+            while (bake := await asyncio.to_thread(watch.look)) is None:
+                await asyncio.sleep(policy.interval_s)
+            event: str | dict[str, Any] = to_json(bake)
+        except DeployError as error:
+            event = {"error": str(error), "retryable": error.retryable}
+        yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
 
 class CanaryTrigger(BaseTrigger):
@@ -73,13 +81,31 @@ class CanaryTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """See BaseTrigger."""
         event = {"error": "", "retryable": False}
+        held_utc = ""
         try:
-            deployer = Deployer(Settings.from_env())
+            settings = Settings.from_env()
+            deployer = Deployer(settings)
             while True:
                 pause_s = await asyncio.to_thread(deployer.look_at_canary, self.model, self.deploy_id)
                 if pause_s is None:
                     break
+                if settings.notify_url:
+                    held_utc = await asyncio.to_thread(self._tell_held, settings, held_utc)
                 await asyncio.sleep(pause_s)
         except DeployError as error:
             event = {"error": str(error), "retryable": error.retryable}
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
+
+    def _tell_held(self, settings: Settings, told_utc: str) -> str:
+        """Tell people when the canary has begun to wait; returns since when it does, or an empty text.
+
+        Args:
+            settings: whom to tell.
+            told_utc: since when it waited when they were told last.
+        """
+        folder = ModelFolder.at(settings.repository_root, self.model)
+        record = folder.journal.get(self.deploy_id)
+        held_utc = record.canary.held_utc if record.canary else ""
+        if held_utc and held_utc != told_utc:
+            notify(settings, of_held_canary(folder, record, settings.canary_hold_s))
+        return held_utc

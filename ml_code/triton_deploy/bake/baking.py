@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ..deployer import Deployer
 from ..errors import BakeFailed, BakeHeld, DeployError, LeaseHeld, NotFound, Superseded
 from ..intake import RevertRequest
-from ..records import BAKED_BADLY, Bake, BakeVerdict, Deployment, Release
+from ..records import BAKED_BADLY, NOT_JUDGED, Bake, BakeVerdict, Deployment, Release
 from ..repository import ModelFolder
 from ..settings import Settings
 from .policy import BakePolicy
@@ -132,10 +132,8 @@ class Baking:
             DeployError: it is bad and could not be taken back; repeat it.
         """
         bake = self._folder.bakes.add(bake)
-        taken_back = bake.verdict is BakeVerdict.FAILED or (
-            bake.verdict is BakeVerdict.NO_DATA and self._policy.no_data == "revert"
-        )
-        if taken_back:
+        unjudged = bake.verdict is BakeVerdict.NO_DATA and self._policy.fate(bake) == "revert"
+        if unjudged or bake.verdict is BakeVerdict.FAILED:
             raise self._take_back(bake)
         return self._judged(bake, "it stays live")
 
@@ -158,7 +156,7 @@ class Baking:
         if bake.verdict is BakeVerdict.FAILED:
             raise BakeFailed(f"{name} {BAKED_BADLY}{why}; {then}.", hint="Run it again without --dry-run.")
         text = f"{name} could not be judged: {why}; {then}."
-        if self._policy.no_data == "hold":
+        if self._policy.fate(bake) == "hold":
             raise BakeHeld(
                 text,
                 hint=f"Decide: leave it, or take it back with 'triton-deploy revert {bake.model}'.",
@@ -168,11 +166,16 @@ class Baking:
 
     def _take_back(self, bake: Bake) -> BakeFailed:
         """Take a release back, and return the error that tells of it."""
-        why = "; ".join(bake.reasons) or "it could not be judged"
-        message = f"Release {bake.generation} (version {bake.version}) of {bake.model} {BAKED_BADLY}{why}."
-        hint = "Repair the model and register a new version; an alias that still names this one deploys it again."
+        failed = bake.verdict is BakeVerdict.FAILED
+        why = (BAKED_BADLY if failed else NOT_JUDGED) + ("; ".join(bake.reasons) or "nobody saw it")
+        message = f"Release {bake.generation} (version {bake.version}) of {bake.model} {why}."
+        hint = (
+            "Repair the model and register a new version; this one is not deployed again without --force."
+            if failed
+            else "Nothing is known against the model: deploy it again when it can be judged."
+        )
         try:
-            reverted = self._revert(bake, BAKED_BADLY + why)
+            reverted = self._revert(bake, why)
         except Superseded:
             return BakeFailed(f"{message} It is not live any more.", hint=hint)
         except NotFound as error:

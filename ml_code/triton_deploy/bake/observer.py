@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from ..errors import DeployError
-from .prometheus import Alerts, Metrics
+from ..errors import Unavailable
+from .prometheus import Alerts, Firing, Metrics
 from .queries import Queries, Span
-from .rules import Figures, Limits, Look, Reading, complaints, is_enough
+from .readings import Baseline, Readings
+from .rules import (
+    Limits,
+    Look,
+    Reading,
+    failing,
+    is_enough,
+    is_fresh,
+    is_still_slow,
+    remarks,
+    slow,
+    uncompared,
+)
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Observed:
-    """One look, and the readings that it is of."""
+    """One look, the readings that it is of, and what people should know of it."""
 
     look: Look
     readings: tuple[Reading, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 class Observer:
@@ -31,7 +44,7 @@ class Observer:
         metrics: whom.
         limits: what the version has to keep.
         alerts: who knows which alerts fire, and the names of those that count.
-        beside: what the version is compared with, for people.
+        part_s: shortest part of a look's time that is worth a query, seconds; not less than Prometheus' scrape interval.
     """
 
     def __init__(
@@ -40,56 +53,58 @@ class Observer:
         metrics: Metrics,
         limits: Limits,
         alerts: tuple[Alerts, Sequence[str]] | None = None,
-        beside: str = Reading.beside,
+        part_s: float = 15.0,
     ) -> None:
         self._queries = queries
         self._metrics = metrics
+        self._readings = Readings(queries, metrics, limits, part_s)
         self._limits = limits
         self._alerts = alerts
-        self._beside = beside
 
-    def look(self, now: Span, before: Span | None, since: datetime) -> Observed:
+    def look(
+        self,
+        now: Span,
+        baselines: Sequence[Baseline],
+        since: datetime,
+        fresh_s: int | None = None,
+    ) -> Observed:
         """Look once; who does not answer makes it a look without a result, and never a bad one.
 
         Args:
             now: the version that is judged, and the time.
-            before: what it is compared with, or None.
+            baselines: what it may be compared with: the first that saw enough is.
             since: alerts that began to fire before are not of this version.
+            fresh_s: how long ago the last look was, seconds; None judges all as new.
+
+        Raises:
+            Misconfigured, AccessDenied: whoever is asked refuses, is something else, or does not take a query: to wait mends nothing.
         """
         try:
-            readings = tuple(self._readings(now, before))
-            bad = [
-                line
-                for one in readings
-                if is_enough(one, self._limits)
-                for line in complaints(one, self._limits)
-            ]
-            bad += self._checks(now)
-        except DeployError as error:
+            readings = self._readings.read(now, baselines, fresh_s)
+            checked = self._checks(now)
+        except Unavailable as error:
             log.warning("%s can't be looked at: %s", now.model, error)
             return Observed(Look(unknown=str(error)))
-        bad += self._firing(now.model, since)
-        judged = any(is_enough(one, self._limits) for one in readings)
-        return Observed(Look(judged=judged, bad=tuple(bad)), readings)
+        firing, unasked = self._firing(now.model, since)
+        look, told = self._judged(readings, [*checked, *firing])
+        return Observed(look, tuple(replace(one, parts=()) for one in readings), (*told, *unasked))
 
-    def _readings(self, now: Span, before: Span | None) -> list[Reading]:
-        found = []
-        for name, queries in self._queries.sources.items():
-            figures = self._figures(queries, now)
-            # Who saw nothing now is not asked what was.
-            compared = self._figures(queries, before) if before is not None and figures.requests > 0 else None
-            found.append(Reading(source=name, now=figures, before=compared, beside=self._beside))
-        return found
-
-    def _figures(self, queries: Mapping[str, str], span: Span) -> Figures:
-        requests = self._metrics.value(span.fill(queries["requests"])) or 0.0
-        if requests <= 0:
-            return Figures(requests=0, failures=0, latency_s=None)
-        return Figures(
-            requests=requests,
-            failures=self._metrics.value(span.fill(queries["failures"])) or 0.0,
-            latency_s=self._metrics.value(span.fill(queries["latency_s"])),
+    def _judged(self, readings: Sequence[Reading], bad: Sequence[str]) -> tuple[Look, tuple[str, ...]]:
+        """Return the look that readings come to beside what is bad by checks and alerts, and the remarks."""
+        limits = self._limits
+        enough = [one for one in readings if is_enough(one, limits)]
+        failures = [(line, is_fresh(one, limits)) for one in enough for line in failing(one, limits)]
+        latencies = [(line, is_still_slow(one, limits)) for one in enough for line in slow(one, limits)]
+        why_not = [uncompared(one, limits) for one in enough]
+        look = Look(
+            judged=bool(enough),
+            bad=(*(line for line, _ in (*failures, *latencies)), *bad),
+            stale=bool(failures or latencies)
+            and not bad
+            and not any(new for _, new in (*failures, *latencies)),
+            uncompared=why_not[0] if why_not and all(why_not) else "",
         )
+        return look, tuple(line for one in enough for line in remarks(one, limits))
 
     def _checks(self, now: Span) -> list[str]:
         found = []
@@ -99,14 +114,15 @@ class Observer:
                 found.append(f"{check.name} is {value:g}, the limit is {check.limit:g}")
         return found
 
-    def _firing(self, model: str, since: datetime) -> list[str]:
+    def _firing(self, model: str, since: datetime) -> tuple[list[str], list[str]]:
+        """Return which of the alerts fire, and what is to be said when nobody tells."""
         if self._alerts is None:
-            return []
+            return [], []
         alerts, names = self._alerts
         try:
             firing = alerts.firing(since)
-        except DeployError as error:
+        except Unavailable as error:
             # The figures have been seen: they count without the alerts.
             log.warning("the alerts are not known: %s", error)
-            return []
-        return [f"alert {name} fires" for name in names if firing.get(name) in ("", model)]
+            return [], [f"the alerts are not known: {error.message}"]
+        return [f"alert {name} fires" for name in names if firing & {Firing(name), Firing(name, model)}], []

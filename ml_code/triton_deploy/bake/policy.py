@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import InvalidInput
+from ..records import Bake
+from ..setting_rules import MAX_BAKE_MINUTES
 from ..settings import Settings
 from .rules import Limits
 
@@ -19,7 +21,9 @@ class BakePolicy:
         window_s: how far back a look looks, seconds.
         bad_looks: so many bad looks in a row take it back before the end.
         limits: what it has to keep.
-        no_data: what becomes of one that can't be judged: ``pass``, ``hold`` or ``revert``.
+        no_data: what becomes of one that too few requests came to: ``pass``, ``hold`` or ``revert``.
+        away: what becomes of one when whoever measures can't be asked in the end: the same.
+        no_baseline: what becomes of one whose latency could not be compared with another version's: the same.
         alerts: names of the alerts that fail it.
     """
 
@@ -29,7 +33,18 @@ class BakePolicy:
     bad_looks: int
     limits: Limits
     no_data: str = "pass"
+    away: str = "pass"
+    no_baseline: str = "pass"
     alerts: tuple[str, ...] = ()
+
+    def fate(self, bake: Bake) -> str:
+        """Return what becomes of a release with the verdict "no data": ``pass``, ``hold`` or ``revert``.
+
+        No traffic, a Prometheus that is away, and a latency that could not be compared are three things.
+        """
+        if bake.unmeasured:
+            return self.away
+        return self.no_baseline if bake.uncompared else self.no_data
 
     @classmethod
     def of(cls, settings: Settings, minutes: float | None = None) -> BakePolicy:
@@ -43,9 +58,10 @@ class BakePolicy:
             InvalidInput: ``minutes`` is no length of time.
         """
         minutes = settings.bake_minutes if minutes is None else minutes
-        if not 0 <= minutes < float("inf"):
+        if not 0 <= minutes <= MAX_BAKE_MINUTES:
             raise InvalidInput(
-                f"{minutes:g} minutes is no time to watch a release for.", hint="Use 0 or more."
+                f"{minutes:g} minutes is no time to watch a release for.",
+                hint=f"Use 0 to {MAX_BAKE_MINUTES}, which is 30 days.",
             )
         return cls(
             # Without a Prometheus there is nothing to see.
@@ -55,6 +71,7 @@ class BakePolicy:
             bad_looks=settings.bake_bad_looks,
             limits=Limits(
                 min_requests=settings.bake_min_requests,
+                min_clients=settings.bake_min_clients,
                 max_failure_ratio=settings.bake_max_failure_ratio,
                 max_failure_rise=settings.bake_max_failure_rise,
                 max_latency_ratio=settings.bake_max_latency_ratio,
@@ -62,5 +79,7 @@ class BakePolicy:
                 max_latency_s=settings.bake_max_latency_s,
             ),
             no_data=settings.bake_no_data,
+            away=settings.bake_prometheus_away,
+            no_baseline=settings.bake_no_baseline,
             alerts=settings.bake_alerts,
         )

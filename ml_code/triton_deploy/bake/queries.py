@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -14,7 +14,23 @@ from ..errors import Misconfigured
 
 DEFAULT = Path(__file__).with_name("queries.toml")
 SOURCE_QUERIES = ("requests", "failures", "latency_s")
+MORE_QUERIES = (
+    "clients",
+    "clients_failed",
+    "both",
+    "alone",
+    "load",
+    "rows_requests",
+    "rows_latency_s",
+)
+"""What a source may have besides; docs of each in queries.toml."""
+BEYOND = "beyond"
+ROWS = ("1", "10", "100", "1000", "more")
+"""Classes of requests by their number of rows, as the gateway's metrics have them."""
 PLACES = frozenset(("model", "version", "window", "offset"))
+ROWS_PLACE = "rows"
+_PAIRS = (("clients", "clients_failed"), ("both", "alone"), ("rows_requests", "rows_latency_s"))
+_OF_ROWS = frozenset(("rows_requests", "rows_latency_s"))
 _SECTIONS = frozenset(("sources", "checks"))
 
 
@@ -34,12 +50,16 @@ class Span:
     window_s: int
     offset_s: int = 0
 
-    def fill(self, query: str) -> str:
-        """Return a query with its places filled."""
+    def fill(self, query: str, rows: str = "") -> str:
+        """Return a query with its places filled; ``rows`` is the class of a query about requests of one number of rows."""
         offset = f"offset {self.offset_s}s" if self.offset_s else ""
         return Template(query).substitute(
-            model=self.model, version=self.version, window=f"{self.window_s}s", offset=offset
+            model=self.model, version=self.version, window=f"{self.window_s}s", offset=offset, rows=rows
         )
+
+    def until(self, ago_s: int) -> Span:
+        """Return the beginning of the span, up to some seconds before its end."""
+        return replace(self, window_s=self.window_s - ago_s, offset_s=self.offset_s + ago_s)
 
 
 @dataclass(frozen=True)
@@ -53,7 +73,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Queries:
-    """All that a bake asks: the three queries of each source, by the source's name, and the user's checks."""
+    """All that a bake asks: the queries of each source, by the source's name, and the user's checks."""
 
     sources: Mapping[str, Mapping[str, str]]
     checks: tuple[Check, ...] = ()
@@ -89,17 +109,26 @@ class Queries:
             raise ValueError("it holds tables [sources.<name>] and [[checks]]")
         if not sources:
             raise ValueError("it has no [sources.<name>]: nothing could be judged")
-        return cls(
-            {name: _source(name, table) for name, table in sources.items()},
-            tuple(_check(number, table) for number, table in enumerate(checks, 1)),
-        )
+        read = {name: _source(name, table) for name, table in sources.items()}
+        for name, table in read.items():
+            if table.get(BEYOND, name) not in list(read)[: list(read).index(name) + 1]:
+                raise ValueError(f"[sources.{name}] {BEYOND}: {table[BEYOND]!r} is no source above it")
+        return cls(read, tuple(_check(number, table) for number, table in enumerate(checks, 1)))
 
 
 def _source(name: str, table: Any) -> Mapping[str, str]:
     where = f"[sources.{name}]"
-    if not isinstance(table, dict) or table.keys() != set(SOURCE_QUERIES):
-        raise ValueError(f"{where} has to have {', '.join(SOURCE_QUERIES)}, and nothing else")
-    return {key: _query(table[key], f"{where} {key}") for key in SOURCE_QUERIES}
+    if not isinstance(table, dict) or not table.keys() >= set(SOURCE_QUERIES):
+        raise ValueError(f"{where} has to have {', '.join(SOURCE_QUERIES)}")
+    if unknown := sorted(table.keys() - {*SOURCE_QUERIES, *MORE_QUERIES, BEYOND}):
+        more = ", ".join((*MORE_QUERIES, BEYOND))
+        raise ValueError(
+            f"{where} has {unknown[0]!r}; beside {', '.join(SOURCE_QUERIES)} it may have {more}, and nothing else"
+        )
+    for one, other in _PAIRS:
+        if (one in table) != (other in table):
+            raise ValueError(f"{where} has to have both of {one} and {other}, or none")
+    return {key: _query(table[key], f"{where} {key}", is_of_rows=key in _OF_ROWS) for key in table}
 
 
 def _check(number: int, table: Any) -> Check:
@@ -114,14 +143,15 @@ def _check(number: int, table: Any) -> Check:
     return Check(name, _query(table["query"], where), float(limit))
 
 
-def _query(text: Any, where: str) -> str:
+def _query(text: Any, where: str, *, is_of_rows: bool = False) -> str:
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"{where}: the query has to be text")
     template = Template(text)
     if not template.is_valid():
         raise ValueError(f"{where}: a '$' stands before no name; write '$$' for one in the query itself")
-    if unknown := sorted(set(template.get_identifiers()) - PLACES):
-        known = ", ".join(f"${place}" for place in sorted(PLACES))
+    places = PLACES | {ROWS_PLACE} if is_of_rows else PLACES
+    if unknown := sorted(set(template.get_identifiers()) - places):
+        known = ", ".join(f"${place}" for place in sorted(places))
         raise ValueError(f"{where}: ${unknown[0]} is none of {known}")
     return text.strip()
 

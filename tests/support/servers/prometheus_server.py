@@ -22,6 +22,9 @@ STOP_TIMEOUT_S = 30
 
 
 PACKAGES = ["prometheus", "prometheus-alertmanager"]
+USER, PASSWORD = "ops", "let-me-in"
+HASHED = "$2b$04$qhgyiPSUEZd.8xrvmefX3uhZ9fqAa3XpWwLRu1opYOwOoqCttLKhq"
+"""The password as Prometheus wants to have it, by bcrypt."""
 TEMPLATES = b"/usr/share/prometheus/alertmanager"
 
 
@@ -102,6 +105,7 @@ class Prometheus(Server):
         ranges: shipped range to range of this test, in every rule: ``{"5m": "10s"}``.
         limits: what replaces what in the expression of an alert, by its name: ``{"ModelIsSlow": ("> 0.5", "> 0.02")}``.
         port: where it listens; any free one by default.
+        locked: whether it wants a user and a password, ``USER`` and ``PASSWORD``; they are in its ``url``.
     """
 
     def __init__(
@@ -114,6 +118,7 @@ class Prometheus(Server):
         ranges: Mapping[str, str] | None = None,
         limits: Mapping[str, tuple[str, str]] | None = None,
         port: int | None = None,
+        locked: bool = False,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         super().__init__(folder, port)
@@ -138,6 +143,10 @@ class Prometheus(Server):
             f"--web.listen-address={self.address}",
             "--web.enable-admin-api",
         ]
+        if locked:
+            (folder / "web.yml").write_text(yaml.safe_dump({"basic_auth_users": {USER: HASHED}}))
+            self._command.append(f"--web.config.file={folder / 'web.yml'}")
+            self.url = f"http://{USER}:{PASSWORD}@{self.address}"
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """Return what an expression is now: ``metric`` and ``value`` of each series."""

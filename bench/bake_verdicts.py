@@ -1,0 +1,297 @@
+"""What the rules of the bake make of releases whose true failure rate is known: simulated, without servers.
+
+    python -m bench.bake_verdicts --output docs/bake.json
+
+A run is a bake of 15 minutes with the default settings: a look every 30 s at the last 120 s. The rules are those of
+``ml_code.triton_deploy.bake``, written once more for many runs at once; a test holds the two to the same verdicts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml_code.triton_deploy.bake import evidence as bounds
+from ml_code.triton_deploy.bake.readings import PARTS
+from ml_code.triton_deploy.bake.rules import Limits
+
+Numbers = NDArray[np.float64]
+Truths = NDArray[np.bool_]
+
+LOOKS = 30
+LOOK_S = 30.0
+WINDOW_LOOKS = 4
+BAD_LOOKS = 2
+LIMITS = Limits()
+BURST_S = 5.0
+"""How long a burst of failures takes, seconds."""
+IN_BURST = 0.5
+"""Share of the requests that fail meanwhile."""
+
+RATES = (0.0, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
+REQUESTS_PER_S = (0.5, 1.0, 10.0, 100.0)
+CLIENTS = (1, 50)
+BEFORE = 0.001
+"""Failure rate of the version before, where there is one and the release fails more."""
+STEADY = 0.03
+"""A rate that both versions have, in the cells of the steady service."""
+RUNS = 10_000
+SEED = 19
+GOOD, BAD = 0.005, 0.05
+"""A release is good up to the first true rate, and bad from the second on."""
+ENOUGH = 3000
+"""Requests in a bake from which on its traffic allows a verdict; below, the table shows what it comes to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One kind of release.
+
+    Attributes:
+        rate: true share of its requests that fail.
+        requests_per_s: how often clients ask.
+        bursty: failures come in bursts, in which every second request fails; else each by itself.
+        clients: how many there are.
+        before: true rate of the version before; None when there is none.
+    """
+
+    rate: float
+    requests_per_s: float
+    bursty: bool
+    clients: int
+    before: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of many releases of one kind: the share that was taken back, and the median time until then (seconds)."""
+
+    taken_back: float
+    seconds: float | None
+
+
+def cells() -> Iterator[Cell]:
+    """Yield all kinds of release of the table."""
+    for rate, often, bursty, clients, compared in itertools.product(
+        RATES, REQUESTS_PER_S, (False, True), CLIENTS, (False, True)
+    ):
+        before = min(rate, BEFORE) if compared else None
+        yield Cell(rate=rate, requests_per_s=often, bursty=bursty, clients=clients, before=before)
+    for often in REQUESTS_PER_S:
+        yield Cell(rate=STEADY, requests_per_s=often, bursty=False, clients=50, before=STEADY)
+
+
+def traffic(random: np.random.Generator, cell: Cell, rate: float, runs: int) -> tuple[Numbers, Numbers]:
+    """Return the requests and failures between two looks: an array (runs, looks) each."""
+    shape = (runs, LOOKS)
+    if not cell.bursty:
+        requests = random.poisson(cell.requests_per_s * LOOK_S, shape)
+        return requests.astype(float), random.binomial(requests, rate).astype(float)
+    bursting_s = _bursting_s(random, rate, shape)
+    requests = random.poisson(cell.requests_per_s * bursting_s)
+    quiet = random.poisson(cell.requests_per_s * (LOOK_S - bursting_s))
+    return (requests + quiet).astype(float), random.binomial(requests, IN_BURST).astype(float)
+
+
+def _bursting_s(random: np.random.Generator, rate: float, shape: tuple[int, int]) -> Numbers:
+    """Return for how long requests failed between two looks, seconds; a burst may lie on both sides of a look."""
+    runs, looks = shape
+    counts = random.poisson(rate / (IN_BURST * BURST_S) * looks * LOOK_S, runs)
+    run = np.repeat(np.arange(runs), counts)
+    begins = random.uniform(0, looks * LOOK_S, counts.sum())
+    look = (begins / LOOK_S).astype(int)
+    first = np.minimum(BURST_S, (look + 1) * LOOK_S - begins)
+    found = np.zeros((runs, looks + 1))
+    np.add.at(found, (run, look), first)
+    np.add.at(found, (run, look + 1), BURST_S - first)
+    return np.minimum(found[:, :looks], LOOK_S)
+
+
+def ends(
+    requests: Numbers, failures: Numbers, before: tuple[Numbers, Numbers] | None, clients: int
+) -> NDArray[np.int64]:
+    """Return after how many looks each run was taken back; 0 for those that were kept.
+
+    Args:
+        requests: between two looks, (runs, looks).
+        failures: the same.
+        before: requests and failures of the version before, (runs,) each; None when there is none.
+        clients: how many ask, each as often.
+    """
+    runs = len(requests)
+    in_a_row, ended = np.zeros(runs, int), np.zeros(runs, np.int64)
+    for number in range(1, LOOKS + 1):
+        is_last = number == LOOKS
+        bad = _is_bad(*_whole(requests[:, :number], failures[:, :number]), before, clients)
+        if not is_last and number > WINDOW_LOOKS:
+            window = slice(number - WINDOW_LOOKS, number)
+            seen = requests[:, window].sum(1) >= LIMITS.min_requests
+            recent = _is_bad(requests[:, window], failures[:, window], before, clients)
+            bad = np.where(seen, recent, bad)
+        fresh = _share(failures[:, number - 1], requests[:, number - 1]) > _limit(before)
+        in_a_row = np.where(bad & fresh, in_a_row + 1, np.where(bad, in_a_row, 0))
+        taken_back = bad if is_last else in_a_row >= BAD_LOOKS
+        ended = np.where((ended == 0) & taken_back, number, ended)
+    return ended
+
+
+def _whole(requests: Numbers, failures: Numbers) -> tuple[Numbers, Numbers]:
+    """Return a whole life in the parts that a look takes it into."""
+    looks = requests.shape[1]
+    edges = (np.arange(min(PARTS, looks)) * looks) // min(PARTS, looks)
+    return np.add.reduceat(requests, edges, 1), np.add.reduceat(failures, edges, 1)
+
+
+def _limit(before: tuple[Numbers, Numbers] | None) -> Numbers | float:
+    if before is None:
+        return LIMITS.max_failure_ratio
+    return _share(before[1], before[0]) + LIMITS.max_failure_rise
+
+
+def _is_bad(
+    requests: Numbers, failures: Numbers, before: tuple[Numbers, Numbers] | None, clients: int
+) -> Truths:
+    """Return which runs a look at some parts finds bad: ``rules.failing``."""
+    total, failed = requests.sum(1), failures.sum(1)
+    parts = np.maximum((requests > 0).sum(1), 1)
+    effect = _effect(requests, failures, parts)
+    rate = _share(failed, total)
+    firm = bounds.FIRM + bounds.FIRM_OF_FEW / parts
+    least = _wilson(failed / effect, total / effect, firm, -1)
+    above = least > LIMITS.max_failure_ratio
+    bad = above
+    if before is not None:
+        rises = []
+        clear = bounds.CLEAR + bounds.CLEAR_OF_FEW / parts
+        for sure, sure_of_other in ((firm, firm), (clear, bounds.CLEAR)):
+            low = _wilson(failed / effect, total / effect, sure, -1)
+            other = _share(before[1], before[0])
+            most = _wilson(before[1] / effect, before[0] / effect, sure_of_other, 1)
+            rises.append(rate - other - np.hypot(rate - low, most - other) > LIMITS.max_failure_rise)
+        worse = rises[0] | (rises[1] & above)
+        bad = np.where(before[0] >= LIMITS.min_requests, worse, bad)
+    # So many of the clients have had one of the failures, if each may be anybody's.
+    hit = np.round(clients * (1 - (1 - 1 / clients) ** failed)) if clients > 1 else np.minimum(failed, 1)
+    needed = min(LIMITS.min_clients, clients)
+    result: Truths = bad & (total >= LIMITS.min_requests) & (hit >= needed)
+    return result
+
+
+def _effect(requests: Numbers, failures: Numbers, parts: Numbers) -> Numbers:
+    total = requests.sum(1)
+    rate = _share(failures.sum(1), total)[:, None]
+    spread = requests * rate * (1 - rate)
+    scatter = np.divide(
+        (failures - rate * requests) ** 2, spread, out=np.zeros_like(spread), where=spread > 0
+    ).sum(1)
+    assumed = 1 + bounds.ALIKE * np.maximum(0, total / parts - 1)
+    weight = bounds.ASSUMED_PARTS * np.minimum(1, bounds.FEW_PARTS / parts)
+    effect: Numbers = np.maximum(1, (weight * assumed + scatter) / (weight + parts - 1))
+    return effect
+
+
+def _share(failures: Numbers, requests: Numbers) -> Numbers:
+    return np.minimum(1.0, failures / np.maximum(requests, 1e-9))
+
+
+def _wilson(failures: Numbers, requests: Numbers, sure: Numbers | float, side: int) -> Numbers:
+    requests = np.maximum(requests, 1e-9)
+    rate = np.minimum(1.0, failures / requests)
+    square = sure * sure / requests
+    spread = sure * np.sqrt(rate * (1 - rate) / requests + square / (4 * requests))
+    bound: Numbers = np.clip((rate + square / 2 + side * spread) / (1 + square), 0, 1)
+    return bound
+
+
+def simulated(cell: Cell, runs: int, seed: int) -> Outcome:
+    """Return what becomes of many releases of one kind."""
+    random = np.random.default_rng((seed, *map(ord, repr(cell))))
+    requests, failures = traffic(random, cell, cell.rate, runs)
+    before = None
+    if cell.before is not None:
+        before_requests, before_failures = traffic(random, cell, cell.before, runs)
+        before = before_requests.sum(1), before_failures.sum(1)
+    ended = ends(requests, failures, before, cell.clients)
+    taken_back = ended[ended > 0]
+    seconds = float(np.median(taken_back)) * LOOK_S if taken_back.size else None
+    return Outcome(taken_back=taken_back.size / runs, seconds=seconds)
+
+
+def wrong(cell: Cell, outcome: Outcome) -> bool:
+    """Whether more than one release of a hundred gets the wrong verdict: a good one is taken back, or a bad one kept."""
+    allows = cell.requests_per_s * LOOKS * LOOK_S >= ENOUGH
+    if cell.rate <= GOOD or (cell.rate == cell.before and allows):
+        return outcome.taken_back > 0.01
+    return cell.before != cell.rate >= BAD and allows and outcome.taken_back < 0.99
+
+
+def table(path: Path) -> str:
+    """Return what a file of outcomes says, as a Markdown table: the share that was taken back, and the median time until then."""
+    rows = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    lines = [
+        f"| requests/s | failures | version before | {' | '.join(f'{rate:.1%}' for rate in RATES)} |",
+        "|---" * (len(RATES) + 3) + "|",
+    ]
+    for often, bursty, compared in itertools.product(REQUESTS_PER_S, (False, True), (False, True)):
+        shown = [
+            _shown(row)
+            for rate in RATES
+            for row in rows
+            if (row["rate"], row["requests_per_s"], row["bursty"], row["clients"], row["before"])
+            == (rate, often, bursty, max(CLIENTS), min(rate, BEFORE) if compared else None)
+        ]
+        kind, other = "in bursts" if bursty else "independent", f"{BEFORE:.1%}" if compared else "none"
+        lines.append(f"| {often:g} | {kind} | {other} | {' | '.join(shown)} |")
+    steady = [row for row in rows if row["rate"] == STEADY]
+    apart = max(
+        abs(_one_client(rows, row)["taken_back"] - row["taken_back"])
+        for row in rows
+        if row["clients"] > 1 and row not in steady
+    )
+    lines += [
+        "",
+        f"With one client instead of {max(CLIENTS)} no share differs by more than {100 * apart:.1f} points. Both versions fail {STEADY:.0%}: "
+        + ", ".join(f"{row['taken_back']:.1%} taken back at {row['requests_per_s']:g}/s" for row in steady)
+        + ".",
+    ]
+    return "\n".join(lines)
+
+
+def _one_client(rows: list[dict[str, float]], row: dict[str, float]) -> dict[str, float]:
+    like = {key: row[key] for key in ("rate", "requests_per_s", "bursty", "before")}
+    return next(one for one in rows if one["clients"] == 1 and like.items() <= one.items())
+
+
+def _shown(row: dict[str, float]) -> str:
+    if not row["taken_back"]:
+        return "0"
+    share = f"{row['taken_back']:.1%}" if row["taken_back"] >= 0.0005 else "<0.1%"
+    return f"{share}, {row['seconds']:.0f} s"
+
+
+def main() -> None:
+    """Simulate every cell, and write what came out."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--runs", type=int, default=RUNS, help=f"bakes of each kind (default {RUNS})")
+    parser.add_argument("--seed", type=int, default=SEED)
+    arguments = parser.parse_args()
+    found = []
+    for cell in cells():
+        outcome = simulated(cell, arguments.runs, arguments.seed)
+        found.append({**asdict(cell), **asdict(outcome)})
+        if wrong(cell, outcome):
+            print(f"more than 1 % wrong: {cell} {outcome}")
+    head = {"runs": arguments.runs, "seed": arguments.seed, "limits": asdict(LIMITS)}
+    arguments.output.write_text(json.dumps({**head, "cells": found}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
