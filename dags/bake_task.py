@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 
 from deploy_run import deploy_id_of, no_vain_retries
 from ml_code.triton_deploy.settings import Settings
@@ -23,9 +23,12 @@ class BakeOperator(BaseOperator):
         with no_vain_retries():
             return self._begin(context)
 
-    def resume(self, context: Any, event: str) -> str:
-        """Record the verdict, and take the release back if it is bad."""
+    def resume(self, context: Any, event: str | dict[str, Any]) -> str:
+        """Record the verdict, and take the release back if it is bad; a watch that could not be kept says why."""
         from ml_code.triton_deploy.records import Bake
+
+        if isinstance(event, dict):
+            raise (AirflowException if event["retryable"] else AirflowFailException)(event["error"])
 
         # The verdict is recorded first: a retry takes the release back, without watching it again.
         with no_vain_retries():
@@ -55,8 +58,8 @@ class BakeOperator(BaseOperator):
         from ml_code.triton_deploy.bake.airflow_trigger import BakeTrigger
         from ml_code.triton_deploy.bake.watch import PATIENCE
 
-        # What is wrong with the queries is said at once, not by the triggerer.
-        baking.watch(release.generation)
+        # What is wrong with the queries or with Prometheus is said at once, not by the triggerer.
+        baking.watch(release.generation).look()
         raise TaskDeferred(
             trigger=BakeTrigger(record.model, release.generation, minutes),
             method_name="resume",

@@ -9,8 +9,17 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from deploy_run import deploy_id_of
+from ml_code.triton_deploy.canary import longest_s
 from ml_code.triton_deploy.errors import DeployError
 from ml_code.triton_deploy.settings import Settings
+
+MARGIN = timedelta(hours=4)
+"""A triggerer may be away for that long in all."""
+
+
+def longest(settings: Settings) -> timedelta:
+    """Return how long the wait may take: the longest canary with all that its steps wait, and a margin."""
+    return timedelta(seconds=longest_s(settings.canary_hold_s)) + MARGIN
 
 
 class CanaryOperator(BaseOperator):
@@ -23,8 +32,8 @@ class CanaryOperator(BaseOperator):
         """Hand the watch to the triggerer, unless there is nothing to wait for."""
         from ml_code.triton_deploy.repository import ModelFolder
 
-        params = context["params"]
-        folder = ModelFolder.at(Settings.from_env().repository_root, params["model"])
+        params, settings = context["params"], Settings.from_env()
+        folder = ModelFolder.at(settings.repository_root, params["model"])
         try:
             record = folder.journal.get(deploy_id_of(context))
         except DeployError as error:
@@ -33,11 +42,11 @@ class CanaryOperator(BaseOperator):
             return f"No canary is due: deployment {record.deploy_id} is {record.state}."
         from ml_code.triton_deploy.bake.airflow_trigger import CanaryTrigger
 
-        # The longest canary, and a triggerer that is away meanwhile: the step begins anew then.
+        # With a triggerer that is away meanwhile: the step begins anew then.
         self.defer(
             trigger=CanaryTrigger(record.model, record.deploy_id),
             method_name="resume",
-            timeout=timedelta(hours=12),
+            timeout=longest(settings),
         )
         raise AssertionError("defer does not return")
 

@@ -14,7 +14,7 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import Param, TriggerRule, chain, get_current_context, task
 
 from bake_task import BakeOperator
-from canary_task import CanaryOperator
+from canary_task import CanaryOperator, longest
 from deploy_run import deploy_id_of, no_vain_retries
 from ml_code.triton_deploy.settings import Settings
 from notifier import DeployNotifier
@@ -176,7 +176,7 @@ def deploy_tasks(settings: Settings, promoted_by: str | None = None) -> DeployTa
         triton_ready(),
         triton_infer_smoke(),
         # Its wait in the triggerer counts.
-        CanaryOperator(task_id="canary_release", execution_timeout=timedelta(hours=12) + limit()),
+        CanaryOperator(task_id="canary_release", execution_timeout=longest(settings) + limit()),
         commit_current(),
     ]
     rollback = rollback_minimal()

@@ -49,7 +49,7 @@ with DAG(
             None,
             type=["null", "string"],
             pattern=f"^$|{STEPS_PATTERN}",
-            description="Shares of the clients' requests that it answers before it is committed, percent, such as 5,25,50; empty: none.",
+            description="Shares of the clients' requests that it answers before it is committed, percent, such as 5,25,50; 'pause' after one waits for a person there (5,pause,50); empty: none.",
             **ONE_LINE,
         ),
         "canary_minutes": Param(
@@ -57,7 +57,7 @@ with DAG(
             type="number",
             exclusiveMinimum=0,
             maximum=480,
-            description="How long each of those steps is watched, minutes.",
+            description="How long each of those steps is watched at least, minutes.",
         ),
         "shadow_percent": Param(
             0,

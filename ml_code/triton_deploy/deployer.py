@@ -15,13 +15,15 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from .artifacts import ArtifactStore, store_for
-from .canary_watch import CanaryWatch, Judge, nobody
-from .errors import DeployError, IllegalTransition, Superseded
+from .canary_evidence import Counter, Judge, no_counts, nobody
+from .canary_watch import CanaryWatch
+from .errors import DeployError, IllegalTransition, Misconfigured, Superseded
 from .feedback import Feedback
 from .foreign import refuse_foreign, refuse_foreign_version
 from .intake import (
     DeployRequest,
     RevertRequest,
+    comes_first,
     deploy_record,
     pinned_version,
     refuse_taken_number,
@@ -43,11 +45,16 @@ from .settlement import Settlement
 from .staging import Staging
 from .step import Step
 from .triton import Triton, staging_of, tritons_of
+from .verdicts import refuse_bad
 
 log = logging.getLogger(__name__)
 
 StepCall = Callable[[str, str], Deployment]
 """A step: takes the model's name and the deploy id."""
+
+
+STOPPED = "Whoever stopped the deploy (Ctrl-C or SIGTERM)"
+"""Who rolled a deployment back whose process was asked to end."""
 
 
 class Deployer:
@@ -62,6 +69,7 @@ class Deployer:
         report: told bytes done and bytes in all during a transfer.
         feedback: tells the registry how a deployment ended; MLflow by default.
         judge: says how a candidate does on the clients' requests; Prometheus by default.
+        counter: gives what the gateways counted themselves of a candidate; those of the settings by default.
         sleep: waits so many seconds between two looks at a canary.
         staging: the staging Triton; by default that of the settings, if they name one.
     """
@@ -77,12 +85,14 @@ class Deployer:
         report: Callable[[int, int], None] = lambda done, total: None,
         feedback: Feedback | None = None,
         judge: Judge | None = None,
+        counter: Counter | None = None,
         sleep: Callable[[float], None] = time.sleep,
         staging: Triton | None = None,
     ) -> None:
         self._settings = settings
         self._staging = staging
         self._judge = judge
+        self._counter = counter
         self._sleep = sleep
         self._feedback = feedback or Feedback(settings)
         self._registry = registry
@@ -105,6 +115,7 @@ class Deployer:
     def revert(self, request: RevertRequest, earlier_tries: Sequence[str] = ()) -> Deployment:
         """Make a version live again that was live before: a new release, checked like any other, without MLflow.
 
+        A deployment whose candidate is only on trial, in a canary, is rolled back first: what is live and bad can't wait for it.
         A version that is still warm is not loaded again. The files of another one are compared with its release first, unless the
         request says ``unverified``. What its inputs and outputs are is not compared with the live version's, because a revert is for when that one is bad.
 
@@ -122,7 +133,7 @@ class Deployer:
             NotFound: there is no earlier release, or the version was never live, or its files are gone.
             Damaged: its files are not those that were released.
             Superseded: another release is live than the one that is to be taken back.
-            LeaseHeld: a deploy of the model is under way.
+            LeaseHeld: a deploy of the model is under way, and more than a canary.
             DeployError: as for the steps of a deploy; what was live stays live.
         """
         settlement = self._settlement(request.model)
@@ -135,6 +146,10 @@ class Deployer:
         if known is None:
             settlement.folder.versions.refuse_traps()
             settlement.folder.evidence.require()
+            live = settlement.folder.releases.latest()
+            # What can't be done, or is done already, ends nobody's trial.
+            if not revert_record(request, live, settlement.folder, self._clock()).finished:
+                settlement.end_trial(request.deploy_id, comes_first(request))
             settlement.settle_abandoned(request.deploy_id)
             known = self._begin(
                 settlement,
@@ -149,17 +164,20 @@ class Deployer:
 
         Raises:
             InvalidInput: a name that can't be.
+            Misconfigured: a canary is asked for, and nobody would judge it.
             Foreign: somebody else's model or folder has the name.
             StorageFailed: releases are missing: see Evidence. Or Triton can't bear what lies there: see Versions.traps.
             LeaseHeld: another deploy of the model is under way.
             AliasNotFound: the alias was not set in time.
             Quarantined: this artifact failed before.
+            TakenBack: a bake found it bad.
             AnotherVersion: the repository has another version of the same number.
             Superseded: a deployment of this id was rolled back, had ended before, or is of something else.
             DeployError: MLflow or the artifact store refuse or do not answer.
         """
         check_deploy_id(request.deploy_id)
         check_alias(request.alias)
+        self._refuse_unmeasured(request)
         settlement = self._settlement(request.model)
         folder = settlement.folder
         known = folder.journal.find(request.deploy_id)
@@ -173,6 +191,7 @@ class Deployer:
         refuse_foreign_version(folder, pinned.version)
         if not request.force:
             refuse_quarantined(folder.versions, fingerprint=pinned.fingerprint)
+            refuse_bad(folder, pinned)
         record = self._begin(
             settlement, request.deploy_id, lambda live: self._first_record(settlement, request, pinned, live)
         )
@@ -189,6 +208,7 @@ class Deployer:
         """Bring the artifact into the repository, checked and durable, under its version's name.
 
         Raises:
+            TakenBack: a bake found these files bad.
             DeployError: see materialize.Materializer.run.
         """
         with self._step("materialize", State.MATERIALIZED, model, deploy_id) as step:
@@ -208,6 +228,9 @@ class Deployer:
                 manifest = Materializer(self._settings, step.folder.versions, store).run(
                     step.record, released, report
                 )
+                if not step.record.force:
+                    # Its digest is known only now, where training recorded none.
+                    refuse_bad(step.folder, manifest)
                 step.reached(
                     digest=manifest.digest,
                     manifest_digest=step.folder.versions.manifest_digest(manifest.version),
@@ -289,7 +312,10 @@ class Deployer:
             none was asked for, or nothing is live with which it could share the clients.
 
         Raises:
-            VerificationFailed: the candidate does worse; its share has ended.
+            VerificationFailed: the candidate does worse, or answers otherwise; its share has ended.
+            CanaryUndecided: nobody could judge it, and no person decided in time; it is not blamed.
+            CanaryAborted: a person ended it.
+            Misconfigured, AccessDenied: it can never be judged, whatever time passes.
             SchemaChanged: clients of the live version could not use it.
             Superseded: somebody else committed, or rolled this deployment back.
         """
@@ -297,9 +323,10 @@ class Deployer:
         if record.canary is None or record.state is State.UNCHANGED:
             return None
         with self._step("canary", State.TRIED, model, deploy_id) as step:
-            return (
-                CanaryWatch(step, self._the_judge(), self._settings).look(self._clock()) if step.due else None
-            )
+            if not step.due:
+                return None
+            watch = CanaryWatch(step, self._the_judge(), self._settings, self._the_counter())
+            return watch.look(self._clock())
 
     def commit(self, model: str, deploy_id: str) -> Deployment:
         """Flip the switch, check through the public name, then write the release: from then on it is live.
@@ -336,9 +363,9 @@ class Deployer:
             step.record = step.settlement.finish(step.record, flipped=flipped)
         return step.record
 
-    def rollback(self, model: str, deploy_id: str) -> Deployment | None:
+    def rollback(self, model: str, deploy_id: str, by: str = "") -> Deployment | None:
         """Undo a deployment that is not committed, or finish one that is past its decision: see Settlement.rollback."""
-        return self._settlement(model).rollback(deploy_id)
+        return self._settlement(model).rollback(deploy_id, by)
 
     def plan_deploy(self, request: DeployRequest) -> Plan:
         """Return what a deploy would do, and change nothing: see plan.plan_deploy."""
@@ -351,6 +378,7 @@ class Deployer:
             self._the_registry,
             self._stores,
             log.info,
+            self._refuse_unmeasured,
         )
 
     def plan_revert(self, request: RevertRequest) -> Plan:
@@ -402,6 +430,23 @@ class Deployer:
             self._judge = CanaryJudge.of(self._settings) if self._settings.prometheus_url else nobody
         return self._judge
 
+    def _the_counter(self) -> Counter:
+        if self._counter is None:
+            self._counter = no_counts
+            if self._settings.gateway_urls:
+                from .bake.gateway_counts import GatewayCounts
+
+                self._counter = GatewayCounts.of(self._settings)
+        return self._counter
+
+    def _refuse_unmeasured(self, request: DeployRequest) -> None:
+        """Raise Misconfigured for a canary that nobody would judge."""
+        if request.canary is not None and self._judge is None and not self._settings.prometheus_url:
+            raise Misconfigured(
+                "A canary or shadow is judged by what Prometheus saw, and TRITON_DEPLOY_PROMETHEUS_URL is not set: nothing was done.",
+                hint="Set it for whoever deploys (Airflow's workers and its triggerer), or deploy without --canary and --shadow-percent.",
+            )
+
     def _settlement(self, model: str) -> Settlement:
         folder = ModelFolder.at(self._settings.repository_root, check_model(model))
         return Settlement(
@@ -422,17 +467,27 @@ class Deployer:
             for step in steps:
                 record = step(model, deploy_id)
             return record
-        except BaseException:
+        except BaseException as error:
+            stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
             try:
-                self.rollback(model, deploy_id)
-            except DeployError as error:
-                log.error(
-                    "the rollback did not complete: %s Repeat it then: triton-deploy rollback %s --deploy-id %s",
-                    error,
-                    model,
-                    deploy_id,
-                )
+                self.rollback(model, deploy_id, STOPPED if stopped else "")
+            except DeployError as left:
+                # A revert that came first may have rolled it back in this moment.
+                if not self._has_ended(model, deploy_id):
+                    log.error(
+                        "the rollback did not complete: %s Repeat it then: triton-deploy rollback %s --deploy-id %s",
+                        left,
+                        model,
+                        deploy_id,
+                    )
             raise
+
+    def _has_ended(self, model: str, deploy_id: str) -> bool:
+        """Whether a deployment has ended, by whoever did it; not when that can't be read."""
+        with contextlib.suppress(DeployError):
+            record = self._settlement(model).folder.journal.find(deploy_id)
+            return record is not None and record.finished
+        return False
 
     def _begin(
         self, settlement: Settlement, deploy_id: str, make: Callable[[Release | None], Deployment]

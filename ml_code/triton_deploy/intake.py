@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import chain
 
 from .artifacts import ArtifactStore
 from .errors import ArtifactRejected, InvalidInput, NotFound, Superseded
@@ -19,6 +20,7 @@ from .registry import RegisteredVersion, no_onnx
 from .repository import ModelFolder
 from .repository.lease import CLOCK_SKEW_S
 from .repository.versions import MODEL_FILE
+from .verdicts import not_bad
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +198,7 @@ def deploy_record(
         pinned=pinned,
         base_generation=live.generation if live else 0,
         base_version=live.active_version if live else None,
-        actor=request.actor or _whoever(),
+        actor=request.actor or whoever(),
         reason=request.reason,
         allow_schema_change=request.allow_schema_change,
         force=request.force,
@@ -236,12 +238,7 @@ def revert_record(
             f"(version {live.active_version}) is.",
             hint="Nothing is to be taken back.",
         )
-    version = live.previous_version if request.version is None else request.version
-    if version is None:
-        raise NotFound(
-            f"Version {live.active_version} of {model} replaced none.",
-            hint="Name a version of 'triton-deploy history' with --to.",
-        )
+    version = request.version or _version_before(live, folder)
     last = next((release for release in folder.releases.history() if release.active_version == version), None)
     if last is None:
         raise NotFound(
@@ -270,13 +267,46 @@ def revert_record(
         ),
         base_generation=live.generation,
         base_version=live.active_version,
-        actor=request.actor or _whoever(),
+        actor=request.actor or whoever(),
         reason=f"{UNVERIFIED if request.unverified else ''}{request.reason or f'revert of version {live.active_version}'}",
         unverified=request.unverified,
         digest=last.digest,
         manifest_digest=last.manifest_digest,
         times_utc={state: utc_text(now)},
     )
+
+
+def _version_before(live: Release, folder: ModelFolder) -> int:
+    """Return the version to go back to: the one that was replaced, or one before it when a bake found that one bad.
+
+    Raises:
+        NotFound: there is none.
+    """
+    if live.previous_version is None:
+        raise NotFound(
+            f"Version {live.active_version} of {folder.model} replaced none.",
+            hint="Name a version of 'triton-deploy history' with --to.",
+        )
+    earlier = (
+        release.active_version
+        for release in folder.releases.history()
+        if release.active_version != live.active_version
+    )
+    version = not_bad(folder, chain([live.previous_version], earlier))
+    if version is None:
+        raise NotFound(
+            f"Version {live.active_version} of {folder.model} replaced version {live.previous_version}, which a bake found bad, as every "
+            "other one that was live.",
+            hint=f"To go back to it all the same, name it: --to {live.previous_version}.",
+        )
+    return version
+
+
+def comes_first(request: RevertRequest) -> str:
+    """Return a sentence that says whose revert has ended a canary, for the record of that one."""
+    who = request.actor or whoever()
+    why = f": {request.reason}" if request.reason else ""
+    return f"A revert of {request.model} by {who} came first, and nothing of this deployment was switched yet{why}."
 
 
 def taken_up(request: DeployRequest, record: Deployment) -> Deployment:
@@ -306,7 +336,7 @@ def taken_up(request: DeployRequest, record: Deployment) -> Deployment:
 
 def _asked_for(canary: Canary | None) -> tuple[object, ...] | None:
     """Return what of a canary somebody asks for, without how far it has come."""
-    return (canary.shares_percent, canary.shadow_percent, canary.step_s) if canary else None
+    return (canary.shares_percent, canary.shadow_percent, canary.step_s, canary.waits) if canary else None
 
 
 def _used_up(record: Deployment, why: str) -> Superseded:
@@ -333,5 +363,6 @@ def _check_named(version: int | None) -> None:
         check_version(version)
 
 
-def _whoever() -> str:
+def whoever() -> str:
+    """Return who acts, for the history: the user and the machine."""
     return f"{getpass.getuser()}@{socket.gethostname()}"

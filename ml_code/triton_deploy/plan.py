@@ -13,7 +13,7 @@ from typing import Any
 
 from .artifacts import ArtifactStore
 from .canary import steps_of
-from .errors import DeployError, LeaseHeld
+from .errors import DeployError, LeaseHeld, TakenBack
 from .foreign import refuse_foreign, refuse_foreign_version
 from .intake import (
     DeployRequest,
@@ -26,10 +26,11 @@ from .intake import (
 )
 from .integrity import damage, refuse
 from .materialize import Materializer, refuse_quarantined
-from .records import Deployment, Pinned, State
+from .records import Canary, Deployment, Pinned, State
 from .registry import Registry, wait_for_alias
 from .settings import Settings
 from .settlement import Settlement
+from .verdicts import refuse_bad
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +88,19 @@ class _Draft:
         except DeployError as error:
             self.obstacles.append(error)
 
-    def look_at_lease(self, deploy_id: str) -> None:
-        """Note a deployment that is under way, or one that would be settled first."""
+    def look_at_lease(self, deploy_id: str, *, comes_first: bool = False) -> None:
+        """Note a deployment that is under way, or one that would be settled first.
+
+        Args:
+            deploy_id: who wants the lease.
+            comes_first: whether he ends a canary.
+        """
         self.facts["under_way"] = None
+        trial = self.settlement.on_trial(deploy_id) if comes_first else None
+        if trial is not None:
+            self.does.append(f"roll back deployment {trial.deploy_id}, whose candidate is only on trial")
+            self.facts["under_way"] = trial.deploy_id
+            return
         try:
             abandoned = self.settlement.abandoned(deploy_id)
         except LeaseHeld as error:
@@ -117,6 +128,7 @@ def plan_deploy(
     registry: Callable[[], Registry],
     stores: Callable[[str], ArtifactStore],
     report: Callable[[str], None],
+    refuse_request: Callable[[DeployRequest], None] = lambda request: None,
 ) -> Plan:
     """Find out what a deploy would do: the alias is resolved, the files are listed, and none of them is read; those that are here already are.
 
@@ -127,11 +139,14 @@ def plan_deploy(
         registry: gives the model registry.
         stores: gives the artifact store of a location.
         report: told when the alias is waited for.
+        refuse_request: raises what the request alone is refused with.
 
     Raises:
         StorageFailed: the repository can't be looked at.
     """
     draft = _Draft(settlement)
+    with draft.obstacle():
+        refuse_request(request)
     known = settlement.folder.journal.find(request.deploy_id)
     if known is not None:
         _plan_of_known(draft, known)
@@ -169,7 +184,7 @@ def plan_revert(request: RevertRequest, settlement: Settlement) -> Plan:
         folder.evidence.require()
     with draft.obstacle():
         folder.versions.refuse_traps()
-    draft.look_at_lease(request.deploy_id)
+    draft.look_at_lease(request.deploy_id, comes_first=True)
     live = folder.releases.latest()
     with draft.obstacle():
         record = revert_record(request, live, folder, settlement.clock())
@@ -229,6 +244,18 @@ def plan_rollback(deploy_id: str, settlement: Settlement) -> Plan:
     return draft.done()
 
 
+def _of_canary(canary: Canary, settings: Settings) -> str:
+    """Say what a canary would do, and what ends its steps."""
+    steps = ", ".join(
+        f"{step}{' (then wait for a person)' if number in canary.waits else ''}"
+        for number, step in enumerate(steps_of(canary), 1)
+    )
+    return (
+        f"watch {canary.step_s / 60:g} minutes each, and until {settings.canary_requests} requests were seen, "
+        f"{settings.canary_hold_minutes:g} minutes longer at most: {steps}"
+    )
+
+
 def _plan_of_known(draft: _Draft, known: Deployment) -> None:
     """A deployment of this id was begun before."""
     draft.facts |= {"version": known.version, "run_id": known.pinned.run_id, "state": known.state}
@@ -258,11 +285,18 @@ def _plan_of_pinned(
         "bytes": sum(file.size_bytes for file in files),
         "free_bytes": folder.versions.free_bytes(),
         "quarantined": False,
+        "taken_back": False,
     }
     try:
         refuse_quarantined(folder.versions, digest=pinned.expected_digest, fingerprint=pinned.fingerprint)
     except DeployError as error:
         draft.facts["quarantined"] = True
+        if not request.force:
+            draft.obstacles.append(error)
+    try:
+        refuse_bad(folder, pinned)
+    except TakenBack as error:
+        draft.facts["taken_back"] = True
         if not request.force:
             draft.obstacles.append(error)
     with draft.obstacle():
@@ -288,8 +322,7 @@ def _plan_of_pinned(
     )
     draft.does.append(f"{what}; {tried}load and check version {pinned.version} beside what serves")
     if record.canary is not None and live is not None:
-        steps = ", ".join(map(str, steps_of(record.canary)))
-        draft.does.append(f"watch {record.canary.step_s / 60:g} minutes each: {steps}")
+        draft.does.append(_of_canary(record.canary, settings))
     draft.does.append(f"make it live as release {record.generation}")
     with draft.obstacle():
         materializer.check_before(record, copied, files)

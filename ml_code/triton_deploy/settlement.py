@@ -21,7 +21,10 @@ from .triton import Triton
 
 log = logging.getLogger(__name__)
 
-FLIP_IN_DOUBT = (FlipUnanswered.kind, "crashed", "unexpected")
+BY_HAND = "rolled_back"
+"""Kind of the failure of a deployment that a person rolled back, whether its process was still there or not."""
+
+FLIP_IN_DOUBT = (FlipUnanswered.kind, "crashed", BY_HAND, "unexpected")
 """Failures of a commit after which its flip may be on its way to a Triton without anybody having noted it (``Deployment.unanswered``).
 One that arrives when its engine is gone takes the public name down; while the engine is loaded, clients get the version, which was
 verified, until the next reconcile."""
@@ -79,7 +82,9 @@ class Settlement:
                 blames_artifact=error.blames_artifact,
                 suspect=isinstance(error, EndedTriton) and error.suspect,
             )
-        return Failure(step=step, kind="unexpected", error=f"{type(error).__name__}: {error}", at_utc=at_utc)
+        stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
+        told = "Somebody stopped it, by Ctrl-C or SIGTERM." if stopped else f"{type(error).__name__}: {error}"
+        return Failure(step=step, kind="unexpected", error=told, at_utc=at_utc)
 
     def abandoned(self, deploy_id: str) -> str | None:
         """Return the deployment that has the lease and went silent, for somebody who wants it; looks only.
@@ -120,10 +125,58 @@ class Settlement:
         self.rollback(holder)
         return holder
 
-    def rollback(self, deploy_id: str) -> Deployment | None:
+    def on_trial(self, deploy_id: str) -> Deployment | None:
+        """Return the deployment that has the lease and whose candidate is on trial alone, for somebody who wants it; looks only.
+
+        On trial: a canary was asked for, the candidate is loaded and verified, and nothing of what is live was touched.
+
+        Args:
+            deploy_id: who wants it.
+        """
+        holder, _ = self.folder.lease.last(self.clock())
+        record = self.folder.journal.find(holder) if holder and holder != deploy_id else None
+        if record is None or record.canary is None or record.state not in (State.VERIFIED, State.TRIED):
+            return None
+        return record
+
+    def end_trial(self, deploy_id: str, why: str) -> Deployment | None:
+        """Roll back the deployment whose candidate is only on trial, because what is live has to be taken back first.
+
+        Its process finds the fact when it looks next. Nothing is known against its model.
+
+        Args:
+            deploy_id: the revert that comes first.
+            why: a sentence that says whose revert it is.
+
+        Returns:
+            The deployment that was rolled back; None when there was none, or when it went on to its commit in this moment.
+
+        Raises:
+            DeployError: see rollback.
+        """
+        record = self.on_trial(deploy_id)
+        if record is None:
+            return None
+        error = Superseded(
+            why, hint="Nothing is known against this version: deploy it again when you want it."
+        )
+        log.warning("deployment %s is only on trial: it is rolled back. %s", record.deploy_id, why)
+        try:
+            self.folder.journal.sync(record.deploy_id)
+            self.move(record, State.ROLLING_BACK, failure=self.failure("canary", error))
+        except Superseded:
+            if not self.is_given_up(record.deploy_id):
+                return None
+        return self.rollback(record.deploy_id)
+
+    def rollback(self, deploy_id: str, by: str = "") -> Deployment | None:
         """Undo a deployment that is not committed, or finish one that is past its decision.
 
         Needs Triton only when clients may have reached the candidate. Safe to repeat, and when nothing had been done.
+
+        Args:
+            deploy_id: the deployment.
+            by: the person who wants it undone, for its record; empty when it is what follows from a step that failed.
 
         Returns:
             The deployment, ROLLED_BACK or COMMITTED; None when nothing is recorded of it.
@@ -148,7 +201,7 @@ class Settlement:
         try:
             # What is to serve is read from the releases: without them, what serves would be taken away.
             self.folder.evidence.require()
-            return self._end(record)
+            return self._end(record, by)
         except DeployError:
             # Who gives up keeps nobody waiting: the next one may try as soon as what failed is back.
             with contextlib.suppress(DeployError):
@@ -365,12 +418,14 @@ class Settlement:
         # A load can't renew the lease while it waits for Triton.
         return self.settings.lease_s + self.settings.load_timeout_s
 
-    def _end(self, record: Deployment) -> Deployment:
+    def _end(self, record: Deployment, by: str) -> Deployment:
         if record.state is State.COMMITTING:
             log.info("deployment %s was past its decision: finishing the commit", record.deploy_id)
             return self.finish(record)
         if record.state is not State.ROLLING_BACK:
-            record = self.move(record, State.ROLLING_BACK, failure=record.failure or self._crashed(record))
+            record = self.move(
+                record, State.ROLLING_BACK, failure=record.failure or self._crashed(record, by)
+            )
         record = self._undo(record)
         self.folder.lease.release(record.deploy_id)
         kept = f", kept as {record.quarantine}" if record.quarantine else ""
@@ -378,8 +433,8 @@ class Settlement:
         self.tell(record)
         return record
 
-    def _crashed(self, record: Deployment) -> Failure:
-        """Return why a deployment ended that nobody goes on with: its process can't say, so the Triton that met the candidate first is asked.
+    def _crashed(self, record: Deployment, by: str = "") -> Failure:
+        """Return why a deployment ended whose process does not say: the Triton that met the candidate first is asked.
 
         Not where this machine was started since: then the power was away, or somebody restarted it, with all that ran on it.
         """
@@ -388,8 +443,10 @@ class Settlement:
         lost = self.serving().without_memory_of(record.version, given) if given else ()
         found = Failure(
             step=record.due_step or "",
-            kind="crashed",
-            error="The step ended without saying why: its process was killed, timed out or marked failed, or nobody went on.",
+            kind=BY_HAND if by else "crashed",
+            error=f"{by} rolled it back."
+            if by
+            else "The step ended without saying why: its process was killed, timed out or marked failed, or nobody went on.",
             at_utc=utc_text(self.clock()),
         )
         if not lost:

@@ -86,10 +86,11 @@ class Step:
         Returns:
             What the error comes from, when somebody else rolls the deployment back: what the step relied on is gone then.
         """
-        log.error("%s failed: %s Still true: %s", name, error, self.settlement.what_serves())
+        failure = self.settlement.failure(name, error)
+        log.error("%s failed: %s Still true: %s", name, failure.error, self.settlement.what_serves())
         noted = replace(
             self.record,
-            failure=self.settlement.failure(name, error),
+            failure=failure,
             unanswered={**self.record.unanswered, **self.unanswered},
             ended={**self.record.ended, **self.ended},
         )

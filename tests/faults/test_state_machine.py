@@ -96,11 +96,11 @@ def rollback_that_ignores_the_decision(patch: pytest.MonkeyPatch) -> None:
 
     rollback = Settlement.rollback
 
-    def ignorant(self: Settlement, deploy_id: str) -> Deployment | None:
+    def ignorant(self: Settlement, deploy_id: str, by: str = "") -> Deployment | None:
         with pytest.MonkeyPatch.context() as inner:
             inner.setattr(Journal, "find", undecided)
             inner.setattr(Journal, "append", append_to_the_end)
-            return rollback(self, deploy_id)
+            return rollback(self, deploy_id, by)
 
     patch.setattr(Settlement, "rollback", ignorant)
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import replace
+import re
 from datetime import datetime
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,88 +16,26 @@ from ml_code.triton_deploy.bake.canary_judge import CanaryJudge
 from ml_code.triton_deploy.bake.observer import Observer
 from ml_code.triton_deploy.bake.queries import Queries
 from ml_code.triton_deploy.bake.rules import Limits
-from ml_code.triton_deploy.canary import Exposure, canary_of, steps_of
-from ml_code.triton_deploy.canary_watch import Judge, Judgment, Verdict, Watched
-from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.canary import STEPS_PATTERN, Exposure, canary_of, steps_of
+from ml_code.triton_deploy.canary_course import Verdict
+from ml_code.triton_deploy.canary_evidence import Judgment, Watched
 from ml_code.triton_deploy.errors import (
+    AccessDenied,
     DeployError,
     EndedTriton,
     IllegalTransition,
     InvalidInput,
+    Misconfigured,
     NotFound,
     Unavailable,
     VerificationFailed,
 )
 from ml_code.triton_deploy.names import engine_name
 from ml_code.triton_deploy.records import Canary, Deployment, State, to_json
+from tests.support.canaries import SHARES, SILENCE_S, Scene
 from tests.support.fakes import FakeTriton, unavailable
 from tests.support.models import files, golden, times
 from tests.support.world import MODEL, World
-
-SHARES = "5,25,50"
-SILENCE_S = 90
-
-
-class Scene:
-    """A live version 1, a candidate 2, a judge that says what the test wants, and a gateway that looks at the record."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.verdict: Callable[[Watched], Verdict] = lambda watched: Verdict.PASS
-        self.watched: list[Watched] = []
-        self.seen: list[tuple[int, int]] = []
-        self.tritons = [world.triton]
-        world.register_times(1)
-        world.deploy("d1")
-        world.register_times(2)
-        self._follower = ReleaseFollower(world.root, lambda: 0.0, lambda: world.now)
-
-    def deployer(self, judge: Judge | None = None) -> Deployer:
-        return Deployer(
-            self.world.settings,
-            registry=self.world.registry,
-            stores=lambda uri: self.world.store,
-            tritons=self.tritons,
-            clock=lambda: self.world.now,
-            judge=judge or self._judge,
-            sleep=self._sleep,
-        )
-
-    def deploy(self, shares: str = SHARES, shadow: int = 0, **request: Any) -> Deployment:
-        canary = canary_of(shares, shadow, 2)
-        return self.deployer().deploy(self.world.request("d2", canary=canary, **request))
-
-    def until_canary(self, shares: str = SHARES) -> Deployer:
-        """Everything but the canary."""
-        deployer = self.deployer()
-        deployer.snapshot(self.world.request("d2", canary=canary_of(shares, 0, 2)))
-        for step in (deployer.materialize, deployer.load, deployer.ready, deployer.smoke):
-            step(MODEL, "d2")
-        return deployer
-
-    @property
-    def exposure(self) -> Exposure | None:
-        """What a gateway knows after a look."""
-        self._follower.look()
-        return self._follower.exposure(MODEL)
-
-    @property
-    def share(self) -> int:
-        found = self.exposure
-        return found.share_percent if found else 0
-
-    @property
-    def record(self) -> Deployment:
-        return self.world.folder.journal.get("d2")
-
-    def _judge(self, watched: Watched) -> Judgment:
-        self.watched.append(watched)
-        return Judgment(self.verdict(watched), "so the test says", {"requests": 1000})
-
-    def _sleep(self, seconds: float) -> None:
-        found = self.exposure
-        self.seen.append((found.share_percent, found.mirrored_percent) if found else (0, 0))
-        self.world.later(seconds)
 
 
 @pytest.fixture
@@ -184,20 +120,20 @@ def test_without_a_canary_there_is_nothing_to_look_at(scene: Scene) -> None:
 def test_a_first_release_shares_with_nobody(world: World) -> None:
     world.register_times(1)
     request = world.request("d1", canary=canary_of(SHARES, 20, 2))
-    assert world.deployer().deploy(request).state is State.COMMITTED
+    assert world.deployer(prometheus_url="http://p:9090").deploy(request).state is State.COMMITTED
 
 
-@pytest.mark.parametrize("no_data", ["hold", "revert"])
-def test_too_few_requests_are_told_and_pass_unless_the_settings_say_otherwise(
-    scene: Scene, caplog: pytest.LogCaptureFixture, no_data: str
+@pytest.mark.parametrize(("shares", "shadow"), [("5,25", 0), ("", 20), ("pause", 0)])
+def test_a_canary_or_shadow_that_nobody_would_judge_is_refused_at_once(
+    scene: Scene, shares: str, shadow: int
 ) -> None:
-    scene.verdict = lambda watched: Verdict.NO_DATA
-    assert scene.deploy("10").state is State.COMMITTED
-    assert "no_data: so the test says" in caplog.text
-    scene.world.register_times(3)
-    scene.world.settings = replace(scene.world.settings, bake_no_data=no_data)
-    with pytest.raises(VerificationFailed):
-        scene.deployer().deploy(scene.world.request("d3", canary=canary_of("10", 0, 2)))
+    deployer, request = scene.world.deployer(), scene.world.request("d2", canary=canary_of(shares, shadow, 2))
+    with pytest.raises(Misconfigured, match="TRITON_DEPLOY_PROMETHEUS_URL is not set: nothing was done"):
+        deployer.deploy(request)
+    assert scene.world.folder.journal.find("d2") is None
+    plan = deployer.plan_deploy(request)
+    assert isinstance(plan.obstacles[0], Misconfigured)
+    assert plan.exit_code == 3
 
 
 def test_a_candidate_that_the_clients_could_not_use_gets_no_share(scene: Scene) -> None:
@@ -453,9 +389,9 @@ def test_one_count_is_enough_whatever_the_queries_of_the_user_are(
 
 def test_a_gateway_that_can_not_place_the_candidate_does_not_hide_what_others_saw() -> None:
     metrics = Steady(unplaced=5)
-    judge = CanaryJudge(Observer(Queries.parse(OWN_QUERIES), metrics, Limits(max_failure_ratio=0.5)), metrics)
+    judge = CanaryJudge(Observer(Queries.parse(OWN_QUERIES), metrics, Limits(max_latency_s=0.5)), metrics)
     judgment = judge(Watched(MODEL, 2, 1, False, 30, 30))
-    assert judgment.verdict is Verdict.FAIL, "all of its 1000 requests failed"
+    assert judgment.verdict is Verdict.FAIL, "its answers take 1000 s"
 
 
 def test_a_prometheus_that_is_away_says_nothing() -> None:
@@ -465,17 +401,36 @@ def test_a_prometheus_that_is_away_says_nothing() -> None:
 
     judge = CanaryJudge(Observer(Queries.parse(OWN_QUERIES), Away(), Limits()), Away())
     assert judge(Watched(MODEL, 2, 1, False, 30, 30)) == Judgment(
-        Verdict.NO_DATA, "Prometheus is away. Wait."
+        Verdict.UNMEASURED, "Prometheus is away. Wait"
     )
+
+
+@pytest.mark.parametrize("error", [Misconfigured, AccessDenied])
+def test_a_prometheus_that_is_wrong_ends_the_canary_at_its_first_look_and_blames_nobody(
+    scene: Scene, error: type[DeployError]
+) -> None:
+    class Wrong:
+        def value(self, query: str) -> float | None:
+            raise error("Prometheus denies access (401).", hint="Correct it.")
+
+    deployer = scene.deployer(CanaryJudge(Observer(Queries.parse(OWN_QUERIES), Wrong(), Limits()), Wrong()))
+    with pytest.raises(error) as told:
+        deployer.deploy(scene.world.request("d2", canary=canary_of("10", 0, 2)))
+    assert told.value.exit_code == 3
+    assert len(scene.seen) == 1
+    failure = scene.record.failure
+    assert failure is not None
+    assert not failure.blames_artifact
 
 
 # What people and Prometheus are told
 
 
 def test_a_dry_run_says_how_long_is_watched(scene: Scene) -> None:
-    plan = scene.deployer().plan_deploy(scene.world.request("d2", canary=canary_of("5,25", 10, 2)))
+    plan = scene.deployer().plan_deploy(scene.world.request("d2", canary=canary_of("5,pause,25", 10, 2)))
     assert plan.does[1:] == (
-        "watch 2 minutes each: 10 % mirrored to the candidate, 5 % answered by the candidate, 25 % answered by the candidate",
+        "watch 2 minutes each, and until 100 requests were seen, 60 minutes longer at most: 10 % mirrored to the candidate, "
+        "5 % answered by the candidate (then wait for a person), 25 % answered by the candidate",
         "make it live as release 2",
     )
 
@@ -532,6 +487,11 @@ def test_a_canary_is_no_deploy_that_is_stuck_and_a_step_of_its_own(
         ("5", 0, -1),
         ("5,25", 0, 300),
         ("5", 0, float("nan")),
+        ("pause,pause", 0, 1),
+        ("5,pause,pause,25", 0, 1),
+        ("pause,0,5", 0, 1),
+        ("5,halt", 0, 1),
+        ("\u0665", 0, 1),
     ],
 )
 def test_what_can_not_be_meant_is_refused(shares: str, shadow: int, minutes: float) -> None:
@@ -548,6 +508,26 @@ def test_no_share_is_no_canary() -> None:
         "5 % answered by the candidate",
         "25 % answered by the candidate",
     ]
+
+
+@pytest.mark.parametrize(
+    ("shares", "shadow", "steps", "waits"),
+    [
+        ("5, pause ,25", 0, (5, 25), (1,)),
+        ("5,25,pause", 10, (5, 25), (3,)),
+        ("pause,5", 10, (5,), (1,)),
+        ("pause,5", 0, (0, 5), (1,)),
+        ("pause", 0, (0,), (1,)),
+        ("pause", 10, (), (1,)),
+    ],
+)
+def test_a_pause_is_of_the_step_before_it_and_testers_alone_come_before_all(
+    shares: str, shadow: int, steps: tuple[int, ...], waits: tuple[int, ...]
+) -> None:
+    canary = canary_of(shares, shadow, 10)
+    assert canary is not None
+    assert (canary.shares_percent, canary.waits) == (steps, waits)
+    assert re.match(STEPS_PATTERN, shares)
 
 
 @given(st.binary(min_size=1), st.sampled_from([(1, 5), (5, 25), (25, 100)]))

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from ml_code.triton_deploy.canary import canary_of
-from ml_code.triton_deploy.canary_watch import Judgment, Verdict
+from ml_code.triton_deploy.canary_course import Verdict
+from ml_code.triton_deploy.canary_evidence import Judgment
 from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.errors import DeployError, Misconfigured
+from ml_code.triton_deploy.errors import DeployError, Misconfigured, Unavailable
 from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.names import deploy_id_for
 from ml_code.triton_deploy.notifications import Notification, notify
@@ -88,7 +89,7 @@ def test_a_canary_is_handed_to_the_triggerer_as_something_that_it_can_import(
 ) -> None:
     from airflow.sdk.exceptions import TaskDeferred
 
-    until_canary(airflow_world, "5")
+    until_canary(airflow_world, "5", lambda watched: Judgment(Verdict.PASS, ""))
     with pytest.raises(TaskDeferred) as deferred:
         dags.canary_task.CanaryOperator(task_id="c").execute(context(deploy_id=DEPLOY_ID))
     path, arguments = deferred.value.trigger.serialize()
@@ -105,6 +106,7 @@ def test_the_trigger_watches_to_the_end(
 ) -> None:
     from ml_code.triton_deploy.bake import airflow_trigger
 
+    airflow_world.settings = replace(airflow_world.settings, canary_hold_minutes=1.0)
     deployer = until_canary(airflow_world, "5,50", lambda watched: Judgment(verdict, "the test says so"))
     monkeypatch.setattr(airflow_trigger, "Deployer", lambda settings: deployer)
 
@@ -118,13 +120,41 @@ def test_the_trigger_watches_to_the_end(
 
     [event] = asyncio.run(events())
     state = airflow_world.folder.journal.get(DEPLOY_ID).state
-    if verdict in (Verdict.FAIL, Verdict.ENDED, Verdict.GONE):
+    if verdict is not Verdict.PASS:
         assert "the test says so" in event["error"]
         assert not event["retryable"]
         assert state is State.VERIFIED
     else:
         assert event == {"error": "", "retryable": False}
         assert state is State.TRIED
+
+
+def test_people_are_told_once_that_a_canary_waits(
+    airflow_world: World, monkeypatch: pytest.MonkeyPatch, webhook: Webhook
+) -> None:
+    from ml_code.triton_deploy.bake import airflow_trigger
+
+    monkeypatch.setenv("TRITON_DEPLOY_NOTIFY_URL", webhook.url)
+    deployer = until_canary(airflow_world, "5,pause", lambda watched: Judgment(Verdict.PASS, ""))
+    monkeypatch.setattr(airflow_trigger, "Deployer", lambda settings: deployer)
+    looks = iter(range(8))
+
+    async def pause(seconds: float) -> None:
+        airflow_world.later(seconds)
+        if next(looks, None) is None:
+            raise Unavailable("That is enough.", hint="Stop.")
+
+    monkeypatch.setattr(airflow_trigger, "asyncio", SimpleNamespace(to_thread=asyncio.to_thread, sleep=pause))
+
+    async def watched() -> list[Any]:
+        return [event async for event in airflow_trigger.CanaryTrigger(MODEL, DEPLOY_ID).run()]
+
+    asyncio.run(watched())
+    [told] = webhook.bodies
+    assert (told["event"], told["deploy_id"], told["live_version"]) == ("canary_held", DEPLOY_ID, 1)
+    assert told["text"].startswith(
+        "The canary of version 2 of best_model waits, 60 minutes at most, because a person has to end this step."
+    )
 
 
 def test_what_the_trigger_saw_fails_the_task_unless_it_went_well(dags: Any) -> None:

@@ -764,7 +764,7 @@ def test_a_deploy_id_is_for_what_was_asked_for(world: World, changes: dict[str, 
     world.deployer().snapshot(world.request())
     (what,) = changes
     with pytest.raises(Superseded, match=f"was asked for with {what}"):
-        world.deployer().snapshot(world.request(**changes))
+        world.deployer(prometheus_url="http://p:9090").snapshot(world.request(**changes))
     assert world.deploy().state is State.COMMITTED, "the first one goes on"
 
 

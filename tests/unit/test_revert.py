@@ -133,7 +133,7 @@ def test_a_try_that_was_killed_keeps_the_next_one_neither_waiting_nor_from_the_r
     move = Settlement.move
     with monkeypatch.context() as patch:
         patch.setattr(Settlement, "move", kill)
-        patch.setattr(Settlement, "rollback", lambda self, deploy_id: None)
+        patch.setattr(Settlement, "rollback", lambda self, deploy_id, by="": None)
         with pytest.raises(Killed):
             revert(deployed, deploy_id="r1")
     record = deployed.deployer().revert(RevertRequest(model=MODEL, deploy_id="r2", actor="me"), ["r1"])

@@ -25,11 +25,15 @@ from ml_code.alias_events import cli, receiver, signature
 from ml_code.alias_events.airflow import Airflow
 from ml_code.alias_events.moves import Move
 from ml_code.alias_events.settings import EventSettings
+from ml_code.triton_deploy.bake.baking import Baking
+from ml_code.triton_deploy.bake.policy import BakePolicy
+from ml_code.triton_deploy.errors import BakeFailed
+from ml_code.triton_deploy.records import Bake, BakeVerdict
 from ml_code.triton_deploy.repository import ModelFolder
 from ml_code.triton_deploy.settings import Settings
 from stack import Stack
 from stack.servers import REPO
-from tests.support.airflow.models import Model
+from tests.support.airflow.models import TASKS, Model, failed_at
 from tests.support.airflow.runs import AirflowServer, Run
 from tests.support.airflow.settings import BY_EVENT, WATCHED_MODEL
 from tests.support.deliveries import event, signed
@@ -90,6 +94,12 @@ class Followed(Model):
     def runs(self) -> list[Run]:
         """The runs of the deploy DAG that are about this model."""
         return [self.airflow.ended(run_id, LIVE_LIMIT_S) for run_id in self.airflow.runs_about(self.name)]
+
+    def await_runs(self, count: int) -> list[Run]:
+        """Wait until so many runs about this model have ended, and return them."""
+        return await_value(
+            lambda: runs if len(runs := self.runs()) == count else None, f"{count} runs", LIVE_LIMIT_S
+        )
 
 
 @pytest.fixture
@@ -166,6 +176,52 @@ def test_an_alias_moved_with_mlflows_client_is_live_without_a_person_also_when_i
         print(f"moved to version {version}, live after {followed.await_live(version):.1f} s")
     assert followed.releases() == [1, 2, 1]
     assert [run.state for run in followed.runs()] == ["success"] * 3
+
+
+@pytest.mark.soak
+def test_a_version_that_a_bake_took_back_is_deployed_by_no_event_and_by_a_person_who_forces_it(
+    followed: Followed,
+) -> None:
+    for version in (1, 2):
+        followed.move(version)
+        followed.await_live(version)
+    followed.await_runs(2)
+    with pytest.raises(BakeFailed, match="Version 1 is live again"):
+        Baking(followed.settings, followed.name, BakePolicy.of(followed.settings)).conclude(
+            bad_bake(followed)
+        )
+    followed.move(1)
+    assert followed.await_runs(3)[-1].state == "success"
+    followed.move(2)
+    refused = followed.await_runs(4)[-1]
+    assert refused.state == "failed"
+    assert refused.tasks == failed_at("snapshot")
+    said = followed.airflow.log(refused.run_id, TASKS["snapshot"])
+    assert "failed its bake: as the test wants it" in said
+    assert "use --force (the parameter force)" in said
+    assert followed.client_gets() == (1, 1.0)
+    forced = followed.airflow.deploy(model=followed.name, alias=BY_EVENT, force=True, bake_minutes=0)
+    assert followed.airflow.ended(forced, LIVE_LIMIT_S).state == "success"
+    assert followed.client_gets() == (2, 2.0)
+
+
+def bad_bake(model: Model) -> Bake:
+    """What a bake of what is live records that finds it bad."""
+    live = model.folder.releases.latest()
+    assert live is not None
+    return Bake(
+        model=model.name,
+        generation=live.generation,
+        version=live.active_version,
+        deploy_id=live.deploy_id,
+        verdict=BakeVerdict.FAILED,
+        reasons=("as the test wants it",),
+        looks=2,
+        judged=2,
+        figures={},
+        began_at_utc=live.updated_at_utc,
+        ended_at_utc=live.updated_at_utc,
+    )
 
 
 def test_a_thousand_duplicates_and_forgeries_are_one_deploy(

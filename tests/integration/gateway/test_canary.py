@@ -17,10 +17,12 @@ import pytest
 import requests
 
 from ml_code.triton_deploy.bake.canary_judge import CanaryJudge
-from ml_code.triton_deploy.canary import canary_of
-from ml_code.triton_deploy.canary_watch import Verdict, Watched
+from ml_code.triton_deploy.canary import TESTERS_HEADER, Decision, canary_of
+from ml_code.triton_deploy.canary_control import CanaryControl
+from ml_code.triton_deploy.canary_course import Verdict
+from ml_code.triton_deploy.canary_evidence import Watched, nobody
 from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.errors import EndedTriton, VerificationFailed
+from ml_code.triton_deploy.errors import AnswersDiffer, EndedTriton, VerificationFailed
 from ml_code.triton_deploy.intake import DeployRequest
 from ml_code.triton_deploy.names import engine_name
 from ml_code.triton_deploy.records import Canary, State
@@ -35,7 +37,7 @@ from tests.support.world import SETTINGS
 
 pytestmark = pytest.mark.integration
 
-STEP_S = 8.0
+STEP_S = 4.0
 INFER = "/v2/models/best_model/infer"
 V2 = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 1]}]}
 
@@ -58,13 +60,17 @@ def prometheus(
 class Canaries:
     """Deploys with a canary whose steps are short."""
 
-    def __init__(self, releases: Releases, prometheus: Prometheus | None = None) -> None:
+    def __init__(
+        self, releases: Releases, prometheus: Prometheus | None = None, gateways: tuple[Gateway, ...] = ()
+    ) -> None:
         self._releases = releases
+        self._judge = None if prometheus else nobody
         self.settings = replace(
             releases.settings,
             canary_interval_s=1,
             canary_silence_s=15,
             prometheus_url=prometheus.url if prometheus else "",
+            gateway_urls=tuple(f"http://{one.address}" for one in gateways),
             bake_min_requests=10,
             # How fast two versions are on a machine with other work to do says nothing here.
             bake_max_latency_ratio=0,
@@ -73,7 +79,7 @@ class Canaries:
     @property
     def deployer(self) -> Deployer:
         own = self._releases.deployer
-        return Deployer(self.settings, registry=own._registry, stores=own._stores)
+        return Deployer(self.settings, registry=own._registry, stores=own._stores, judge=self._judge)
 
     def folder(self) -> ModelFolder:
         return ModelFolder.at(self._releases.root, self._releases.model)
@@ -225,6 +231,69 @@ def test_a_candidate_that_is_gone_or_unwatched_costs_no_client_anything(
     assert rolled_back is not None
     assert rolled_back.state is State.ROLLED_BACK
     assert releases.live == before
+
+
+def test_a_candidate_that_no_prometheus_sees_is_stopped_by_what_the_gateways_count(
+    gateway: Gateway, second_gateway: Gateway, releases: Releases
+) -> None:
+    """Before: it was committed, and every request failed from then on."""
+    canaries = Canaries(releases, gateways=(gateway, second_gateway))
+    before = releases.live
+    _, request = releases.request(steps("50", step_s=60), picky)
+    with (
+        Traffic(gateway.address, releases.model, per_second=30) as traffic,
+        pytest.raises(VerificationFailed, match="the gateways themselves counted"),
+    ):
+        canaries.deployer.deploy(request)
+    traffic.assert_unnoticed()
+    assert releases.live == before
+
+
+def test_a_shadow_that_answers_otherwise_is_stopped_and_answers_nobody(
+    gateway: Gateway, releases: Releases, prometheus: Prometheus
+) -> None:
+    """Before: passed and committed, whatever it answered."""
+    canaries = Canaries(releases, prometheus)
+    before = releases.live
+    _, request = releases.request(steps("25", shadow=100, step_s=60))
+    with (
+        Traffic(gateway.address, releases.model, per_second=60) as traffic,
+        pytest.raises(AnswersDiffer, match=r"output y: \d+ of \d+ answers differ \(100.0%\)") as told,
+    ):
+        canaries.deployer.deploy(request)
+    print(told.value)
+    traffic.assert_unnoticed()
+    assert traffic.seen.versions == {before}
+    failure = canaries.folder().journal.get(request.deploy_id).failure
+    assert failure is not None
+    assert not failure.blames_artifact
+
+
+def test_testers_have_a_candidate_before_any_client_and_a_person_lets_it_go_on(
+    gateway: Gateway, releases: Releases
+) -> None:
+    canaries = Canaries(releases)
+    before = releases.live
+    version, request = releases.request(steps("pause", step_s=1))
+    deployer = canaries.until_canary(request)
+    control = CanaryControl(canaries.settings, releases.model)
+    canary = control.under_way().canary
+    assert canary is not None
+
+    def answered_by(key: str) -> str:
+        return gateway.post(INFER, json=V2, headers={TESTERS_HEADER: key}).headers["X-Model-Version"]
+
+    eventually(lambda: answered_by(canary.key) == str(version), "a tester has the candidate")
+    assert {answered_by(key) for key in ("", "a guess", request.deploy_id)} == {str(before)}
+    with Traffic(gateway.address, releases.model) as traffic:
+        traffic.ask_more(20)
+        time.sleep(1)
+        assert deployer.look_at_canary(releases.model, request.deploy_id) is not None
+        control.decide(Decision.PROMOTE, by="a person")
+        assert deployer.look_at_canary(releases.model, request.deploy_id) is None
+        deployer.commit(releases.model, request.deploy_id)
+    traffic.assert_unnoticed()
+    assert releases.live == version
 
 
 class EndsItsTriton:

@@ -34,11 +34,17 @@ BAKES_ON_DEMAND = {
     "TRITON_DEPLOY_BAKE_MIN_REQUESTS": "40",
 }
 """A release bakes when the run's form says so, and then quickly."""
+CANARIES_ON_DEMAND = {
+    "TRITON_DEPLOY_CANARY_NO_DATA": "pass",
+    "TRITON_DEPLOY_CANARY_INTERVAL_S": "1",
+}
+"""Mostly no Prometheus is there to judge a candidate."""
 SETTINGS = {
     **SOON_MISSED,
     **PARSED_ONCE,
     **FOLLOWED,
     **BAKES_ON_DEMAND,
+    **CANARIES_ON_DEMAND,
     # What retrains by itself would do so at midnight.
     "RETRAIN_SCHEDULE": "off",
     "TRAINERS_PATH": str(Path(__file__).with_name("trainers")),

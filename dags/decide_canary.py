@@ -1,0 +1,82 @@
+"""Say what is to become of a canary that is under way, or look at it: for whoever has Airflow and no shell.
+
+The task's log says how the canary stands, and the key with which testers get the candidate. The run of the deploy does what was said at
+its next look, within seconds.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.sdk import DAG, Param, get_current_context, task
+
+from deploy_run import no_vain_retries
+from ml_code.triton_deploy.canary_command import CHOICES
+from ml_code.triton_deploy.names import DEPLOY_ID_PATTERN, LONGEST_REASON, MODEL_PATTERN
+from ml_code.triton_deploy.settings import Settings
+from run_params import ONE_LINE, known_params_only
+
+SETTINGS = Settings.from_env()
+
+with DAG(
+    dag_id="decide_canary",
+    description="Pause, promote or abort a canary that is under way, or look at it.",
+    schedule=None,
+    catchup=False,
+    default_args={"pre_execute": known_params_only},
+    tags=["deploy", "triton"],
+    doc_md=__doc__,
+    params={
+        "model": Param(
+            SETTINGS.default_model,
+            type="string",
+            pattern=MODEL_PATTERN,
+            description="Model in Triton.",
+            **ONE_LINE,
+        ),
+        "decision": Param(
+            CHOICES[0],
+            type="string",
+            enum=list(CHOICES),
+            description="status: only look; pause: its step does not end by itself; resume: take that back; promote: end its step now; "
+            "abort: roll it back, and blame nobody.",
+            **ONE_LINE,
+        ),
+        "reason": Param(
+            None,
+            type=["null", "string"],
+            maxLength=LONGEST_REASON,
+            description="Why, for the record.",
+            **ONE_LINE,
+        ),
+        "deploy_id": Param(
+            None,
+            type=["null", "string"],
+            pattern=f"^$|{DEPLOY_ID_PATTERN}",
+            description="The deployment that is meant; empty: the one under way.",
+            **ONE_LINE,
+        ),
+    },
+) as dag:
+
+    @task(execution_timeout=timedelta(minutes=5), retries=2, retry_delay=timedelta(seconds=5))
+    def decide() -> str:
+        """Record what is said, for the run of the deploy to do; returns what comes of it."""
+        from ml_code.triton_deploy.canary_command import done
+        from ml_code.triton_deploy.names import check_reason
+
+        context = get_current_context()
+        params = context["params"]
+        with no_vain_retries():
+            _, lines = done(
+                Settings.from_env(),
+                params["model"],
+                params["decision"],
+                by=f"airflow:{context['run_id']}",
+                reason=check_reason(params["reason"] or ""),
+                deploy_id=params["deploy_id"] or "",
+            )
+        print(*lines, sep="\n")
+        return lines[0]
+
+    decide()
