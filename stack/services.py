@@ -80,7 +80,7 @@ def _mlflow_environment(site: Site) -> dict[str, str]:
 
 
 def _gateway_environment(site: Site) -> dict[str, str]:
-    return {"STACK_GATEWAY_URL": site.url("gateway")}
+    return {"STACK_GATEWAY_URL": site.url("gateway"), "TRITON_DEPLOY_GATEWAY_URLS": site.url("gateway")}
 
 
 def _prometheus_environment(site: Site) -> dict[str, str]:

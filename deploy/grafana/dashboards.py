@@ -174,6 +174,7 @@ def fleet() -> Dashboard:
             ("max by (model) (model:failures:ratio5m)", "share failed"),
             ("max by (model) (model:gateway_latency_seconds:p95_5m)", "p95, seconds"),
             ("max by (model) (gateway_canary_share_percent)", "canary, %"),
+            ("max by (model) (triton_deploy_release_without_verdict)", "without a verdict"),
         ),
         chart("Requests", "reqps", ("model:requests:rate5m", "{{model}}")),
         chart("Share that failed", "percentunit", ("model:failures:ratio5m", "{{model}}")),

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from . import commands, variables
+from . import canary_command, commands, variables
 from .deployer import Deployer
 from .errors import DeployError
 from .settings import Settings
@@ -26,10 +26,10 @@ EXIT_CODES = """exit codes:
   1  unexpected error, a defect
   2  wrong usage
   3  bad name or setting, model, alias or deployment unknown, access denied: correct it
-  4  the model is refused, or fails its checks or its bake: repair the model
+  4  the model is refused, or fails its checks, its canary or its bake: repair the model
   5  MLflow, S3, Triton or the disk failed: try again when it is back
-  6  another deploy of the model is under way, or came first; the deploy id is another deployment's
-  7  status: a Triton does not serve what is live; reconcile, gc, bake: something is left for a person; doctor: something failed
+  6  another deploy of the model is under way, or came first; somebody aborted the canary; the deploy id is another deployment's
+  7  status: a Triton does not serve what is live; reconcile, gc, bake: something is left for a person; deploy: nobody could judge the canary, and it was rolled back; doctor: something failed
   8  status: the deployment was rolled back
   9  status: the deployment has not ended
   130, 143  stopped by Ctrl-C or by SIGTERM, after a deploy under way was rolled back
@@ -140,6 +140,14 @@ def _parser() -> argparse.ArgumentParser:
     _bake_arguments(bake)
     dry_run(bake)
 
+    _canary_arguments(
+        command(
+            "canary",
+            canary_command.canary,
+            "look at the canary of a deploy that is under way, or say what is to become of it",
+        )
+    )
+
     reconcile = command(
         "reconcile", commands.reconcile, "make Triton and the derived files agree with what was committed"
     )
@@ -199,12 +207,7 @@ def _parser() -> argparse.ArgumentParser:
         commands.init,
         "make what has to be there once: repository folder, bucket, two experiments in MLflow",
     )
-    init.add_argument("--bucket", default="", help="bucket for artifacts (default: mlflow; in AWS none)")
-    init.add_argument(
-        "--experiment",
-        default="",
-        help="experiment behind MLflow's proxy; with '-direct' added, the one in the bucket (default: TRITON_DEPLOY_MODEL)",
-    )
+    _init_arguments(init)
     dry_run(init)
     return parser
 
@@ -250,6 +253,28 @@ def _bake_arguments(bake: argparse.ArgumentParser) -> None:
     bake.add_argument("--generation", type=int, help="the release (default: the live one)")
 
 
+def _canary_arguments(canary: argparse.ArgumentParser) -> None:
+    canary.add_argument(
+        "decision",
+        choices=canary_command.CHOICES,
+        metavar="DECISION",
+        help="status: only look, and show the testers' key; pause: its step does not end by itself; resume: take that back; promote: end "
+        "its step now (the next one begins, or the candidate is committed); abort: roll it back, and blame nobody",
+    )
+    canary.add_argument("model", metavar="MODEL")
+    canary.add_argument("--deploy-id", help="the deployment that is meant (default: the one under way)")
+    canary.add_argument("--reason", default="", help="why, for the record")
+
+
+def _init_arguments(init: argparse.ArgumentParser) -> None:
+    init.add_argument("--bucket", default="", help="bucket for artifacts (default: mlflow; in AWS none)")
+    init.add_argument(
+        "--experiment",
+        default="",
+        help="experiment behind MLflow's proxy; with '-direct' added, the one in the bucket (default: TRITON_DEPLOY_MODEL)",
+    )
+
+
 def _add_model_and_alias(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", metavar="MODEL", help="model name, in MLflow and in Triton")
     sub.add_argument("--alias", default="A", help="MLflow alias of the version (default: %(default)s)")
@@ -268,7 +293,8 @@ def _add_deploy_options(deploy: argparse.ArgumentParser) -> None:
         "--canary",
         default="",
         metavar="PERCENT,…",
-        help="shares of the clients' requests that it answers before it is committed, such as 5,25,50",
+        help="shares of the clients' requests that it answers before it is committed, such as 5,25,50; 'pause' after one waits for a "
+        "person there (5,pause,50), and in front of all lets testers alone have it",
     )
     deploy.add_argument(
         "--shadow-percent",
@@ -284,7 +310,7 @@ def _add_deploy_options(deploy: argparse.ArgumentParser) -> None:
         type=float,
         default=10,
         metavar="MINUTES",
-        help="how long each of those steps is watched (default: %(default)s)",
+        help="how long each of those steps is watched at least (default: %(default)s)",
     )
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .canary import canary_of, step_of
 from .deployer import Deployer
-from .intake import DeployRequest, RevertRequest
+from .intake import DeployRequest, RevertRequest, whoever
 from .known_models import require_known
 from .names import check_model, check_reason
 from .plan import Plan
@@ -25,10 +25,12 @@ from .records import Deployment, State
 from .repository import ModelFolder, models_in
 from .settings import Settings
 from .texts import printable
+from .verdicts import in_a_line
 
 if TYPE_CHECKING:
     from .collect import Collected
     from .reconcile import Reconciled
+    from .status import ModelStatus
 
 EXIT_DISAGREES = 7
 EXIT_ROLLED_BACK = 8
@@ -53,7 +55,9 @@ def deploy(options: argparse.Namespace, settings: Settings) -> int:
         record = deployer.deploy(request)
     done = "was live already" if record.state is State.UNCHANGED else "is live"
     text = f"Version {record.version} of {record.model} {done} (deployment {record.deploy_id})."
-    _print(options, record, text + _passed_over(record), deployer.what_serves(record.model))
+    _print(
+        options, record, text + _passed_over(record) + _not_judged(record), deployer.what_serves(record.model)
+    )
     return 0
 
 
@@ -94,6 +98,11 @@ def _passed_over(record: Deployment) -> str:
     """Say which Tritons do not serve the version yet, and what to do."""
     lines = [f"\n  Not on {url} yet: {why}" for url, why in record.away.items()]
     return "".join([*lines, "\n  'triton-deploy reconcile' brings it there."]) if lines else ""
+
+
+def _not_judged(record: Deployment) -> str:
+    """Say which steps of its canary nobody had judged."""
+    return "".join(f"\n  Nobody judged: {line}" for line in (record.canary.unjudged if record.canary else ()))
 
 
 def reconcile(options: argparse.Namespace, settings: Settings) -> int:
@@ -174,7 +183,7 @@ def rollback(options: argparse.Namespace, settings: Settings) -> int:
     deployer = Deployer(settings)
     if options.dry_run:
         return _show(options, deployer.plan_rollback(options.model, options.deploy_id))
-    record = deployer.rollback(options.model, options.deploy_id)
+    record = deployer.rollback(options.model, options.deploy_id, by=whoever())
     if record is None:
         text = f"Deployment {options.deploy_id} had not begun; nothing was changed."
     elif record.state is State.ROLLED_BACK:
@@ -200,42 +209,51 @@ def status(options: argparse.Namespace, settings: Settings) -> int:
     if options.json:
         print(json.dumps([state.to_dict() for state in states], indent=2))
     for state in () if options.json else states:
-        live = state.live
-        _say(
-            f"{state.model}: "
-            + (
-                f"version {live.active_version}, generation {live.generation}, since {live.updated_at_utc}"
-                + (f", {live.reason}" if live.unverified else "")
-                if live
-                else "no version is known to be live"
-                if state.problems
-                else "nothing live"
-            )
-        )
-        for url, version in state.serving.items():
-            _say(
-                f"  Triton {url}: "
-                + (
-                    f"serves version {version}"
-                    if isinstance(version, int)
-                    else version or "does not serve it"
-                )
-            )
-        if state.unfinished:
-            canary = state.unfinished.canary
-            share = f", {step_of(canary)} since {canary.since_utc}" if canary and canary.step else ""
-            _say(
-                f"  under way: {state.unfinished.deploy_id}, version {state.unfinished.version}, {state.unfinished.state}{share}"
-            )
-        for name, failure in state.quarantined.items():
-            _say(f"  quarantined: {name}: {failure.get('step')}: {failure.get('error')}")
-        for line in state.problems:
-            _say(f"  problem: {line}")
-        for notice in state.notices:
-            _say(f"  notice: {notice.text}")
+        for line in _lines_of(state):
+            _say(line)
     if not models and not options.json:
         _say("Nothing was deployed to this repository yet.")
     return 0 if all(state.agrees for state in states) else EXIT_DISAGREES
+
+
+def _lines_of(state: ModelStatus) -> Iterator[str]:
+    """Yield what ``status`` shows of a model."""
+    live = state.live
+    if live:
+        unverified = f", {live.reason}" if live.unverified else ""
+        yield (
+            f"{state.model}: version {live.active_version}, generation {live.generation}, "
+            f"since {live.updated_at_utc}{unverified}"
+        )
+    else:
+        yield f"{state.model}: {'no version is known to be live' if state.problems else 'nothing live'}"
+    for url, version in state.serving.items():
+        serves = f"serves version {version}" if isinstance(version, int) else version or "does not serve it"
+        yield f"  Triton {url}: {serves}"
+    if state.unfinished:
+        yield f"  under way: {_under_way(state.unfinished)}"
+    if live and live.reason and not live.unverified:
+        yield f"  reason: {live.reason}"
+    if state.verdict:
+        yield f"  {'without a verdict' if state.without_verdict else 'judged'}: {state.verdict}"
+    for version, why in state.taken_back.items():
+        yield f"  taken back: version {version}, not deployed again without --force: {why}"
+    for name, failure in state.quarantined.items():
+        kept = "quarantined" if failure.get("blames_artifact", True) else "put aside, and not refused"
+        yield f"  {kept}: {name}: {failure.get('step')}: {failure.get('error')}"
+    yield from (f"  problem: {problem}" for problem in state.problems)
+    yield from (f"  notice: {notice.text}" for notice in state.notices)
+
+
+def _under_way(record: Deployment) -> str:
+    """Return which deployment goes on, and how far its candidate is."""
+    text = f"{record.deploy_id}, version {record.version}, {record.state}"
+    canary = record.canary
+    if canary and canary.step:
+        text += f", {step_of(canary)} since {canary.since_utc}"
+    if canary and canary.held_utc:
+        text += f", waits since {canary.held_utc}: {canary.held_for}"
+    return text
 
 
 def _deployment_status(options: argparse.Namespace, settings: Settings) -> int:
@@ -257,14 +275,17 @@ def history(options: argparse.Namespace, settings: Settings) -> int:
     folder = ModelFolder.at(settings.repository_root, options.model)
     releases = islice(folder.releases.history(), max(0, options.limit))
     if options.json:
-        print(json.dumps([asdict(release) for release in releases], indent=2))
+        told = [asdict(release) | {"verdict": in_a_line(folder, release)} for release in releases]
+        print(json.dumps(told, indent=2))
         return 0
     release = None
     # Each as it is read: those after one that can't be are shown.
     for release in releases:
+        how = in_a_line(folder, release)
         _say(
             f"{release.generation:>6}  version {release.active_version:<5} {release.updated_at_utc}  alias {release.alias}  "
             f"by {release.actor}  run {release.run_id or '-'}  deployment {release.deploy_id}  {release.reason}".rstrip()
+            + (f"  [{how}]" if how else "")
         )
     if release is None:
         _say(f"{options.model} was never released.")

@@ -93,6 +93,12 @@ class Quarantined(DeployError):
     kind, exit_code = "quarantined", 4
 
 
+class TakenBack(DeployError):
+    """The version was bad on live traffic before, and is refused. The model's owner acts, or forces it."""
+
+    kind, exit_code = "taken_back", 4
+
+
 class SchemaChanged(DeployError):
     """Inputs or outputs differ from the live version in a way that breaks clients. The model's owner acts, or allows it."""
 
@@ -131,6 +137,24 @@ class EndedTriton(DeployError):
     def __init__(self, message: str, *, hint: str, suspect: bool = True) -> None:
         super().__init__(message, hint=hint)
         self.suspect = suspect
+
+
+class AnswersDiffer(VerificationFailed):
+    """A shadow's answers are not the live version's. They may be meant to differ, so nobody is blamed: the model's owner says so, or acts."""
+
+    kind, blames_artifact = "answers_differ", False
+
+
+class CanaryUndecided(DeployError):
+    """Nobody could judge a candidate before its commit, and no person decided in time. Nothing is known against the model. A person acts."""
+
+    kind, exit_code = "canary_undecided", 7
+
+
+class CanaryAborted(DeployError):
+    """A person ended the canary. Nothing is known against the model. Deploy again when you want it again."""
+
+    kind, exit_code = "canary_aborted", 6
 
 
 class BakeFailed(DeployError):

@@ -23,9 +23,10 @@ from .records import BAKED_BADLY, Deployment, Release, State
 from .registry import DIGEST_TAG, tags_of
 from .repository import ModelFolder
 from .settings import Settings
+from .verdicts import bad_versions, in_a_line
 
 LIVE, WARM, RETIRED, FAILED = "live", "warm", "retired", "failed"
-KEYS = ("status", "generation", "time_utc", "reason")
+KEYS = ("status", "generation", "time_utc", "reason", "verdict")
 """The tags of a version, below the prefix."""
 
 ALIAS_DRIFT, NOT_TOLD = "alias_drift", "mlflow_not_told"
@@ -184,7 +185,8 @@ class Standing:
         status: ``live``, ``warm`` (loaded beside it), ``retired`` or ``failed``.
         time_utc: since when.
         generation: the release that made it live last, or None.
-        reason: why it failed, its bake included, or empty.
+        reason: why it failed or was taken back, or empty.
+        verdict: how its last release was judged, or empty.
         origin: where it came from, as far as the repository knows.
     """
 
@@ -192,6 +194,7 @@ class Standing:
     time_utc: str
     generation: int | None = None
     reason: str = ""
+    verdict: str = ""
     origin: Origin | None = None
 
     def is_of(self, shown: Registered) -> bool:
@@ -201,18 +204,25 @@ class Standing:
     def tags(self) -> dict[str, str]:
         """Return it as tags, without the prefix."""
         generation = "" if self.generation is None else str(self.generation)
-        values = (self.status, generation, self.time_utc, self.reason[:LONGEST_REASON])
+        values = (
+            self.status,
+            generation,
+            self.time_utc,
+            self.reason[:LONGEST_REASON],
+            self.verdict[:LONGEST_REASON],
+        )
         return {key: value for key, value in zip(KEYS, values, strict=True) if value}
 
 
 @dataclass(frozen=True)
 class FailedVersion:
-    """A version whose deployment was rolled back, why, and when; and where it came from, as far as that is known."""
+    """A version that failed, why, and when; where it came from, as far as that is known; and whether it was live and a bake found it bad."""
 
     version: int
     reason: str
     at_utc: str
     origin: Origin | None = None
+    was_live: bool = False
 
     def has_files_of(self, named: Registered) -> bool:
         """Whether it failed with the files of the version that an alias names, whatever number that has."""
@@ -230,26 +240,33 @@ class Change:
     value: str | None
 
 
-def standings(releases: Sequence[Release], failed: Iterable[FailedVersion]) -> dict[int, Standing]:
+def standings(
+    releases: Sequence[Release],
+    failed: Iterable[FailedVersion],
+    verdicts: Mapping[int, str] | None = None,
+) -> dict[int, Standing]:
     """Return how versions stand, as the repository has it.
 
     Args:
         releases: newest first.
         failed: versions that were rolled back, in any order.
+        verdicts: how releases were judged, by their generation.
     """
     found: dict[int, Standing] = {}
+    known_before = _known_before(releases)
     loaded = releases[0].loaded_versions if releases else ()
     for after, release in zip([None, *releases], releases, strict=False):
         version = release.active_version
         if version not in found:
             since = after or release
             status = LIVE if after is None else WARM if version in loaded else RETIRED
-            baked_badly = after is not None and after.reason.startswith(BAKED_BADLY)
+            taken_back = after is not None and after.active_version in known_before[release.generation]
             found[version] = Standing(
                 status=status,
                 time_utc=since.updated_at_utc,
                 generation=release.generation,
-                reason=since.reason if baked_badly else "",
+                reason=since.reason if taken_back else "",
+                verdict=(verdicts or {}).get(release.generation, ""),
                 origin=Origin(run_id=release.run_id, digest=release.digest),
             )
     for failure in sorted(failed, key=lambda failure: failure.at_utc):
@@ -262,6 +279,16 @@ def standings(releases: Sequence[Release], failed: Iterable[FailedVersion]) -> d
                 reason=failure.reason,
                 origin=failure.origin or (known.origin if known else None),
             )
+    return found
+
+
+def _known_before(releases: Sequence[Release]) -> dict[int, set[int]]:
+    """Return which versions had been live before each release, by its generation: who goes back to one of them takes the release back."""
+    found: dict[int, set[int]] = {}
+    earlier: set[int] = set()
+    for release in reversed(releases):
+        found[release.generation] = earlier - {release.active_version}
+        earlier = earlier | {release.active_version}
     return found
 
 
@@ -353,8 +380,9 @@ def _way_on(live: Release, named: Registered, here: Origin) -> str:
 def _no_way_on(live: Release, named: Registered, failed: FailedVersion) -> str:
     """Say why the version that the alias names is not to be deployed, and what to do instead."""
     same = "" if failed.version == named.version else f"It has the files of version {failed.version}. "
+    what = "is not deployed again without --force" if failed.was_live else "is in quarantine"
     return (
-        f"{same}Version {failed.version} failed ({failed.reason.rstrip('.')}) and is in quarantine. Set the alias back to version "
+        f"{same}Version {failed.version} failed ({failed.reason.rstrip('.')}) and {what}. Set the alias back to version "
         f"{live.active_version}, or register a repaired version and set it to that."
     )
 
@@ -451,7 +479,7 @@ class Feedback:
         self, folder: ModelFolder, board: Board, failed: Sequence[FailedVersion], dry_run: bool = False
     ) -> list[str]:
         releases = list(islice(folder.releases.history(), HISTORY))
-        wanted = standings(releases, failed)
+        wanted = standings(releases, failed, _verdicts(folder, releases))
         for version in releases[0].loaded_versions if releases else ():
             if version in wanted:
                 wanted[version] = _with_place(wanted[version], folder, version)
@@ -502,13 +530,28 @@ def _quarantined(folder: ModelFolder) -> Iterator[tuple[int, Mapping[str, Any]]]
 
 
 def _refused(folder: ModelFolder) -> list[FailedVersion]:
-    """Return the versions in quarantine by their own fault, newest first."""
+    """Return the versions that are not deployed again: those in quarantine by their own fault, newest first, and those that a bake found bad."""
     found = [
         _failed_version(version, failure)
         for version, failure in _quarantined(folder)
         if failure.get("blames_artifact")
     ]
-    return found[::-1]
+    baked_badly = [
+        FailedVersion(bad.version, BAKED_BADLY + bad.why, bad.at_utc, bad.origin, was_live=True)
+        for bad in bad_versions(folder)
+    ]
+    return found[::-1] + baked_badly
+
+
+def _verdicts(folder: ModelFolder, releases: Sequence[Release]) -> dict[int, str]:
+    """Return how releases were judged, by their generation: those that have a bake, and of those that are loaded their canary too."""
+    loaded = releases[0].loaded_versions if releases else ()
+    baked = folder.bakes.generations()
+    return {
+        release.generation: in_a_line(folder, release)
+        for release in releases
+        if release.generation in baked or release.active_version in loaded
+    }
 
 
 def _failed_version(version: int, failure: Mapping[str, Any]) -> FailedVersion:

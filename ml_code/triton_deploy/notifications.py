@@ -145,6 +145,32 @@ def of_revert(folder: ModelFolder, run: str) -> Notification | None:
     )
 
 
+def of_held_canary(folder: ModelFolder, record: Deployment, hold_s: float) -> Notification:
+    """Return what is to be told of a canary that waits, so that a person decides in time.
+
+    Args:
+        folder: the model's place in the repository.
+        record: its deployment, whose canary is held.
+        hold_s: longest that it waits, seconds.
+
+    Raises:
+        StorageFailed: the repository can't be read.
+    """
+    canary, live = record.canary, folder.releases.latest()
+    assert canary is not None
+    return Notification(
+        event="canary_held",
+        model=folder.model,
+        text=f"The canary of version {record.version} of {folder.model} waits, {hold_s / 60:g} minutes at most, because {canary.held_for}. "
+        f"'triton-deploy canary promote {folder.model}' ends the step, 'triton-deploy canary abort {folder.model}' the canary; in Airflow: "
+        f"decide_canary. {_live(folder.model, live)}",
+        deploy_id=record.deploy_id,
+        version=record.version,
+        live_version=live.active_version if live else None,
+        run=record.actor,
+    )
+
+
 def of_refusal(model: str, why: str, run: str) -> Notification:
     """Return what is to be told of a run that was refused before anything was done.
 

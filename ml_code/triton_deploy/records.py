@@ -135,6 +135,15 @@ class Canary:
         triton: gRPC address of the one Triton on which the candidate meets clients; empty before that, and in records of
             earlier code: there it is any of them.
         tritons: gRPC addresses of all that serve, in the deployer's order: a gateway knows them by other addresses.
+        key: a random secret. It decides which clients meet the candidate first, and opens it to testers that send it. Empty
+            before the first step, and in records of earlier code.
+        waits: the steps that end only when a person says so, by their number (1 for the first).
+        told: what a person said last, and what is still to be done or kept: ``what`` (see ``canary.Decision``), ``by``, ``at_utc``,
+            ``reason``; empty when there is nothing.
+        held_utc: since when the step waits for requests, for a measurement or for a person, beyond its time; empty while it does not.
+        held_for: what it waits for, a sentence; empty while it does not.
+        unjudged: why steps ended that nobody had judged, a sentence each.
+        counted: what each gateway had counted of the version before the first step, by its address; see ``canary_floor``.
     """
 
     shares_percent: tuple[int, ...]
@@ -148,10 +157,17 @@ class Canary:
     judgment: Mapping[str, Any] = field(default_factory=dict)
     triton: str = ""
     tritons: tuple[str, ...] = ()
+    key: str = field(default="", repr=False)
+    waits: tuple[Count, ...] = ()
+    told: Mapping[str, str] = field(default_factory=dict)
+    held_utc: MomentOrEmpty = ""
+    held_for: str = ""
+    unjudged: tuple[str, ...] = ()
+    counted: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 ADDED: Mapping[str, tuple[str, ...]] = {
-    "canary": ("triton", "tritons"),
+    "canary": ("triton", "tritons", "key", "waits", "told", "held_utc", "held_for", "unjudged", "counted"),
     "failure": ("suspect",),
 }
 """Fields that a part of a deployment got later. They are written beside the part, as ``<part>_added``: earlier code can't read a
@@ -331,6 +347,9 @@ UNVERIFIED = "not verified: "
 BAKED_BADLY = "failed its bake: "
 """Begins the reason of a release that takes one back which failed its bake."""
 
+NOT_JUDGED = "could not be judged: "
+"""Begins the reason of a release that takes one back of which its bake knew nothing, where the settings say so."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Bake:
@@ -348,6 +367,8 @@ class Bake:
         figures: what each source said last, by its name.
         began_at_utc: when its release was committed.
         ended_at_utc: when the verdict was given.
+        uncompared: why its latency was not compared with another version's; empty when it was, or nobody wanted it.
+        unmeasured: nothing is known because whoever measures could not be asked, not because too few requests came.
     """
 
     model: str
@@ -361,6 +382,8 @@ class Bake:
     figures: Mapping[str, Any]
     began_at_utc: Moment
     ended_at_utc: Moment
+    unmeasured: bool = False
+    uncompared: str = ""
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -84,7 +84,7 @@ class MlflowRegistry:
 
     def __init__(self, settings: Settings) -> None:
         self._api = MlflowApi(settings)
-        self._run_roots: dict[str, str] = {}
+        self._runs: dict[str, Answer] = {}
 
     def resolve(self, model: str, alias: str) -> RegisteredVersion:
         """See Registry.resolve."""
@@ -101,13 +101,21 @@ class MlflowRegistry:
 
     def run_place(self, run_id: str, path: str) -> str:
         """Return where a folder of a run's artifacts is; same errors."""
-        if run_id not in self._run_roots:
-            run = self._api.get("mlflow/runs/get", "run", run_id=run_id)
-            self._run_roots[run_id] = run.part("info").text("artifact_uri")
+        root = self._run(run_id).part("info").text("artifact_uri")
         try:
-            return str(parse_place(self._run_roots[run_id]).child(path))
+            return str(parse_place(root).child(path))
         except InvalidInput as error:
             raise self._no_place(error, f"for run {run_id}") from error
+
+    def run_tags(self, run_id: str) -> dict[str, str]:
+        """Return the tags of a run; same errors."""
+        run = self._run(run_id)
+        return tags_of(run.part("data")) if run.value.get("data") else {}
+
+    def _run(self, run_id: str) -> Answer:
+        if run_id not in self._runs:
+            self._runs[run_id] = self._api.get("mlflow/runs/get", "run", run_id=run_id)
+        return self._runs[run_id]
 
     def _known(self, model: str, found: Answer) -> RegisteredVersion:
         version = _version(found)
@@ -195,7 +203,7 @@ def _version(found: Answer) -> int:
 
 
 def tags_of(found: Answer) -> dict[str, str]:
-    """Return the tags of MLflow's JSON of a version; one without a value is empty."""
+    """Return the tags of MLflow's JSON of a version or a run; one without a value is empty."""
     return {tag.text("key"): tag.text("value", "") for tag in found.items("tags")}
 
 

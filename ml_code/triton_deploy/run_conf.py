@@ -28,6 +28,7 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "unverified": ("noverify", "skipverification", "skipverify", "withoutlook"),
     "allow_schema_change": ("allowschemachanges", "schemachange"),
     "force": ("forced", "override"),
+    "decision": ("action", "answer", "command", "decide", "say", "what"),
     "canary": ("canarypercent", "canaryshares", "canarysteps", "percent", "shares"),
     "canary_minutes": ("canarystepminutes", "stepminutes"),
     "shadow_percent": ("mirror", "mirrorpercent", "shadow", "shadowshare"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .artifact_roots import VARIABLE as ARTIFACT_ROOTS
 from .artifact_roots import ArtifactRoots
+from .canary import MAX_HOLD_S
 from .environment import Problem, is_address
 from .errors import DeployError, InvalidInput, Misconfigured
 from .names import check_model
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 DNS_PREFIX = "dns:///"
 """Begins an endpoint that stands for every address of a name, as in gRPC's own naming."""
+MAX_BAKE_MINUTES = 30 * 24 * 60
+"""Longest bake, minutes: Prometheus forgets after some weeks."""
 MIN_REFERENCE_BYTES = 512 << 20
 """With less address space ONNX Runtime does not start."""
 
@@ -72,6 +75,13 @@ def _addresses(settings: Settings) -> Iterator[Problem]:
             f"MLFLOW_S3_ENDPOINT_URL={shown(settings.s3_endpoint_url)!r} has a user and a password in it, which S3 does not take.",
             "Leave them out, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
         )
+    for url in settings.gateway_urls:
+        if why := fault(url):
+            yield _wrong(
+                "TRITON_DEPLOY_GATEWAY_URLS",
+                f"TRITON_DEPLOY_GATEWAY_URLS has {shown(url)!r}, which is {why}.",
+                remedy(url),
+            )
     webhook = split(settings.notify_url)
     if settings.notify_url and not (webhook and webhook.scheme in ("http", "https") and webhook.hostname):
         # Not shown: whoever knows it can write there.
@@ -122,7 +132,10 @@ def _choices(settings: Settings) -> Iterator[Problem]:
         ("TRITON_DEPLOY_NOTIFY_FORMAT", settings.notify_format, "slack", "json"),
         ("TRITON_DEPLOY_REQUIRE_GOLDEN", settings.require_golden, "no", "yes"),
         ("TRITON_DEPLOY_REQUIRE_DIGEST", settings.require_digest, "no", "yes"),
+        ("TRITON_DEPLOY_CANARY_NO_DATA", settings.canary_no_data, "hold", "pass", "roll_back"),
         ("TRITON_DEPLOY_BAKE_NO_DATA", settings.bake_no_data, "pass", "hold", "revert"),
+        ("TRITON_DEPLOY_BAKE_NO_BASELINE", settings.bake_no_baseline, "pass", "hold", "revert"),
+        ("TRITON_DEPLOY_BAKE_PROMETHEUS_AWAY", settings.bake_prometheus_away, "pass", "hold", "revert"),
     ):
         if choice not in choices:
             *first, last = map(repr, choices)
@@ -152,9 +165,22 @@ def _numbers(settings: Settings) -> Iterator[Problem]:
             f"TRITON_DEPLOY_CANARY_SILENCE_S={settings.canary_silence_s:g} is not 10 to 600.",
             "Unset it for the default, 90.",
         )
+    if settings.bake_minutes > MAX_BAKE_MINUTES:
+        yield _wrong(
+            "TRITON_DEPLOY_BAKE_MINUTES",
+            f"TRITON_DEPLOY_BAKE_MINUTES={settings.bake_minutes:g} is more than 30 days.",
+            f"Use {MAX_BAKE_MINUTES} at most; unset it for the default, {type(settings).bake_minutes:g}.",
+        )
+    if settings.canary_hold_s > MAX_HOLD_S:
+        yield _wrong(
+            "TRITON_DEPLOY_CANARY_HOLD_MINUTES",
+            f"TRITON_DEPLOY_CANARY_HOLD_MINUTES={settings.canary_hold_minutes:g} is more than a day.",
+            f"Use {MAX_HOLD_S / 60:g} at most; unset it for the default, {type(settings).canary_hold_minutes:g}.",
+        )
     for variable, share in (
         ("TRITON_DEPLOY_BAKE_MAX_FAILURE_RATIO", settings.bake_max_failure_ratio),
         ("TRITON_DEPLOY_BAKE_MAX_FAILURE_RISE", settings.bake_max_failure_rise),
+        ("TRITON_DEPLOY_SHADOW_MAX_DIFFERENT", settings.shadow_max_different),
     ):
         if share > 1:
             yield _wrong(

@@ -247,6 +247,37 @@ class Settings(FromEnvironment):
         90.0,
         "A canary's share ends so long after the last sign of life of whoever watches it, seconds; 10 to 600.",
     )
+    canary_no_data: str = setting(
+        "TRITON_DEPLOY_CANARY_NO_DATA",
+        "hold",
+        "What becomes of a candidate that can't be judged before its commit: `hold` (it waits for a person, without a share while nothing measures, and is rolled back in the end), `roll_back`, or `pass` (the next step begins, with a warning).",
+    )
+    canary_min_requests: int = setting(
+        "TRITON_DEPLOY_CANARY_MIN_REQUESTS",
+        0,
+        "Requests that a step has to see before it ends; 0: as many as TRITON_DEPLOY_BAKE_MIN_REQUESTS.",
+    )
+    canary_hold_minutes: float = setting(
+        "TRITON_DEPLOY_CANARY_HOLD_MINUTES",
+        60.0,
+        "Longest that a step waits beyond its time for requests, for a measurement or for a person, minutes; 1440 at most, 0 waits for nothing.",
+    )
+    shadow_max_different: float = setting(
+        "TRITON_DEPLOY_SHADOW_MAX_DIFFERENT",
+        0.01,
+        "Share of a shadow's answers that may differ from the live version's beyond the tolerance, for each output, 0 to 1; 1 compares and stops nothing.",
+    )
+    gateway_urls: tuple[str, ...] = setting(
+        "TRITON_DEPLOY_GATEWAY_URLS",
+        (),
+        "Addresses of the gateways, `http://host:port`, comma-separated; a name may stand for several. What they count themselves stops a candidate that fails there, whatever Prometheus does.",
+    )
+    gateway_api_key: str = setting(
+        "GATEWAY_API_KEY",
+        "",
+        "Key that the gateways want, if they want one: with it the deployer reads what they count.",
+        secret=True,
+    )
     keep_warm: int = setting(
         "TRITON_DEPLOY_KEEP_WARM", 1, "Earlier versions kept loaded beside the live one."
     )
@@ -282,7 +313,7 @@ class Settings(FromEnvironment):
     prometheus_timeout_s: float = setting(
         "TRITON_DEPLOY_PROMETHEUS_TIMEOUT_S",
         5.0,
-        "Longest wait for one answer of Prometheus or Alertmanager, seconds.",
+        "Longest wait for one whole answer of Prometheus or Alertmanager, from the connection to its last byte, seconds.",
         positive=True,
     )
     alertmanager_url: str = setting(
@@ -294,7 +325,7 @@ class Settings(FromEnvironment):
     bake_minutes: float = setting(
         "TRITON_DEPLOY_BAKE_MINUTES",
         15.0,
-        "How long a release is watched on live traffic after its commit, minutes; 0 watches none.",
+        "How long a release is watched on live traffic after its commit, minutes; 0 watches none, 43200 (30 days) at most.",
     )
     bake_interval_s: float = setting(
         "TRITON_DEPLOY_BAKE_INTERVAL_S", 30.0, "Pause between two looks at a release that bakes, seconds."
@@ -310,18 +341,26 @@ class Settings(FromEnvironment):
     bake_min_requests: int = setting(
         "TRITON_DEPLOY_BAKE_MIN_REQUESTS", 100, "Fewer requests than that are no data."
     )
+    bake_min_clients: int = setting(
+        "TRITON_DEPLOY_BAKE_MIN_CLIENTS",
+        3,
+        "So many clients have to have had a failure before failures count, or all clients where there are fewer.",
+        positive=True,
+    )
     bake_max_failure_ratio: float = setting(
-        "TRITON_DEPLOY_BAKE_MAX_FAILURE_RATIO", 0.01, "Share of requests that may fail, 0 to 1."
+        "TRITON_DEPLOY_BAKE_MAX_FAILURE_RATIO",
+        0.01,
+        "Share of requests that may fail, 0 to 1, where nothing is known of the previous release; else the rise is the limit.",
     )
     bake_max_failure_rise: float = setting(
         "TRITON_DEPLOY_BAKE_MAX_FAILURE_RISE",
         0.005,
-        "How much greater that share may be than the previous release's at the same age, 0 to 1.",
+        "How much greater that share may be than the previous release's, 0 to 1.",
     )
     bake_max_latency_ratio: float = setting(
         "TRITON_DEPLOY_BAKE_MAX_LATENCY_RATIO",
         2.0,
-        "How many times the latency of the previous release at the same age is accepted; 0 compares nothing.",
+        "How many times the latency of the previous release is accepted; 0 compares nothing.",
     )
     bake_min_latency_rise_s: float = setting(
         "TRITON_DEPLOY_BAKE_MIN_LATENCY_RISE_S",
@@ -334,7 +373,17 @@ class Settings(FromEnvironment):
     bake_no_data: str = setting(
         "TRITON_DEPLOY_BAKE_NO_DATA",
         "pass",
-        "What becomes of a release that cannot be judged: `pass` with a warning, `hold` (it stays, the run fails, a person decides), `revert`.",
+        "What becomes of a release that too few requests came to: `pass` with a warning, `hold` (it stays, the run fails, a person decides), `revert`.",
+    )
+    bake_prometheus_away: str = setting(
+        "TRITON_DEPLOY_BAKE_PROMETHEUS_AWAY",
+        "pass",
+        "What becomes of a release when Prometheus can't be reached, or not in time, at the end of its bake: `pass` with a warning, `hold`, `revert`.",
+    )
+    bake_no_baseline: str = setting(
+        "TRITON_DEPLOY_BAKE_NO_BASELINE",
+        "pass",
+        "What becomes of a release that is good otherwise, when its latency could not be compared with the previous release's: `pass` (the verdict says so), `hold`, `revert`. A first release passes.",
     )
     bake_queries: Path | None = setting(
         "TRITON_DEPLOY_BAKE_QUERIES",
@@ -382,6 +431,16 @@ class Settings(FromEnvironment):
                 hint="Set TRITON_DEPLOY_REPOSITORY to the folder that is shared with Triton, and mount it on every worker.",
             )
         return self.repository
+
+    @property
+    def canary_requests(self) -> int:
+        """Requests that a step of a canary has to see before it ends."""
+        return self.canary_min_requests or self.bake_min_requests
+
+    @property
+    def canary_hold_s(self) -> float:
+        """Longest that a step of a canary waits beyond its time, seconds."""
+        return 60 * self.canary_hold_minutes
 
     @property
     def trial_limit_s(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from .serving import Serving
 from .settings import Settings
 from .survey import Survey
 from .triton import tritons_of
+from .verdicts import BadVersion, Judged, bad_versions, judged
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +33,12 @@ class ModelStatus:
         live: the last release, or None.
         serving: by Triton, the version that answers the public name, None, or why it can't be asked.
         unfinished: a deployment that neither committed nor was rolled back, or None.
-        quarantined: name of each quarantined directory with its failure.json, oldest first.
+        quarantined: name of each directory that was put aside with its failure.json, oldest first; one that `blames_artifact` is refused.
         notices: what MLflow says that does not fit; empty too when it can't be asked quickly.
         problems: what can't be read, and what to do; the rest of the state is as far as it is known without that.
+        verdict: how what is live was judged, in a line; empty when nothing judged it or was to.
+        without_verdict: what was to judge it and did not: ``canary``, ``bake``.
+        taken_back: why versions are not deployed again without force that a bake found bad, by their number.
     """
 
     model: str
@@ -44,6 +48,9 @@ class ModelStatus:
     quarantined: Mapping[str, Mapping[str, Any]]
     notices: tuple[Notice, ...] = ()
     problems: tuple[str, ...] = ()
+    verdict: str = ""
+    without_verdict: tuple[str, ...] = ()
+    taken_back: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def agrees(self) -> bool:
@@ -103,6 +110,9 @@ def model_status(
     no_drift: tuple[Notice, ...] = ()
     others = seen(lambda: served_by_others(folder, serving), none) if not problems else none
     foreign = [foreign_notice([f"{model} in {url}" for url in others])] if others else []
+    how = seen(lambda: judged(folder, live), Judged()) if live else Judged()
+    none_bad: list[BadVersion] = []
+    bad = {one.version: one.why for one in seen(lambda: bad_versions(folder), none_bad)}
     status = ModelStatus(
         model=model,
         live=live,
@@ -114,6 +124,9 @@ def model_status(
             *seen(lambda: [trap.warning for trap in folder.versions.traps()], none),
             *problems,
         ),
+        verdict=str(how),
+        without_verdict=how.without_verdict,
+        taken_back=bad,
     )
     return model_status(settings, model, feedback) if survey and status.differs else status
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ml_code.triton_deploy.canary_evidence import Judge
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.feedback import Feedback
 from ml_code.triton_deploy.intake import DeployRequest
@@ -59,6 +60,7 @@ class World:
         feedback: Feedback | None = None,
         tritons: Sequence[FakeTriton] = (),
         sleep: Callable[[float], None] = time.sleep,
+        judge: Judge | None = None,
         **changes: Any,
     ) -> Deployer:
         """Return a deployer to ``tritons``, by default the one of this world."""
@@ -70,6 +72,7 @@ class World:
             clock=lambda: self.now,
             feedback=feedback,
             sleep=sleep,
+            judge=judge,
         )
 
     def request(self, deploy_id: str = "d1", **changes: Any) -> DeployRequest:

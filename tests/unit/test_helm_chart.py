@@ -267,6 +267,22 @@ def test_a_triton_that_is_not_ready_is_reached_by_the_deployer_alone(triton: Ren
         assert "publishNotReadyAddresses" not in triton.one("Service", f"-triton-{ordinal}")["spec"]
 
 
+def test_the_deployer_is_told_the_address_of_all_gateways(triton: Rendered, local: Rendered) -> None:
+    """One address for all of them would answer with another one's figures each time."""
+    [told] = re.findall(r"TRITON_DEPLOY_GATEWAY_URLS=http://([^.]+)\.\S+:(\d+)", triton.notes)
+    service = triton.one("Service", told[0].removeprefix(NAME))["spec"]
+    assert service["clusterIP"] == "None"
+    assert service["publishNotReadyAddresses"] is True, "one that refuses clients has counted as well"
+    assert [str(port["port"]) for port in service["ports"]] == [told[1]]
+    assert "GATEWAY_API_KEY" not in triton.notes
+    assert "TRITON_DEPLOY_GATEWAY_URLS" not in local.notes
+
+
+def test_the_deployer_is_told_of_the_key_that_gateways_want(everything: Rendered) -> None:
+    secret = value_set("everything")["gateway"]["apiKeySecret"]["name"]
+    assert f"GATEWAY_API_KEY=the key in Secret {secret}" in everything.notes
+
+
 def test_the_deployer_is_told_the_address_of_all_tritons(triton: Rendered) -> None:
     [default] = Settings().triton_grpc_urls
     port = default.rpartition(":")[2]
@@ -441,9 +457,10 @@ def test_what_a_candidate_did_in_the_staging_triton_is_not_counted_as_served(eve
     )
 
 
-def test_clients_that_are_named_are_the_only_ones_beside_nginx(everything: Rendered) -> None:
-    named, nginx = network_policy(everything, "gateway")["http"]
+def test_clients_that_are_named_are_the_only_ones_beside_nginx_and_the_deployer(everything: Rendered) -> None:
+    named, nginx, *deployer = network_policy(everything, "gateway")["http"]
     assert [named] == value_set("everything")["gateway"]["from"]
+    assert deployer == value_set("everything")["deployer"]["from"], "it reads what they count"
     assert selected(everything, nginx["podSelector"]["matchLabels"]) == [
         everything.one("Deployment", "-nginx")
     ]

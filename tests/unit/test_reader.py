@@ -243,6 +243,8 @@ def newer(data: Any) -> Any:
         "unanswered",
         "ended",
         "judgment",
+        "told",
+        "counted",
         "notices",
         "stuck",
     )

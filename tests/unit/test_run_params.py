@@ -33,7 +33,8 @@ from tests.support.world import MODEL, World
 
 DEPLOY, REVERT, RETRAIN = "mlflow_to_triton_deploy", "revert_triton", "retrain_and_deploy"
 ON_ALIAS = "deploy_on_alias.other.champion"
-ALL = [DEPLOY, REVERT, RETRAIN, ON_ALIAS, "reconcile_triton", "gc_triton"]
+DECIDE = "decide_canary"
+ALL = [DEPLOY, REVERT, RETRAIN, ON_ALIAS, DECIDE, "reconcile_triton", "gc_triton"]
 PUT_BACK = {"rollback_minimal", "settle_alias"}
 """Tasks that run whatever failed before."""
 RUN = "manual__2026-01-02T03:04:05+00:00"
@@ -235,6 +236,7 @@ def test_the_param_that_is_meant(key: str, param: str) -> None:
         (DEPLOY, {"version": 1}, "Point an alias at the version in MLflow"),
         (DEPLOY, {"dry_run": True}, "--dry-run"),
         (DEPLOY, {"Alias": 1, "forc": 1}, "'Alias', 'forc'.*mean 'alias' by 'Alias'.*mean 'force' by 'forc'"),
+        (DECIDE, {"action": "abort"}, "Did you mean 'decision'"),
         (REVERT, {"version": 1}, r"Did you mean 'to'\? revert_triton takes model, to, reason, unverified\."),
         ("gc_triton", {"model": "m"}, "every model of the repository"),
         (ON_ALIAS, {"model": "m"}, "takes nothing"),
@@ -298,7 +300,7 @@ def test_a_text_of_the_form_is_one_line(dags: Mapping[str, Any], end: str) -> No
             with pytest.raises(ParamValidationError):
                 context(task, {key: f"A{end}"})
             refused.add((name, key))
-    assert len(refused) == 9
+    assert len(refused) == 13
 
 
 @pytest.mark.parametrize(
@@ -337,6 +339,7 @@ def test_a_revert_goes_to_a_whole_number(dags: Mapping[str, Any], value: object)
 BESIDE: Mapping[str, tuple[str, ...]] = {
     DEPLOY: ("deploy", "bake"),
     REVERT: ("revert",),
+    DECIDE: ("canary",),
     "reconcile_triton": ("reconcile",),
     "gc_triton": ("gc",),
     RETRAIN: ("train_model", "gate", "deploy", "bake"),

@@ -16,7 +16,7 @@ from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import LeaseHeld, Quarantined, VerificationFailed
 from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
-from ml_code.triton_deploy.records import Canary, Failure, State, to_json, utc_text
+from ml_code.triton_deploy.records import Canary, Deployment, Failure, State, to_json, utc_text
 from ml_code.triton_deploy.repository import Manifest
 from ml_code.triton_deploy.status import model_status
 from tests.support.earlier import EarlierCode, write_repository
@@ -232,11 +232,23 @@ def test_earlier_code_reads_a_record_in_which_everything_is_said(earlier: Earlie
         ended={"t:1": utc_text(NOW)},
         failure=Failure(step="load", kind="ended_triton", error="e", at_utc=utc_text(NOW), suspect=True),
         canary=Canary(
-            shares_percent=(5, 25), shadow_percent=0, step_s=60, triton="t:1", tritons=("t:1", "t:2")
+            shares_percent=(0, 5, 25),
+            shadow_percent=0,
+            step_s=60,
+            triton="t:1",
+            tritons=("t:1", "t:2"),
+            key="secret",
+            waits=(1,),
+            told={"what": "pause"},
+            held_utc=utc_text(NOW),
+            held_for="a person has to end this step",
+            unjudged=("testers alone: me promoted it",),
+            counted={"http://g:1": {"gateway_canary_failures_total/failed": 1}},
         ),
     )
     read = earlier.module("records").Deployment.from_json(to_json(full))
-    assert (read.failure.kind, read.canary.shares_percent) == ("ended_triton", (5, 25))
+    assert (read.failure.kind, read.canary.shares_percent) == ("ended_triton", (0, 5, 25))
+    assert Deployment.from_json(to_json(full)) == full
 
 
 def test_earlier_code_deploys_on_top_of_ours_and_ours_goes_back(old: Earlier) -> None:
@@ -262,7 +274,7 @@ def test_earlier_code_finds_right_what_ours_made_of_its_own(old: Earlier) -> Non
 def test_earlier_code_leaves_alone_what_ours_has_under_way_and_undoes_it_when_it_went_silent(
     old: Earlier, shares: str
 ) -> None:
-    world, deployer = old.world, old.world.deployer()
+    world, deployer = old.world, old.world.deployer(prometheus_url="http://prometheus:9090")
     deployer.snapshot(world.request("d6", canary=canary_of(shares, 0, 10)))
     for step in (deployer.materialize, deployer.load, deployer.ready, deployer.smoke):
         step(MODEL, "d6")

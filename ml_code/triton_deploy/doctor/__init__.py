@@ -11,7 +11,9 @@ from ..variables import CORRECT, unknown
 from .check import Check, Finding, Report, Verdict
 from .clocks import ClocksCheck
 from .examination import run_all
+from .gateways import GatewaysCheck
 from .mlflow import ArtifactsCheck, MlflowCheck
+from .prometheus import PrometheusCheck
 from .repository import RepositoryCheck
 from .s3 import S3Check
 from .staging import StagingCheck
@@ -48,6 +50,8 @@ def examine(
         RepositoryCheck(settings),
         TritonCheck(settings),
         StagingCheck(settings),
+        PrometheusCheck(settings),
+        GatewaysCheck(settings),
         ClocksCheck(settings, clock),
     ]
     return [*(wrong or [report.ok("Every variable that is set can be used.")]), *run_all(checks, unusable)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..records import Bake, to_json
@@ -44,9 +45,19 @@ class Bakes:
 
     def latest(self) -> Bake | None:
         """Return the bake of the last release that has one, or None."""
+        return next(self.newest_first(), None)
+
+    def generations(self) -> set[int]:
+        """Return the releases that have one; raises StorageFailed."""
         with durable.storage_errors(f"listing {self._folder}"):
-            found = [int(path.stem) for path in self._folder.glob("*.json") if path.stem.isdigit()]
-        return self.find(max(found)) if found else None
+            return {int(path.stem) for path in self._folder.glob("*.json") if path.stem.isdigit()}
+
+    def newest_first(self) -> Iterator[Bake]:
+        """Yield all, that of the last release first; raises StorageFailed when one can't be read."""
+        for generation in sorted(self.generations(), reverse=True):
+            bake = self.find(generation)
+            if bake is not None:
+                yield bake
 
     def _path(self, generation: int) -> Path:
         return self._folder / f"{generation:06d}.json"

@@ -150,7 +150,7 @@ class Lease:
         return LeaseHeld(
             f"{who} is deploying {self._model}"
             + (f"; its lease ends at {held.expires_at_utc}." if held else "."),
-            hint="Try again when it has ended; if its process is gone, wait for that time or roll it back: "
+            hint="Try again when it has ended. If it is not to go on, this undoes it at once: "
             f"triton-deploy rollback {self._model} --deploy-id {held.deploy_id if held else '…'}.",
         )
 

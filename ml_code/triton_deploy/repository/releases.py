@@ -57,6 +57,10 @@ class Releases:
             for older in reversed([known for known in self.generations() if known < generation]):
                 yield self._read(older)
 
+    def find(self, generation: int) -> Release | None:
+        """Return a release, or None when it is not there; raises StorageFailed when it can't be read."""
+        return self._read(generation) if self._has(generation) else None
+
     def of_deployment(self, deploy_id: str, from_generation: int) -> Release | None:
         """Return the release that a deployment committed, looking at ``from_generation`` and later, or None.
 

@@ -18,7 +18,8 @@ import pytest
 import yaml
 
 from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.feedback import Feedback
+from ml_code.triton_deploy.feedback import Feedback, Registered
+from ml_code.triton_deploy.identity import Origin
 from ml_code.triton_deploy.intake import DeployRequest
 from ml_code.triton_deploy.model_config import switch_config, to_json
 from ml_code.triton_deploy.names import engine_name
@@ -173,11 +174,20 @@ def watched(releases: Releases, own_gateway: Callable[..., Gateway], tmp_path: P
 class MovedAlias:
     """A registry whose alias names a version that nobody deployed."""
 
+    def versions(self, model: str) -> Mapping[int, Registered]:
+        return {}
+
+    def named(self, model: str, alias: str) -> Registered | None:
+        return Registered(version=99, origin=Origin(run_id="run99"))
+
     def aliases(self, model: str) -> Mapping[str, int]:
         return {"A": 99}
 
-    def tags(self, model: str) -> Mapping[int, Mapping[str, str]]:
-        return {}
+    def set_tag(self, model: str, version: int, key: str, value: str) -> None:
+        raise AssertionError("it has no version")
+
+    def delete_tag(self, model: str, version: int, key: str) -> None:
+        raise AssertionError("it has no version")
 
 
 @pytest.mark.soak
@@ -239,10 +249,15 @@ def test_what_is_wrong_with_deploys_is_told_and_that_it_was_mended(watched: Watc
         late.snapshot(DeployRequest(model=stuck.model, alias="A", deploy_id="stuck"))
         assert version == 1
         folder.bakes.add(bake_of(own, 1, BakeVerdict.FAILED))
+        unjudged = watched.model("alert_unjudged", running)
+        unjudged.deploy()
+        ModelFolder.at(own.root, unjudged.model).bakes.add(bake_of(unjudged, 1, BakeVerdict.NO_DATA))
         watched.reconcile(name, ago=A_DAY, feedback=Feedback(own.settings, MovedAlias))
         expected = {
             ("DeployIsStuck", stuck.model): "firing",
             ("ReleaseFailedItsBake", name): "firing",
+            ("VersionWasTakenBack", name): "firing",
+            ("ReleaseHasNoVerdict", unjudged.model): "firing",
             ("ReconcileDoesNotRun", name): "firing",
             ("AliasNamesAnotherVersion", name): "firing",
         }
@@ -250,6 +265,7 @@ def test_what_is_wrong_with_deploys_is_told_and_that_it_was_mended(watched: Watc
 
         late.rollback(stuck.model, "stuck")
         own.deploy()
+        unjudged.deploy()
         folder.bakes.add(bake_of(own, 2, BakeVerdict.PASSED))
         watched.reconcile(name)
         watched.webhook.await_all(dict.fromkeys(expected, "resolved"))

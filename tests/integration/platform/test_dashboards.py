@@ -6,10 +6,15 @@ import math
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ml_code.triton_deploy.doctor import Verdict
+from ml_code.triton_deploy.doctor.examination import run_all
+from ml_code.triton_deploy.doctor.gateways import GatewaysCheck
+from ml_code.triton_deploy.doctor.prometheus import PrometheusCheck
 from tests.support.servers.dashboards import asked, live_through_everything, over_time, watched
 from tests.support.servers.debian_packages import REPOSITORY
 from tests.support.servers.gateways import Gateway, Releases
@@ -41,6 +46,13 @@ def test_every_query_of_the_dashboards_returns_data(
             eventually(all_answered, "every query returned a number", 30)
         except AssertionError:
             raise AssertionError(f"without data: {sorted(empty)}") from None
+        settings = replace(releases.settings, prometheus_url=prometheus.url, gateway_urls=(gateway.url,))
+        said = {
+            one.what: one.verdict for one in run_all([PrometheusCheck(settings), GatewaysCheck(settings)], {})
+        }
+        assert Verdict.FAILED not in said.values(), said
+        for what in ("It has the figures of 1 gateway.", "What they count can be read: 1 gateway."):
+            assert said.get(what) is Verdict.OK, said
 
 
 @pytest.mark.soak

@@ -33,8 +33,13 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.integration
 
 COMMAND = str(Path(sys.executable).with_name("triton-deploy"))
-FITTING = {"TRITON_DEPLOY_MAX_OPSET": "21", "TRITON_DEPLOY_MAX_IR_VERSION": "10"}
-"""What the Triton of this stack would take with NVIDIA's own backend."""
+FITTING = {
+    "TRITON_DEPLOY_MAX_OPSET": "21",
+    "TRITON_DEPLOY_MAX_IR_VERSION": "10",
+    "TRITON_DEPLOY_PROMETHEUS_URL": "",
+    "TRITON_DEPLOY_GATEWAY_URLS": "",
+}
+"""What the Triton of this stack would take with NVIDIA's own backend; and none of what does not run here: see test_doctor_prometheus.py."""
 
 
 class Patient:
@@ -130,7 +135,7 @@ def test_a_healthy_set_up_is_found_healthy_and_left_as_it_was(stack: Stack) -> N
 def test_a_failed_check_is_shown_with_what_to_do_and_the_exit_code(stack: Stack) -> None:
     run = subprocess.run(
         [COMMAND, "doctor"],
-        env={**os.environ, **stack.environment, "MLFLOW_S3_ENDPOINT_URL": "minio:9000"},
+        env={**os.environ, **stack.environment, **FITTING, "MLFLOW_S3_ENDPOINT_URL": "minio:9000"},
         capture_output=True,
         text=True,
         timeout=120,

@@ -127,7 +127,17 @@ class Ran:
         """What it said of what is wrong."""
         if self.code not in REFUSALS:
             return ""
-        dull = ("  done:", "  quarantined:", "  Triton ", "  under way:", "  left alone:")
+        dull = (
+            "  done:",
+            "  quarantined:",
+            "  Triton ",
+            "  under way:",
+            "  left alone:",
+            "  reason:",
+            "  judged:",
+            "  without a verdict:",
+            "  taken back:",
+        )
         lines = [
             line for line in self.out.splitlines() if line.startswith("  ") and not line.startswith(dull)
         ]

@@ -1,0 +1,47 @@
+"""The gateways whose own counters are the floor of a canary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..bake.gateway_counts import GatewayCounts
+from ..errors import DeployError
+from ..settings import Settings
+from .check import Finding, Report
+
+NONE = "There are none: TRITON_DEPLOY_GATEWAY_URLS is not set. A candidate that fails is stopped by what Prometheus saw alone."
+
+
+class GatewaysCheck:
+    """Asks each gateway what it counted, as a canary does.
+
+    Args:
+        settings: where the gateways are.
+    """
+
+    name = "gateways"
+    needs = ("TRITON_DEPLOY_GATEWAY_URLS", "TRITON_DEPLOY_PROMETHEUS_TIMEOUT_S")
+    deadline_s = 30.0
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._report = Report(self.name)
+
+    def look(self) -> Iterator[Finding]:
+        """See Check.look."""
+        if not self._settings.gateway_urls:
+            yield self._report.unknown(NONE, "Set it for whoever deploys, where gateways are used.")
+            return
+        counter, right = GatewayCounts.of(self._settings), 0
+        for address in counter.addresses():
+            try:
+                counter.counted(address, self._settings.default_model, 1)
+                right += 1
+            except DeployError as error:
+                # Deploys go on without it, and so does a canary, by what Prometheus saw.
+                yield self._report.warning(f"{error.message} What it counts stops no candidate.", error.hint)
+        if right:
+            yield self._report.ok(f"What they count can be read: {right} gateway{'s' if right > 1 else ''}.")
+
+    def clean_up(self) -> None:
+        """See Check.clean_up."""

@@ -1,0 +1,116 @@
+"""What the doctor says of a real Prometheus and Alertmanager, right ones and wrong ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ml_code.triton_deploy.bake.queries import DEFAULT
+from ml_code.triton_deploy.doctor import Finding, Verdict
+from ml_code.triton_deploy.doctor.examination import run_all
+from ml_code.triton_deploy.doctor.prometheus import PrometheusCheck
+from ml_code.triton_deploy.settings import Settings
+from tests.support.servers.gateways import Gateway, Releases, free_port
+from tests.support.servers.prometheus_server import PASSWORD, Alertmanager, Prometheus
+from tests.support.servers.v2_clients import asking
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.integration, pytest.mark.soak]
+
+
+@dataclass
+class Watched:
+    """A model that is live and asked, and a Prometheus that wants a password, with an Alertmanager."""
+
+    prometheus: Prometheus
+    settings: Settings
+
+    def findings(self, **changes: Any) -> list[Finding]:
+        found = run_all([PrometheusCheck(replace(self.settings, **changes))], {})
+        for one in found:
+            print(f"{one.verdict}: {one.what}{f' [{one.fix}]' if one.fix else ''}")
+        return found
+
+
+@pytest.fixture(scope="module")
+def watched(
+    releases: Releases, gateway: Gateway, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Watched]:
+    metrics = [stack.url("triton-metrics").removeprefix("http://") for stack in releases.stacks]
+    with ExitStack() as running:
+        clients = running.enter_context(asking(releases.model, gateway.address))
+        prometheus = running.enter_context(
+            Prometheus(
+                tmp_path_factory.mktemp("prometheus"),
+                {"triton": metrics, "gateway": [gateway.address]},
+                locked=True,
+            )
+        )
+        alertmanager = running.enter_context(
+            Alertmanager(tmp_path_factory.mktemp("alertmanager"), "http://127.0.0.1:1/")
+        )
+        clients.ask_more(10)
+        for counter in ("gateway_request_duration_seconds_count", "nv_inference_request_success"):
+            eventually(
+                lambda counter=counter: bool(
+                    prometheus.value(f'count({counter}{{model="{releases.model}"}})')
+                ),  # type: ignore[misc]
+                f"it has {counter}",
+                30,
+            )
+        yield Watched(
+            prometheus,
+            replace(
+                releases.settings,
+                prometheus_url=prometheus.url,
+                alertmanager_url=alertmanager.url,
+                bake_alerts=("ModelFailsRequests",),
+            ),
+        )
+
+
+def test_a_right_one_is_found_right(watched: Watched) -> None:
+    findings = watched.findings()
+    assert {one.verdict for one in findings} == {Verdict.OK}, findings
+    said = " ".join(one.what for one in findings)
+    for part in (
+        "1 gateway.",
+        "takes all",
+        "scrapes gateway, triton often enough",
+        "Alertmanager answers",
+    ):
+        assert part in said
+
+
+def test_what_keeps_a_bake_from_judging_is_told(watched: Watched, tmp_path: Path) -> None:
+    own = tmp_path / "queries.toml"
+    own.write_text(DEFAULT.read_text() + '\n[[checks]]\nname = "mine"\nquery = "sum(rate(x[5m])"\nmax = 1\n')
+    for changes, verdict, part in (
+        (
+            {"prometheus_url": watched.prometheus.url.replace(PASSWORD, "wrong")},
+            Verdict.FAILED,
+            "denies access (401)",
+        ),
+        ({"prometheus_url": f"http://{watched.prometheus.address}"}, Verdict.FAILED, "denies access (401)"),
+        ({"prometheus_url": watched.prometheus.url + "/prom"}, Verdict.FAILED, "has nothing at"),
+        ({"prometheus_url": f"http://127.0.0.1:{free_port()}"}, Verdict.FAILED, "can't be reached"),
+        ({"prometheus_url": watched.settings.alertmanager_url}, Verdict.FAILED, "has nothing at"),
+        (
+            {"bake_queries": own},
+            Verdict.FAILED,
+            "The check 'mine' of TRITON_DEPLOY_BAKE_QUERIES is not taken",
+        ),
+        ({"bake_window_s": 2}, Verdict.WARNING, "scrapes gateway every 1 s"),
+        ({"bake_alerts": ("NoSuch",)}, Verdict.FAILED, "no alert of the name NoSuch"),
+        ({"alertmanager_url": f"http://127.0.0.1:{free_port()}"}, Verdict.FAILED, "can't be reached"),
+        ({"alertmanager_url": watched.prometheus.url}, Verdict.FAILED, "has nothing at"),
+    ):
+        print(f"--- {changes}")
+        findings = watched.findings(**changes)
+        assert any(part in one.what for one in findings if one.verdict is verdict), findings
+        assert {one.verdict for one in findings} <= {Verdict.OK, verdict}, findings
