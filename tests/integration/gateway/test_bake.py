@@ -24,9 +24,9 @@ from ml_code.triton_deploy.errors import BakeFailed, Misconfigured, Unavailable
 from ml_code.triton_deploy.records import BAKED_BADLY, BakeVerdict
 from tests.support.fakes import fake_store
 from tests.support.models import fails_above, picky, slow
+from tests.support.servers.baked_site import Site
 from tests.support.servers.gateways import Gateway, Releases, free_port
 from tests.support.servers.prometheus_server import Prometheus
-from tests.support.servers.sites import Site
 from tests.support.servers.v2_clients import ASKED_A_SECOND, Clients, asking
 
 pytestmark = pytest.mark.integration

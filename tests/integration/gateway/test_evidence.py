@@ -34,9 +34,9 @@ from ml_code.triton_deploy.records import BakeVerdict, State
 from ml_code.triton_deploy.repository import ModelFolder
 from tests.support.fakes import fake_store
 from tests.support.models import fails_above
+from tests.support.servers.baked_site import Site
 from tests.support.servers.gateways import Gateway, Releases, free_port
 from tests.support.servers.prometheus_server import Alertmanager, Prometheus
-from tests.support.servers.sites import Site
 from tests.support.servers.v2_clients import ASKED_A_SECOND, asking
 from tests.support.waiting import eventually
 

@@ -31,10 +31,10 @@ from ml_code.triton_deploy.repository import ModelFolder
 from ml_code.triton_deploy.settings import Settings
 from tests.support.fakes import fake_store
 from tests.support.models import fails_above, picky, slow, times
+from tests.support.servers.baked_site import Site
 from tests.support.servers.gateways import Gateway, Releases, free_port
 from tests.support.servers.many_clients import Flood, ManyClients, Rows, StalledReaders, every
 from tests.support.servers.prometheus_server import Prometheus
-from tests.support.servers.sites import Site
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.soak, pytest.mark.timeout(600)]
