@@ -17,9 +17,9 @@ from ..triton_deploy.materialize import GOLDEN, OPTIONS
 from ..triton_deploy.records import Release
 from ..triton_deploy.registry import MlflowRegistry, RegisteredVersion, no_onnx
 from ..triton_deploy.repository import FileEntry, ModelFolder
-from ..triton_deploy.repository.durable import storage_errors
 from ..triton_deploy.repository.versions import MODEL_FILE, tree_digest
 from ..triton_deploy.settings import Settings
+from ..triton_deploy.storage import storage_errors
 from ..triton_deploy.transfer import Transfer
 
 log = logging.getLogger(__name__)

@@ -15,8 +15,9 @@ from .errors import InvalidInput, Misconfigured, NotFound
 from .http_answers import Answer
 from .locations import Place, ProxyPlace, S3Place, parse_place
 from .mlflow_api import MlflowApi
-from .repository.durable import make_directory, storage_errors
+from .repository.durable import make_directory
 from .settings import Settings
+from .storage import storage_errors
 
 ROOT_MODE = 0o755
 """The deployer writes, and Triton reads, as whatever user it runs."""

@@ -21,10 +21,10 @@ from .identity import has_content_of, refuse_another
 from .records import Deployment
 from .registry import DIGEST_TAG
 from .repository import FileEntry, Manifest
-from .repository.durable import storage_errors
 from .repository.versions import MODEL_FILE, SMOKE_CASE, Versions, sha256_of, tree_digest
 from .schema import Schema, breaking_changes
 from .settings import Settings
+from .storage import storage_errors
 from .transfer import Transfer
 from .unused import SERVING_EXAMPLE, unused
 

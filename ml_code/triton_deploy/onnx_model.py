@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from .errors import ArtifactRejected
 from .names import same_name, unfit_for_weights
 from .onnx_outline import ELEMENT_BYTES, outline
-from .repository.durable import storage_errors
 from .schema import Schema, Tensor
+from .storage import storage_errors
 
 if TYPE_CHECKING:
     import onnx

@@ -31,10 +31,10 @@ from .names import engine_name
 from .records import utc_text
 from .replicas import Replicas
 from .repository import Manifest, ModelFolder
-from .repository.durable import storage_errors
 from .repository.versions import SMOKE_CASE
 from .schema import Schema
 from .settings import Settings
+from .storage import storage_errors
 from .survey import Survey
 from .triton import Answer, Triton
 

@@ -21,9 +21,9 @@ from . import http
 from .mlflow_api import credentials_hint
 from .object_answers import AGAIN, Interruption, OneStreamOnly
 from .remote_object import BLOCK_BYTES, RemoteObject
-from .repository.durable import storage_errors
 from .settings import Settings
 from .sources import Source
+from .storage import storage_errors
 from .tls import Trust
 from .transfer_pace import Pace, Repeats
 

@@ -15,6 +15,7 @@ from ml_code.triton_deploy.errors import LeaseHeld, NotFound, StorageFailed, Sup
 from ml_code.triton_deploy.records import Failure, State, advance, utc_text
 from ml_code.triton_deploy.repository import Manifest, ModelFolder, durable, models_in
 from ml_code.triton_deploy.repository.versions import Versions
+from ml_code.triton_deploy.storage import storage_errors
 from tests.support.recorded import LIVE, NOW, RECORD
 
 # Durable writes
@@ -98,7 +99,7 @@ def test_what_is_written_can_be_read_by_others(tmp_path: Path) -> None:
     ],
 )
 def test_an_error_of_the_file_system_says_what_to_do(number: int, advice: str) -> None:
-    with pytest.raises(StorageFailed, match="while saving it") as caught, durable.storage_errors("saving it"):
+    with pytest.raises(StorageFailed, match="while saving it") as caught, storage_errors("saving it"):
         raise OSError(number, os.strerror(number))
     assert advice in caught.value.hint
 

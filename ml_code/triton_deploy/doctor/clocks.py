@@ -8,9 +8,9 @@ from email.utils import parsedate_to_datetime
 from .. import http, tls
 from ..errors import DeployError
 from ..mlflow_api import MlflowApi
-from ..repository.durable import storage_errors
 from ..repository.lease import CLOCK_SKEW_S
 from ..settings import Settings
+from ..storage import storage_errors
 from .check import Finding, Report
 from .probe import Probe
 

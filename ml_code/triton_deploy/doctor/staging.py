@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..errors import DeployError
-from ..repository.durable import storage_errors
 from ..repository.lease import STAGING as LEASE
 from ..repository.lease import Lease
 from ..settings import Settings
+from ..storage import storage_errors
 from ..triton import GrpcTriton, ServerInfo, tritons_of
 from .check import Finding, Report
 from .probe import Probe

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Protocol
 
 from ..errors import DeployError
-from ..repository.durable import storage_errors
 from ..settings import Settings
+from ..storage import storage_errors
 from ..triton import Index, ServerInfo, tritons_of
 from .check import Finding, Report
 from .probe import Probe

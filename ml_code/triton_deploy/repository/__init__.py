@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Self
 
 from ..names import check_model, engine_name, is_model
+from ..storage import storage_errors
 from .bakes import Bakes
-from .durable import storage_errors
 from .engines import Engines, engines_in, is_link_to
 from .evidence import Evidence
 from .journal import Journal

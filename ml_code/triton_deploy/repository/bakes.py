@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..records import Bake, to_json
+from ..storage import storage_errors
 from . import durable
 from .reading import read_record
 
@@ -38,7 +39,7 @@ class Bakes:
             StorageFailed: it can't be written.
         """
         path = self._path(bake.generation)
-        with durable.storage_errors(f"recording the bake of release {bake.generation} of {self._model}"):
+        with storage_errors(f"recording the bake of release {bake.generation} of {self._model}"):
             durable.make_directory(path.parent)
             created = durable.create_file(path, to_json(bake))
         return bake if created else (self.find(bake.generation) or bake)
@@ -49,7 +50,7 @@ class Bakes:
 
     def generations(self) -> set[int]:
         """Return the releases that have one; raises StorageFailed."""
-        with durable.storage_errors(f"listing {self._folder}"):
+        with storage_errors(f"listing {self._folder}"):
             return {int(path.stem) for path in self._folder.glob("*.json") if path.stem.isdigit()}
 
     def newest_first(self) -> Iterator[Bake]:

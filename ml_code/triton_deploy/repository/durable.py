@@ -16,45 +16,13 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-
-from ..errors import DeployError, StorageFailed
 
 FILE_MODE = 0o644
 """Triton may run as another user: what it has to read must not be private."""
 
 OPEN_ELSEWHERE = (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY)
 """What removing a directory and its ``.nfs…`` files fails with on NFS while a process has one of its files open."""
-
-
-@contextlib.contextmanager
-def storage_errors(doing: str) -> Iterator[None]:
-    """Turn an OSError of the block into StorageFailed.
-
-    Args:
-        doing: what was being done, as it reads after "while": ``writing /models/…``.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise storage_failed(error, doing) from error
-
-
-def storage_failed(error: OSError, doing: str) -> DeployError:
-    """Return the StorageFailed that tells a user of ``error`` what to do."""
-    hints = {
-        errno.ENOSPC: "Free space on the model repository's file system, then deploy again.",
-        errno.EDQUOT: "Raise the quota of the model repository, then deploy again.",
-        errno.EROFS: "Mount the model repository read-write for the deployer.",
-        errno.EACCES: "Let the deployer's user write the model repository (same group on every worker).",
-        errno.EPERM: "Let the deployer's user write the model repository (same group on every worker).",
-    }
-    place = f" ({error.filename})" if error.filename and str(error.filename) not in doing else ""
-    return StorageFailed(
-        f"The model repository failed while {doing}: {error.strerror or error}{place}.",
-        hint=hints.get(error.errno or 0, "Check the model repository's file system and mount."),
-    )
 
 
 def fsync_directory(path: Path) -> None:

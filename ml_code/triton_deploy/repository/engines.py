@@ -31,6 +31,7 @@ from pathlib import Path
 
 from ..errors import Foreign
 from ..names import engine_name, engine_version
+from ..storage import storage_errors
 from . import durable
 
 CONFIG = "config.pbtxt"
@@ -42,7 +43,7 @@ _UNPARSABLE = "# A candidate: "
 def engines_in(root: Path) -> dict[str, list[int]]:
     """Return the versions of each model of a repository that have something with the name of an engine, ascending; see Engines.foreign."""
     found: dict[str, list[int]] = {}
-    with durable.storage_errors(f"listing {root}"):
+    with storage_errors(f"listing {root}"):
         for name in os.listdir(root) if root.is_dir() else ():
             model = name.rpartition(".v")[0]
             version = engine_version(model, name)
@@ -99,7 +100,7 @@ class Engines:
         """
         engine = self._folder(version)
         path = engine / CONFIG
-        with durable.storage_errors(f"reading {engine}"):
+        with storage_errors(f"reading {engine}"):
             if (
                 engine.is_symlink()
                 or not path.is_file()
@@ -122,7 +123,7 @@ class Engines:
         if self.foreign(version):
             return
         for path in self.folders(version):
-            with durable.storage_errors(f"removing {path}"):
+            with storage_errors(f"removing {path}"):
                 if path.exists():
                     shutil.rmtree(path)
                     durable.fsync_directory(path.parent)
@@ -134,7 +135,7 @@ class Engines:
     def configured(self) -> list[int]:
         """Return the versions that have configurations, ascending: also those whose engine an earlier release of this code removed."""
         path = self._configurations(0).parent
-        with durable.storage_errors(f"listing {path}"):
+        with storage_errors(f"listing {path}"):
             names = os.listdir(path) if path.is_dir() else ()
             return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]{0,9}", name))
 
@@ -144,7 +145,7 @@ class Engines:
 
     def _write(self, version: int, texts: dict[str, str], now: str) -> None:
         engine, configurations = self.folders(version)
-        with durable.storage_errors(f"writing {engine}"):
+        with storage_errors(f"writing {engine}"):
             for folder, names in ((configurations, (*texts, CONFIG)), (engine, (CONFIG, str(version)))):
                 _require_folder(folder)
                 durable.make_directory(folder)
@@ -162,7 +163,7 @@ class Engines:
         return os.path.join("..", self._model, str(version))
 
     def _others(self, folder: Path, is_ours: Callable[[Path], bool]) -> list[Path]:
-        with durable.storage_errors(f"listing {folder}"):
+        with storage_errors(f"listing {folder}"):
             if not os.path.lexists(folder):
                 return []
             if folder.is_symlink() or not folder.is_dir():

@@ -15,7 +15,7 @@ from pathlib import Path
 from ..errors import DeployError, StorageFailed
 from ..names import OUR_FOLDERS, engine_name
 from ..records import State
-from . import durable
+from ..storage import storage_errors
 from .engines import engines_in, is_link_to
 from .journal import Journal
 from .releases import Releases
@@ -106,7 +106,7 @@ class Evidence:
         # In the place of the whole folder, where nothing else is known of the model, it is somebody else's model.
         places = [self._folder] if list(self._engines()) else []
         for path in (*places, *(self._folder / name for name in OUR_FOLDERS)):
-            with durable.storage_errors(f"looking at {path}"):
+            with storage_errors(f"looking at {path}"):
                 if path.is_symlink():
                     yield f"{path} is a link, and this deployer makes a folder there: what it has written is gone, or elsewhere."
                 elif os.path.lexists(path) and not path.is_dir():
@@ -126,7 +126,7 @@ class Evidence:
 
     def _changed_after(self, generation: int) -> list[str]:
         path = self._releases.path(generation)
-        with durable.storage_errors(f"looking at {path}"):
+        with storage_errors(f"looking at {path}"):
             written = path.stat().st_mtime
         return [
             deploy_id

@@ -13,6 +13,7 @@ from pathlib import Path
 from ..errors import NotFound, StorageFailed, Superseded
 from ..names import check_deploy_id, is_deploy_id
 from ..records import Deployment, to_json
+from ..storage import storage_errors
 from . import durable
 from .reading import read_record
 
@@ -50,7 +51,7 @@ class Journal:
         The process that recorded it may have been killed before it could.
         """
         folder = self._folder / check_deploy_id(deploy_id)
-        with durable.storage_errors(f"syncing {folder}"):
+        with storage_errors(f"syncing {folder}"):
             durable.fsync_directory(folder)
 
     def append(self, record: Deployment, after: Deployment | None) -> Deployment:
@@ -70,7 +71,7 @@ class Journal:
         entries = self._entries(record.deploy_id)
         last = self._read(entries[-1]) if entries else None
         slot = self.path(record.deploy_id) / f"{len(entries) + 1:04d}.json"
-        with durable.storage_errors(f"recording that {record.deploy_id} is {record.state}"):
+        with storage_errors(f"recording that {record.deploy_id} is {record.state}"):
             durable.make_directory(slot.parent)
             before = entries[-1].read_text(encoding="utf-8") if entries else ""
             if last != after or not durable.create_file(slot, to_json(record, before)):
@@ -83,7 +84,7 @@ class Journal:
 
     def ids(self) -> list[str]:
         """Return the ids of every deployment, in their order."""
-        with durable.storage_errors(f"listing {self._folder}"):
+        with storage_errors(f"listing {self._folder}"):
             names = sorted(os.listdir(self._folder)) if self._folder.is_dir() else []
         # Others' files are in nobody's way.
         return list(filter(is_deploy_id, names))
@@ -97,7 +98,7 @@ class Journal:
 
     def _entries(self, deploy_id: str) -> list[Path]:
         folder = self.path(deploy_id)
-        with durable.storage_errors(f"listing {folder}"):
+        with storage_errors(f"listing {folder}"):
             return sorted(folder.glob("[0-9]*.json")) if folder.is_dir() else []
 
     def _read(self, path: Path) -> Deployment:

@@ -6,6 +6,7 @@ import contextlib
 from pathlib import Path
 
 from ..records import ReconcileNote, to_json
+from ..storage import storage_errors
 from . import durable
 
 
@@ -21,7 +22,7 @@ class LastReconcile:
 
     def write(self, note: ReconcileNote) -> None:
         """Leave a note; raises StorageFailed when it can't be written."""
-        with durable.storage_errors(f"writing {self._path}"):
+        with storage_errors(f"writing {self._path}"):
             durable.replace_file(self._path, to_json(note))
 
     def read(self) -> ReconcileNote | None:

@@ -23,6 +23,7 @@ from ..errors import LeaseHeld, StorageFailed, Superseded
 from ..names import is_deploy_id
 from ..reader import Moment
 from ..records import utc_text
+from ..storage import storage_errors
 from . import durable
 from .reading import read_record
 
@@ -89,7 +90,7 @@ class Lease:
             Superseded: another deployment took it in this moment.
             StorageFailed: it can't be written.
         """
-        with durable.storage_errors(f"taking the lease of {self._model}"):
+        with storage_errors(f"taking the lease of {self._model}"):
             durable.make_directory(self._folder)
             number, text = self._newest()
             held = self._held(number, text)
@@ -135,7 +136,7 @@ class Lease:
         """Give the lease back; one that is not this deployment's stays as it is."""
         number, held = self._latest()
         if held and held.deploy_id == deploy_id:
-            with durable.storage_errors(f"giving back the lease of {self._model}"):
+            with storage_errors(f"giving back the lease of {self._model}"):
                 durable.replace_file(self._path(number), GIVEN_BACK)
 
     def last(self, now: datetime) -> tuple[str | None, bool]:
@@ -167,7 +168,7 @@ class Lease:
 
     def _newest(self) -> tuple[int, str]:
         """Return the number of the file in force and its text; without one, 0 and the text of a lease that was given back."""
-        with durable.storage_errors(f"reading the lease of {self._model}"):
+        with storage_errors(f"reading the lease of {self._model}"):
             while numbers := self._numbers():
                 path = self._path(numbers[-1])
                 try:

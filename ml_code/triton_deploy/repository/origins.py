@@ -21,7 +21,7 @@ from typing import Any
 from ..errors import StorageFailed
 from ..names import is_deploy_id
 from ..records import Deployment, Failure
-from . import durable
+from ..storage import storage_errors
 from .journal import Journal
 
 MANIFEST = "manifest.json"
@@ -124,7 +124,7 @@ def set_aside_name(version: int, deploy_id: str) -> str:
 
 def said_by(path: Path) -> dict[str, Any] | None:
     """Return the JSON object in a file, or None when there is no such file or it holds something else; raises StorageFailed."""
-    with durable.storage_errors(f"reading {path}"):
+    with storage_errors(f"reading {path}"):
         data = path.read_bytes() if path.is_file() and path.stat().st_size <= MAX_BYTES else b""
     with contextlib.suppress(ValueError, RecursionError):
         content = json.loads(data)

@@ -15,6 +15,7 @@ from pathlib import Path
 from ..errors import DeployError, Foreign
 from ..names import OUR_FOLDERS, is_deploy_id
 from ..records import Deployment, State
+from ..storage import storage_errors
 from . import durable
 from .engines import Engines
 from .journal import Journal
@@ -100,7 +101,7 @@ class Ownership:
     def foreign_files(self) -> list[Path]:
         """Return what lies in the model's folder, or in its place, that this package does not write before a first release."""
         folder = self._root / self._model
-        with durable.storage_errors(f"listing {folder}"):
+        with storage_errors(f"listing {folder}"):
             if not os.path.lexists(folder):
                 return []
             if not folder.is_dir():
@@ -125,7 +126,7 @@ class Ownership:
         if manifest is None:
             return [folder / MANIFEST]
         ours = {*(entry.path for entry in manifest.files), *BESIDE_THE_ARTIFACT}
-        with durable.storage_errors(f"listing {folder}"):
+        with storage_errors(f"listing {folder}"):
             return sorted(
                 path
                 for path in folder.rglob("*")
@@ -137,7 +138,7 @@ class Ownership:
     def foreign_in_deployment(self, deploy_id: str) -> list[Path]:
         """Return what lies in a deployment's folder that is not a record of it."""
         folder = self._journal.path(deploy_id)
-        with durable.storage_errors(f"listing {folder}"):
+        with storage_errors(f"listing {folder}"):
             return sorted(
                 path
                 for path in folder.iterdir()
@@ -195,7 +196,7 @@ class Ownership:
         return any(name.split(".")[0] == str(version) for name in self._versions.put_aside())
 
     def _is_version(self, path: Path) -> bool:
-        with durable.storage_errors(f"listing {path}"):
+        with storage_errors(f"listing {path}"):
             if path.is_symlink() or not path.is_dir():
                 return False
             names = os.listdir(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import StorageFailed
-from . import durable
+from ..storage import storage_failed
 
 T = TypeVar("T")
 
@@ -36,4 +36,4 @@ def read_record(path: Path, decode: Callable[[str], T], what: str, hint: str) ->
     except ValueError as error:
         raise StorageFailed(f"{what} {path} can't be read: {error}.", hint=hint) from error
     except OSError as error:
-        raise durable.storage_failed(error, f"reading {path}") from error
+        raise storage_failed(error, f"reading {path}") from error

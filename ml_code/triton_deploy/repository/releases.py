@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..errors import StorageFailed, Superseded
 from ..records import Release, to_json
+from ..storage import storage_errors
 from . import durable
 from .reading import read_record
 
@@ -68,7 +69,7 @@ class Releases:
         """
         for release in takewhile(lambda one: one.generation >= from_generation, self.history()):
             if release.deploy_id == deploy_id:
-                with durable.storage_errors(f"syncing {self._folder}"):
+                with storage_errors(f"syncing {self._folder}"):
                     durable.fsync_directory(self._folder)
                 return release
         return None
@@ -85,7 +86,7 @@ class Releases:
             StorageFailed: it can't be written; nothing was committed.
         """
         path = self.path(release.generation)
-        with durable.storage_errors(f"writing release {release.generation} of {self._model}"):
+        with storage_errors(f"writing release {release.generation} of {self._model}"):
             durable.make_directory(path.parent)
             created = durable.create_file(path, to_json(release))
         if not created:
@@ -105,7 +106,7 @@ class Releases:
         before = ""
         with contextlib.suppress(OSError, ValueError):
             before = self.path(release.generation).read_text(encoding="utf-8")
-        with durable.storage_errors(f"writing {self._current}"):
+        with storage_errors(f"writing {self._current}"):
             durable.keep_file(self._current, to_json(release, before))
 
     def projected(self) -> Release | None:
@@ -115,12 +116,12 @@ class Releases:
         return None
 
     def _has(self, generation: int) -> bool:
-        with durable.storage_errors(f"looking into {self._folder}"):
+        with storage_errors(f"looking into {self._folder}"):
             return self.path(generation).exists()
 
     def generations(self) -> list[int]:
         """Return the numbers of the releases that are there, ascending."""
-        with durable.storage_errors(f"listing {self._folder}"):
+        with storage_errors(f"listing {self._folder}"):
             if not self._folder.is_dir():
                 return []
             found = (re.fullmatch(r"([0-9]{6,18})\.json", name) for name in os.listdir(self._folder))

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import StorageFailed, Superseded
+from ..storage import storage_errors
 from . import durable
 
 PLACES = {"entry": "", "journal": "deployments"}
@@ -49,7 +50,7 @@ class Removals:
         place = next(key for key, below in PLACES.items() if source.parent == self._folder / below)
         name = f"{place}-{source.name}-{secrets.token_hex(4)}"
         leaving = self._folder / f".leaving-{name}"
-        with durable.storage_errors(f"removing {source}"):
+        with storage_errors(f"removing {source}"):
             durable.rename(source, leaving)
         try:
             still_allowed()
@@ -58,7 +59,7 @@ class Removals:
             with contextlib.suppress(StorageFailed):
                 self.settle(leaving)
             raise
-        with durable.storage_errors(f"removing {source}"):
+        with storage_errors(f"removing {source}"):
             try:
                 durable.rename(leaving, self._trash(leaving))
             except FileNotFoundError as error:
@@ -79,7 +80,7 @@ class Removals:
         source = self._folder / PLACES[match["place"]] / match["name"]
         target = self._trash(leaving) if source.exists() else source
         with (
-            durable.storage_errors(f"putting {source} back"),
+            storage_errors(f"putting {source} back"),
             # Its own process has gone on, or another one put it back.
             contextlib.suppress(FileNotFoundError),
         ):
@@ -103,14 +104,14 @@ class Removals:
         if found:
             self._sync_names()
         for path in found:
-            with durable.storage_errors(f"removing {path}"):
+            with storage_errors(f"removing {path}"):
                 if not durable.remove_tree(path):
                     remaining.append(path.name)
         return remaining
 
     def size_bytes(self, source: Path) -> int:
         """Return the bytes that are free when a directory is gone: those of files that no other version shares."""
-        with durable.storage_errors(f"measuring {source}"):
+        with storage_errors(f"measuring {source}"):
             found = (path.lstat() for path in source.rglob("*"))
             return sum(status.st_size for status in found if status.st_nlink == 1)
 
@@ -121,7 +122,7 @@ class Removals:
         """
         for below in PLACES.values():
             folder = self._folder / below
-            with durable.storage_errors(f"syncing {folder}"):
+            with storage_errors(f"syncing {folder}"):
                 if folder.is_dir():
                     durable.fsync_directory(folder)
 
@@ -129,5 +130,5 @@ class Removals:
         return leaving.with_name(leaving.name.replace(".leaving-", ".trash-", 1))
 
     def _with_prefix(self, prefix: str) -> list[Path]:
-        with durable.storage_errors(f"listing {self._folder}"):
+        with storage_errors(f"listing {self._folder}"):
             return sorted(path for path in self._folder.glob(f"{prefix}*") if LEAVING.fullmatch(path.name))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..errors import StorageFailed
 from ..names import OUR_FOLDERS, ends_triton, engine_version
-from . import durable
+from ..storage import storage_errors
 
 WHAT_TO_DO = "Move it out of the model's folder, whoever put it there."
 MOST_FOLDERS = 1000
@@ -61,7 +61,7 @@ def traps_in(folders: Iterable[Path]) -> list[Trap]:
     """
     found = []
     for folder in folders:
-        with durable.storage_errors(f"listing {folder}"):
+        with storage_errors(f"listing {folder}"):
             if folder.is_dir():
                 found += list(_Look(folder).traps())
     return sorted(found, key=lambda trap: trap.path)
@@ -75,7 +75,7 @@ def clear_the_way(folder: Path) -> None:
     """
     for name in sorted(_MADE_ANEW):
         path = folder / name
-        with durable.storage_errors(f"looking at {path}"):
+        with storage_errors(f"looking at {path}"):
             if _leads_nowhere(path):
                 path.unlink(missing_ok=True)
 

@@ -26,6 +26,7 @@ from ..names import engine_name, is_version
 from ..reader import Count, InnerPath, Version
 from ..records import Deployment, Failure, Release
 from ..schema import Schema
+from ..storage import storage_errors
 from . import durable
 from .journal import Journal
 from .origins import FAILURE, MANIFEST, Origins, failure_content, said_by, set_aside_name
@@ -140,7 +141,7 @@ class Versions:
     def manifest(self, version: int) -> Manifest | None:
         """Return a version's manifest, or None when the version is not here."""
         path = self.path(version) / MANIFEST
-        with durable.storage_errors(f"reading {path}"):
+        with storage_errors(f"reading {path}"):
             return Manifest.read(path) if path.is_file() else None
 
     def usable(self, version: int) -> Manifest | None:
@@ -162,7 +163,7 @@ class Versions:
     def manifest_digest(self, version: int) -> str:
         """Return the sha256 of a version's manifest as it lies there, in hex; empty when there is none."""
         path = self.path(version) / MANIFEST
-        with durable.storage_errors(f"reading {path}"):
+        with storage_errors(f"reading {path}"):
             return sha256_of(path) if path.is_file() else ""
 
     def with_digest(self, digest: str) -> Manifest | None:
@@ -184,7 +185,7 @@ class Versions:
     def stage(self, deploy_id: str) -> Path:
         """Return an empty staging directory of this deployment, on the file system of the versions."""
         staging = self._staging(deploy_id)
-        with durable.storage_errors(f"preparing {staging}"):
+        with storage_errors(f"preparing {staging}"):
             if staging.exists():
                 shutil.rmtree(staging)
             durable.make_directory(staging)
@@ -192,7 +193,7 @@ class Versions:
 
     def discard_stage(self, deploy_id: str) -> None:
         """Remove this deployment's staging directory, if there is one."""
-        with durable.storage_errors(f"removing {self._staging(deploy_id)}"):
+        with storage_errors(f"removing {self._staging(deploy_id)}"):
             if self._staging(deploy_id).exists():
                 shutil.rmtree(self._staging(deploy_id))
 
@@ -203,7 +204,7 @@ class Versions:
             StorageFailed: they can't be synced or renamed; the version does not exist then.
         """
         staging, target = self._staging(deploy_id), self.path(manifest.version)
-        with durable.storage_errors(f"installing {target}"):
+        with storage_errors(f"installing {target}"):
             (staging / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
             for path in staging.rglob("*"):
                 path.chmod(0o755 if path.is_dir() else durable.FILE_MODE)
@@ -213,7 +214,7 @@ class Versions:
 
     def sync_names(self) -> None:
         """Make the names of the versions durable, before something relies on one that another process installed."""
-        with durable.storage_errors(f"syncing {self._folder}"):
+        with storage_errors(f"syncing {self._folder}"):
             durable.fsync_directory(self._folder)
 
     def set_aside(self, manifest: Manifest) -> None:
@@ -223,12 +224,12 @@ class Versions:
         another deployment is in its place, finds that name taken.
         """
         source = self.path(manifest.version)
-        with durable.storage_errors(f"moving {source} away"):
+        with storage_errors(f"moving {source} away"):
             durable.rename(source, self._folder / set_aside_name(manifest.version, manifest.deploy_id))
 
     def free_bytes(self) -> int:
         """Return the space that is free for this user where versions are staged, bytes."""
-        with durable.storage_errors(f"measuring {self._root}"):
+        with storage_errors(f"measuring {self._root}"):
             return shutil.disk_usage(self._folder if self._folder.is_dir() else self._root).free
 
     def stages(self) -> list[str]:
@@ -242,7 +243,7 @@ class Versions:
             engines: the folders of the model's engines.
         """
         places = (self._folder, self._folder / "releases", self._folder / "leases", *engines)
-        with durable.storage_errors(f"listing {self._folder}"):
+        with storage_errors(f"listing {self._folder}"):
             return sorted(
                 place / name
                 for place in places
@@ -253,7 +254,7 @@ class Versions:
 
     def remove_temporary(self, path: Path) -> None:
         """Remove one of ``temporaries``."""
-        with durable.storage_errors(f"removing {path}"):
+        with storage_errors(f"removing {path}"):
             path.unlink(missing_ok=True)
 
     def damage(
@@ -299,7 +300,7 @@ class Versions:
             yield f"{MANIFEST} lists other files than were released"
         for entry in manifest.files:
             path = self.path(version) / entry.path
-            with durable.storage_errors(f"reading {path}"):
+            with storage_errors(f"reading {path}"):
                 as_large = path.is_file() and path.stat().st_size == entry.size_bytes
                 whole = deep or entry.path in read
                 same = as_large and (not whole or sha256_of(path, progress) == entry.sha256)
@@ -328,7 +329,7 @@ class Versions:
         mine = manifest is not None and manifest.deploy_id == record.deploy_id
         content = failure_content(record, failure, record.digest)
         target = self._folder / f"{record.version}.failed_{at.astimezone(UTC):%Y%m%dT%H%M%S}"
-        with durable.storage_errors(f"quarantining what {record.deploy_id} brought"):
+        with storage_errors(f"quarantining what {record.deploy_id} brought"):
             # A name that this deployment has given is kept: what lies under the version's name by now is another's, and the rename
             # of a process that wakes up here finds the name taken.
             while target.exists() and self._origins.put_aside_by(target) != record.deploy_id:
@@ -370,7 +371,7 @@ class Versions:
     def installed(self) -> dict[int, str]:
         """Return every version directory with the deployment that installed it; empty when no manifest says which."""
         found = [path for path in self._found("[1-9]*") if re.fullmatch("[0-9]+", path.name)]
-        with durable.storage_errors(f"listing {self._folder}"):
+        with storage_errors(f"listing {self._folder}"):
             versions = sorted(int(path.name) for path in found if path.is_dir())
         return {version: self._origins.installed_by(self.path(version)) for version in versions}
 
@@ -388,7 +389,7 @@ class Versions:
     def changed_at(self, name: str) -> datetime:
         """Return when something was last put into a version or a quarantined directory, as the file system has it."""
         path = self.entry(name)
-        with durable.storage_errors(f"looking at {path}"):
+        with storage_errors(f"looking at {path}"):
             return datetime.fromtimestamp(path.stat().st_mtime, UTC)
 
     def entry(self, name: str) -> Path:
@@ -418,7 +419,7 @@ class Versions:
 
     def _found(self, pattern: str) -> list[Path]:
         """Return what is in the model's folder and matches, by name."""
-        with durable.storage_errors(f"listing {self._folder}"):
+        with storage_errors(f"listing {self._folder}"):
             return sorted(self._folder.glob(pattern))
 
     # The switch: derived, rebuildable
@@ -426,13 +427,13 @@ class Versions:
     def switch(self) -> str | None:
         """Return the switch's configuration as it is on disk, or None."""
         path = self._folder / SWITCH_CONFIG
-        with durable.storage_errors(f"reading {path}"):
+        with storage_errors(f"reading {path}"):
             return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
 
     def write_switch(self, config: str) -> None:
         """Write the configuration that a restarted Triton finds; an equal one is not touched."""
         path = self._folder / SWITCH_CONFIG
-        with durable.storage_errors(f"writing {path}"):
+        with storage_errors(f"writing {path}"):
             durable.keep_file(path, config)
 
     def _staging(self, deploy_id: str) -> Path:
