@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .settings import Settings
-
 PATIENCE = 3
 """So many looks in a row without a measurement are no measurement: a scrape or a restart of Prometheus is less."""
 
@@ -91,15 +89,6 @@ class Policy:
     no_data: str = "hold"
     bad_looks: int = 2
     hold_s: float = 3600.0
-
-    @classmethod
-    def of(cls, settings: Settings) -> Policy:
-        """Return the policy of the settings."""
-        return cls(
-            no_data=settings.canary_no_data,
-            bad_looks=settings.bake_bad_looks,
-            hold_s=settings.canary_hold_s,
-        )
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ class CanaryWatch:
         over = spent_s >= self._canary.step_s
         self._refuse_lost(judgment, now, ends=over or is_told(self._canary, Decision.PROMOTE))
         noted = self._noted(judgment, now)
-        found = stand(self._seen(judgment, noted, over=over, now=now), Policy.of(self._settings))
+        found = stand(self._seen(judgment, noted, over=over, now=now), _policy(self._settings))
         if self._exposed_s(now) > longest_s(self._settings.canary_hold_s) and found.course is Course.HELD:
             found = Stand(Course.UNDECIDED, f"the canary takes longer than any may: {found.why}")
         self._refuse_bad(judgment, found)
@@ -361,3 +361,11 @@ def _told_apart(canary: Canary) -> tuple[object, ...]:
     looks = judgment.get("bad_looks", 0), judgment.get("unmeasured_looks", 0)
     gone = judgment.get("verdict") == Verdict.GONE
     return (looks, gone, canary.held_utc, canary.share_percent, canary.mirrored_percent, canary.counted)
+
+
+def _policy(settings: Settings) -> Policy:
+    return Policy(
+        no_data=settings.canary_no_data,
+        bad_looks=settings.bake_bad_looks,
+        hold_s=settings.canary_hold_s,
+    )
