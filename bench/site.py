@@ -15,9 +15,9 @@ from ml_code.triton_deploy import golden
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.intake import DeployRequest
 from ml_code.triton_deploy.repository import ModelFolder
-from ml_code.triton_deploy.repository.versions import SMOKE_CASE
 from ml_code.triton_deploy.schema import Schema
 from ml_code.triton_deploy.settings import Settings
+from ml_code.triton_deploy.version_files import SMOKE_CASE
 from stack import Stack
 
 MODEL = "best_model"

@@ -11,16 +11,15 @@ from pathlib import Path
 
 from ..training.heldout import ARTIFACT_PATH, DIGEST_TAG, HeldOut, HeldOutError
 from ..triton_deploy import onnx_model
-from ..triton_deploy.artifacts import ArtifactStore, RemoteFile, store_for
+from ..triton_deploy.artifacts import ArtifactStore, store_for
 from ..triton_deploy.errors import ArtifactRejected, DeployError, NotFound
-from ..triton_deploy.materialize import GOLDEN, OPTIONS
 from ..triton_deploy.records import Release
 from ..triton_deploy.registry import MlflowRegistry, RegisteredVersion, no_onnx
-from ..triton_deploy.repository import FileEntry, ModelFolder
-from ..triton_deploy.repository.versions import MODEL_FILE, tree_digest
+from ..triton_deploy.repository import ModelFolder
 from ..triton_deploy.settings import Settings
 from ..triton_deploy.storage import storage_errors
 from ..triton_deploy.transfer import Transfer
+from ..triton_deploy.version_files import GOLDEN, MODEL_FILE, OPTIONS, FileEntry, RemoteFile, tree_digest
 
 log = logging.getLogger(__name__)
 

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..triton_deploy import onnx_model
-from ..triton_deploy.artifacts import ArtifactStore, RemoteFile, store_for
+from ..triton_deploy.artifacts import ArtifactStore, store_for
 from ..triton_deploy.errors import ArtifactRejected
-from ..triton_deploy.materialize import GOLDEN, OPTIONS
 from ..triton_deploy.registry import RegisteredVersion
-from ..triton_deploy.repository import FileEntry
-from ..triton_deploy.repository.versions import MODEL_FILE, tree_digest
 from ..triton_deploy.settings import Settings
 from ..triton_deploy.transfer import Transfer
+from ..triton_deploy.version_files import GOLDEN, MODEL_FILE, OPTIONS, FileEntry, RemoteFile, tree_digest
 
 MLMODEL = "MLmodel"
 

@@ -13,11 +13,9 @@ from ..triton_deploy.datatypes import NUMPY_TYPES
 from ..triton_deploy.errors import ArtifactRejected, Misconfigured
 from ..triton_deploy.golden import Array, derive_case, largest_error, parse_case
 from ..triton_deploy.machine_faults import machine_fault
-from ..triton_deploy.materialize import GOLDEN
-from ..triton_deploy.repository.versions import MODEL_FILE
 from ..triton_deploy.schema import Schema, Tensor
 from ..triton_deploy.settings import Settings
-from ..triton_deploy.unused import SERVING_EXAMPLE
+from ..triton_deploy.version_files import GOLDEN, MODEL_FILE, SERVING_EXAMPLE
 from .local_files import Fetched
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from ..triton_deploy.canary import Exposure, exposure
 from ..triton_deploy.errors import DeployError
 from ..triton_deploy.records import Release
-from ..triton_deploy.repository import Manifest, ModelFolder, models_in
+from ..triton_deploy.repository import ModelFolder, models_in
 from ..triton_deploy.schema import Schema, Tensor, breaking_changes
+from ..triton_deploy.version_files import Manifest
 
 
 @dataclass(frozen=True)

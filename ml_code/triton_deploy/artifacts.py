@@ -9,7 +9,8 @@ from .locations import ProxyPlace, S3Place, not_from_here
 from .proxied_store import ProxiedStore
 from .s3_store import S3Store
 from .settings import Settings
-from .sources import ArtifactStore, RemoteFile, Source, place_of
+from .sources import ArtifactStore, Source, place_of
+from .version_files import RemoteFile
 
 __all__ = ["ArtifactStore", "ProxiedStore", "RemoteFile", "S3Store", "Source", "store_for"]
 

@@ -37,7 +37,7 @@ from .names import check_alias, check_deploy_id, check_model
 from .plan import Plan, plan_deploy, plan_revert, plan_rollback
 from .records import Deployment, Pinned, Release, State, utc_text
 from .registry import MlflowRegistry, Registry, wait_for_alias
-from .repository import Manifest, ModelFolder
+from .repository import ModelFolder
 from .room import require_room
 from .serving import Serving
 from .settings import Settings
@@ -46,6 +46,7 @@ from .staging import Staging
 from .step import Step
 from .triton import Triton, staging_of, tritons_of
 from .verdicts import refuse_bad
+from .version_files import Manifest
 
 log = logging.getLogger(__name__)
 

@@ -20,10 +20,11 @@ from .http_answers import Answer
 from .identity import Origin, is_another, origin_of, same_files, way_forward
 from .mlflow_api import MlflowApi
 from .records import BAKED_BADLY, Deployment, Release, State
-from .registry import DIGEST_TAG, tags_of
+from .registry import tags_of
 from .repository import ModelFolder
 from .settings import Settings
 from .verdicts import bad_versions, in_a_line
+from .version_files import DIGEST_TAG
 
 LIVE, WARM, RETIRED, FAILED = "live", "warm", "retired", "failed"
 KEYS = ("status", "generation", "time_utc", "reason", "verdict")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .errors import AnotherVersion, InvalidInput
 from .locations import LoggedModelRef, RunPlace, parse
 from .records import Pinned
-from .repository import Manifest
+from .version_files import Manifest
 
 ONNX_FOLDER = "onnx"
 """Folder of a run in which the ONNX files of any of its versions may be, whatever the version was registered from."""

@@ -13,14 +13,13 @@ from itertools import chain
 from .artifacts import ArtifactStore
 from .errors import ArtifactRejected, InvalidInput, NotFound, Superseded
 from .identity import has_content_of, refuse_another
-from .materialize import source_fingerprint
 from .names import check_version
 from .records import UNVERIFIED, Canary, Deployment, Pinned, Release, State, utc_text
 from .registry import RegisteredVersion, no_onnx
 from .repository import ModelFolder
 from .repository.lease import CLOCK_SKEW_S
-from .repository.versions import MODEL_FILE
 from .verdicts import not_bad
+from .version_files import MODEL_FILE, source_fingerprint
 
 log = logging.getLogger(__name__)
 

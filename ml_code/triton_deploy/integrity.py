@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from .errors import Damaged
 from .records import Release, utc_text
-from .repository import Manifest, ModelFolder
-from .repository.versions import SMOKE_CASE
+from .repository import ModelFolder
 from .step import Step
+from .version_files import SMOKE_CASE, Manifest
 
 
 def last_release_of(folder: ModelFolder, version: int) -> Release | None:

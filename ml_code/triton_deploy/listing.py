@@ -6,7 +6,7 @@ import time
 
 from .errors import DeployError, Misconfigured, Unavailable
 from .http_answers import MOST_VALUES
-from .sources import RemoteFile
+from .version_files import RemoteFile
 
 MOST_ENTRIES = 100_000
 MOST_PAGES = 1_000

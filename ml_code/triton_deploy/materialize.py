@@ -15,25 +15,31 @@ from pathlib import Path
 from typing import Any
 
 from . import model_config, onnx_model
-from .artifacts import ArtifactStore, RemoteFile
+from .artifacts import ArtifactStore
 from .errors import ArtifactRejected, NotFound, Quarantined, SchemaChanged, StorageFailed
 from .identity import has_content_of, refuse_another
 from .records import Deployment
-from .registry import DIGEST_TAG
-from .repository import FileEntry, Manifest
-from .repository.versions import MODEL_FILE, SMOKE_CASE, Versions, sha256_of, tree_digest
+from .repository.versions import Versions, sha256_of
 from .schema import Schema, breaking_changes
 from .settings import Settings
 from .storage import storage_errors
 from .transfer import Transfer
-from .unused import SERVING_EXAMPLE, unused
-
-GOLDEN = "triton/golden.json"
-OPTIONS = "triton/config.json"
-MOST_BYTES = {GOLDEN: 64 << 20, OPTIONS: 1 << 20}
-"""Sizes over which these files are not read: as JSON they take several times that in memory."""
-MOST_EXAMPLE_BYTES = 64 << 20
-"""Size over which an input example is not read."""
+from .unused import unused
+from .version_files import (
+    DIGEST_TAG,
+    GOLDEN,
+    MODEL_FILE,
+    MOST_BYTES,
+    MOST_EXAMPLE_BYTES,
+    OPTIONS,
+    SERVING_EXAMPLE,
+    SMOKE_CASE,
+    FileEntry,
+    Manifest,
+    RemoteFile,
+    source_fingerprint,
+    tree_digest,
+)
 
 log = logging.getLogger(__name__)
 
@@ -58,12 +64,6 @@ class OtherFiles(ArtifactRejected):
 
 Report = Callable[[int, int], None]
 """Told bytes done and bytes in all."""
-
-
-def source_fingerprint(uri: str, files: Iterable[RemoteFile]) -> str:
-    """Return the identity of an artifact before its bytes are read: sha256 over its location and listing."""
-    listing = [uri, sorted((file.path, file.size_bytes) for file in files)]
-    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
 
 class Materializer:

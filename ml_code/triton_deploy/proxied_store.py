@@ -16,7 +16,8 @@ from .listing import Listing
 from .locations import ProxyPlace
 from .mlflow_api import credentials_hint, login
 from .settings import Settings
-from .sources import RemoteFile, Source, place_of
+from .sources import Source, place_of
+from .version_files import RemoteFile
 
 if TYPE_CHECKING:
     import requests

@@ -20,12 +20,13 @@ from .foreign import foreign_notice
 from .integrity import damage
 from .names import engine_name, engine_version
 from .records import Deployment, ReconcileNote, Release, State, utc_text
-from .repository import Manifest, ModelFolder, models_in
+from .repository import ModelFolder, models_in
 from .serving import Serving
 from .settings import Settings
 from .settlement import Settlement
 from .survey import Loaded, Survey
 from .triton import Triton, tritons_of
+from .version_files import Manifest
 
 log = logging.getLogger(__name__)
 

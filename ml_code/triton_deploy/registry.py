@@ -34,9 +34,7 @@ from .mlflow_api import MlflowApi
 from .names import check_version
 from .settings import Settings
 from .texts import excerpt
-
-DIGEST_TAG = "triton_deploy.digest"
-"""Model version tag in which training records the digest of what it logged."""
+from .version_files import DIGEST_TAG
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,8 @@ from .errors import AccessDenied, DeployError, Misconfigured, NotFound, Unavaila
 from .listing import Listing
 from .locations import S3Place
 from .settings import Settings
-from .sources import RemoteFile, Source, place_of
+from .sources import Source, place_of
+from .version_files import RemoteFile
 
 if TYPE_CHECKING:
     import requests

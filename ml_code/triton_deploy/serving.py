@@ -30,13 +30,13 @@ from .lifeline import Life
 from .names import engine_name
 from .records import utc_text
 from .replicas import Replicas
-from .repository import Manifest, ModelFolder
-from .repository.versions import SMOKE_CASE
+from .repository import ModelFolder
 from .schema import Schema
 from .settings import Settings
 from .storage import storage_errors
 from .survey import Survey
 from .triton import Answer, Triton
+from .version_files import SMOKE_CASE, Manifest
 
 if TYPE_CHECKING:
     from .golden import SmokeCase

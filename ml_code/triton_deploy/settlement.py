@@ -14,10 +14,11 @@ from .errors import DeployError, EndedTriton, FlipUnanswered, Superseded
 from .identity import has_content_of
 from .names import check_deploy_id
 from .records import Deployment, Failure, Pinned, Release, State, advance, next_release, utc_text
-from .repository import Manifest, ModelFolder
+from .repository import ModelFolder
 from .serving import Serving
 from .settings import Settings
 from .triton import Triton
+from .version_files import Manifest
 
 log = logging.getLogger(__name__)
 

@@ -9,14 +9,7 @@ from typing import Protocol
 from .errors import ArtifactRejected, InvalidInput
 from .locations import Place, parse_place
 from .tls import Trust
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file of an artifact directory: path relative to it, size in bytes."""
-
-    path: str
-    size_bytes: int
+from .version_files import RemoteFile
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ from typing import Any
 from .errors import DeployError, EndedTriton, LeaseHeld, Misconfigured, StorageFailed, Superseded, Unavailable
 from .names import engine_name
 from .records import Deployment, utc_text
-from .repository import Manifest, ModelFolder, models_in
+from .repository import ModelFolder, models_in
 from .repository.lease import STAGING, Lease
 from .serving import Serving
 from .settings import Settings
 from .triton import Triton
+from .version_files import Manifest
 
 log = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .texts import excerpt
+from .version_files import GOLDEN, OPTIONS, SERVING_EXAMPLE
 
 FOLDER = "triton/"
-USED = ("triton/golden.json", "triton/config.json")
-SERVING_EXAMPLE = "serving_input_example.json"
+USED = (GOLDEN, OPTIONS)
 INPUT_EXAMPLE = "input_example.json"
 MOST_TOLD = 5
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from .errors import DeployError, TakenBack
 from .identity import Origin, is_another, origin_of, same_files
 from .records import BAKED_BADLY, NOT_JUDGED, Bake, BakeVerdict, Pinned, Release
-from .repository import Manifest, ModelFolder
+from .repository import ModelFolder
+from .version_files import Manifest
 
 CANARY, BAKE = "canary", "bake"
 """What judges a release: before its commit, and after it."""

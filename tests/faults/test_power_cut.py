@@ -19,11 +19,12 @@ import pytest
 
 from ml_code.triton_deploy.errors import DeployError
 from ml_code.triton_deploy.records import Release, State
-from ml_code.triton_deploy.repository import Manifest, durable
+from ml_code.triton_deploy.repository import durable
 from ml_code.triton_deploy.repository.journal import Journal
 from ml_code.triton_deploy.repository.releases import Releases
 from ml_code.triton_deploy.repository.versions import Versions
 from ml_code.triton_deploy.serving import Serving
+from ml_code.triton_deploy.version_files import Manifest
 from tests.support.fakes import FakeTriton
 from tests.support.faults.killing import Killed
 from tests.support.faults.operations import OPERATIONS, copied, deploy, nothing, reconcile, whole

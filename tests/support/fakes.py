@@ -18,7 +18,7 @@ import onnxruntime
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
-from ml_code.triton_deploy.artifacts import RemoteFile, Source
+from ml_code.triton_deploy.artifacts import Source
 from ml_code.triton_deploy.errors import (
     AliasNotFound,
     ArtifactRejected,
@@ -30,8 +30,9 @@ from ml_code.triton_deploy.errors import (
 from ml_code.triton_deploy.feedback import Registered
 from ml_code.triton_deploy.identity import Origin
 from ml_code.triton_deploy.lifeline import Life
-from ml_code.triton_deploy.registry import DIGEST_TAG, RegisteredVersion
+from ml_code.triton_deploy.registry import RegisteredVersion
 from ml_code.triton_deploy.triton import Answer, Index
+from ml_code.triton_deploy.version_files import DIGEST_TAG, RemoteFile
 
 
 class FakeRegistry:

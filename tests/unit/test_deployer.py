@@ -31,10 +31,10 @@ from ml_code.triton_deploy.errors import (
 from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.records import Canary, Deployment, State
-from ml_code.triton_deploy.repository import Manifest
 from ml_code.triton_deploy.repository.releases import Releases
 from ml_code.triton_deploy.serving import Serving
 from ml_code.triton_deploy.settlement import Settlement
+from ml_code.triton_deploy.version_files import Manifest
 from tests.support.fakes import FakeTriton, unavailable
 from tests.support.faults.killing import Stopper
 from tests.support.faults.operations import prepared_for_rollback

@@ -21,13 +21,13 @@ from ml_code.triton_deploy.errors import (
 from ml_code.triton_deploy.feedback import ALIAS_DRIFT, Feedback, Notice, Registered
 from ml_code.triton_deploy.identity import Origin, is_another
 from ml_code.triton_deploy.intake import RevertRequest
-from ml_code.triton_deploy.materialize import source_fingerprint
 from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
 from ml_code.triton_deploy.records import State
-from ml_code.triton_deploy.registry import DIGEST_TAG, RegisteredVersion
+from ml_code.triton_deploy.registry import RegisteredVersion
 from ml_code.triton_deploy.renumber import MOST, STOPGAP, Renumbering
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.status import model_status
+from ml_code.triton_deploy.version_files import DIGEST_TAG, source_fingerprint
 from tests.support.fakes import FakeBoard, FakeRegistry
 from tests.support.models import files, golden, times
 from tests.support.world import MODEL, World

@@ -3,7 +3,6 @@
 import pytest
 
 from ml_code.triton_deploy.errors import InvalidInput
-from ml_code.triton_deploy.materialize import GOLDEN, OPTIONS, SERVING_EXAMPLE
 from ml_code.triton_deploy.names import (
     MAX_VERSION,
     RESERVED_FILES,
@@ -20,6 +19,7 @@ from ml_code.triton_deploy.names import (
 )
 from ml_code.triton_deploy.repository import versions
 from ml_code.triton_deploy.repository.origins import set_aside_name
+from ml_code.triton_deploy.version_files import GOLDEN, MODEL_FILE, OPTIONS, SERVING_EXAMPLE
 
 
 @pytest.mark.parametrize("name", ["best_model", "m", "A-1", "_x", "x" * 100])
@@ -193,7 +193,7 @@ def test_what_is_no_name_of_weights(path: str, why: str) -> None:
 
 def test_all_that_the_deployer_writes_beside_a_model_is_reserved() -> None:
     ours = {
-        versions.MODEL_FILE,
+        MODEL_FILE,
         versions.MANIFEST,
         versions.FAILURE,
         versions.SMOKE_CASE,

@@ -28,9 +28,11 @@ from ml_code.triton_deploy.records import (
     to_json,
     utc_text,
 )
-from ml_code.triton_deploy.repository import Manifest, ModelFolder
+from ml_code.triton_deploy.repository import ModelFolder
+from ml_code.triton_deploy.repository.versions import read_manifest
 from ml_code.triton_deploy.schema import Schema
 from ml_code.triton_deploy.status import statuses
+from ml_code.triton_deploy.version_files import Manifest
 from tests.support.recorded import LIVE, NOW, RECORD
 from tests.support.world import MODEL, World, deployed
 
@@ -91,7 +93,7 @@ FILES: dict[str, tuple[str, Callable[[ModelFolder], object]]] = {
     "lease": ("leases/000001.json", lambda folder: folder.lease.last(NOW)),
     "lease to take": ("leases/000001.json", lambda folder: folder.lease.acquire("d1", NOW, 1)),
     "lease to renew": ("leases/000001.json", lambda folder: folder.lease.renew("d1", NOW, 1)),
-    "manifest": ("2/manifest.json", lambda folder: Manifest.read(folder.versions.path(2) / "manifest.json")),
+    "manifest": ("2/manifest.json", lambda folder: read_manifest(folder.versions.path(2) / "manifest.json")),
     "bake": ("bakes/000001.json", lambda folder: folder.bakes.find(1)),
 }
 
@@ -272,7 +274,7 @@ def test_fields_of_a_newer_version_are_passed_over_at_any_depth(known: Any) -> N
 def test_those_of_a_manifest_are_too(tmp_path: Path) -> None:
     (tmp_path / "a").write_text(json.dumps(MANIFEST))
     (tmp_path / "b").write_text(json.dumps(newer(MANIFEST)))
-    old, new = Manifest.read(tmp_path / "a"), Manifest.read(tmp_path / "b")
+    old, new = read_manifest(tmp_path / "a"), read_manifest(tmp_path / "b")
     assert (new.files, new.options) == (old.files, old.options)
     assert Schema.from_dict(new.schema) == Schema.from_dict(old.schema)
 

@@ -13,11 +13,11 @@ from ml_code.triton_deploy import status
 from ml_code.triton_deploy.errors import Unavailable
 from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
 from ml_code.triton_deploy.records import State
-from ml_code.triton_deploy.repository import Manifest
 from ml_code.triton_deploy.repository.lease import Lease
 from ml_code.triton_deploy.serving import Serving
 from ml_code.triton_deploy.status import model_status
 from ml_code.triton_deploy.survey import Survey
+from ml_code.triton_deploy.version_files import Manifest
 from tests.support.fakes import FakeTriton, unavailable
 from tests.support.findings import STEPS, bad_name, snapshot_of, torn_release, unreadable
 from tests.support.models import times

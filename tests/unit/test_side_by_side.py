@@ -17,8 +17,8 @@ from ml_code.triton_deploy.errors import LeaseHeld, Quarantined, VerificationFai
 from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
 from ml_code.triton_deploy.records import Canary, Deployment, Failure, State, to_json, utc_text
-from ml_code.triton_deploy.repository import Manifest
 from ml_code.triton_deploy.status import model_status
+from ml_code.triton_deploy.version_files import Manifest
 from tests.support.earlier import EarlierCode, write_repository
 from tests.support.fakes import FakeTriton
 from tests.support.recorded import NOW, RECORD

@@ -8,6 +8,7 @@ from typing import Self
 
 from ..names import check_model, engine_name, is_model
 from ..storage import storage_errors
+from ..version_files import FileEntry, Manifest
 from .bakes import Bakes
 from .engines import Engines, engines_in, is_link_to
 from .evidence import Evidence
@@ -17,7 +18,7 @@ from .lease import Lease
 from .ownership import Ownership
 from .releases import Releases
 from .removals import Removals
-from .versions import FileEntry, Manifest, Versions
+from .versions import Versions
 
 __all__ = ["FileEntry", "Manifest", "ModelFolder", "models_in"]
 

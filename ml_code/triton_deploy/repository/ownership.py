@@ -16,12 +16,13 @@ from ..errors import DeployError, Foreign
 from ..names import OUR_FOLDERS, is_deploy_id
 from ..records import Deployment, State
 from ..storage import storage_errors
+from ..version_files import SMOKE_CASE
 from . import durable
 from .engines import Engines
 from .journal import Journal
 from .origins import FAILURE, MANIFEST
 from .releases import Releases
-from .versions import QUARANTINED, SMOKE_CASE, Versions
+from .versions import QUARANTINED, Versions
 
 OUR_FILES = frozenset({"current.json", "reconcile.json"})
 BESIDE_THE_ARTIFACT = frozenset({MANIFEST, SMOKE_CASE, FAILURE, "serving_input_example.json"})

@@ -14,90 +14,36 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from .. import reader
 from ..errors import NotFound, StorageFailed
 from ..names import engine_name, is_version
-from ..reader import Count, InnerPath, Version
 from ..records import Deployment, Failure, Release
-from ..schema import Schema
 from ..storage import storage_errors
+from ..version_files import SMOKE_CASE, Manifest, tree_digest
 from . import durable
 from .journal import Journal
 from .origins import FAILURE, MANIFEST, Origins, failure_content, said_by, set_aside_name
 from .reading import read_record
 from .traps import Trap, clear_the_way, refuse, traps_in
 
-MODEL_FILE = "model.onnx"
-SMOKE_CASE = "smoke.json"
 SWITCH_CONFIG = "config.pbtxt"
 QUARANTINED = "[0-9]*.failed_*"
 """Pattern of the names of quarantined directories; not of one that is being removed, which begins with a dot."""
 BLOCK_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileEntry:
-    """One file of a version: path relative to its directory, size in bytes, sha256 in hex."""
-
-    path: InnerPath
-    size_bytes: Count
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What a version directory holds and where it came from; written last, before the directory gets its name.
-
-    Attributes:
-        version: model version.
-        digest: sha256 over the artifact's files, their names, sizes and sha256 (see tree_digest).
-        fingerprint: identity of the source before its bytes were read (records.Pinned).
-        artifact_uri: where the files came from.
-        run_id: MLflow run.
-        deploy_id: deployment that installed it, which alone may quarantine it.
-        files: the artifact's files, and the smoke case; earlier code left that one out.
-        schema: inputs and outputs as ``schema.Schema.to_dict`` gives them.
-        options: the user's Triton options that travelled with the version.
-    """
-
-    version: Version
-    digest: str
-    fingerprint: str
-    artifact_uri: str
-    run_id: str
-    deploy_id: str
-    files: tuple[FileEntry, ...]
-    schema: Mapping[str, Any]
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read a manifest; raises StorageFailed when it is gone, torn or not one."""
-        hint = "Move that version's directory away and deploy the version again."
-        try:
-            return read_record(path, cls._from_json, "The manifest", hint)
-        except FileNotFoundError as error:
-            raise StorageFailed(f"The manifest {path} is gone.", hint=hint) from error
-
-    @classmethod
-    def _from_json(cls, text: str) -> Self:
-        manifest = reader.decode(text, cls)
-        # Read wherever it is needed: here it is known to be one.
-        Schema.from_dict(manifest.schema)
-        return manifest
-
-
-def tree_digest(files: Iterable[FileEntry]) -> str:
-    """Return the digest of a set of files: sha256 over a line ``<sha256>  <size>  <path>`` for each, sorted by path."""
-    lines = sorted(f"{file.sha256}  {file.size_bytes}  {file.path}\n" for file in files)
-    lines.sort(key=lambda line: line.split("  ", 2)[2])
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest; raises StorageFailed when it is gone, torn or not one."""
+    hint = "Move that version's directory away and deploy the version again."
+    try:
+        return read_record(path, Manifest.from_json, "The manifest", hint)
+    except FileNotFoundError as error:
+        raise StorageFailed(f"The manifest {path} is gone.", hint=hint) from error
 
 
 def sha256_of(path: Path, progress: Callable[[int], object] = lambda count: None) -> str:
@@ -142,7 +88,7 @@ class Versions:
         """Return a version's manifest, or None when the version is not here."""
         path = self.path(version) / MANIFEST
         with storage_errors(f"reading {path}"):
-            return Manifest.read(path) if path.is_file() else None
+            return read_manifest(path) if path.is_file() else None
 
     def usable(self, version: int) -> Manifest | None:
         """Return a version's manifest, or None when it is gone or can't be read; ``damage`` says which."""
@@ -175,7 +121,7 @@ class Versions:
             for path in self._found(f"[0-9]*/{MANIFEST}"):
                 if path.parent.name.isdigit():
                     with contextlib.suppress(StorageFailed):
-                        manifest = Manifest.read(path)
+                        manifest = read_manifest(path)
                         if manifest.digest == digest:
                             return manifest
         return None

@@ -24,14 +24,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from ml_code.triton_deploy.artifacts import (
-    ArtifactStore,
-    ProxiedStore,
-    RemoteFile,
-    S3Store,
-    Source,
-    store_for,
-)
+from ml_code.triton_deploy.artifacts import ArtifactStore, ProxiedStore, S3Store, Source, store_for
 from ml_code.triton_deploy.errors import (
     AccessDenied,
     ArtifactRejected,
@@ -42,6 +35,7 @@ from ml_code.triton_deploy.errors import (
 )
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.transfer import Transfer
+from ml_code.triton_deploy.version_files import RemoteFile
 from stack import Stack
 from tests.support.fakes import fake_store
 from tests.support.servers.ceph_rgw import RadosGateway

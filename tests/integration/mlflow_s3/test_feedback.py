@@ -16,9 +16,9 @@ from ml_code.triton_deploy.errors import NotFound, VerificationFailed
 from ml_code.triton_deploy.feedback import Board, MlflowBoard, Registered
 from ml_code.triton_deploy.identity import Origin
 from ml_code.triton_deploy.reconcile import Reconciler
-from ml_code.triton_deploy.registry import DIGEST_TAG
 from ml_code.triton_deploy.renumber import Registrar
 from ml_code.triton_deploy.settings import Settings
+from ml_code.triton_deploy.version_files import DIGEST_TAG
 from stack import Stack
 from tests.support.fakes import FakeBoard
 from tests.support.models import files, golden, times

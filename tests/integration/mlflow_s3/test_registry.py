@@ -26,14 +26,9 @@ from ml_code.triton_deploy.errors import (
     NotFound,
     Unavailable,
 )
-from ml_code.triton_deploy.registry import (
-    DIGEST_TAG,
-    MlflowRegistry,
-    RegisteredVersion,
-    Registry,
-    wait_for_alias,
-)
+from ml_code.triton_deploy.registry import MlflowRegistry, RegisteredVersion, Registry, wait_for_alias
 from ml_code.triton_deploy.settings import Settings
+from ml_code.triton_deploy.version_files import DIGEST_TAG
 from stack import Stack
 from tests.support.fakes import FakeRegistry
 from tests.support.models import files, times

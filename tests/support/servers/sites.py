@@ -18,10 +18,11 @@ from ml_code.triton_deploy.errors import DeployError, VerificationFailed
 from ml_code.triton_deploy.intake import DeployRequest
 from ml_code.triton_deploy.records import Deployment
 from ml_code.triton_deploy.registry import RegisteredVersion
-from ml_code.triton_deploy.repository import Manifest, ModelFolder
+from ml_code.triton_deploy.repository import ModelFolder
 from ml_code.triton_deploy.serving import Serving
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.triton import GrpcTriton
+from ml_code.triton_deploy.version_files import Manifest
 from stack import Stack
 from tests.support.fakes import FakeRegistry, FakeStore, fake_store, ones
 from tests.support.models import files, golden, times
