@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..triton_deploy.errors import Superseded, Unavailable
-from ..triton_deploy.feedback import MlflowBoard
 from ..triton_deploy.mlflow_api import MlflowApi
+from ..triton_deploy.mlflow_board import MlflowBoard
 from ..triton_deploy.records import Deployment, Release, State
 from ..triton_deploy.settings import Settings
 

@@ -16,9 +16,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from ..triton_deploy.errors import DeployError
-from ..triton_deploy.feedback import ALIAS_DRIFT
 from ..triton_deploy.records import Bake, BakeVerdict, Deployment, ReconcileNote, Release, State
 from ..triton_deploy.repository import ModelFolder, models_in
+from ..triton_deploy.standing import ALIAS_DRIFT
 from ..triton_deploy.verdicts import BAKE, CANARY, bad_versions, judged
 
 STEPS = {

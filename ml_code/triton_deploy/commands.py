@@ -155,7 +155,7 @@ def gc(options: argparse.Namespace, settings: Settings) -> int:
 
 def renumber(options: argparse.Namespace, settings: Settings) -> int:
     """Register the version that an alias names again, under a number that is free."""
-    from .feedback import MlflowBoard
+    from .mlflow_board import MlflowBoard
     from .renumber import Renumbering
 
     folder = ModelFolder.at(settings.repository_root, options.model)

@@ -7,9 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from .errors import StorageFailed, Unavailable
-from .feedback import Notice
 from .repository import ModelFolder
 from .serving import Serving
+from .standing import Notice
 from .survey import Survey
 
 FOREIGN = "foreign"

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from .errors import DeployError, LeaseHeld, StorageFailed
-from .feedback import ALIAS_DRIFT, Feedback, Notice
+from .feedback import Feedback
 from .foreign import foreign_notice
 from .integrity import damage
 from .names import engine_name, engine_version
@@ -24,6 +24,7 @@ from .repository import ModelFolder, models_in
 from .serving import Serving
 from .settings import Settings
 from .settlement import Settlement
+from .standing import ALIAS_DRIFT, Notice
 from .survey import Loaded, Survey
 from .triton import Triton, tritons_of
 from .version_files import Manifest

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .errors import AliasNotFound, AnotherVersion, Superseded
-from .feedback import KEYS, Board, Registered
 from .identity import Origin, is_another, origin_of
+from .mlflow_board import Board
 from .names import check_alias
 from .repository import ModelFolder
+from .standing import KEYS, Registered
 
 STOPGAP = "triton_deploy.stopgap"
 """Tag of a version that is there only to use up its number; it is deleted at the end, or by the next renumbering."""

@@ -9,12 +9,13 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from .errors import DeployError, Misconfigured, Unavailable
-from .feedback import Feedback, Notice
+from .feedback import Feedback
 from .foreign import FOREIGN, foreign_notice, served_by_others
 from .records import Deployment, Release
 from .repository import ModelFolder
 from .serving import Serving
 from .settings import Settings
+from .standing import Notice
 from .survey import Survey
 from .triton import tritons_of
 from .verdicts import BadVersion, Judged, bad_versions, judged

@@ -27,10 +27,10 @@ from ml_code.triton_deploy.errors import (
     NotFound,
     Unavailable,
 )
-from ml_code.triton_deploy.feedback import Registered
 from ml_code.triton_deploy.identity import Origin
 from ml_code.triton_deploy.lifeline import Life
 from ml_code.triton_deploy.registry import RegisteredVersion
+from ml_code.triton_deploy.standing import Registered
 from ml_code.triton_deploy.triton import Answer, Index
 from ml_code.triton_deploy.version_files import DIGEST_TAG, RemoteFile
 

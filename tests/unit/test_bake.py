@@ -17,10 +17,10 @@ from ml_code.triton_deploy.bake.rules import Limits
 from ml_code.triton_deploy.bake.watch import PATIENCE, Watch
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import BakeFailed, BakeHeld, InvalidInput, LeaseHeld, NotFound, Unavailable
-from ml_code.triton_deploy.feedback import standings
 from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.records import BAKED_BADLY, Bake, BakeVerdict, to_json
 from ml_code.triton_deploy.settings import Settings
+from ml_code.triton_deploy.standing import standings
 from tests.support.fakes import unavailable
 from tests.support.world import MODEL, World
 

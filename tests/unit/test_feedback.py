@@ -10,24 +10,23 @@ from dataclasses import replace
 import pytest
 
 from ml_code.triton_deploy.errors import ArtifactRejected, DeployError, Misconfigured
-from ml_code.triton_deploy.feedback import (
+from ml_code.triton_deploy.feedback import HISTORY, Feedback
+from ml_code.triton_deploy.identity import Origin
+from ml_code.triton_deploy.intake import RevertRequest
+from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
+from ml_code.triton_deploy.records import Release, State
+from ml_code.triton_deploy.settings import Settings
+from ml_code.triton_deploy.standing import (
     ALIAS_DRIFT,
-    HISTORY,
     NOT_TOLD,
     Change,
     FailedVersion,
-    Feedback,
     Registered,
     Standing,
     changes,
     drift,
     standings,
 )
-from ml_code.triton_deploy.identity import Origin
-from ml_code.triton_deploy.intake import RevertRequest
-from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
-from ml_code.triton_deploy.records import Release, State
-from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.status import model_status
 from tests.support.fakes import FakeBoard, unavailable
 from tests.support.models import files, golden, times

@@ -18,7 +18,7 @@ from ml_code.triton_deploy.errors import (
     NotFound,
     Superseded,
 )
-from ml_code.triton_deploy.feedback import ALIAS_DRIFT, Feedback, Notice, Registered
+from ml_code.triton_deploy.feedback import Feedback
 from ml_code.triton_deploy.identity import Origin, is_another
 from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
@@ -26,6 +26,7 @@ from ml_code.triton_deploy.records import State
 from ml_code.triton_deploy.registry import RegisteredVersion
 from ml_code.triton_deploy.renumber import MOST, STOPGAP, Renumbering
 from ml_code.triton_deploy.settings import Settings
+from ml_code.triton_deploy.standing import ALIAS_DRIFT, Notice, Registered
 from ml_code.triton_deploy.status import model_status
 from ml_code.triton_deploy.version_files import DIGEST_TAG, source_fingerprint
 from tests.support.fakes import FakeBoard, FakeRegistry

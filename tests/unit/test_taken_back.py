@@ -17,10 +17,10 @@ from ml_code.triton_deploy.bake.rules import Limits
 from ml_code.triton_deploy.canary import canary_of
 from ml_code.triton_deploy.errors import BakeFailed, NotFound, StorageFailed, TakenBack
 from ml_code.triton_deploy.feedback import _refused as refused_versions
-from ml_code.triton_deploy.feedback import drift, standings
 from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.records import Bake, BakeVerdict, Release, State, utc_text
 from ml_code.triton_deploy.registry import RegisteredVersion
+from ml_code.triton_deploy.standing import drift, standings
 from ml_code.triton_deploy.status import model_status
 from ml_code.triton_deploy.verdicts import bad_versions, judged
 from tests.support.models import files, golden, times
@@ -190,8 +190,8 @@ def test_the_page_says_it(site: World) -> None:
 
 
 def test_the_alias_that_still_names_it_is_told_of(site: World) -> None:
-    from ml_code.triton_deploy.feedback import Registered
     from ml_code.triton_deploy.identity import Origin
+    from ml_code.triton_deploy.standing import Registered
 
     named = Registered(version=2, origin=Origin(run_id="run2", place="fake://artifacts/2"))
     text = drift(live(site), named, refused_versions(site.folder))

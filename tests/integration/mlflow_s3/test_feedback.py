@@ -13,11 +13,12 @@ import requests
 from ml_code.triton_deploy.cli import main
 from ml_code.triton_deploy.deployer import Deployer, DeployRequest
 from ml_code.triton_deploy.errors import NotFound, VerificationFailed
-from ml_code.triton_deploy.feedback import Board, MlflowBoard, Registered
 from ml_code.triton_deploy.identity import Origin
+from ml_code.triton_deploy.mlflow_board import Board, MlflowBoard
 from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.renumber import Registrar
 from ml_code.triton_deploy.settings import Settings
+from ml_code.triton_deploy.standing import Registered
 from ml_code.triton_deploy.version_files import DIGEST_TAG
 from stack import Stack
 from tests.support.fakes import FakeBoard
