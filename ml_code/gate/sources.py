@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..training.heldout import ARTIFACT_PATH, DIGEST_TAG, HeldOut, HeldOutError
-from ..triton_deploy import onnx_model
-from ..triton_deploy.artifacts import ArtifactStore, store_for
+from ..triton_deploy.artifacts import store_for
 from ..triton_deploy.errors import ArtifactRejected, DeployError, NotFound
+from ..triton_deploy.fetch_version import Artifact, Fetcher, consists_of, proven_digest, refuse_too_large
 from ..triton_deploy.records import Release
 from ..triton_deploy.registry import MlflowRegistry, RegisteredVersion, no_onnx
 from ..triton_deploy.repository import ModelFolder
 from ..triton_deploy.settings import Settings
-from ..triton_deploy.storage import storage_errors
-from ..triton_deploy.transfer import Transfer
-from ..triton_deploy.version_files import GOLDEN, MODEL_FILE, OPTIONS, FileEntry, RemoteFile, tree_digest
+from ..triton_deploy.version_files import MODEL_FILE
 
 log = logging.getLogger(__name__)
 
@@ -91,25 +89,16 @@ class Challengers:
             Its ``model.onnx``, external data beside it.
 
         Raises:
-            ArtifactRejected: it has no ``model.onnx``, or is not what training recorded.
+            ArtifactRejected: it has no ``model.onnx``, is too large, or is not what training recorded.
             DeployError: the artifact store refuses or does not answer.
         """
-        for uri in found.artifact_uris:
-            store = store_for(uri, self._settings)
-            listed = {file.path: file for file in store.list_files(uri)}
-            if MODEL_FILE in listed:
-                entries = [self._fetch(store, uri, listed[MODEL_FILE], folder)]
-                others = [*onnx_model.external_files(folder / MODEL_FILE), GOLDEN, OPTIONS]
-                entries += [
-                    self._fetch(store, uri, listed[path], folder) for path in others if path in listed
-                ]
-                if found.expected_digest and tree_digest(entries) != found.expected_digest:
-                    raise ArtifactRejected(
-                        f"The files of version {found.version} of {model} are not those that training recorded.",
-                        hint="They were changed or damaged after training; train again.",
-                    )
-                return folder / MODEL_FILE
-        raise no_onnx(model, found.version, found.artifact_uris)
+        artifact = Artifact.find(found.artifact_uris, [MODEL_FILE], self._settings)
+        if artifact is None:
+            raise no_onnx(model, found.version, found.artifact_uris)
+        refuse_too_large(artifact.listed.values(), self._settings)
+        fetch = Fetcher(artifact, folder, self._settings)
+        proven_digest(consists_of(artifact.listed, folder, fetch), found.expected_digest)
+        return folder / MODEL_FILE
 
     def held_out(self, run_id: str, folder: Path) -> Rows:
         """Return the held-out rows that a run keeps.
@@ -131,14 +120,13 @@ class Challengers:
                 f"Run {run_id} is gone from MLflow, and with it the held-out rows to compare with ({error.message})",
                 hint="Train again. The version itself can be deployed as long as its files are there: triton-deploy deploy.",
             ) from error
-        store = store_for(uri, self._settings)
-        listed = next((file for file in store.list_files(uri) if file.path == path.name), None)
-        if listed is None:
+        artifact = Artifact.at(uri, store_for(uri, self._settings))
+        if path.name not in artifact.listed:
             raise NotFound(
                 f"Run {run_id} keeps no held-out rows ({ARTIFACT_PATH}).",
                 hint="Train with ml_code.train_model, or log them as ml_code/training/heldout.py says.",
             )
-        fetched = self._fetch(store, uri, listed, folder)
+        fetched = Fetcher(artifact, folder, self._settings)(path.name)
         recorded = self._registry.run_tags(run_id).get(DIGEST_TAG, "")
         if recorded and recorded != fetched.sha256:
             raise ArtifactRejected(
@@ -163,11 +151,3 @@ class Challengers:
                 raise
             log.warning("the held-out rows of what serves can't be used: %s", error)
             return None
-
-    def _fetch(self, store: ArtifactStore, uri: str, file: RemoteFile, folder: Path) -> FileEntry:
-        target = folder / file.path
-        with storage_errors(f"writing {target}"):
-            target.parent.mkdir(parents=True, exist_ok=True)
-        source = store.source(uri, file.path)
-        digest = Transfer(self._settings).fetch(source, target, file.size_bytes, lambda count: None)
-        return FileEntry(path=file.path, size_bytes=file.size_bytes, sha256=digest)

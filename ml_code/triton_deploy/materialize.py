@@ -17,13 +17,13 @@ from typing import Any
 from . import model_config, onnx_model
 from .artifacts import ArtifactStore
 from .errors import ArtifactRejected, NotFound, Quarantined, SchemaChanged, StorageFailed
+from .fetch_version import Artifact, Fetcher, consists_of, proven_digest, refuse_too_large
 from .identity import has_content_of, refuse_another
 from .records import Deployment
 from .repository.versions import Versions, sha256_of
 from .schema import Schema, breaking_changes
 from .settings import Settings
 from .storage import storage_errors
-from .transfer import Transfer
 from .unused import unused
 from .version_files import (
     DIGEST_TAG,
@@ -38,7 +38,6 @@ from .version_files import (
     Manifest,
     RemoteFile,
     source_fingerprint,
-    tree_digest,
 )
 
 log = logging.getLogger(__name__)
@@ -54,12 +53,6 @@ class DigestMissing(ArtifactRejected):
     """Training recorded no digest of the version, and the operator demands one. Nothing is known against its files."""
 
     kind, blames_artifact = "digest_missing", False
-
-
-class OtherFiles(ArtifactRejected):
-    """The files are not those that training recorded. The store may have damaged them, or what came on the way: nothing is known against the model."""
-
-    kind, blames_artifact = "other_files", False
 
 
 Report = Callable[[int, int], None]
@@ -157,12 +150,7 @@ class Materializer:
     def _bring(self, record: Deployment, report: Report) -> Manifest:
         staging = self._versions.stage(record.deploy_id)
         files = tuple(self._fetch(record, staging, report))
-        digest = tree_digest(files)
-        if record.pinned.expected_digest and digest != record.pinned.expected_digest:
-            raise OtherFiles(
-                f"The artifact's digest is {digest}, training recorded {record.pinned.expected_digest}.",
-                hint="The stored files were changed or damaged after training, or on the way. Deploy again; if that ends so too, log the model again.",
-            )
+        digest = proven_digest(files, record.pinned.expected_digest)
         if not record.force:
             refuse_quarantined(self._versions, digest=digest)
         schema = onnx_model.inspect(
@@ -189,13 +177,12 @@ class Materializer:
 
     def _fetch(self, record: Deployment, staging: Path, report: Report) -> Iterable[FileEntry]:
         """Transfer what a version consists of: the model, the external data it names, and the ``triton`` folder."""
-        store = self._store()
-        uri = record.pinned.artifact_uri
-        listed = {file.path: file for file in store.list_files(uri)}
-        if source_fingerprint(uri, listed.values()) != record.pinned.fingerprint:
+        artifact = Artifact.at(record.pinned.artifact_uri, self._store())
+        listed = artifact.listed
+        if source_fingerprint(artifact.uri, listed.values()) != record.pinned.fingerprint:
             # Nothing is known against what is there now, so it must not go into quarantine.
             raise NotFound(
-                f"The files at {uri} changed since the snapshot.",
+                f"The files at {artifact.uri} changed since the snapshot.",
                 hint="Deploy again when the upload is complete.",
             )
         self._check_listing(listed.values())
@@ -207,44 +194,25 @@ class Materializer:
             done += count
             report(min(done, total), total)
 
-        transfer = Transfer(self._settings)
+        bring = Fetcher(artifact, staging, self._settings, progress)
         twin = self._versions.with_digest(record.pinned.expected_digest)
 
         def fetch(path: str) -> FileEntry:
-            target = staging / path
-            with storage_errors(f"writing {target}"):
-                target.parent.mkdir(parents=True, exist_ok=True)
-            size = listed[path].size_bytes
             known = next((entry for entry in twin.files if entry.path == path), None) if twin else None
-            if twin and known and known.size_bytes == size:
-                if _linked(
-                    self._versions.path(twin.version) / path, target, known, lambda: report(done, total)
-                ):
-                    progress(size)
+            if twin and known and known.size_bytes == listed[path].size_bytes:
+                source, target = self._versions.path(twin.version) / path, bring.target(path)
+                if _linked(source, target, known, lambda: report(done, total)):
+                    progress(known.size_bytes)
                     return known
                 log.warning(
                     "version %s has the same files, but its %s is damaged: it is read from %s instead. See 'triton-deploy reconcile --deep'",
                     twin.version,
                     path,
-                    uri,
+                    artifact.uri,
                 )
-            return FileEntry(
-                path=path,
-                size_bytes=size,
-                sha256=transfer.fetch(store.source(uri, path), target, size, progress),
-            )
+            return bring(path)
 
-        yield fetch(MODEL_FILE)
-        for path in onnx_model.external_files(staging / MODEL_FILE):
-            if path not in listed:
-                raise ArtifactRejected(
-                    f"model.onnx keeps weights in {path}, which is not among the logged files.",
-                    hint="Log the external data files beside model.onnx.",
-                )
-            yield fetch(path)
-        for path in (GOLDEN, OPTIONS):
-            if path in listed:
-                yield fetch(path)
+        yield from consists_of(listed, staging, fetch)
         example = listed.get(SERVING_EXAMPLE)
         if GOLDEN in listed or example is None:
             return
@@ -279,12 +247,7 @@ class Materializer:
             )
 
     def _check_room(self, files: Iterable[RemoteFile]) -> None:
-        size = sum(file.size_bytes for file in files)
-        if size > self._settings.max_artifact_bytes:
-            raise ArtifactRejected(
-                f"The artifact has {size} bytes, more than the {self._settings.max_artifact_bytes} that are allowed.",
-                hint="Make the model smaller, or raise TRITON_DEPLOY_MAX_ARTIFACT_BYTES.",
-            )
+        size = refuse_too_large(files, self._settings)
         free = self._versions.free_bytes()
         if free < size + self._settings.min_free_bytes:
             raise StorageFailed(
