@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 
-from ..gateway import logs
+from .. import json_logs
 
 log = logging.getLogger("ml_code.alias_events")
 
 
 def set_up_logging() -> None:
-    """Send the events of every library to standard output as JSON, in the gateway's form."""
-    logs.set_up_logging()
-    log.setLevel(logging.INFO)
+    """Send the events of every library to standard output as JSON."""
+    json_logs.set_up_logging(log.name)
     # It tells of every try; what comes of them is told here.
     logging.getLogger("urllib3").setLevel(logging.ERROR)

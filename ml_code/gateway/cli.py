@@ -38,10 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(settings: GatewaySettings) -> int:
     import uvicorn
 
-    from .logs import set_up_logging
+    from ..json_logs import set_up_logging
+    from .logs import log
     from .protocol import LimitedProtocol
 
-    set_up_logging()
+    set_up_logging(log.name)
     # uvicorn ends in order and then raises the signal again: being told to stop is no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
@@ -71,11 +72,12 @@ def _run(settings: GatewaySettings) -> int:
 
 def application() -> object:
     """Return the ASGI application of one worker, with settings from the environment."""
+    from ..json_logs import set_up_logging
     from .app import create_app
-    from .logs import set_up_logging
+    from .logs import log
     from .protocol import LimitedProtocol, Limits, allow_connections
 
-    set_up_logging()
+    set_up_logging(log.name)
     settings = GatewaySettings.from_env()
     allow_connections(settings.max_connections)
     LimitedProtocol.limits = Limits(

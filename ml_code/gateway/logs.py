@@ -18,30 +18,6 @@ _FLUSH_LINES = 500
 log = logging.getLogger("ml_code.gateway")
 
 
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line; ``extra={"fields": …}`` adds to it."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
-        entry = {
-            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "event": record.getMessage(),
-            **getattr(record, "fields", {}),
-        }
-        if record.exc_info:
-            entry["trace"] = self.formatException(record.exc_info)
-        return orjson.dumps(entry).decode()
-
-
-def set_up_logging() -> None:
-    """Send the events of every library to standard output as JSON."""
-    output = logging.StreamHandler(sys.stdout)
-    output.setFormatter(JsonFormatter())
-    logging.basicConfig(level=logging.WARNING, handlers=[output], force=True)
-    log.setLevel(logging.INFO)
-
-
 class AccessLog:
     """A line for each request. A system call for each would cost more than all the rest of the line.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ml_code.triton_deploy import cli, feedback
+from ml_code.triton_deploy import cli, mlflow_board
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import (
     AliasNotFound,
@@ -411,7 +411,7 @@ def command(
         )
 
     monkeypatch.setattr(Deployer, "__init__", init)
-    monkeypatch.setattr(feedback, "MlflowBoard", lambda settings: site.board)
+    monkeypatch.setattr(mlflow_board, "MlflowBoard", lambda settings: site.board)
     monkeypatch.setattr(Settings, "from_env", classmethod(lambda cls: site.settings))
 
     def run(*arguments: str) -> tuple[int, str, str]:
