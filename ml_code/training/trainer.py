@@ -11,13 +11,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
-from ml_code.training import trainers
 from ml_code.training.errors import InvalidRequestError
 from ml_code.training.option import from_values
 
 if TYPE_CHECKING:
     from ml_code.training.request import TrainingRequest
     from ml_code.training.trained import TrainedModel
+
+TRAINERS = "ml_code.training.trainers"
+"""The package of the trainers. They import this module; it finds them by their names, as it does a user's."""
 
 Item = TypeVar("Item")
 
@@ -65,12 +67,12 @@ class Trainer:
 
 def trainer_names() -> list[str]:
     """The names of all trainers, sorted; imports none of them."""
-    return sorted({module.name for module in pkgutil.iter_modules(trainers.__path__) if not module.ispkg})
+    return sorted({module.name for module in pkgutil.iter_modules(importlib.import_module(TRAINERS).__path__) if not module.ispkg})
 
 
 def summary(name: str) -> str:
     """The first line of a trainer's docstring; reads its file and does not import it, which may take seconds."""
-    spec = find_spec(f"{trainers.__name__}.{name}")
+    spec = find_spec(f"{TRAINERS}.{name}")
     path = Path(spec.origin) if spec and spec.origin else None
     try:
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) if path else None
@@ -92,7 +94,7 @@ def load_trainer(name: str) -> Trainer:
     """
     check_trainer(name)
     try:
-        module = importlib.import_module(f"{trainers.__name__}.{name}")
+        module = importlib.import_module(f"{TRAINERS}.{name}")
     except ModuleNotFoundError as error:
         raise InvalidRequestError(
             f"the trainer {name!r} needs {error.name}, which is not installed",
