@@ -149,8 +149,9 @@ def _from_s3(location: str) -> bytes:
 
 def _whole(source: Source, location: str, settings: Settings) -> bytes:
     """Return an object as long as its bytes come, and come fast enough; raises DataError or DeployError."""
-    response = http.get(
+    response = http.send(
         http.new_session(pool_size=1, trust=source.trust),
+        "GET",
         source.url,
         headers={"Accept-Encoding": "identity"},
         timeout_s=settings.transfer_timeout_s,

@@ -67,7 +67,13 @@ class Trainer:
 
 def trainer_names() -> list[str]:
     """The names of all trainers, sorted; imports none of them."""
-    return sorted({module.name for module in pkgutil.iter_modules(importlib.import_module(TRAINERS).__path__) if not module.ispkg})
+    return sorted(
+        {
+            module.name
+            for module in pkgutil.iter_modules(importlib.import_module(TRAINERS).__path__)
+            if not module.ispkg
+        }
+    )
 
 
 def summary(name: str) -> str:

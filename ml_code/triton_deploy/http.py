@@ -30,7 +30,6 @@ __all__ = [
     "asked_pause",
     "broken_reads",
     "explanation",
-    "get",
     "limit",
     "new_session",
     "other_region",
@@ -53,7 +52,7 @@ class SilentServer(Unavailable):
 
 
 def new_session(*, pool_size: int, trust: Trust | None = None) -> requests.Session:
-    """Return a session for ``get`` and ``send``.
+    """Return a session for ``send``.
 
     Args:
         pool_size: connections kept for parallel reads.
@@ -76,54 +75,6 @@ def new_session(*, pool_size: int, trust: Trust | None = None) -> requests.Sessi
     return session
 
 
-def get(
-    session: requests.Session,
-    url: str,
-    *,
-    timeout_s: float,
-    server: str,
-    hint: str,
-    params: Mapping[str, str] | None = None,
-    headers: Mapping[str, str] | None = None,
-    auth: tuple[str, str] | None = None,
-    stream: bool = False,
-    max_bytes: int = ANSWER_BYTES,
-) -> requests.Response:
-    """GET a URL and return the response, whatever its status.
-
-    Args:
-        session: see ``new_session``.
-        url: the address.
-        timeout_s: longest wait for the whole answer, repeats and redirects among it, seconds.
-        server: what to call the server in a message, with its address.
-        hint: what to do when it can't be reached.
-        params: query parameters.
-        headers: request headers.
-        auth: user and password.
-        stream: leave the body unread; ``timeout_s`` is then for its head, and ``limit`` sets one for the body.
-        max_bytes: largest body that is read, decompressed.
-
-    Raises:
-        SilentServer: no answer, or not all of it, in time.
-        Unavailable: no connection, or it broke.
-        Misconfigured: the certificate is not trusted, the environment's proxy does not let it through, the answer is too large, or it
-            sends the request on to where it may not go.
-    """
-    return send(
-        session,
-        "GET",
-        url,
-        timeout_s=timeout_s,
-        server=server,
-        hint=hint,
-        params=params,
-        headers=headers,
-        auth=auth,
-        stream=stream,
-        max_bytes=max_bytes,
-    )
-
-
 def send(
     session: requests.Session,
     method: str,
@@ -139,10 +90,30 @@ def send(
     stream: bool = False,
     max_bytes: int = ANSWER_BYTES,
 ) -> requests.Response:
-    """Send a request of any method, with ``body`` as JSON; see ``get``. Only a GET is repeated.
+    """Send a request, and return the response, whatever its status. Only a GET is repeated.
 
     It is repeated when the connection could not be made or broke, and when the server is busy (429, 502, 503, 504). A ``Retry-After``
     that lies beyond the time limit ends it at once.
+
+    Args:
+        session: see ``new_session``.
+        method: of HTTP.
+        url: the address.
+        timeout_s: longest wait for the whole answer, repeats and redirects among it, seconds.
+        server: what to call the server in a message, with its address.
+        hint: what to do when it can't be reached.
+        params: query parameters.
+        body: sent as JSON.
+        headers: request headers.
+        auth: user and password.
+        stream: leave the body unread; ``timeout_s`` is then for its head, and ``limit`` sets one for the body.
+        max_bytes: largest body that is read, decompressed.
+
+    Raises:
+        SilentServer: no answer, or not all of it, in time.
+        Unavailable: no connection, or it broke.
+        Misconfigured: the certificate is not trusted, the environment's proxy does not let it through, the answer is too large, or it
+            sends the request on to where it may not go.
     """
     until_s = time.monotonic() + timeout_s
     exchange = _Exchange(session, until_s, timeout_s, server, hint, stream, max_bytes)
@@ -246,10 +217,10 @@ class _Exchange:
         session: see ``new_session``.
         until_s: when all of it has to have ended, by ``time.monotonic``.
         timeout_s: how long that was in the beginning, for messages.
-        server: see ``get``.
-        hint: see ``get``.
-        stream: see ``get``.
-        max_bytes: see ``get``.
+        server: see ``send``.
+        hint: see ``send``.
+        stream: see ``send``.
+        max_bytes: see ``send``.
     """
 
     def __init__(
@@ -268,7 +239,7 @@ class _Exchange:
         self._trust: Trust = session.trust  # type: ignore[attr-defined]
 
     def answer(self, request: Request) -> requests.Response:
-        """Ask once, follow redirects, and read the body unless it is streamed; raises what ``get`` does."""
+        """Ask once, follow redirects, and read the body unless it is streamed; raises what ``send`` does."""
         first = request
         for _ in range(http_redirects.MOST + 1):
             response = self._head(request, at_home=_host(request.url) == _host(first.url))

@@ -123,7 +123,7 @@ def answer_of(response: requests.Response, server: str, asked: str, setting: str
     """Return the JSON object that a server answered.
 
     Args:
-        response: see ``http.get``.
+        response: see ``http.send``.
         server: what to call the server in a message, with its address.
         asked: what was asked, as it reads after "answers".
         setting: variable with the server's address, to be checked.

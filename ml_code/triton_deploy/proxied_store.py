@@ -123,8 +123,9 @@ class ProxiedStore:
     def _probe(self, url: str, origin: str) -> bool:
         """Read one byte."""
         try:
-            response = http.get(
+            response = http.send(
                 http.new_session(pool_size=1, trust=tls.trust("s3")),
+                "GET",
                 url,
                 headers={"Range": "bytes=0-0", "Accept-Encoding": "identity"},
                 timeout_s=self._settings.probe_timeout_s,
@@ -143,8 +144,9 @@ class ProxiedStore:
 
     def _get(self, endpoint: str, timeout_s: float, **params: str) -> requests.Response:
         headers, auth = login(self._settings)
-        return http.get(
+        return http.send(
             self._session,
+            "GET",
             f"{self._settings.tracking_url}/api/2.0/mlflow-artifacts/{endpoint}",
             params=params,
             headers=headers,

@@ -38,7 +38,7 @@ class RemoteObject:
     Args:
         source: how to read it.
         size_bytes: what was listed.
-        ask: sends a GET for a source with these headers, within so many seconds until the head of the answer; see ``http.get``.
+        ask: sends a GET for a source with these headers, within so many seconds until the head of the answer; see ``http.send``.
         pace: how long the server is waited for.
         credentials: what to do about credentials that a source's server refuses with this status.
     """

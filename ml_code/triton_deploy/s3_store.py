@@ -112,7 +112,7 @@ class S3Store:
         """Return one page of a listing."""
         following = {"ContinuationToken": token} if token else {}
         url = self._signed("list_objects_v2", uri, Bucket=place.bucket, Prefix=prefix, **following, **more)
-        response = http.get(self._session, url, timeout_s=timeout_s, server=self._server, hint=_AGAIN)
+        response = http.send(self._session, "GET", url, timeout_s=timeout_s, server=self._server, hint=_AGAIN)
         if response.status_code != 200:
             raise self._refusal(response, uri)
         return response

@@ -91,8 +91,9 @@ class Transfer:
                 os.close(fd)
 
     def _ask(self, source: Source, headers: Mapping[str, str], timeout_s: float) -> requests.Response:
-        return http.get(
+        return http.send(
             self._session_for(source.trust),
+            "GET",
             source.url,
             headers={**source.headers, **headers},
             auth=source.auth,

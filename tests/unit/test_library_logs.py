@@ -46,7 +46,7 @@ def test_nothing_of_an_address_is_logged(
             store = S3Store(Settings(s3_endpoint_url="http://127.0.0.1:1", transfer_timeout_s=0.3))
             session = http.new_session(pool_size=1)
             with everything_logged():
-                http.get(session, url, timeout_s=3, server="S3", hint="")
+                http.send(session, "GET", url, timeout_s=3, server="S3", hint="")
                 with pytest.raises(DeployError):
                     store.list_files("s3://bucket/place")
                 proxied = ProxiedStore(Settings(mlflow_tracking_uri=mlflow.url, probe_timeout_s=0.3))

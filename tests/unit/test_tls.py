@@ -89,7 +89,7 @@ def test_what_cant_be_used_is_said_before_anything_is_asked(tmp_path: Path, bund
 def ask(server: Plain, held: Trust, host: str = "127.0.0.1") -> int:
     url = server.url.replace("127.0.0.1", host)
     session = http.new_session(pool_size=1, trust=held)
-    return http.get(session, url, timeout_s=3, server=f"It at {url}", hint="Look.").status_code
+    return http.send(session, "GET", url, timeout_s=3, server=f"It at {url}", hint="Look.").status_code
 
 
 def serving(context: ssl.SSLContext) -> object:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ..canary_floor import Counts, counted_in
 from ..errors import AccessDenied, DeployError, Misconfigured, Unavailable
-from ..http import get, new_session, shown
+from ..http import new_session, send, shown
 from ..settings import Settings
 from ..web_address import credentials, split
 
@@ -69,8 +69,9 @@ class GatewayCounts:
         """
         base, user, password = credentials(address)
         name = f"The gateway at {shown(base)}"
-        response = get(
+        response = send(
             self._session,
+            "GET",
             f"{base}/metrics",
             timeout_s=self._timeout_s,
             server=name,

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from ..errors import AccessDenied, Misconfigured, Unavailable
-from ..http import explanation, get, new_session, shown
+from ..http import explanation, new_session, send, shown
 from ..http_answers import beginning, parsed, strange
 from ..texts import excerpt
 from ..web_address import credentials
@@ -139,8 +139,9 @@ class _Api:
 
     def _got(self, path: str, params: Mapping[str, str]) -> requests.Response:
         """Return an answer that is one; see Metrics.value for what it raises."""
-        response = get(
+        response = send(
             self._session,
+            "GET",
             self._url + path,
             timeout_s=self._timeout_s,
             server=self._name,

@@ -86,8 +86,8 @@ class ClocksCheck:
         session = http.new_session(pool_size=1, trust=tls.trust(kind))
         server = http.shown(url)
         before = self._clock()
-        answer = http.get(
-            session, url, timeout_s=TELL_TIME_S, server=server, hint="Check that it runs.", stream=True
+        answer = http.send(
+            session, "GET", url, timeout_s=TELL_TIME_S, server=server, hint="Check that it runs.", stream=True
         )
         after = self._clock()
         with answer:

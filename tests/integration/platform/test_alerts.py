@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.feedback import Feedback, Registered
+from ml_code.triton_deploy.feedback import Feedback
 from ml_code.triton_deploy.identity import Origin
 from ml_code.triton_deploy.intake import DeployRequest
 from ml_code.triton_deploy.model_config import switch_config, to_json
@@ -27,6 +27,7 @@ from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.records import Bake, BakeVerdict
 from ml_code.triton_deploy.repository import ModelFolder
 from ml_code.triton_deploy.schema import Schema
+from ml_code.triton_deploy.standing import Registered
 from ml_code.triton_deploy.triton import tritons_of
 from tests.support.fakes import fake_store
 from tests.support.models import fails_above, slow

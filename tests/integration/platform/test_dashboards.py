@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +14,10 @@ from ml_code.triton_deploy.doctor.examination import run_all
 from ml_code.triton_deploy.doctor.gateways import GatewaysCheck
 from ml_code.triton_deploy.doctor.prometheus import PrometheusCheck
 from tests.support.servers.dashboards import asked, live_through_everything, over_time, watched
-from tests.support.servers.debian_packages import REPOSITORY
 from tests.support.servers.gateways import Gateway, Releases
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.integration
-
-PICTURES = REPOSITORY / "docs/images"
 
 
 def test_every_query_of_the_dashboards_returns_data(
@@ -53,20 +48,3 @@ def test_every_query_of_the_dashboards_returns_data(
         assert Verdict.FAILED not in said.values(), said
         for what in ("It has the figures of 1 gateway.", "What they count can be read: 1 gateway."):
             assert said.get(what) is Verdict.OK, said
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(900)
-def test_the_pictures_in_the_documents_are_drawn_anew(
-    gateway: Gateway, releases: Releases, tmp_path: Path
-) -> None:
-    with watched(tmp_path / "prometheus", releases, gateway) as prometheus:
-        began = time.time()
-        live_through_everything(releases, gateway, step_s=25)
-        command = [sys.executable, str(REPOSITORY / "deploy/grafana/render.py")]
-        minutes = str((time.time() - began) / 60)
-        options = ["--prometheus", prometheus.url, "--minutes", minutes, "--rate-window", "10s"]
-        subprocess.run([*command, *options, "--output", str(PICTURES)], check=True)
-    drawn = sorted(path.name for path in PICTURES.glob("dashboard-*.png"))
-    assert drawn == ["dashboard-deployments.png", "dashboard-fleet.png", "dashboard-model.png"]
-    assert all(path.stat().st_size < 150_000 for path in PICTURES.iterdir())
