@@ -27,9 +27,9 @@ from bench.processes import run as run_process
 from bench.series import Series
 from bench.site import servers
 from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.intake import DeployRequest
 from ml_code.triton_deploy.model_config import engine_config, to_pbtxt
 from ml_code.triton_deploy.repository import ModelFolder
+from ml_code.triton_deploy.request import DeployRequest
 from ml_code.triton_deploy.schema import Schema, Tensor
 from ml_code.triton_deploy.settings import Settings
 from stack import Stack
@@ -165,7 +165,7 @@ class _Bench:
     def _again(self, model: str, logged: Logged, size: Size) -> Deployed:
         """Deploy a new version with the files of the live one, of which training recorded the digest."""
         folder = ModelFolder.at(self._stack.model_repository, model)
-        self._registry.register(model, logged, digest=folder.versions.need(1).digest)
+        self._registry.register(model, logged, digest=folder.versions.require(1).digest)
         return self.ours(model, size)
 
     def _in_this_process(self, model: str) -> float:

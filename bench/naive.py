@@ -15,7 +15,7 @@ from pathlib import Path
 import mlflow
 import requests
 
-from bench.laps import Laps
+from bench.stopwatch import Laps
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 
 from bench.series import Series
-from bench.stand_in import Publisher, settings_at
+from bench.site_in_memory import Publisher, settings_at
 from ml_code.triton_deploy import model_config
 from ml_code.triton_deploy.names import engine_name
 from ml_code.triton_deploy.records import Deployment, State
@@ -166,7 +166,7 @@ class _Over:
         ours = ModelFolder.at(self._settings.repository_root, self._model).versions
         bare = ModelFolder.at(self._settings.repository_root, self._bare)
         shutil.copytree(ours.path(version), bare.versions.path(version))
-        manifest = ours.need(version)
+        manifest = ours.require(version)
         config = model_config.engine_config(
             self._bare, version, Schema.from_dict(manifest.schema), dict(manifest.options)
         )

@@ -21,14 +21,14 @@ from pathlib import Path
 
 from bench.series import Series
 from bench.site import MODEL, servers
-from bench.stand_in import Publisher, fill, served, settings_at
+from bench.site_in_memory import Publisher, fill, served, settings_at
 from ml_code.gateway.deploy_metrics import DeployMetrics
-from ml_code.triton_deploy.feedback import Feedback
+from ml_code.triton_deploy.index_cache import IndexCache
+from ml_code.triton_deploy.mlflow_tags import MlflowTags
 from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.repository import ModelFolder, models_in
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.status import model_status
-from ml_code.triton_deploy.survey import Survey
 from tests.support.fakes import FakeTriton, fake_store
 
 STOOD_IN = "Triton stood in for"
@@ -162,7 +162,7 @@ def _few_models(sizes: tuple[int, ...]) -> Iterator[Sized]:
 def _of_repository(settings: Settings, where: str) -> dict[str, Task]:
     models = models_in(settings.repository_root)
     reconciler = Reconciler(settings)
-    feedback = Feedback(settings)
+    feedback = MlflowTags(settings)
 
     def reconcile() -> None:
         for result in reconciler.run_all():
@@ -170,7 +170,7 @@ def _of_repository(settings: Settings, where: str) -> dict[str, Task]:
                 raise RuntimeError(f"not healthy: {result}")
 
     def status_of_all() -> None:
-        survey = Survey(settings.repository_root)
+        survey = IndexCache(settings.repository_root)
         for model in models:
             if not model_status(settings, model, feedback, survey).agrees:
                 raise RuntimeError(f"{model} is not served")

@@ -11,10 +11,10 @@ from typing import Any
 
 from ml_code.train_model import train_and_register
 from ml_code.training.request import TrainingRequest
-from ml_code.triton_deploy import golden
+from ml_code.triton_deploy import smoke_case
 from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.intake import DeployRequest
 from ml_code.triton_deploy.repository import ModelFolder
+from ml_code.triton_deploy.request import DeployRequest
 from ml_code.triton_deploy.schema import Schema
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.version_files import SMOKE_CASE
@@ -44,7 +44,7 @@ class Site:
         """Tensors that every version of the model takes: its golden inputs."""
         versions = self.folder.versions
         text = (versions.path(1) / SMOKE_CASE).read_text(encoding="utf-8")
-        return golden.parse_case(text, Schema.from_dict(versions.need(1).schema)).inputs
+        return smoke_case.parse_case(text, Schema.from_dict(versions.require(1).schema)).inputs
 
 
 @contextlib.contextmanager

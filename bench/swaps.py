@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from bench import counting
-from bench.asking import Answer, Asked, Clients
 from bench.plain_model import NAIVE, NotServed, PlainModel
 from bench.series import Series
 from bench.site import MODEL
 from bench.small_site import SmallSite, deploy, revert, small_site
+from bench.steady_clients import Answer, Asked, Clients
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import ArtifactRejected, VerificationFailed
 from ml_code.triton_deploy.records import Deployment

@@ -75,7 +75,7 @@ class BakeOperator(BaseOperator):
 
 def _baking(context: Any) -> tuple[Any, float]:
     """Return the bakes of the run's model, and for how many minutes its release is watched."""
-    from ml_code.triton_deploy.bake.baking import Baking
+    from ml_code.triton_deploy.bake.bake import Baking
     from ml_code.triton_deploy.bake.policy import BakePolicy
 
     settings, params = Settings.from_env(), context["params"]

@@ -70,7 +70,7 @@ def run_step(name: str, promoted_by: str | None = None) -> None:
     """
     from ml_code.triton_deploy.canary import canary_of
     from ml_code.triton_deploy.deployer import Deployer
-    from ml_code.triton_deploy.intake import DeployRequest
+    from ml_code.triton_deploy.request import DeployRequest
 
     context = get_current_context()
     params: dict[str, Any] = dict(context["params"])

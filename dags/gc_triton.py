@@ -32,10 +32,10 @@ with DAG(
     @task(execution_timeout=timedelta(hours=1), retries=2, retry_delay=timedelta(seconds=10))
     def gc() -> list[dict[str, str]]:
         """Collect every model of the repository; the next run tries again what failed, and a next try what was killed."""
-        from ml_code.triton_deploy.collect import Collector
+        from ml_code.triton_deploy.gc import GarbageCollector
 
         dry_run = get_current_context()["params"]["dry_run"]
-        results = Collector(Settings.from_env()).run_all(dry_run=dry_run)
+        results = GarbageCollector(Settings.from_env()).run_all(dry_run=dry_run)
         problems = [f"{result.model}: {problem}" for result in results for problem in result.problems]
         if problems:
             raise AirflowFailException("; ".join(problems))

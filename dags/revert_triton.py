@@ -75,8 +75,8 @@ with DAG(
     def revert() -> None:
         """Check the earlier version as a candidate and make it live."""
         from ml_code.triton_deploy.deployer import Deployer
-        from ml_code.triton_deploy.intake import RevertRequest
         from ml_code.triton_deploy.names import check_reason
+        from ml_code.triton_deploy.request import RevertRequest
 
         context = get_current_context()
         params = context["params"]

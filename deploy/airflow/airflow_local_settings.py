@@ -17,7 +17,7 @@ USED_BY_TASKS = (
     "google.protobuf.json_format",
     "google.protobuf.text_format",
     "ml_code.triton_deploy.deployer",
-    "ml_code.triton_deploy.golden",
+    "ml_code.triton_deploy.smoke_case",
     "ml_code.triton_deploy.http_connections",
     "numpy",
     "onnx",

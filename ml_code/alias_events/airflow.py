@@ -169,7 +169,7 @@ class Airflow:
             hint="Check that its API server runs and that TRITON_EVENTS_AIRFLOW_URL is right.",
         )
 
-    def _field(self, response: requests.Response, asked: str, read: Callable[[http.Answer], T]) -> T:
+    def _field(self, response: requests.Response, asked: str, read: Callable[[http.JsonAnswer], T]) -> T:
         """Return a field of Airflow's answer."""
         try:
             return read(http.answer_of(response, self._server, asked))

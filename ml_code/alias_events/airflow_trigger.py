@@ -18,7 +18,7 @@ NOT_SET = ""
 """The version of an alias that is not set."""
 
 
-class Step(enum.Enum):
+class AfterLook(enum.Enum):
     """What follows from a look."""
 
     NOTHING = enum.auto()
@@ -27,7 +27,7 @@ class Step(enum.Enum):
     TELL = enum.auto()
 
 
-def after_look(seen: str | None, found: str) -> Step:
+def after_look(seen: str | None, found: str) -> AfterLook:
     """Return what to do.
 
     Args:
@@ -35,8 +35,8 @@ def after_look(seen: str | None, found: str) -> Step:
         found: the version that the alias names now, or ``NOT_SET``.
     """
     if found == seen:
-        return Step.NOTHING
-    return Step.REMEMBER if seen is None or found == NOT_SET else Step.TELL
+        return AfterLook.NOTHING
+    return AfterLook.REMEMBER if seen is None or found == NOT_SET else AfterLook.TELL
 
 
 class AliasTrigger(BaseEventTrigger):
@@ -72,11 +72,11 @@ class AliasTrigger(BaseEventTrigger):
                 self.log.warning("alias %s of %s can't be looked at: %s", self.alias, self.model, error)
             else:
                 step = after_look(await self.asset_state_store.aget(SEEN), found)
-                if step is Step.TELL:
+                if step is AfterLook.TELL:
                     told = {"model": self.model, "alias": self.alias, "version": found}
                     yield TriggerEvent(told)  # type: ignore[no-untyped-call]
                 # After the event: who dies in between tells twice, and the second deploy finds nothing to do.
-                if step is not Step.NOTHING:
+                if step is not AfterLook.NOTHING:
                     await self.asset_state_store.aset(SEEN, found)
             await asyncio.sleep(self.poll_s)
 

@@ -17,7 +17,7 @@ from ..triton_deploy.records import Release
 from ..triton_deploy.reference import Limits
 from ..triton_deploy.settings import Settings
 from .champion_rows import contradicted_rows, improvement_on
-from .judgement import Evidence, Measured, Verdict, judge
+from .judgement import Evidence, GateVerdict, Measured, judge
 from .measuring import Array, DoesNotFit, OnnxModel, latencies_ms
 from .rules import Rules
 from .scores import Metric, constant_answers, improvement, scores
@@ -49,7 +49,7 @@ class Comparison:
     evidence: Evidence
     unseen: float | None
     rules: Rules
-    verdict: Verdict
+    verdict: GateVerdict
 
     @property
     def generation(self) -> int:

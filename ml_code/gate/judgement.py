@@ -55,7 +55,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Check:
+class GateCheck:
     """One rule: its name, whether it holds, and the sentence that says why."""
 
     name: str
@@ -64,7 +64,7 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class GateVerdict:
     """Whether the challenger is to be promoted, and why.
 
     Attributes:
@@ -75,14 +75,14 @@ class Verdict:
 
     promote: bool
     reason: str
-    checks: tuple[Check, ...] = field(default=())
+    checks: tuple[GateCheck, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain JSON values."""
         return {**asdict(self), "checks": [asdict(check) for check in self.checks]}
 
 
-def judge(rules: Rules, evidence: Evidence) -> Verdict:
+def judge(rules: Rules, evidence: Evidence) -> GateVerdict:
     """Return whether the challenger is to be promoted: when every rule holds.
 
     Args:
@@ -92,13 +92,13 @@ def judge(rules: Rules, evidence: Evidence) -> Verdict:
     checks = tuple(_checks(rules, evidence))
     broken = [check.text for check in checks if not check.holds]
     if broken:
-        return Verdict(promote=False, reason="; ".join(broken), checks=checks)
+        return GateVerdict(promote=False, reason="; ".join(broken), checks=checks)
     decisive = next(check.text for check in checks if check.name in ("improvement", "champion"))
-    return Verdict(promote=True, reason=decisive, checks=checks)
+    return GateVerdict(promote=True, reason=decisive, checks=checks)
 
 
-def _checks(rules: Rules, evidence: Evidence) -> Iterator[Check]:
-    yield Check(
+def _checks(rules: Rules, evidence: Evidence) -> Iterator[GateCheck]:
+    yield GateCheck(
         "rows",
         evidence.rows >= rules.min_rows,
         f"{evidence.rows} held-out rows, at least {rules.min_rows} are wanted",
@@ -108,41 +108,41 @@ def _checks(rules: Rules, evidence: Evidence) -> Iterator[Check]:
     if evidence.improvement is not None:
         yield _improvement(rules, evidence.metric, evidence.improvement)
     elif evidence.incomparable:
-        yield Check(
+        yield GateCheck(
             "champion",
             rules.incomparable == "floor",
             f"what serves can't be compared: {evidence.incomparable}",
         )
     else:
-        yield Check("champion", True, "nothing serves yet, and the floor is reached")
+        yield GateCheck("champion", True, "nothing serves yet, and the floor is reached")
     yield from _on_champion_rows(rules, evidence)
     yield from _calibration(rules, evidence)
     yield from _latency(rules, evidence)
     yield from _size(rules, evidence)
 
 
-def _trust(rules: Rules, evidence: Evidence) -> Iterator[Check]:
+def _trust(rules: Rules, evidence: Evidence) -> Iterator[GateCheck]:
     """Whether the rows are those that training held out. Of pinned rows another target says that labels vary, or were corrected."""
     if not evidence.pinned:
-        yield Check(
+        yield GateCheck(
             "pinned",
             rules.unpinned_rows == "accept",
             "training recorded no digest of the held-out rows, so nobody knows whether they are still the same",
         )
     if evidence.contradicted:
-        yield Check(
+        yield GateCheck(
             "labels",
             evidence.pinned or rules.champion_rows == "note",
             f"{evidence.contradicted} held-out rows are also held out by the champion's run, with another target",
         )
 
 
-def _on_champion_rows(rules: Rules, evidence: Evidence) -> Iterator[Check]:
+def _on_champion_rows(rules: Rules, evidence: Evidence) -> Iterator[GateCheck]:
     found = evidence.on_champion_rows
     if found is None:
         return
     worse = found.high < -rules.margin
-    yield Check(
+    yield GateCheck(
         "champion_rows",
         not worse or rules.champion_rows == "note",
         f"on the champion's own held-out rows {evidence.metric.name} {'worsens' if worse else 'improves'} by "
@@ -150,7 +150,7 @@ def _on_champion_rows(rules: Rules, evidence: Evidence) -> Iterator[Check]:
     )
 
 
-def _floor(rules: Rules, evidence: Evidence) -> Iterator[Check]:
+def _floor(rules: Rules, evidence: Evidence) -> Iterator[GateCheck]:
     if rules.floor == OFF:
         return
     metric = evidence.metric
@@ -163,14 +163,14 @@ def _floor(rules: Rules, evidence: Evidence) -> Iterator[Check]:
         text = f"{metric.name} {value:.4g} is {'' if holds else 'not '}better than the best constant answer's {floor:.4g}"
     else:
         text = f"{metric.name} {value:.4g} {'reaches' if holds else 'does not reach'} the floor of {floor:g}"
-    yield Check("floor", holds, text)
+    yield GateCheck("floor", holds, text)
 
 
-def _improvement(rules: Rules, metric: Metric, found: Improvement) -> Check:
+def _improvement(rules: Rules, metric: Metric, found: Improvement) -> GateCheck:
     bound = rules.margin if rules.demand == "better" else -rules.margin
     # At a margin of 0 "not worse" lets an equal model through, "better" does not.
     holds = found.low > bound or (rules.demand == "not_worse" and found.low == bound)
-    return Check(
+    return GateCheck(
         "improvement",
         holds,
         f"{metric.name} improves by {found.estimate:.4g} ({found.confidence:.0%} interval {found.low:.4g} to {found.high:.4g}), "
@@ -178,33 +178,33 @@ def _improvement(rules: Rules, metric: Metric, found: Improvement) -> Check:
     )
 
 
-def _calibration(rules: Rules, evidence: Evidence) -> Iterator[Check]:
+def _calibration(rules: Rules, evidence: Evidence) -> Iterator[GateCheck]:
     if evidence.champion is None or "ece" not in evidence.challenger.scores or rules.max_ece_increase >= 1:
         return
     before, after = evidence.champion.scores["ece"], evidence.challenger.scores["ece"]
-    yield Check(
+    yield GateCheck(
         "calibration",
         after - before <= rules.max_ece_increase,
         f"calibration error {after:.3f} after {before:.3f}, at most {rules.max_ece_increase:g} more is allowed",
     )
 
 
-def _latency(rules: Rules, evidence: Evidence) -> Iterator[Check]:
+def _latency(rules: Rules, evidence: Evidence) -> Iterator[GateCheck]:
     after = evidence.challenger.latency_ms
     if rules.max_latency_ms:
         text = f"latency {after:.3g} ms, at most {rules.max_latency_ms:g} ms are allowed"
-        yield Check("latency_limit", after <= rules.max_latency_ms, text)
+        yield GateCheck("latency_limit", after <= rules.max_latency_ms, text)
     if evidence.champion is not None and rules.max_latency_ratio:
         before = evidence.champion.latency_ms
         holds = after <= before * rules.max_latency_ratio or after - before <= rules.latency_slack_ms
         text = f"latency {after:.3g} ms after {before:.3g} ms, at most {rules.max_latency_ratio:g} times that is allowed"
-        yield Check("latency", holds, text)
+        yield GateCheck("latency", holds, text)
 
 
-def _size(rules: Rules, evidence: Evidence) -> Iterator[Check]:
+def _size(rules: Rules, evidence: Evidence) -> Iterator[GateCheck]:
     if evidence.champion is None or not rules.max_size_ratio:
         return
     before, after = evidence.champion.size_bytes, evidence.challenger.size_bytes
     holds = after <= before * rules.max_size_ratio or after - before <= rules.size_slack_bytes
     text = f"{after} bytes after {before}, at most {rules.max_size_ratio:g} times that is allowed"
-    yield Check("size", holds, text)
+    yield GateCheck("size", holds, text)

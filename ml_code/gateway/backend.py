@@ -8,15 +8,15 @@ from typing import Any, Protocol
 
 from starlette.types import Receive
 
-from ..triton_deploy.golden import Array
 from ..triton_deploy.schema import Schema
+from ..triton_deploy.smoke_case import Array
 from .exchange import Exchange
 from .metrics import ModelState
 from .v2_routes import Route
 
 
 @dataclass(frozen=True)
-class Answer:
+class BackendAnswer:
     """What a model said: the version that did, and arrays by output name."""
 
     version: str
@@ -34,7 +34,7 @@ class Target(Protocol):
     def schema(self) -> Schema:
         """Inputs and outputs."""
 
-    async def infer(self, inputs: Mapping[str, Array], exchange: Exchange) -> Answer:
+    async def infer(self, inputs: Mapping[str, Array], exchange: Exchange) -> BackendAnswer:
         """Ask the model.
 
         Args:

@@ -17,8 +17,8 @@ from typing import TypeAlias
 import numpy as np
 
 from ..triton_deploy.errors import DeployError
-from ..triton_deploy.golden import Array
 from ..triton_deploy.repository import ModelFolder
+from ..triton_deploy.smoke_case import Array
 from ..triton_deploy.version_files import SMOKE_CASE
 from .errors import BackendFailed
 from .v2_tensors import read_outputs

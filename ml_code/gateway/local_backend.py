@@ -20,14 +20,14 @@ from starlette.types import Receive
 
 from ..triton_deploy.errors import DeployError, NotFound
 from ..triton_deploy.errors import Unavailable as RegistryUnavailable
-from ..triton_deploy.golden import Array
 from ..triton_deploy.records import utc_text
 from ..triton_deploy.registry import MlflowRegistry, RegisteredVersion, Registry
 from ..triton_deploy.schema import Schema
 from ..triton_deploy.settings import Settings
+from ..triton_deploy.smoke_case import Array
 from . import local_v2
 from .admission import Admission
-from .backend import Answer
+from .backend import BackendAnswer
 from .body import Body
 from .errors import BackendFailed, Unavailable, UnknownPath
 from .exchange import Exchange
@@ -62,9 +62,9 @@ class Served:
         """See Target.schema."""
         return self.model.schema
 
-    async def infer(self, inputs: Mapping[str, Array], exchange: Exchange) -> Answer:
+    async def infer(self, inputs: Mapping[str, Array], exchange: Exchange) -> BackendAnswer:
         """See Target.infer."""
-        return Answer(self.version, await self.backend.run(self.model, inputs, exchange))
+        return BackendAnswer(self.version, await self.backend.run(self.model, inputs, exchange))
 
 
 class LocalBackend:

@@ -11,10 +11,10 @@ import numpy as np
 from ..triton_deploy import onnx_model
 from ..triton_deploy.datatypes import NUMPY_TYPES
 from ..triton_deploy.errors import ArtifactRejected, Misconfigured
-from ..triton_deploy.golden import Array, derive_case, largest_error, parse_case
 from ..triton_deploy.machine_faults import machine_fault
 from ..triton_deploy.schema import Schema, Tensor
 from ..triton_deploy.settings import Settings
+from ..triton_deploy.smoke_case import Array, derive_case, largest_error, parse_case
 from ..triton_deploy.version_files import GOLDEN, MODEL_FILE, SERVING_EXAMPLE
 from .local_files import Fetched
 

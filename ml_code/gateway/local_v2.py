@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-from ..triton_deploy.golden import Array
 from ..triton_deploy.schema import Schema
+from ..triton_deploy.smoke_case import Array
 from .errors import Malformed
 from .v2_tensors import datatype, read_inputs, to_bytes, to_json
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import Receive
 
 from .admission import Admission
-from .backend import Answer, Backend, Target
+from .backend import Backend, BackendAnswer, Target
 from .body import Body, check_depth
 from .errors import Unprocessable
 from .exchange import Exchange, written
@@ -52,7 +52,7 @@ class Prediction:
         outputs = {name: to_json(array) for name, array in answer.outputs.items()}
         return written({"model": model, "version": int(answer.version), "outputs": outputs})
 
-    async def _ask(self, exchange: Exchange, model: str, content: object) -> Answer:
+    async def _ask(self, exchange: Exchange, model: str, content: object) -> BackendAnswer:
         target = self._backend.target(model)
         try:
             return await self._infer(exchange, target, content)
@@ -63,7 +63,7 @@ class Prediction:
                 raise
             return await self._infer(exchange, renewed, content)
 
-    async def _infer(self, exchange: Exchange, target: Target, content: object) -> Answer:
+    async def _infer(self, exchange: Exchange, target: Target, content: object) -> BackendAnswer:
         try:
             inputs = to_tensors(content, target.schema, allow_nan=self._allow_nan)
             first = next(iter(inputs.values()), None)

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from ..triton_deploy.datatypes import NUMPY_TYPES
-from ..triton_deploy.golden import Array
 from ..triton_deploy.schema import Schema, Tensor
+from ..triton_deploy.smoke_case import Array
 from .errors import Problem, Unprocessable
 
 MAX_PROBLEMS = 20

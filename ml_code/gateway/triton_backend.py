@@ -13,10 +13,10 @@ from typing import Any
 from starlette.types import Receive
 
 from ..triton_deploy.canary import Exposure
-from ..triton_deploy.golden import Array
 from ..triton_deploy.schema import Schema
+from ..triton_deploy.smoke_case import Array
 from .admission import Admission
-from .backend import Answer
+from .backend import BackendAnswer
 from .candidate_metrics import CandidateMetrics
 from .candidates import Candidates
 from .deploy_history import DeployHistory
@@ -46,7 +46,7 @@ class TritonTarget:
     version: str
     schema: Schema
 
-    async def infer(self, inputs: Mapping[str, Array], exchange: Exchange) -> Answer:
+    async def infer(self, inputs: Mapping[str, Array], exchange: Exchange) -> BackendAnswer:
         """See Target.infer."""
         return await self.backend.infer(self.model, inputs, exchange)
 
@@ -111,7 +111,7 @@ class TritonBackend:
         await asyncio.to_thread(self._look)
         return self.target(model)
 
-    async def infer(self, model: str, inputs: Mapping[str, Array], exchange: Exchange) -> Answer:
+    async def infer(self, model: str, inputs: Mapping[str, Array], exchange: Exchange) -> BackendAnswer:
         """Ask the Tritons for one answer; raises as Target.infer."""
         body, json_length = binary_request(inputs)
         headers = b"Content-Length: %d\r\nInference-Header-Content-Length: %d\r\n" % (len(body), json_length)
@@ -129,7 +129,7 @@ class TritonBackend:
             self._admission.leave()
         if reply.status == 200:
             length = dict(reply.headers).get(b"inference-header-content-length")
-            return Answer(*read_outputs(content, int(length) if length else None))
+            return BackendAnswer(*read_outputs(content, int(length) if length else None))
         text = content[:1000].decode(errors="replace")
         if reply.status == 503 or "unknown model" in text:
             raise Unavailable("No Triton has the model ready. Try again.")

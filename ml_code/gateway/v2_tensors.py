@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 from ..triton_deploy.datatypes import NUMPY_TYPES
-from ..triton_deploy.golden import Array
+from ..triton_deploy.smoke_case import Array
 from .errors import BackendFailed, Malformed
 
 _NAMES = {np.dtype(dtype): name for name, dtype in NUMPY_TYPES.items()}

@@ -59,7 +59,7 @@ class Decision(StrEnum):
 
 
 @dataclass(frozen=True)
-class Step:
+class CanaryStep:
     """One step: what is done with so many percent of the requests. 0 % are testers alone, who name the deployment's key."""
 
     mirrored: bool
@@ -147,13 +147,13 @@ def canary_of(shares: str, shadow_percent: int, step_minutes: float) -> Canary |
     return Canary(shares_percent=steps, shadow_percent=shadow_percent, step_s=step_minutes * 60, waits=waits)
 
 
-def steps_of(canary: Canary) -> tuple[Step, ...]:
+def steps_of(canary: Canary) -> tuple[CanaryStep, ...]:
     """Return the steps of a canary in their order."""
-    mirrored = (Step(True, canary.shadow_percent),) if canary.shadow_percent else ()
-    return (*mirrored, *(Step(False, percent) for percent in canary.shares_percent))
+    mirrored = (CanaryStep(True, canary.shadow_percent),) if canary.shadow_percent else ()
+    return (*mirrored, *(CanaryStep(False, percent) for percent in canary.shares_percent))
 
 
-def step_of(canary: Canary) -> Step:
+def step_of(canary: Canary) -> CanaryStep:
     """Return the step that has begun last."""
     return steps_of(canary)[canary.step - 1]
 

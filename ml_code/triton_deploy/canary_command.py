@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 
 from .canary import Decision, left_s
 from .canary_control import CanaryControl
-from .intake import whoever
 from .names import check_model, check_reason
 from .records import Deployment
+from .request import whoever
 from .settings import Settings
 from .texts import printable
 

@@ -12,7 +12,7 @@ PATIENCE = 3
 """So many looks in a row without a measurement are no measurement: a scrape or a restart of Prometheus is less."""
 
 
-class Verdict(StrEnum):
+class CanaryVerdict(StrEnum):
     """How a candidate does."""
 
     PASS = "pass"
@@ -29,7 +29,7 @@ class Verdict(StrEnum):
     """The Triton on which it meets clients does not have it any more, or can't be reached."""
 
 
-BAD = frozenset((Verdict.FAIL, Verdict.DIFFERS))
+BAD = frozenset((CanaryVerdict.FAIL, CanaryVerdict.DIFFERS))
 """Verdicts against the candidate that take several looks in a row."""
 
 
@@ -64,7 +64,7 @@ class Seen:
         held_s: how long it has waited beyond its time, seconds.
     """
 
-    verdict: Verdict
+    verdict: CanaryVerdict
     why: str = ""
     over: bool = False
     testers_alone: bool = False
@@ -117,23 +117,23 @@ def stand(seen: Seen, policy: Policy) -> Stand:
         return Stand(Course.BAD, seen.why)
     if seen.promoted_by:
         return _promoted(seen)
-    measured = seen.verdict is not Verdict.UNMEASURED
+    measured = seen.verdict is not CanaryVerdict.UNMEASURED
     if not measured and seen.unmeasured_looks >= PATIENCE and policy.no_data != "pass":
         return _unmeasured(seen, policy)
     if seen.paused_by:
         return _held(f"{seen.paused_by} paused it", seen, policy)
     known = measured or seen.unmeasured_looks >= PATIENCE
-    if not seen.over or not known or seen.verdict in (*BAD, Verdict.GONE):
+    if not seen.over or not known or seen.verdict in (*BAD, CanaryVerdict.GONE):
         return Stand(Course.GOES_ON)
     if seen.waits:
         return _held("a person has to end this step", seen, policy)
-    if seen.verdict is Verdict.PASS or seen.testers_alone:
+    if seen.verdict is CanaryVerdict.PASS or seen.testers_alone:
         return Stand(Course.ENDS_WELL)
     return _too_few(seen, policy) if measured else _passed(f"nothing measures: {seen.why}")
 
 
 def _promoted(seen: Seen) -> Stand:
-    if seen.verdict is Verdict.PASS or seen.testers_alone:
+    if seen.verdict is CanaryVerdict.PASS or seen.testers_alone:
         return Stand(Course.ENDS_WELL)
     return Stand(Course.ENDS_UNJUDGED, f"{seen.promoted_by} promoted it: {seen.why}")
 

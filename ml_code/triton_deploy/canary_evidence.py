@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .canary_course import Verdict
+from .canary_course import CanaryVerdict
 from .canary_floor import Counts
 
 
@@ -22,7 +22,7 @@ class Judgment:
             the same thing once more. None where every look sees another thing.
     """
 
-    verdict: Verdict
+    verdict: CanaryVerdict
     why: str
     figures: Mapping[str, Any] = field(default_factory=dict)
     evidence: float | None = None
@@ -61,7 +61,7 @@ Counter = Callable[[str, int], Counts]
 def nobody(watched: Watched) -> Judgment:
     """Judge without having seen anything: where there is no Prometheus."""
     return Judgment(
-        Verdict.UNMEASURED,
+        CanaryVerdict.UNMEASURED,
         "TRITON_DEPLOY_PROMETHEUS_URL is not set for the process that watches (in Airflow the triggerer)",
     )
 

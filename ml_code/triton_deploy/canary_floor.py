@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
 from .bake.evidence import lower_bound
-from .canary_course import Verdict
+from .canary_course import CanaryVerdict
 
 Counts: TypeAlias = Mapping[str, Mapping[str, float]]
 """What each gateway has counted of one version since its start, by its address and by the name of the figure."""
@@ -81,7 +81,7 @@ def since(before: Counts, now: Counts) -> Mapping[str, float]:
     return grown
 
 
-def complaint(grown: Mapping[str, float], limit: float) -> tuple[Verdict, str] | None:
+def complaint(grown: Mapping[str, float], limit: float) -> tuple[CanaryVerdict, str] | None:
     """Return what tells against a candidate, and why; None when nothing does.
 
     Args:
@@ -94,13 +94,13 @@ def complaint(grown: Mapping[str, float], limit: float) -> tuple[Verdict, str] |
     )
     if ended:
         return (
-            Verdict.ENDED,
+            CanaryVerdict.ENDED,
             f"{ended:.0f} connections to it ended within a request, as the gateways themselves counted",
         )
     if absent:
-        return Verdict.GONE, "a gateway did not reach or find it there, and sends it nothing more"
+        return CanaryVerdict.GONE, "a gateway did not reach or find it there, and sends it nothing more"
     bad = [line for line in _failures(grown, limit) if line]
-    return (Verdict.FAIL, "; ".join(bad)) if bad else None
+    return (CanaryVerdict.FAIL, "; ".join(bad)) if bad else None
 
 
 def _failures(grown: Mapping[str, float], limit: float) -> Iterator[str]:

@@ -24,7 +24,7 @@ from .canary import (
     who_told,
     withdrawn,
 )
-from .canary_course import PATIENCE, Course, Policy, Seen, Stand, Verdict, stand
+from .canary_course import PATIENCE, CanaryVerdict, Course, Policy, Seen, Stand, stand
 from .canary_evidence import Counter, Judge, Judgment, Watched, no_counts
 from .canary_floor import baseline, complaint, since
 from .errors import (
@@ -40,7 +40,7 @@ from .errors import (
 from .records import Canary, Release, State, utc_text
 from .schema import Schema, breaking_changes
 from .settings import Settings
-from .step import Step
+from .step import RunningStep
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,9 @@ class CanaryWatch:
         counter: gives what the gateways counted themselves.
     """
 
-    def __init__(self, step: Step, judge: Judge, settings: Settings, counter: Counter = no_counts) -> None:
+    def __init__(
+        self, step: RunningStep, judge: Judge, settings: Settings, counter: Counter = no_counts
+    ) -> None:
         assert step.record.canary is not None
         self._step = step
         self._canary: Canary = step.record.canary
@@ -150,7 +152,7 @@ class CanaryWatch:
         if self._exposed_s(now) > longest_s(self._settings.canary_hold_s) and found.course is Course.HELD:
             found = Stand(Course.UNDECIDED, f"the canary takes longer than any may: {found.why}")
         self._refuse_bad(judgment, found)
-        if is_withdrawn(self._canary) and judgment.verdict is not Verdict.UNMEASURED:
+        if is_withdrawn(self._canary) and judgment.verdict is not CanaryVerdict.UNMEASURED:
             log.info(
                 "the canary of version %s is measured again: the step begins anew", self._step.record.version
             )
@@ -186,11 +188,13 @@ class CanaryWatch:
         """Return the canary with what this look saw."""
         before = self._canary.judgment
         bad = before.get("bad_looks", 0)
-        if judgment.verdict not in (Verdict.FAIL, Verdict.DIFFERS):
+        if judgment.verdict not in (CanaryVerdict.FAIL, CanaryVerdict.DIFFERS):
             bad = 0
         elif not bad or judgment.evidence is None or judgment.evidence >= before.get("evidence", 0) + 0.5:
             bad += 1
-        unmeasured = before.get("unmeasured_looks", 0) + 1 if judgment.verdict is Verdict.UNMEASURED else 0
+        unmeasured = (
+            before.get("unmeasured_looks", 0) + 1 if judgment.verdict is CanaryVerdict.UNMEASURED else 0
+        )
         return prolonged(
             self._canary,
             now,
@@ -275,7 +279,7 @@ class CanaryWatch:
 
     @property
     def _was_gone(self) -> bool:
-        return bool(self._canary.judgment.get("verdict") == Verdict.GONE)
+        return bool(self._canary.judgment.get("verdict") == CanaryVerdict.GONE)
 
     def _exposed_s(self, now: datetime) -> float:
         """Return since when clients may have met it, seconds: also those of a step that begins anew."""
@@ -304,7 +308,7 @@ class CanaryWatch:
             )
         if found.course is not Course.BAD:
             return
-        if judgment.verdict is Verdict.DIFFERS:
+        if judgment.verdict is CanaryVerdict.DIFFERS:
             raise AnswersDiffer(
                 f"Version {version} does not answer like the live one with {step}: {found.why}.",
                 hint="No client gets it any more, and nothing is known against it. If its answers are meant to differ, as after a training "
@@ -322,7 +326,7 @@ class CanaryWatch:
         """
         model, pinned = self._step.folder.model, self._step.record.pinned
         where = f"Triton at {self._canary.triton}" if self._canary.triton else "A Triton"
-        if judgment.verdict is Verdict.ENDED:
+        if judgment.verdict is CanaryVerdict.ENDED:
             self._step.ended = {self._canary.triton: utc_text(now)} if self._canary.triton else {}
             raise EndedTriton(
                 f"{where} ended while it had a request of version {pinned.version}: {judgment.why}.",
@@ -330,7 +334,7 @@ class CanaryWatch:
                 f"same: if it was one, take the model again with 'triton-deploy deploy {model} --alias {pinned.alias} --force'. "
                 "Else see that Triton's log.",
             )
-        if judgment.verdict is Verdict.GONE and (self._was_gone or ends):
+        if judgment.verdict is CanaryVerdict.GONE and (self._was_gone or ends):
             raise NotFound(
                 f"{where} does not have version {pinned.version} of {model} any more: {judgment.why}.",
                 hint="It was restarted, or somebody unloaded the version; deploy again.",
@@ -342,11 +346,11 @@ class CanaryWatch:
         return min(pause_s, rest_s) if rest_s > 0 else pause_s
 
     def _refuse_other_schema(self, live: Release) -> None:
-        old = self._step.settlement.manifest_of(live)
+        old = self._step.deployments.manifest_of(live)
         if old is None:
             # Nobody knows any more what its clients send.
             return
-        new = self._step.folder.versions.need(self._step.record.version)
+        new = self._step.folder.versions.require(self._step.record.version)
         changes = breaking_changes(Schema.from_dict(old.schema), Schema.from_dict(new.schema))
         if changes:
             raise SchemaChanged(
@@ -359,7 +363,7 @@ def _told_apart(canary: Canary) -> tuple[object, ...]:
     """Return what of a canary is written as soon as it changes; the rest with the next sign of life."""
     judgment = canary.judgment
     looks = judgment.get("bad_looks", 0), judgment.get("unmeasured_looks", 0)
-    gone = judgment.get("verdict") == Verdict.GONE
+    gone = judgment.get("verdict") == CanaryVerdict.GONE
     return (looks, gone, canary.held_utc, canary.share_percent, canary.mirrored_percent, canary.counted)
 
 

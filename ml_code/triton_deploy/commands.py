@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 from .canary import canary_of, step_of
 from .deployer import Deployer
-from .intake import DeployRequest, RevertRequest, whoever
+from .dry_run import Plan
 from .known_models import require_known
 from .names import check_model, check_reason
-from .plan import Plan
 from .records import Deployment, State
 from .repository import ModelFolder, models_in
+from .request import DeployRequest, RevertRequest, whoever
 from .settings import Settings
 from .texts import printable
 from .verdicts import in_a_line
 
 if TYPE_CHECKING:
-    from .collect import Collected
+    from .gc import Collected
     from .reconcile import Reconciled
     from .status import ModelStatus
 
@@ -81,7 +81,7 @@ def revert(options: argparse.Namespace, settings: Settings) -> int:
 
 def bake(options: argparse.Namespace, settings: Settings) -> int:
     """Watch a release on live traffic."""
-    from .bake.baking import Baking
+    from .bake.bake import Baking
     from .bake.policy import BakePolicy
 
     baking = Baking(settings, options.model, BakePolicy.of(settings, options.minutes))
@@ -128,10 +128,10 @@ def reconcile(options: argparse.Namespace, settings: Settings) -> int:
 
 def gc(options: argparse.Namespace, settings: Settings) -> int:
     """Remove what the retention lets go."""
-    from .collect import Collector
+    from .gc import GarbageCollector
 
     models = _known(settings, options.models)
-    results = Collector(settings).run_all(models, dry_run=options.dry_run)
+    results = GarbageCollector(settings).run_all(models, dry_run=options.dry_run)
     if options.json:
         print(
             json.dumps([asdict(result) | {"freed_bytes": result.freed_bytes} for result in results], indent=2)
@@ -294,17 +294,17 @@ def history(options: argparse.Namespace, settings: Settings) -> int:
 
 def doctor(options: argparse.Namespace, settings: Settings) -> int:
     """Check the set-up."""
-    from .doctor import Verdict, examine
+    from .doctor import DoctorVerdict, examine
 
     findings = examine()
     if options.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     for finding in () if options.json else findings:
-        verdict = finding.verdict.upper() if finding.verdict is Verdict.FAILED else finding.verdict
+        verdict = finding.verdict.upper() if finding.verdict is DoctorVerdict.FAILED else finding.verdict
         _say(f"{verdict:<12} {finding.check:<11} {finding.what}")
         if finding.fix:
             _say(f"{'':<25}What to do: {finding.fix}")
-    return EXIT_DISAGREES if any(finding.verdict is Verdict.FAILED for finding in findings) else 0
+    return EXIT_DISAGREES if any(finding.verdict is DoctorVerdict.FAILED for finding in findings) else 0
 
 
 def init(options: argparse.Namespace, settings: Settings) -> int:

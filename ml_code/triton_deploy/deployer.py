@@ -17,10 +17,20 @@ from datetime import UTC, datetime
 from .artifacts import ArtifactStore, store_for
 from .canary_evidence import Counter, Judge, no_counts, nobody
 from .canary_watch import CanaryWatch
+from .deployments import Deployments
+from .disk_space import require_room
+from .dry_run import Plan, plan_deploy, plan_revert, plan_rollback
 from .errors import DeployError, IllegalTransition, Misconfigured, Superseded
-from .feedback import Feedback
+from .fleet import Fleet
 from .foreign import refuse_foreign, refuse_foreign_version
-from .intake import (
+from .integrity import check_candidate
+from .materialize import Materializer, refuse_quarantined
+from .mlflow_tags import MlflowTags
+from .names import check_alias, check_deploy_id, check_model
+from .records import Deployment, Pinned, Release, State, utc_text
+from .registry import MlflowRegistry, Registry, wait_for_alias
+from .repository import ModelFolder
+from .request import (
     DeployRequest,
     RevertRequest,
     comes_first,
@@ -31,19 +41,9 @@ from .intake import (
     still_wanted,
     taken_up,
 )
-from .integrity import check_candidate
-from .materialize import Materializer, refuse_quarantined
-from .names import check_alias, check_deploy_id, check_model
-from .plan import Plan, plan_deploy, plan_revert, plan_rollback
-from .records import Deployment, Pinned, Release, State, utc_text
-from .registry import MlflowRegistry, Registry, wait_for_alias
-from .repository import ModelFolder
-from .room import require_room
-from .serving import Serving
 from .settings import Settings
-from .settlement import Settlement
 from .staging import Staging
-from .step import Step
+from .step import RunningStep
 from .triton import Triton, staging_of, tritons_of
 from .verdicts import refuse_bad
 from .version_files import Manifest
@@ -84,7 +84,7 @@ class Deployer:
         tritons: Sequence[Triton] | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         report: Callable[[int, int], None] = lambda done, total: None,
-        feedback: Feedback | None = None,
+        feedback: MlflowTags | None = None,
         judge: Judge | None = None,
         counter: Counter | None = None,
         sleep: Callable[[float], None] = time.sleep,
@@ -95,7 +95,7 @@ class Deployer:
         self._judge = judge
         self._counter = counter
         self._sleep = sleep
-        self._feedback = feedback or Feedback(settings)
+        self._feedback = feedback or MlflowTags(settings)
         self._registry = registry
         # Two steps of a deploy ask for the same one; a client of S3 takes a while to make.
         self._stores = stores or functools.lru_cache(maxsize=1)(lambda uri: store_for(uri, settings))
@@ -137,25 +137,25 @@ class Deployer:
             LeaseHeld: a deploy of the model is under way, and more than a canary.
             DeployError: as for the steps of a deploy; what was live stays live.
         """
-        settlement = self._settlement(request.model)
+        deployments = self._deployments(request.model)
         for earlier in earlier_tries:
-            ended = settlement.rollback(earlier)
+            ended = deployments.rollback(earlier)
             if ended is not None and ended.state is not State.ROLLED_BACK:
                 log.info("an earlier try, %s, is %s: nothing is left to do", earlier, ended.state)
                 return ended
-        known = settlement.folder.journal.find(check_deploy_id(request.deploy_id))
+        known = deployments.folder.journal.find(check_deploy_id(request.deploy_id))
         if known is None:
-            settlement.folder.versions.refuse_traps()
-            settlement.folder.evidence.require()
-            live = settlement.folder.releases.latest()
+            deployments.folder.versions.refuse_traps()
+            deployments.folder.evidence.require()
+            live = deployments.folder.releases.latest()
             # What can't be done, or is done already, ends nobody's trial.
-            if not revert_record(request, live, settlement.folder, self._clock()).finished:
-                settlement.end_trial(request.deploy_id, comes_first(request))
-            settlement.settle_abandoned(request.deploy_id)
+            if not revert_record(request, live, deployments.folder, self._clock()).finished:
+                deployments.end_trial(request.deploy_id, comes_first(request))
+            deployments.settle_abandoned(request.deploy_id)
             known = self._begin(
-                settlement,
+                deployments,
                 request.deploy_id,
-                lambda live: revert_record(request, live, settlement.folder, self._clock()),
+                lambda live: revert_record(request, live, deployments.folder, self._clock()),
             )
         steps = (self.load, self.ready, self.smoke, self.commit)
         return self._through(steps, request.model, still_wanted(known).deploy_id)
@@ -179,14 +179,14 @@ class Deployer:
         check_deploy_id(request.deploy_id)
         check_alias(request.alias)
         self._refuse_unmeasured(request)
-        settlement = self._settlement(request.model)
-        folder = settlement.folder
+        deployments = self._deployments(request.model)
+        folder = deployments.folder
         known = folder.journal.find(request.deploy_id)
         if known is not None:
             return taken_up(request, known)
         folder.versions.refuse_traps()
-        refuse_foreign(folder, settlement.serving, self._settings.repository_root)
-        settlement.settle_abandoned(request.deploy_id)
+        refuse_foreign(folder, deployments.serving, self._settings.repository_root)
+        deployments.settle_abandoned(request.deploy_id)
         found = wait_for_alias(self._the_registry(), request.model, request.alias, self._settings, log.info)
         pinned = pinned_version(request, found, self._stores, folder)
         refuse_foreign_version(folder, pinned.version)
@@ -194,7 +194,9 @@ class Deployer:
             refuse_quarantined(folder.versions, fingerprint=pinned.fingerprint)
             refuse_bad(folder, pinned)
         record = self._begin(
-            settlement, request.deploy_id, lambda live: self._first_record(settlement, request, pinned, live)
+            deployments,
+            request.deploy_id,
+            lambda live: self._first_record(deployments, request, pinned, live),
         )
         log.info(
             "alias %s of %s is version %s, run %s",
@@ -251,7 +253,7 @@ class Deployer:
         with self._step("load", State.LOADED, model, deploy_id) as step:
             if step.due:
                 step.folder.versions.refuse_traps()
-                manifest = step.folder.versions.need(step.record.version)
+                manifest = step.folder.versions.require(step.record.version)
                 require_room(self._settings, manifest.version, step.folder)
                 check_candidate(step, manifest)
                 self._try_in_staging(step, manifest)
@@ -265,7 +267,7 @@ class Deployer:
                     )
                     step.reached()
                 finally:
-                    step.settlement.give_back(step.record)
+                    step.deployments.give_back(step.record)
         return step.record
 
     def ready(self, model: str, deploy_id: str) -> Deployment:
@@ -286,7 +288,7 @@ class Deployer:
 
         Raises:
             VerificationFailed: wrong, non-finite or late answers.
-            DeployError: see serving.Serving.smoke.
+            DeployError: see Fleet.smoke.
         """
         with self._step("smoke", State.VERIFIED, model, deploy_id) as step:
             if step.due:
@@ -303,7 +305,7 @@ class Deployer:
         """
         while (pause_s := self.look_at_canary(model, deploy_id)) is not None:
             self._sleep(pause_s)
-        return self._settlement(model).folder.journal.get(deploy_id)
+        return self._deployments(model).folder.journal.get(deploy_id)
 
     def look_at_canary(self, model: str, deploy_id: str) -> float | None:
         """Do what is due now of a canary: begin a step, judge it, or end the canary.
@@ -320,7 +322,7 @@ class Deployer:
             SchemaChanged: clients of the live version could not use it.
             Superseded: somebody else committed, or rolled this deployment back.
         """
-        record = still_wanted(self._settlement(model).folder.journal.get(deploy_id))
+        record = still_wanted(self._deployments(model).folder.journal.get(deploy_id))
         if record.canary is None or record.state is State.UNCHANGED:
             return None
         with self._step("canary", State.TRIED, model, deploy_id) as step:
@@ -350,7 +352,7 @@ class Deployer:
                 serving = step.serving
                 step.unanswered, step.ended = serving.unanswered, serving.ended
                 try:
-                    manifest = step.folder.versions.need(step.record.version)
+                    manifest = step.folder.versions.require(step.record.version)
                     away = serving.switch_to(manifest, self._settle_s(step))
                     step.keep_lease()
                     # Before the decision, which may be finished by code that does not know an engine that is not complete.
@@ -358,15 +360,15 @@ class Deployer:
                     unanswered = dict(serving.unanswered)
                     step.reached(State.COMMITTING, away=dict(away), unanswered=unanswered)
                 except BaseException:
-                    if not step.settlement.is_decided(deploy_id):
-                        step.settlement.try_to_restore()
+                    if not step.deployments.is_decided(deploy_id):
+                        step.deployments.try_to_restore()
                     raise
-            step.record = step.settlement.finish(step.record, flipped=flipped)
+            step.record = step.deployments.finish(step.record, flipped=flipped)
         return step.record
 
     def rollback(self, model: str, deploy_id: str, by: str = "") -> Deployment | None:
-        """Undo a deployment that is not committed, or finish one that is past its decision: see Settlement.rollback."""
-        return self._settlement(model).rollback(deploy_id, by)
+        """Undo a deployment that is not committed, or finish one that is past its decision: see Deployments.rollback."""
+        return self._deployments(model).rollback(deploy_id, by)
 
     def plan_deploy(self, request: DeployRequest) -> Plan:
         """Return what a deploy would do, and change nothing: see plan.plan_deploy."""
@@ -374,7 +376,7 @@ class Deployer:
         check_alias(request.alias)
         return plan_deploy(
             request,
-            self._settlement(request.model),
+            self._deployments(request.model),
             self._settings,
             self._the_registry,
             self._stores,
@@ -385,25 +387,25 @@ class Deployer:
     def plan_revert(self, request: RevertRequest) -> Plan:
         """Return what a revert would do, and change nothing: see plan.plan_revert."""
         check_deploy_id(request.deploy_id)
-        return plan_revert(request, self._settlement(request.model))
+        return plan_revert(request, self._deployments(request.model))
 
     def plan_rollback(self, model: str, deploy_id: str) -> Plan:
         """Return what a rollback would do, and change nothing: see plan.plan_rollback."""
-        return plan_rollback(check_deploy_id(deploy_id), self._settlement(model))
+        return plan_rollback(check_deploy_id(deploy_id), self._deployments(model))
 
     def what_serves(self, model: str) -> str:
         """Return a sentence on what is live, for messages."""
-        return self._settlement(model).what_serves()
+        return self._deployments(model).what_serves()
 
     # What the steps are made of
 
-    def _settle_s(self, step: Step) -> float:
+    def _settle_s(self, step: RunningStep) -> float:
         """Return how long clients meet a version on one Triton alone, seconds: none for one that they have met before."""
         record, releases = step.record, step.folder.releases
         met = record.canary is not None or releases.releases_version(record.version)
         return 0.0 if met or releases.latest() is None else self._settings.settle_s
 
-    def _try_in_staging(self, step: Step, manifest: Manifest) -> None:
+    def _try_in_staging(self, step: RunningStep, manifest: Manifest) -> None:
         """Try a candidate that clients have not had before, or not lately: a warm version is loaded, and is asked of nobody."""
         if self._staging is None:
             self._staging = staging_of(self._settings)
@@ -448,9 +450,9 @@ class Deployer:
                 hint="Set it for whoever deploys (Airflow's workers and its triggerer), or deploy without --canary and --shadow-percent.",
             )
 
-    def _settlement(self, model: str) -> Settlement:
+    def _deployments(self, model: str) -> Deployments:
         folder = ModelFolder.at(self._settings.repository_root, check_model(model))
-        return Settlement(
+        return Deployments(
             folder,
             lambda: self._serving(folder),
             self._settings,
@@ -458,10 +460,10 @@ class Deployer:
             lambda record: self._feedback.tell(folder, record),
         )
 
-    def _serving(self, folder: ModelFolder) -> Serving:
+    def _serving(self, folder: ModelFolder) -> Fleet:
         if self._tritons is None:
             self._tritons = tritons_of(self._settings)
-        return Serving(folder, self._tritons, self._settings)
+        return Fleet(folder, self._tritons, self._settings)
 
     def _through(self, steps: Sequence[StepCall], model: str, deploy_id: str) -> Deployment:
         try:
@@ -486,37 +488,37 @@ class Deployer:
     def _has_ended(self, model: str, deploy_id: str) -> bool:
         """Whether a deployment has ended, by whoever did it; not when that can't be read."""
         with contextlib.suppress(DeployError):
-            record = self._settlement(model).folder.journal.find(deploy_id)
+            record = self._deployments(model).folder.journal.find(deploy_id)
             return record is not None and record.finished
         return False
 
     def _begin(
-        self, settlement: Settlement, deploy_id: str, make: Callable[[Release | None], Deployment]
+        self, deployments: Deployments, deploy_id: str, make: Callable[[Release | None], Deployment]
     ) -> Deployment:
         """Take the lease and record what is to be done on top of what is live; on failure leave nothing."""
-        settlement.take_lease(deploy_id)
+        deployments.take_lease(deploy_id)
         try:
-            record = settlement.folder.journal.append(make(settlement.folder.releases.latest()), None)
+            record = deployments.folder.journal.append(make(deployments.folder.releases.latest()), None)
         except BaseException:
-            settlement.folder.lease.release(deploy_id)
+            deployments.folder.lease.release(deploy_id)
             raise
         if record.finished:
-            settlement.folder.lease.release(deploy_id)
+            deployments.folder.lease.release(deploy_id)
             log.info("version %s is live already: nothing to do", record.version)
         return record
 
     def _first_record(
-        self, settlement: Settlement, request: DeployRequest, pinned: Pinned, live: Release | None
+        self, deployments: Deployments, request: DeployRequest, pinned: Pinned, live: Release | None
     ) -> Deployment:
-        refuse_taken_number(settlement.folder, pinned)
-        unchanged = live is not None and settlement.is_live(live, pinned)
+        refuse_taken_number(deployments.folder, pinned)
+        unchanged = live is not None and deployments.is_live(live, pinned)
         return deploy_record(request, pinned, live, unchanged, self._clock())
 
     @contextlib.contextmanager
-    def _step(self, name: str, goal: State, model: str, deploy_id: str) -> Iterator[Step]:
+    def _step(self, name: str, goal: State, model: str, deploy_id: str) -> Iterator[RunningStep]:
         """Run one step: read the record, renew the lease, record why it failed if it does."""
-        settlement = self._settlement(model)
-        step = Step(settlement, still_wanted(settlement.folder.journal.get(deploy_id)), goal)
+        deployments = self._deployments(model)
+        step = RunningStep(deployments, still_wanted(deployments.folder.journal.get(deploy_id)), goal)
         if not step.due:
             yield step
             return
@@ -526,7 +528,7 @@ class Deployer:
                 hint="Run the steps in order.",
             )
         step.keep_lease()
-        settlement.folder.journal.sync(deploy_id)
+        deployments.folder.journal.sync(deploy_id)
         started = time.perf_counter()
         try:
             yield step

@@ -7,10 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from .errors import StorageFailed, Unavailable
+from .fleet import Fleet
+from .index_cache import IndexCache
 from .repository import ModelFolder
-from .serving import Serving
 from .standing import Notice
-from .survey import Survey
 
 FOREIGN = "foreign"
 """Kind of a notice: something has a name of this model and is somebody else's."""
@@ -30,7 +30,7 @@ def foreign_notice(found: Sequence[str]) -> Notice:
     return Notice(FOREIGN, f"not made by this deployer, and left alone: {', '.join(named[:SHOWN])}{more}")
 
 
-def refuse_foreign(folder: ModelFolder, serving: Callable[[], Serving], root: Path) -> None:
+def refuse_foreign(folder: ModelFolder, serving: Callable[[], Fleet], root: Path) -> None:
     """Refuse a first deploy by a name that somebody else uses, and one of a model whose releases are gone.
 
     Args:
@@ -47,7 +47,7 @@ def refuse_foreign(folder: ModelFolder, serving: Callable[[], Serving], root: Pa
         return
     serves: Mapping[str, int | str | None] = {}
     with suppress(Unavailable):
-        serves = serving().public_versions(Survey(root))
+        serves = serving().public_versions(IndexCache(root))
     for version in folder.ownership.lost(one for one in serves.values() if isinstance(one, int)):
         raise StorageFailed(
             f"Triton serves version {version} of {folder.model}, which this deployer brought, and there is no release.",
@@ -71,7 +71,7 @@ def served_by_others(folder: ModelFolder, serving: Mapping[str, int | str | None
 
     Args:
         folder: the model's place in the repository.
-        serving: what each Triton answers the public name with, by its address: see Serving.public_versions.
+        serving: what each Triton answers the public name with, by its address: see Fleet.public_versions.
     """
     if folder.releases.latest() is not None or folder.ownership.may_have_flipped():
         return []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import http_body, http_redirects, library_logs, tls
 from .errors import DeployError, Misconfigured, Unavailable
-from .http_answers import Answer, answer_of, explanation
+from .http_answers import JsonAnswer, answer_of, explanation
 from .http_redirects import Request
 from .texts import excerpt
 from .tls import Trust
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANSWER_BYTES",
-    "Answer",
+    "JsonAnswer",
     "SilentServer",
     "answer_of",
     "asked_pause",

@@ -27,7 +27,7 @@ _LOOKED_AT = 4096
 """Of a refusal, characters that are searched for what it says."""
 
 
-class Answer:
+class JsonAnswer:
     """A JSON answer, or a part of one.
 
     Args:
@@ -48,7 +48,7 @@ class Answer:
         self._about = server, asked, came, setting
         self._path = path
 
-    def part(self, name: str) -> Answer:
+    def part(self, name: str) -> JsonAnswer:
         """Return an object's field, which has to be an object; raises Misconfigured."""
         return self._below(name, dict, "an object")
 
@@ -90,13 +90,13 @@ class Answer:
             return value
         raise self.strange(f"{self._path}{name} is neither true nor false")
 
-    def items(self, name: str) -> list[Answer]:
+    def items(self, name: str) -> list[JsonAnswer]:
         """Return a field that is a list of objects; none for one that is not there, as MLflow writes an empty list."""
         if self._field(name) is None:
             return []
         found = self._below(name, list, "a list").value
         about = (*self._about, f"{self._path}{name}[].")
-        return [Answer(self._object(each, name), *about) for each in found]
+        return [JsonAnswer(self._object(each, name), *about) for each in found]
 
     def strange(self, why: str) -> Misconfigured:
         """Return the error for an answer that is not of the right form."""
@@ -106,12 +106,12 @@ class Answer:
     def _field(self, name: str) -> Any:
         return self.value.get(name)
 
-    def _below(self, name: str, kind: type, what: str) -> Answer:
+    def _below(self, name: str, kind: type, what: str) -> JsonAnswer:
         value = self._field(name)
         if not isinstance(value, kind):
             missing = "is missing" if value is None else f"is not {what}"
             raise self.strange(f"{self._path}{name} {missing}")
-        return Answer(value, *self._about, f"{self._path}{name}.")
+        return JsonAnswer(value, *self._about, f"{self._path}{name}.")
 
     def _object(self, value: Any, name: str) -> Mapping[str, Any]:
         if isinstance(value, dict):
@@ -119,7 +119,7 @@ class Answer:
         raise self.strange(f"{self._path}{name} holds something other than objects")
 
 
-def answer_of(response: requests.Response, server: str, asked: str, setting: str = "") -> Answer:
+def answer_of(response: requests.Response, server: str, asked: str, setting: str = "") -> JsonAnswer:
     """Return the JSON object that a server answered.
 
     Args:
@@ -134,7 +134,7 @@ def answer_of(response: requests.Response, server: str, asked: str, setting: str
     value = parsed(response, server, asked, setting)
     if not isinstance(value, dict):
         raise strange(server, asked, beginning(response), "it is no JSON object", setting)
-    return Answer(value, server, asked, beginning(response), setting)
+    return JsonAnswer(value, server, asked, beginning(response), setting)
 
 
 def parsed(response: requests.Response, server: str, asked: str, setting: str = "") -> Any:

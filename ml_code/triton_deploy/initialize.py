@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from .artifact_roots import VARIABLE
 from .artifacts import S3Store
 from .errors import InvalidInput, Misconfigured, NotFound
-from .http_answers import Answer
+from .http_answers import JsonAnswer
 from .locations import Place, ProxyPlace, S3Place, parse_place
 from .mlflow_api import MlflowApi
 from .repository.durable import make_directory
@@ -39,7 +39,7 @@ class InitRequest:
 
 
 @dataclass(frozen=True)
-class Step:
+class SetUpStep:
     """Something that is wanted.
 
     Attributes:
@@ -67,7 +67,7 @@ class Wanted(Protocol):
         """Make it; fine when somebody else has just done so."""
 
 
-def initialize(settings: Settings, request: InitRequest, *, dry_run: bool) -> Iterator[Step]:
+def initialize(settings: Settings, request: InitRequest, *, dry_run: bool) -> Iterator[SetUpStep]:
     """Make what is missing, and yield each thing as it is there.
 
     Args:
@@ -86,7 +86,7 @@ def initialize(settings: Settings, request: InitRequest, *, dry_run: bool) -> It
             # Asked again: a server's own default may have put it somewhere else.
             if not wanted.there():
                 raise Misconfigured(f"{wanted.what} was made and is not there.", hint="See the server's log.")
-        yield Step(wanted.what, made=not there)
+        yield SetUpStep(wanted.what, made=not there)
     yield from _roots(settings, request)
 
 
@@ -100,7 +100,7 @@ def _all(settings: Settings, request: InitRequest) -> Iterator[Wanted]:
         yield _Experiment(api, request.direct, f"s3://{request.bucket}/{request.direct}")
 
 
-def _roots(settings: Settings, request: InitRequest) -> Iterator[Step]:
+def _roots(settings: Settings, request: InitRequest) -> Iterator[SetUpStep]:
     """Yield what has to be set so that models of the direct experiment are deployed: nobody's environment can be set from here."""
     if not request.bucket:
         return
@@ -109,7 +109,7 @@ def _roots(settings: Settings, request: InitRequest) -> Iterator[Step]:
     if not allowed.allow(place):
         wanted = ",".join(map(str, (*allowed.roots, place)))
         what = f"leave to read what experiment {request.direct} logs"
-        yield Step(what, made=False, to_set=f"{VARIABLE}={wanted}")
+        yield SetUpStep(what, made=False, to_set=f"{VARIABLE}={wanted}")
 
 
 class _Repository:
@@ -189,7 +189,7 @@ class _Experiment:
             if not self.there():
                 raise
 
-    def _get(self) -> Answer:
+    def _get(self) -> JsonAnswer:
         return self._api.get("mlflow/experiments/get-by-name", "experiment", experiment_name=self._name)
 
     def _fits(self, place: Place | None) -> bool:

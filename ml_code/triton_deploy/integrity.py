@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from .errors import Damaged
 from .records import Release, utc_text
 from .repository import ModelFolder
-from .step import Step
+from .step import RunningStep
 from .version_files import SMOKE_CASE, Manifest
 
 
@@ -46,7 +46,7 @@ def refuse(folder: ModelFolder, version: int, found: Sequence[str]) -> None:
         )
 
 
-def check_candidate(step: Step, manifest: Manifest) -> None:
+def check_candidate(step: RunningStep, manifest: Manifest) -> None:
     """Compare a candidate's files with what was deployed, before they are loaded.
 
     Every byte is read, unless this deployment has hashed it, or every Triton has the version loaded: a warm one loads nothing.
@@ -76,11 +76,11 @@ def check_candidate(step: Step, manifest: Manifest) -> None:
     refuse(folder, version, list(found))
     if deep:
         step.note(
-            hashed_utc=utc_text(step.settlement.clock()),
+            hashed_utc=utc_text(step.deployments.clock()),
             manifest_digest=record.manifest_digest or folder.versions.manifest_digest(version),
         )
 
 
-def _is_warm(step: Step, version: int) -> bool:
+def _is_warm(step: RunningStep, version: int) -> bool:
     live = step.folder.releases.latest()
     return live is not None and version in live.loaded_versions and step.serving.is_loaded(version)

@@ -143,7 +143,7 @@ class Materializer:
         if copied:
             self._check_listing(files)
         else:
-            installed = self._versions.need(record.version)
+            installed = self._versions.require(record.version)
             self._same_content(record, installed)
             self._check_schema(record, Schema.from_dict(installed.schema))
 
@@ -267,7 +267,7 @@ class Materializer:
         if record.base_version is None:
             return
         try:
-            live = self._versions.need(record.base_version)
+            live = self._versions.require(record.base_version)
         except (NotFound, StorageFailed) as error:
             # What serves has to be replaced all the more.
             log.warning(
@@ -283,18 +283,19 @@ class Materializer:
 
     def _write_smoke_case(self, staging: Path, schema: Schema) -> FileEntry:
         # It needs numpy, and the snapshot, which imports this module, does not.
-        from . import golden, reference
+        from . import reference, smoke_case
 
         given = _read_text(staging / GOLDEN)
         if given is not None:
-            case = golden.parse_case(given, schema)
+            case = smoke_case.parse_case(given, schema)
         else:
             # Its deadline is far below the lease, which is not renewed meanwhile.
             limits = reference.Limits.of(self._settings)
             example = _read_text(staging / SERVING_EXAMPLE)
-            case = golden.derive_case(staging / MODEL_FILE, schema, example, limits)
+            case = smoke_case.derive_case(staging / MODEL_FILE, schema, example, limits)
             log.info(
-                "the model was logged without golden inputs; it is tried with %s", golden.told(case.source)
+                "the model was logged without golden inputs; it is tried with %s",
+                smoke_case.told(case.source),
             )
         data = case.to_json().encode()
         with storage_errors(f"writing {staging / SMOKE_CASE}"):

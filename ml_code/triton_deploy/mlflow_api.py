@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import http, tls
 from .errors import AccessDenied, AliasNotFound, DeployError, Misconfigured, NotFound, Unavailable
-from .http_answers import Answer, answer_of, error_code, what_it_is
+from .http_answers import JsonAnswer, answer_of, error_code, what_it_is
 from .listing import Listing
 from .settings import Settings
 
@@ -39,7 +39,7 @@ class MlflowApi:
         self._settings = settings
         self._session = http.new_session(pool_size=1, trust=tls.trust("mlflow"))
 
-    def ask(self, endpoint: str, **params: str) -> Answer:
+    def ask(self, endpoint: str, **params: str) -> JsonAnswer:
         """Ask; return the answer.
 
         Args:
@@ -55,14 +55,14 @@ class MlflowApi:
             raise self.refusal(endpoint, response, params)
         return self._read(endpoint, response, params)
 
-    def get(self, endpoint: str, part: str, **params: str) -> Answer:
+    def get(self, endpoint: str, part: str, **params: str) -> JsonAnswer:
         """Ask; return one part of the answer, an object; see ``ask``."""
         return self.ask(endpoint, **params).part(part)
 
-    def every(self, endpoint: str, part: str, **params: str) -> list[Answer]:
+    def every(self, endpoint: str, part: str, **params: str) -> list[JsonAnswer]:
         """Ask for all pages of a list; same errors as ``ask``. MLflow leaves an empty list out of its answer."""
         listing = Listing(endpoint, self.server, self._settings.mlflow_timeout_s)
-        items: list[Answer] = []
+        items: list[JsonAnswer] = []
         while True:
             response = self.response(
                 "GET", f"/api/2.0/{endpoint}", params=params, timeout_s=listing.next_timeout_s()
@@ -78,13 +78,13 @@ class MlflowApi:
                 return items
             params = {**params, "page_token": listing.token(token)}
 
-    def send(self, method: str, endpoint: str, **body: Any) -> Answer:
+    def send(self, method: str, endpoint: str, **body: Any) -> JsonAnswer:
         """Change something; return the answer, empty where MLflow says nothing. Same errors as ``ask``."""
         response = self.response(method, f"/api/2.0/{endpoint}", body=body)
         if not 200 <= response.status_code < 300:
             raise self.refusal(endpoint, response, body)
         if not response.content.strip():
-            return Answer({}, self.server, endpoint, "")
+            return JsonAnswer({}, self.server, endpoint, "")
         return self._read(endpoint, response, body)
 
     def response(
@@ -111,7 +111,7 @@ class MlflowApi:
             hint="Check that it runs and that MLFLOW_TRACKING_URI is right, then deploy again.",
         )
 
-    def _read(self, endpoint: str, response: requests.Response, params: Mapping[str, Any]) -> Answer:
+    def _read(self, endpoint: str, response: requests.Response, params: Mapping[str, Any]) -> JsonAnswer:
         answer = answer_of(response, self.server, endpoint, "MLFLOW_TRACKING_URI")
         if "error_code" in answer.value:
             raise self.refusal(endpoint, response, params)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from .errors import AliasNotFound
-from .http_answers import Answer
+from .http_answers import JsonAnswer
 from .identity import Origin
 from .mlflow_api import MlflowApi
 from .registry import tags_of
@@ -111,7 +111,7 @@ class MlflowBoard:
         self._api.send("DELETE", "mlflow/model-versions/delete", name=model, version=str(version))
 
 
-def registered(entry: Answer) -> Registered:
+def registered(entry: JsonAnswer) -> Registered:
     """Take a version from MLflow's JSON; a run that is gone keeps its name there."""
     tags = tags_of(entry)
     origin = Origin(

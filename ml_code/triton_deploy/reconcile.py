@@ -14,18 +14,18 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 
+from .deployments import Deployments
 from .errors import DeployError, LeaseHeld, StorageFailed
-from .feedback import Feedback
+from .fleet import Fleet
 from .foreign import foreign_notice
+from .index_cache import IndexCache, Loaded
 from .integrity import damage
+from .mlflow_tags import MlflowTags
 from .names import engine_name, engine_version
 from .records import Deployment, ReconcileNote, Release, State, utc_text
 from .repository import ModelFolder, models_in
-from .serving import Serving
 from .settings import Settings
-from .settlement import Settlement
 from .standing import ALIAS_DRIFT, Notice
-from .survey import Loaded, Survey
 from .triton import Triton, tritons_of
 from .version_files import Manifest
 
@@ -106,10 +106,10 @@ class Reconciler:
         *,
         tritons: Sequence[Triton] | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        feedback: Feedback | None = None,
+        feedback: MlflowTags | None = None,
     ) -> None:
         self._settings = settings
-        self._feedback = feedback or Feedback(settings)
+        self._feedback = feedback or MlflowTags(settings)
         self._tritons = tritons_of(settings) if tritons is None else tritons
         self._clock = clock
 
@@ -131,7 +131,7 @@ class Reconciler:
         """
         root = self._settings.repository_root
         names = models or models_in(root)
-        survey = Survey(root)
+        survey = IndexCache(root)
         results = []
         for name in names:
             results.append(self._run_or_tell(name, survey, deep=deep, dry_run=dry_run))
@@ -153,12 +153,12 @@ class Reconciler:
         Raises:
             InvalidInput, Misconfigured, StorageFailed: the repository can't be looked at.
         """
-        return self._run(model, Survey(self._settings.repository_root), deep=deep, dry_run=dry_run)
+        return self._run(model, IndexCache(self._settings.repository_root), deep=deep, dry_run=dry_run)
 
-    def _run(self, model: str, survey: Survey, *, deep: bool, dry_run: bool) -> Reconciled:
+    def _run(self, model: str, survey: IndexCache, *, deep: bool, dry_run: bool) -> Reconciled:
         folder = ModelFolder.at(self._settings.repository_root, model)
-        serving = Serving(folder, self._tritons, self._settings)
-        settlement = Settlement(
+        serving = Fleet(folder, self._tritons, self._settings)
+        deployments = Deployments(
             folder,
             lambda: serving,
             self._settings,
@@ -179,12 +179,12 @@ class Reconciler:
                 "%s: no Triton answers while deployment %s is under way: rolling it back", model, holder
             )
             if not dry_run:
-                settlement.give_up(record)
+                deployments.give_up(record)
         if holder is not None:
             done.append(f"settle the abandoned deployment {holder}")
             if not dry_run:
                 try:
-                    settlement.settle_abandoned(me)
+                    deployments.settle_abandoned(me)
                     survey.forget()
                 except DeployError as error:
                     return self._report(folder, [], [f"deployment {holder} can't be settled yet: {error}"])
@@ -195,9 +195,9 @@ class Reconciler:
             nonlocal seen
             survey.forget()
             seen = Seen()
-            return self._repairs(settlement, serving, survey, seen)
+            return self._repairs(deployments, serving, survey, seen)
 
-        repairs = list(self._repairs(settlement, serving, survey, seen))
+        repairs = list(self._repairs(deployments, serving, survey, seen))
         if repairs:
             # It was seen for all models at once, and a deploy of this one may have ended since.
             repairs = list(look_again())
@@ -205,10 +205,10 @@ class Reconciler:
                 return self._report(folder, [], [f"{text} {NOT_TOUCHED}" for text in lost])
         if repairs and not dry_run:
             try:
-                settlement.take_lease(me, self._lease_s)
+                deployments.take_lease(me, self._lease_s)
             except LeaseHeld:
                 return self._report(folder, [], [], under_way="a deployment that has just begun")
-            repairs = self._repair(settlement, look_again, me, problems)
+            repairs = self._repair(deployments, look_again, me, problems)
             survey.forget()
         stuck = self._still(seen.stuck, folder, survey)
         problems += [*seen.unseen, *seen.problems, *map(_hangs, stuck.items())]
@@ -227,20 +227,20 @@ class Reconciler:
         return notice.kind == ALIAS_DRIFT and self._settings.alias_drift == "problem"
 
     def _repair(
-        self, settlement: Settlement, look: Callable[[], Iterator[Repair]], me: str, problems: list[str]
+        self, deployments: Deployments, look: Callable[[], Iterator[Repair]], me: str, problems: list[str]
     ) -> list[Repair]:
         """Put everything right under the lease, and give it back; returns what was, and notes what was not."""
-        folder = settlement.folder
+        folder = deployments.folder
         try:
             # Looked at again, now that no other can begin.
-            repairs = list(self._apply(look(), settlement, problems, partial(self._keep_lease, folder, me)))
+            repairs = list(self._apply(look(), deployments, problems, partial(self._keep_lease, folder, me)))
             remaining = {repair.what for repair in look()}
         finally:
             folder.lease.release(me)
         problems += [f"{repair.what}: it is not so yet" for repair in repairs if repair.what in remaining]
         return [repair for repair in repairs if repair.what not in remaining]
 
-    def _is_emergency(self, record: Deployment, folder: ModelFolder, survey: Survey) -> bool:
+    def _is_emergency(self, record: Deployment, folder: ModelFolder, survey: IndexCache) -> bool:
         """Whether clients get nothing while a candidate is loaded or tried, so that its lease does not count."""
         live = folder.releases.latest()
         if live is None or record.state not in (State.MATERIALIZED, State.LOADED, State.READY):
@@ -254,7 +254,7 @@ class Reconciler:
                 log.warning("%s", error)
         return True
 
-    def _run_or_tell(self, model: str, survey: Survey, *, deep: bool, dry_run: bool) -> Reconciled:
+    def _run_or_tell(self, model: str, survey: IndexCache, *, deep: bool, dry_run: bool) -> Reconciled:
         try:
             return self._run(model, survey, deep=deep, dry_run=dry_run)
         except Exception as error:
@@ -315,32 +315,32 @@ class Reconciler:
     def _apply(
         self,
         repairs: Iterator[Repair],
-        settlement: Settlement,
+        deployments: Deployments,
         problems: list[str],
         keep_lease: Callable[[], object],
     ) -> Iterator[Repair]:
-        before = settlement.folder.releases.latest()
+        before = deployments.folder.releases.latest()
         for repair in repairs:
             try:
                 keep_lease()
                 repair.act()
-                now = settlement.folder.releases.latest()
+                now = deployments.folder.releases.latest()
                 if now == before:
                     yield repair
                     continue
                 # This process slept past its lease: what it has just done is of a release that is no longer the last one.
-                settlement.follow()
+                deployments.follow()
             except DeployError as error:
                 problems.append(f"{repair.what}: {error}")
             else:
-                yield Repair("bring everything to a release that came meanwhile", settlement.follow)
+                yield Repair("bring everything to a release that came meanwhile", deployments.follow)
                 return
 
     def _repairs(
-        self, settlement: Settlement, serving: Serving, survey: Survey, seen: Seen
+        self, deployments: Deployments, serving: Fleet, survey: IndexCache, seen: Seen
     ) -> Iterator[Repair]:
         """Yield what is wrong, in the order in which it has to be put right: files first, then every Triton; the rest goes to ``seen``."""
-        folder = settlement.folder
+        folder = deployments.folder
         tritons = list(self._seen(folder, survey, seen.unseen))
         kept = self._hanging(folder, survey, [triton for triton, _ in tritons], seen.stuck)
         for path in folder.removals.undecided():
@@ -353,18 +353,18 @@ class Reconciler:
         manifest = folder.versions.usable(live.active_version) if live else None
         if live is not None:
             if folder.releases.projected() != live:
-                yield Repair("rewrite current.json", settlement.project)
+                yield Repair("rewrite current.json", deployments.project)
             if manifest is None:
                 # Reported as damage. Triton may still serve it from memory: nothing else is touched.
-                yield from self._back_without_files(settlement, live, tritons)
+                yield from self._back_without_files(deployments, live, tritons)
                 return
-            yield from self._derived_files(folder, serving, settlement, live, manifest)
+            yield from self._derived_files(folder, serving, deployments, live, manifest)
         yield from self._left_over(folder, survey, live, kept, seen)
         for triton, loaded in tritons:
-            yield from self._on_triton(settlement, live, triton, loaded, seen)
+            yield from self._on_triton(deployments, live, triton, loaded, seen)
 
     def _left_over(
-        self, folder: ModelFolder, survey: Survey, live: Release | None, kept: set[int], seen: Seen
+        self, folder: ModelFolder, survey: IndexCache, live: Release | None, kept: set[int], seen: Seen
     ) -> Iterator[Repair]:
         """Yield what deployments have left in the repository, as far as it is theirs."""
         engines = sorted({*survey.engines(folder.model), *folder.engines.configured()})
@@ -400,18 +400,18 @@ class Reconciler:
             )
 
     def _back_without_files(
-        self, settlement: Settlement, live: Release, tritons: Sequence[tuple[Triton, Loaded]]
+        self, deployments: Deployments, live: Release, tritons: Sequence[tuple[Triton, Loaded]]
     ) -> Iterator[Repair]:
         """Yield where the live version, whose files are gone, is still loaded and does not serve."""
-        model, version = settlement.folder.model, live.active_version
+        model, version = deployments.folder.model, live.active_version
         for triton, loaded in tritons:
             if version in loaded.get(engine_name(model, version), ()) and loaded.get(model, ()) != (version,):
                 yield Repair(
-                    f"make {triton.url} serve version {version}", partial(settlement.restore, triton)
+                    f"make {triton.url} serve version {version}", partial(deployments.restore, triton)
                 )
 
     def _seen(
-        self, folder: ModelFolder, survey: Survey, unseen: list[str]
+        self, folder: ModelFolder, survey: IndexCache, unseen: list[str]
     ) -> Iterator[tuple[Triton, Loaded]]:
         """Yield each Triton that answers with what it has loaded, and note why the others do not."""
         for triton in self._tritons:
@@ -421,7 +421,7 @@ class Reconciler:
                 unseen.append(str(error))
 
     def _hanging(
-        self, folder: ModelFolder, survey: Survey, tritons: Sequence[Triton], stuck: dict[str, str]
+        self, folder: ModelFolder, survey: IndexCache, tritons: Sequence[Triton], stuck: dict[str, str]
     ) -> set[int]:
         """Note what hangs on which Triton; returns the versions whose engines are among it."""
         versions = set()
@@ -435,7 +435,7 @@ class Reconciler:
                     versions.add(version)
         return versions
 
-    def _still(self, stuck: Mapping[str, str], folder: ModelFolder, survey: Survey) -> dict[str, str]:
+    def _still(self, stuck: Mapping[str, str], folder: ModelFolder, survey: IndexCache) -> dict[str, str]:
         """Return what hangs a moment later as well: what a Triton has just been told goes through the same states."""
         if not stuck:
             return {}
@@ -446,10 +446,10 @@ class Reconciler:
         return {what: state for what, state in later.items() if what in stuck}
 
     def _derived_files(
-        self, folder: ModelFolder, serving: Serving, settlement: Settlement, live: Release, manifest: Manifest
+        self, folder: ModelFolder, serving: Fleet, deployments: Deployments, live: Release, manifest: Manifest
     ) -> Iterator[Repair]:
         if not serving.switch_is_written(manifest):
-            yield Repair("rewrite the switch's config.pbtxt", settlement.project)
+            yield Repair("rewrite the switch's config.pbtxt", deployments.project)
         for version in live.loaded_versions:
             kept = folder.versions.usable(version)
             if kept is not None and not serving.engine_is_whole(kept):
@@ -458,9 +458,9 @@ class Reconciler:
                 )
 
     def _on_triton(
-        self, settlement: Settlement, live: Release | None, triton: Triton, loaded: Loaded, seen: Seen
+        self, deployments: Deployments, live: Release | None, triton: Triton, loaded: Loaded, seen: Seen
     ) -> Iterator[Repair]:
-        folder = settlement.folder
+        folder = deployments.folder
         wanted = {
             engine_name(folder.model, version): version for version in (live.loaded_versions if live else ())
         }
@@ -468,15 +468,15 @@ class Reconciler:
             if version not in loaded.get(engine, ()) and folder.versions.usable(version) is not None:
                 yield Repair(
                     f"load version {version} into {triton.url}",
-                    partial(settlement.serving().load, triton, version),
+                    partial(deployments.serving().load, triton, version),
                 )
         serving = loaded.get(folder.model, ())
         if serving != ((live.active_version,) if live else ()):
             if live:
                 what = f"make {triton.url} serve version {live.active_version}"
-                yield Repair(what, partial(settlement.restore, triton))
+                yield Repair(what, partial(deployments.restore, triton))
             elif folder.ownership.may_have_flipped():
-                yield Repair(f"take {folder.model} out of {triton.url}", partial(settlement.restore, triton))
+                yield Repair(f"take {folder.model} out of {triton.url}", partial(deployments.restore, triton))
             else:
                 seen.foreign.append(f"{folder.model} in {triton.url}")
         for name in loaded:

@@ -54,7 +54,7 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.VERIFIED: frozenset({State.TRIED, State.SWITCHING, State.ROLLING_BACK}),
     State.TRIED: frozenset({State.SWITCHING, State.ROLLING_BACK}),
     State.SWITCHING: frozenset({State.COMMITTING, State.ROLLING_BACK}),
-    # Back from COMMITTING only when another release took the generation: see Settlement.finish.
+    # Back from COMMITTING only when another release took the generation: see Deployments.finish.
     State.COMMITTING: frozenset({State.COMMITTED, State.ROLLING_BACK}),
     State.ROLLING_BACK: frozenset({State.ROLLED_BACK}),
     State.COMMITTED: frozenset(),
@@ -195,7 +195,7 @@ class Deployment:
         hashed_utc: when every byte of files that this deployment did not bring was compared with the manifest.
         staging: what came of the trial in the staging Triton (see staging.Staging.try_out); empty without one.
         given: when the candidate was given to the Triton that met it first, by that one's address.
-        smoke: what the smoke test measured (see serving.Serving.smoke).
+        smoke: what the smoke test measured (see Fleet.smoke).
         canary: what of the clients' traffic it gets before the commit, if that was asked for.
         away: why a Triton was passed over when the others were flipped, by its address.
         unanswered: flips that got no answer and may still arrive: when, by the Triton's address.

@@ -17,7 +17,7 @@ from .errors import (
     NotFound,
     Unavailable,
 )
-from .http_answers import Answer
+from .http_answers import JsonAnswer
 from .locations import (
     ForeignPlace,
     Location,
@@ -82,7 +82,7 @@ class MlflowRegistry:
 
     def __init__(self, settings: Settings) -> None:
         self._api = MlflowApi(settings)
-        self._runs: dict[str, Answer] = {}
+        self._runs: dict[str, JsonAnswer] = {}
 
     def resolve(self, model: str, alias: str) -> RegisteredVersion:
         """See Registry.resolve."""
@@ -110,12 +110,12 @@ class MlflowRegistry:
         run = self._run(run_id)
         return tags_of(run.part("data")) if run.value.get("data") else {}
 
-    def _run(self, run_id: str) -> Answer:
+    def _run(self, run_id: str) -> JsonAnswer:
         if run_id not in self._runs:
             self._runs[run_id] = self._api.get("mlflow/runs/get", "run", run_id=run_id)
         return self._runs[run_id]
 
-    def _known(self, model: str, found: Answer) -> RegisteredVersion:
+    def _known(self, model: str, found: JsonAnswer) -> RegisteredVersion:
         version = _version(found)
         status = found.text("status", "READY")
         if status != "READY":
@@ -189,7 +189,7 @@ class MlflowRegistry:
         )
 
 
-def _version(found: Answer) -> int:
+def _version(found: JsonAnswer) -> int:
     number = found.value.get("version")
     if isinstance(number, bool) or not isinstance(number, str | int):
         raise found.strange(f"version is {'missing' if number is None else 'no number'}")
@@ -200,7 +200,7 @@ def _version(found: Answer) -> int:
         raise found.strange(error.message.rstrip(".")) from error
 
 
-def tags_of(found: Answer) -> dict[str, str]:
+def tags_of(found: JsonAnswer) -> dict[str, str]:
     """Return the tags of MLflow's JSON of a version or a run; one without a value is empty."""
     return {tag.text("key"): tag.text("value", "") for tag in found.items("tags")}
 

@@ -15,11 +15,11 @@ from datetime import datetime
 from typing import Any
 
 from .errors import DeployError, EndedTriton, LeaseHeld, Misconfigured, StorageFailed, Superseded, Unavailable
+from .fleet import Fleet
 from .names import engine_name
 from .records import Deployment, utc_text
 from .repository import ModelFolder, models_in
 from .repository.lease import STAGING, Lease
-from .serving import Serving
 from .settings import Settings
 from .triton import Triton
 from .version_files import Manifest
@@ -151,7 +151,7 @@ class Staging:
             return
 
     def _run(self, manifest: Manifest, deploy_id: str, keep: Callable[[], object]) -> None:
-        serving = Serving(self._folder, [self._triton], self._settings)
+        serving = Fleet(self._folder, [self._triton], self._settings)
         try:
             serving.load_candidate(manifest, deploy_id, fresh=True)
             keep()

@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from .errors import DeployError, Misconfigured, Unavailable
-from .feedback import Feedback
+from .fleet import Fleet
 from .foreign import FOREIGN, foreign_notice, served_by_others
+from .index_cache import IndexCache
+from .mlflow_tags import MlflowTags
 from .records import Deployment, Release
 from .repository import ModelFolder
-from .serving import Serving
 from .settings import Settings
 from .standing import Notice
-from .survey import Survey
 from .triton import tritons_of
 from .verdicts import BadVersion, Judged, bad_versions, judged
 
@@ -78,7 +78,7 @@ class ModelStatus:
 
 
 def model_status(
-    settings: Settings, model: str, feedback: Feedback | None = None, survey: Survey | None = None
+    settings: Settings, model: str, feedback: MlflowTags | None = None, survey: IndexCache | None = None
 ) -> ModelStatus:
     """Look at one model.
 
@@ -106,7 +106,7 @@ def model_status(
 
     live = seen(folder.releases.latest, None)
     problems += [text for text in folder.evidence.missing(thorough=False) if text not in problems]
-    serving = _serving(settings, folder, survey or Survey(settings.repository_root))
+    serving = _serving(settings, folder, survey or IndexCache(settings.repository_root))
     none: list[str] = []
     no_drift: tuple[Notice, ...] = ()
     others = seen(lambda: served_by_others(folder, serving), none) if not problems else none
@@ -120,7 +120,7 @@ def model_status(
         serving=serving,
         unfinished=seen(lambda: _unfinished(folder), None),
         quarantined=seen(lambda: {path.name: failure for path, failure in folder.versions.quarantined()}, {}),
-        notices=(*foreign, *seen(lambda: (feedback or Feedback(settings)).drift(folder), no_drift)),
+        notices=(*foreign, *seen(lambda: (feedback or MlflowTags(settings)).drift(folder), no_drift)),
         problems=(
             *seen(lambda: [trap.warning for trap in folder.versions.traps()], none),
             *problems,
@@ -138,7 +138,7 @@ def statuses(settings: Settings, models: Sequence[str]) -> Iterator[ModelStatus]
     Raises:
         Misconfigured: there is no repository.
     """
-    feedback, survey = Feedback(settings), Survey(settings.repository_root)
+    feedback, survey = MlflowTags(settings), IndexCache(settings.repository_root)
     for model in models:
         try:
             yield model_status(settings, model, feedback, survey)
@@ -165,9 +165,9 @@ def _unfinished(folder: ModelFolder) -> Deployment | None:
     return last if last and not last.finished else None
 
 
-def _serving(settings: Settings, folder: ModelFolder, survey: Survey) -> dict[str, int | str | None]:
+def _serving(settings: Settings, folder: ModelFolder, survey: IndexCache) -> dict[str, int | str | None]:
     try:
         tritons = tritons_of(settings)
     except Unavailable as error:
         return {", ".join(settings.triton_grpc_urls): error.message}
-    return Serving(folder, tritons, settings).public_versions(survey)
+    return Fleet(folder, tritons, settings).public_versions(survey)

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from .deployments import Deployments
 from .errors import DeployError, Superseded
+from .fleet import Fleet
 from .records import Deployment, State
-from .serving import Serving
-from .settlement import Settlement
 
 log = logging.getLogger(__name__)
 
@@ -19,11 +19,11 @@ PROGRESS = tuple(State)[: tuple(State).index(State.ROLLING_BACK)]
 """The states of a deploy that goes well, in order."""
 
 
-class Step:
+class RunningStep:
     """One step at work: its record as it grows, and the fence in front of its effects.
 
     Args:
-        settlement: what may be done to the model's deployments.
+        deployments: what may be done to the model's deployments.
         record: the deployment as last read.
         goal: the state that the step is to reach.
 
@@ -32,9 +32,9 @@ class Step:
         ended: Tritons that ended, for the record: see Deployment.
     """
 
-    def __init__(self, settlement: Settlement, record: Deployment, goal: State) -> None:
-        self.settlement = settlement
-        self.folder = settlement.folder
+    def __init__(self, deployments: Deployments, record: Deployment, goal: State) -> None:
+        self.deployments = deployments
+        self.folder = deployments.folder
         self.record = record
         self.unanswered: Mapping[str, str] = {}
         self.ended: Mapping[str, str] = {}
@@ -48,26 +48,26 @@ class Step:
         return state is not State.UNCHANGED and PROGRESS.index(state) < PROGRESS.index(self._goal)
 
     @property
-    def serving(self) -> Serving:
+    def serving(self) -> Fleet:
         """The model's Tritons."""
-        return self.settlement.serving()
+        return self.deployments.serving()
 
     def keep_lease(self) -> None:
         """Renew the lease; raises Superseded when the deployment lost it."""
-        self.settlement.keep_lease(self.record.deploy_id)
+        self.deployments.keep_lease(self.record.deploy_id)
         self._renewed_s = time.monotonic()
 
     def keep_lease_in_time(self) -> None:
         """Renew the lease when a third of it has passed since the last time, for work that comes by here often; see keep_lease."""
-        if time.monotonic() - self._renewed_s > self.settlement.settings.lease_s / 3:
+        if time.monotonic() - self._renewed_s > self.deployments.settings.lease_s / 3:
             self.keep_lease()
 
     def reached(self, state: State | None = None, **facts: Any) -> None:
-        """Record a state, by default the step's goal, with what came with it; same errors as Settlement.move."""
-        self.record = self.settlement.move(self.record, state or self._goal, failure=None, **facts)
+        """Record a state, by default the step's goal, with what came with it; same errors as Deployments.move."""
+        self.record = self.deployments.move(self.record, state or self._goal, failure=None, **facts)
 
     def note(self, **facts: Any) -> None:
-        """Record facts that leave the state as it is; same errors as Settlement.move."""
+        """Record facts that leave the state as it is; same errors as Deployments.move."""
         noted = replace(self.record, failure=None, **facts)
         self.record = self.folder.journal.append(noted, self.record)
 
@@ -86,8 +86,8 @@ class Step:
         Returns:
             What the error comes from, when somebody else rolls the deployment back: what the step relied on is gone then.
         """
-        failure = self.settlement.failure(name, error)
-        log.error("%s failed: %s Still true: %s", name, failure.error, self.settlement.what_serves())
+        failure = self.deployments.failure(name, error)
+        log.error("%s failed: %s Still true: %s", name, failure.error, self.deployments.what_serves())
         noted = replace(
             self.record,
             failure=failure,
@@ -97,7 +97,7 @@ class Step:
         try:
             self.folder.journal.append(noted, self.record)
         except Superseded as superseded:
-            return superseded if self.settlement.is_given_up(self.record.deploy_id) else None
+            return superseded if self.deployments.is_given_up(self.record.deploy_id) else None
         except DeployError as unrecorded:
             # The step's own error is what the user has to see, also when a full disk takes no note of it.
             log.warning("the record does not say so: %s", unrecorded)

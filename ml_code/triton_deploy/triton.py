@@ -17,7 +17,7 @@ from .settings import DNS_PREFIX, Settings
 from .triton_errors import Call, Doing, NotPolled, error_of
 
 if TYPE_CHECKING:
-    from .golden import Array
+    from .smoke_case import Array
 
 
 _STILL_THERE = "versions that are still available"
@@ -26,7 +26,7 @@ _KNOWS_S = 2.0
 
 
 @dataclass(frozen=True)
-class Answer:
+class Inference:
     """What an inference gave.
 
     Attributes:
@@ -121,7 +121,7 @@ class Triton(Protocol):
 
     def infer(
         self, model: str, inputs: Mapping[str, Array], timeout_s: float, version: int | None = None
-    ) -> Answer:
+    ) -> Inference:
         """Ask a model, or exactly one version of it.
 
         Raises:
@@ -253,7 +253,7 @@ class GrpcTriton:
 
     def infer(
         self, model: str, inputs: Mapping[str, Array], timeout_s: float, version: int | None = None
-    ) -> Answer:
+    ) -> Inference:
         """See Triton.infer."""
         from tritonclient.grpc import InferInput
         from tritonclient.utils import np_to_triton_dtype
@@ -277,7 +277,7 @@ class GrpcTriton:
         latency_s = time.perf_counter() - started
         response = result.get_response()
         outputs = {output.name: result.as_numpy(output.name) for output in response.outputs}
-        return Answer(int(response.model_version), outputs, latency_s)
+        return Inference(int(response.model_version), outputs, latency_s)
 
     def _index(self) -> Any:
         return self._call(

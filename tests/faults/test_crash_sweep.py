@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.faults.killing import Killed, Killer
+from tests.support.faults.killed_process import Killed, Killer
 from tests.support.faults.operations import OPERATIONS, collector, copied, gc, reconcile, whole
 from tests.support.world import MODEL, World, deployed
 

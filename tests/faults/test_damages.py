@@ -19,7 +19,7 @@ from tests.support.faults.damage_cases import (
     report,
 )
 from tests.support.faults.damages import DEADLY, KINDS, Damage, each
-from tests.support.faults.sampling import EXTENT, SEED
+from tests.support.faults.sweep_samples import EXTENT, SEED
 from tests.support.world import MODEL
 
 CASES, SAMPLE = 1_000, 30

@@ -15,9 +15,9 @@ import pytest
 from ml_code.triton_deploy import transfer
 from ml_code.triton_deploy.errors import DeployError, StorageFailed
 from ml_code.triton_deploy.repository import durable
-from tests.support.faults.failing import FAULTS, FailingDisk, Fault
+from tests.support.faults.failing_disk import FAULTS, FailingDisk, Fault
 from tests.support.faults.operations import MODEL, OPERATIONS, copied, reconcile, whole
-from tests.support.faults.sampling import EXTENT, Sweep
+from tests.support.faults.sweep_samples import EXTENT, Sweep
 from tests.support.world import World, deployed
 
 STEP = 37

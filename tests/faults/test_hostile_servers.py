@@ -19,7 +19,7 @@ import pytest
 from tests.support.faults import figures
 from tests.support.faults.hostile_cases import Players, Seen, numbered, report
 from tests.support.faults.hostility import ALL, GROUPS, SITES, TOLD, USUAL, Hostility, Twist
-from tests.support.faults.sampling import EXTENT
+from tests.support.faults.sweep_samples import EXTENT
 
 CASES, SAMPLE = 2_000, 40
 """Cases in ``make soak`` and in ``make test``."""

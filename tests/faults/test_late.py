@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from ml_code.triton_deploy.canary_course import Verdict
+from ml_code.triton_deploy.canary_course import CanaryVerdict
 from ml_code.triton_deploy.canary_evidence import Judgment, Watched
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import DeployError
+from ml_code.triton_deploy.fleet import Fleet
 from ml_code.triton_deploy.records import Canary, State
-from ml_code.triton_deploy.serving import Serving
-from tests.support.faults.killing import Killed, Recorder, Sleeper
+from tests.support.faults.killed_process import Killed, Recorder, Sleeper
 from tests.support.faults.operations import OPERATIONS, copied, nothing, reconcile
 from tests.support.faults.real_site import RealSite, real_site
-from tests.support.faults.sampling import EXTENT, Sweep, on_real_servers
+from tests.support.faults.sweep_samples import EXTENT, Sweep, on_real_servers
 from tests.support.world import MODEL, World, deployed
 
 STEP = 17
@@ -34,7 +34,7 @@ COMPLETE_STEP_ON_TRITON = 10
 
 
 def does_well(watched: Watched) -> Judgment:
-    return Judgment(Verdict.PASS, "")
+    return Judgment(CanaryVerdict.PASS, "")
 
 
 def canary(world: World, deployer: Deployer) -> None:
@@ -95,8 +95,8 @@ def last_release_everywhere(world: World, version: int) -> None:
     assert live is not None
     assert live.active_version == version
     assert json.loads(world.current or "")["generation"] == live.generation
-    manifest = world.folder.versions.need(version)
-    assert Serving(world.folder, [world.triton], world.settings).switch_is_written(manifest)
+    manifest = world.folder.versions.require(version)
+    assert Fleet(world.folder, [world.triton], world.settings).switch_is_written(manifest)
     assert world.ask() == (version, float(version))
     for held in live.loaded_versions:
         assert world.folder.engines.is_whole(held)

@@ -18,18 +18,18 @@ from typing import Any
 import pytest
 
 from ml_code.triton_deploy.errors import DeployError
+from ml_code.triton_deploy.fleet import Fleet
 from ml_code.triton_deploy.records import Release, State
 from ml_code.triton_deploy.repository import durable
 from ml_code.triton_deploy.repository.journal import Journal
 from ml_code.triton_deploy.repository.releases import Releases
 from ml_code.triton_deploy.repository.versions import Versions
-from ml_code.triton_deploy.serving import Serving
 from ml_code.triton_deploy.version_files import Manifest
 from tests.support.fakes import FakeTriton
-from tests.support.faults.killing import Killed
+from tests.support.faults.killed_process import Killed
 from tests.support.faults.operations import OPERATIONS, copied, deploy, nothing, reconcile, whole
 from tests.support.faults.power_cut import Disk, Op, Recorder, Tree, lay_out
-from tests.support.faults.sampling import EXTENT, Sweep
+from tests.support.faults.sweep_samples import EXTENT, Sweep
 from tests.support.world import MODEL, World, deployed
 
 MIXTURES = 4
@@ -334,13 +334,13 @@ def current_json_before_the_release(patch: pytest.MonkeyPatch) -> None:
 
 def restart_before_the_release(patch: pytest.MonkeyPatch) -> None:
     """What a restarted Triton serves is written when clients may reach the candidate, not when it is committed."""
-    switch_to = Serving.switch_to
+    switch_to = Fleet.switch_to
 
-    def early(self: Serving, manifest: Manifest) -> Any:
+    def early(self: Fleet, manifest: Manifest) -> Any:
         self.write_switch(manifest)
         return switch_to(self, manifest)
 
-    patch.setattr(Serving, "switch_to", early)
+    patch.setattr(Fleet, "switch_to", early)
 
 
 @pytest.mark.timeout(900)

@@ -17,7 +17,7 @@ import pytest
 from tests.support.faults.fork_server import ForkServer, Job
 from tests.support.faults.operations import OPERATIONS
 from tests.support.faults.real_site import RealSite, real_site
-from tests.support.faults.sampling import Sweep, on_real_servers
+from tests.support.faults.sweep_samples import Sweep, on_real_servers
 from tests.support.world import MODEL, World
 
 pytestmark = pytest.mark.integration

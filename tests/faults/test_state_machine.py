@@ -19,8 +19,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from ml_code.triton_deploy import retention
+from ml_code.triton_deploy import gc_rules
+from ml_code.triton_deploy.deployments import Deployments
 from ml_code.triton_deploy.errors import DeployError
+from ml_code.triton_deploy.fleet import Fleet
+from ml_code.triton_deploy.gc_rules import Inventory, Policy
 from ml_code.triton_deploy.records import (
     Deployment,
     Failure,
@@ -34,9 +37,6 @@ from ml_code.triton_deploy.repository.lease import Lease
 from ml_code.triton_deploy.repository.releases import Releases
 from ml_code.triton_deploy.repository.removals import Removals
 from ml_code.triton_deploy.repository.versions import Versions
-from ml_code.triton_deploy.retention import Inventory, Policy
-from ml_code.triton_deploy.serving import Serving
-from ml_code.triton_deploy.settlement import Settlement
 from tests.support.fakes import fake_store
 from tests.support.faults.two_deployers import TwoDeployers
 
@@ -94,15 +94,15 @@ def rollback_that_ignores_the_decision(patch: pytest.MonkeyPatch) -> None:
             replace(record, state=State.SWITCHING) if record and record.state is State.COMMITTING else record
         )
 
-    rollback = Settlement.rollback
+    rollback = Deployments.rollback
 
-    def ignorant(self: Settlement, deploy_id: str, by: str = "") -> Deployment | None:
+    def ignorant(self: Deployments, deploy_id: str, by: str = "") -> Deployment | None:
         with pytest.MonkeyPatch.context() as inner:
             inner.setattr(Journal, "find", undecided)
             inner.setattr(Journal, "append", append_to_the_end)
             return rollback(self, deploy_id, by)
 
-    patch.setattr(Settlement, "rollback", ignorant)
+    patch.setattr(Deployments, "rollback", ignorant)
 
 
 def release_that_replaces(patch: pytest.MonkeyPatch) -> None:
@@ -117,13 +117,13 @@ def release_that_replaces(patch: pytest.MonkeyPatch) -> None:
 
 
 def flip_before_the_smoke_test(patch: pytest.MonkeyPatch) -> None:
-    smoke = Serving.smoke
+    smoke = Fleet.smoke
 
-    def flipped(self: Serving, version: int) -> dict[str, Any]:
-        self._replicas.on_all(lambda triton: self._flip(self._versions.need(version), triton))
+    def flipped(self: Fleet, version: int) -> dict[str, Any]:
+        self._replicas.on_all(lambda triton: self._flip(self._versions.require(version), triton))
         return smoke(self, version)
 
-    patch.setattr(Serving, "smoke", flipped)
+    patch.setattr(Fleet, "smoke", flipped)
 
 
 def append_to_the_end(self: Journal, record: Deployment, after: Deployment | None) -> Deployment:
@@ -152,8 +152,8 @@ def quarantine_of_what_others_brought(patch: pytest.MonkeyPatch) -> None:
 
 def restart_without_the_switch(patch: pytest.MonkeyPatch) -> None:
     """A commit and a reconcile leave the switch's file as it was."""
-    patch.setattr(Serving, "switch_is_written", lambda self, manifest: True)
-    patch.setattr(Serving, "write_switch", lambda self, manifest: None)
+    patch.setattr(Fleet, "switch_is_written", lambda self, manifest: True)
+    patch.setattr(Fleet, "write_switch", lambda self, manifest: None)
 
 
 def gc_that_does_not_look_back(patch: pytest.MonkeyPatch) -> None:
@@ -171,13 +171,13 @@ def gc_that_removes_in_place(patch: pytest.MonkeyPatch) -> None:
 
 def gc_that_keeps_nothing_for_a_revert(patch: pytest.MonkeyPatch) -> None:
     """It keeps what serves, and not what the live version replaced or what the last releases are of."""
-    needs = retention._needs
+    needs = gc_rules._needs
 
     def of_what_serves(version: int, inventory: Inventory, policy: Policy) -> Iterator[str]:
         live = [replace(release, previous_version=None) for release in inventory.releases[:1]]
         return needs(version, replace(inventory, releases=tuple(live)), replace(policy, releases=0))
 
-    patch.setattr(retention, "_needs", of_what_serves)
+    patch.setattr(gc_rules, "_needs", of_what_serves)
 
 
 @pytest.mark.timeout(1800)

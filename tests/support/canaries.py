@@ -9,7 +9,7 @@ from typing import Any
 from ml_code.gateway.release_follower import ReleaseFollower
 from ml_code.triton_deploy.canary import Decision, Exposure, canary_of
 from ml_code.triton_deploy.canary_control import CanaryControl
-from ml_code.triton_deploy.canary_course import Verdict
+from ml_code.triton_deploy.canary_course import CanaryVerdict
 from ml_code.triton_deploy.canary_evidence import Judge, Judgment, Watched
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.records import Canary, Deployment
@@ -29,7 +29,7 @@ class Scene:
 
     def __init__(self, world: World, live: int = 1) -> None:
         self.world = world
-        self.verdict: Callable[[Watched], Verdict] = lambda watched: Verdict.PASS
+        self.verdict: Callable[[Watched], CanaryVerdict] = lambda watched: CanaryVerdict.PASS
         self.watched: list[Watched] = []
         self.seen: list[tuple[int, int]] = []
         self.counts: dict[str, dict[str, float]] = {}

@@ -31,7 +31,7 @@ from ml_code.triton_deploy.identity import Origin
 from ml_code.triton_deploy.lifeline import Life
 from ml_code.triton_deploy.registry import RegisteredVersion
 from ml_code.triton_deploy.standing import Registered
-from ml_code.triton_deploy.triton import Answer, Index
+from ml_code.triton_deploy.triton import Index, Inference
 from ml_code.triton_deploy.version_files import DIGEST_TAG, RemoteFile
 
 
@@ -307,7 +307,7 @@ class FakeTriton:
 
     def infer(
         self, model: str, inputs: Mapping[str, Any], timeout_s: float, version: int | None = None
-    ) -> Answer:
+    ) -> Inference:
         self._called("infer", model)
         started = time.perf_counter()
         has, engine = self._switches.get(model, (None, model))
@@ -319,7 +319,7 @@ class FakeTriton:
             outputs = dict(zip(names, session.run(names, dict(inputs)), strict=True))
         except Exception as error:
             raise ArtifactRejected(f"asking {model} failed: {error}", hint="") from error
-        return Answer(has or loaded, outputs, time.perf_counter() - started)
+        return Inference(has or loaded, outputs, time.perf_counter() - started)
 
     def restart(self, *models: str) -> None:
         """Forget everything, then load what the server's command line names, from the files alone."""

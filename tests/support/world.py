@@ -14,11 +14,11 @@ import pytest
 
 from ml_code.triton_deploy.canary_evidence import Judge
 from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.feedback import Feedback
-from ml_code.triton_deploy.intake import DeployRequest
+from ml_code.triton_deploy.mlflow_tags import MlflowTags
 from ml_code.triton_deploy.records import Deployment
 from ml_code.triton_deploy.registry import RegisteredVersion
 from ml_code.triton_deploy.repository import ModelFolder
+from ml_code.triton_deploy.request import DeployRequest
 from ml_code.triton_deploy.settings import Settings
 from tests.support.fakes import FakeRegistry, FakeStore, FakeTriton, fake_store, ones
 from tests.support.models import files, golden, times
@@ -57,7 +57,7 @@ class World:
 
     def deployer(
         self,
-        feedback: Feedback | None = None,
+        feedback: MlflowTags | None = None,
         tritons: Sequence[FakeTriton] = (),
         sleep: Callable[[float], None] = time.sleep,
         judge: Judge | None = None,

@@ -19,12 +19,12 @@ from ml_code import train_model
 from ml_code.training.heldout import HeldOut
 from ml_code.training.trained import Arrays
 from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.intake import DeployRequest
+from ml_code.triton_deploy.request import DeployRequest
 from ml_code.triton_deploy.settings import Settings
 from stack import Stack
 from tests.support.lazily import lazily
 from tests.support.servers.gateways import Gateway
-from tests.support.servers.publishing import Publisher
+from tests.support.servers.publisher import Publisher
 
 mlflow = lazily("mlflow")
 mlflow_pytorch = lazily("mlflow.pytorch")

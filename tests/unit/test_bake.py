@@ -8,7 +8,7 @@ from datetime import datetime
 
 import pytest
 
-from ml_code.triton_deploy.bake.baking import Baking
+from ml_code.triton_deploy.bake.bake import Baking
 from ml_code.triton_deploy.bake.observer import Observer
 from ml_code.triton_deploy.bake.policy import BakePolicy
 from ml_code.triton_deploy.bake.prometheus import Firing
@@ -17,8 +17,8 @@ from ml_code.triton_deploy.bake.rules import Limits
 from ml_code.triton_deploy.bake.watch import PATIENCE, Watch
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import BakeFailed, BakeHeld, InvalidInput, LeaseHeld, NotFound, Unavailable
-from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.records import BAKED_BADLY, Bake, BakeVerdict, to_json
+from ml_code.triton_deploy.request import RevertRequest
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.standing import standings
 from tests.support.fakes import unavailable

@@ -8,7 +8,7 @@ from datetime import datetime
 
 import pytest
 
-from ml_code.triton_deploy.bake.baking import Baking
+from ml_code.triton_deploy.bake.bake import Baking
 from ml_code.triton_deploy.bake.observer import Observer
 from ml_code.triton_deploy.bake.policy import BakePolicy
 from ml_code.triton_deploy.bake.prometheus import Firing

@@ -11,7 +11,7 @@ from bench import replicas, scale
 from bench.replicas import Measured, series_of, steps_ms
 from bench.scale import Task, in_turn
 from bench.series import summaries
-from bench.stand_in import Publisher, fill, served, settings_at
+from bench.site_in_memory import Publisher, fill, served, settings_at
 from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.repository import ModelFolder, models_in
 from ml_code.triton_deploy.triton import tritons_of

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from bench import counting
-from bench.asking import Answer
+from bench.steady_clients import Answer
 from bench.swaps import Action, Window
 
 OLD, NEW = 1, 2

@@ -17,7 +17,7 @@ from ml_code.triton_deploy.bake.observer import Observer
 from ml_code.triton_deploy.bake.queries import Queries
 from ml_code.triton_deploy.bake.rules import Limits
 from ml_code.triton_deploy.canary import STEPS_PATTERN, Exposure, canary_of, steps_of
-from ml_code.triton_deploy.canary_course import Verdict
+from ml_code.triton_deploy.canary_course import CanaryVerdict
 from ml_code.triton_deploy.canary_evidence import Judgment, Watched
 from ml_code.triton_deploy.errors import (
     AccessDenied,
@@ -74,7 +74,7 @@ def test_between_the_last_step_and_the_commit_clients_stay_where_they_are(scene:
 
 
 def test_a_bad_candidate_loses_its_share_at_once(scene: Scene) -> None:
-    scene.verdict = lambda watched: Verdict.FAIL if watched.seconds > 60 else Verdict.PASS
+    scene.verdict = lambda watched: CanaryVerdict.FAIL if watched.seconds > 60 else CanaryVerdict.PASS
     deployer = scene.until_canary()
     with pytest.raises(VerificationFailed, match="5 % answered by the candidate: so the test says"):
         deployer.canary(MODEL, "d2")
@@ -283,7 +283,7 @@ def test_earlier_code_reads_a_record_that_names_a_triton_and_this_code_reads_one
 
 
 def test_a_candidate_that_ended_its_triton_is_stopped_at_the_next_look(scene: Scene) -> None:
-    scene.verdict = lambda watched: Verdict.ENDED if watched.seconds > 20 else Verdict.PASS
+    scene.verdict = lambda watched: CanaryVerdict.ENDED if watched.seconds > 20 else CanaryVerdict.PASS
     deployer = scene.until_canary()
     assert scene.world.settings.bake_bad_looks > 1
     with pytest.raises(
@@ -303,7 +303,7 @@ def test_a_candidate_that_its_triton_has_lost_is_given_up_at_the_look_after_and_
     scene: Scene,
 ) -> None:
     """The gateway whose request ended the Triton may be scraped after the one that found nothing there."""
-    scene.verdict = lambda watched: Verdict.GONE
+    scene.verdict = lambda watched: CanaryVerdict.GONE
     deployer = scene.until_canary()
     with pytest.raises(NotFound, match="does not have version 2"):
         deployer.canary(MODEL, "d2")
@@ -316,13 +316,13 @@ def test_a_candidate_that_its_triton_has_lost_is_given_up_at_the_look_after_and_
 def test_a_candidate_that_ended_a_triton_is_blamed_also_when_it_was_first_seen_to_be_gone(
     scene: Scene,
 ) -> None:
-    scene.verdict = lambda watched: Verdict.ENDED if len(scene.watched) > 1 else Verdict.GONE
+    scene.verdict = lambda watched: CanaryVerdict.ENDED if len(scene.watched) > 1 else CanaryVerdict.GONE
     with pytest.raises(EndedTriton):
         scene.until_canary().canary(MODEL, "d2")
 
 
 def test_no_step_ends_well_with_a_candidate_that_is_gone(scene: Scene) -> None:
-    scene.verdict = lambda watched: Verdict.GONE if watched.seconds >= 120 else Verdict.PASS
+    scene.verdict = lambda watched: CanaryVerdict.GONE if watched.seconds >= 120 else CanaryVerdict.PASS
     with pytest.raises(NotFound):
         scene.until_canary().canary(MODEL, "d2")
     assert scene.record.canary is not None
@@ -368,15 +368,15 @@ class Steady(Counted):
 @pytest.mark.parametrize(
     ("counts", "verdict"),
     [
-        ({}, Verdict.NO_DATA),
-        ({"ended": 1}, Verdict.ENDED),
-        ({"ended": 1, "absent": 2, "unplaced": 3}, Verdict.ENDED),
-        ({"absent": 1}, Verdict.GONE),
-        ({"unplaced": 1}, Verdict.NO_DATA),
+        ({}, CanaryVerdict.NO_DATA),
+        ({"ended": 1}, CanaryVerdict.ENDED),
+        ({"ended": 1, "absent": 2, "unplaced": 3}, CanaryVerdict.ENDED),
+        ({"absent": 1}, CanaryVerdict.GONE),
+        ({"unplaced": 1}, CanaryVerdict.NO_DATA),
     ],
 )
 def test_one_count_is_enough_whatever_the_queries_of_the_user_are(
-    counts: dict[str, float], verdict: Verdict
+    counts: dict[str, float], verdict: CanaryVerdict
 ) -> None:
     metrics = Counted(**counts)
     judge = CanaryJudge(Observer(Queries.parse(OWN_QUERIES), metrics, Limits()), metrics)
@@ -391,7 +391,7 @@ def test_a_gateway_that_can_not_place_the_candidate_does_not_hide_what_others_sa
     metrics = Steady(unplaced=5)
     judge = CanaryJudge(Observer(Queries.parse(OWN_QUERIES), metrics, Limits(max_latency_s=0.5)), metrics)
     judgment = judge(Watched(MODEL, 2, 1, False, 30, 30))
-    assert judgment.verdict is Verdict.FAIL, "its answers take 1000 s"
+    assert judgment.verdict is CanaryVerdict.FAIL, "its answers take 1000 s"
 
 
 def test_a_prometheus_that_is_away_says_nothing() -> None:
@@ -401,7 +401,7 @@ def test_a_prometheus_that_is_away_says_nothing() -> None:
 
     judge = CanaryJudge(Observer(Queries.parse(OWN_QUERIES), Away(), Limits()), Away())
     assert judge(Watched(MODEL, 2, 1, False, 30, 30)) == Judgment(
-        Verdict.UNMEASURED, "Prometheus is away. Wait"
+        CanaryVerdict.UNMEASURED, "Prometheus is away. Wait"
     )
 
 

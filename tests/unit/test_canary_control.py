@@ -12,7 +12,7 @@ import pytest
 from ml_code.triton_deploy import canary_command, cli
 from ml_code.triton_deploy.canary import Decision, longest_s
 from ml_code.triton_deploy.canary_control import CanaryControl
-from ml_code.triton_deploy.canary_course import PATIENCE, Verdict
+from ml_code.triton_deploy.canary_course import PATIENCE, CanaryVerdict
 from ml_code.triton_deploy.canary_evidence import Watched, nobody
 from ml_code.triton_deploy.canary_floor import ANSWERED, CANARY
 from ml_code.triton_deploy.errors import (
@@ -36,7 +36,7 @@ def scene(world: World) -> Scene:
     return Scene(world)
 
 
-def always(verdict: Verdict) -> Callable[[Watched], Verdict]:
+def always(verdict: CanaryVerdict) -> Callable[[Watched], CanaryVerdict]:
     return lambda watched: verdict
 
 
@@ -56,7 +56,7 @@ def rolled_back(scene: Scene, error: type[DeployError], *, blamed: bool) -> Depl
 
 
 def test_a_step_that_saw_too_few_requests_goes_on_until_it_has_them(scene: Scene) -> None:
-    scene.verdict = lambda watched: Verdict.PASS if watched.seconds > 600 else Verdict.NO_DATA
+    scene.verdict = lambda watched: CanaryVerdict.PASS if watched.seconds > 600 else CanaryVerdict.NO_DATA
     deployer = scene.until_canary("5")
     deployer.look_at_canary(MODEL, "d2")
     scene.pass_by(deployer, 300)
@@ -72,7 +72,7 @@ def test_without_requests_it_is_rolled_back_in_the_end_and_nobody_is_blamed(
     scene: Scene, caplog: pytest.LogCaptureFixture, no_data: str
 ) -> None:
     scene.set(canary_no_data=no_data, canary_hold_minutes=5.0)
-    scene.verdict = always(Verdict.NO_DATA)
+    scene.verdict = always(CanaryVerdict.NO_DATA)
     with pytest.raises(
         CanaryUndecided,
         match=r"5 % answered by the candidate: too few requests: .*; nobody decided within 5 minutes",
@@ -82,13 +82,13 @@ def test_without_requests_it_is_rolled_back_in_the_end_and_nobody_is_blamed(
     assert max(watched.seconds for watched in scene.watched) == pytest.approx(120 + 300, abs=15)
     assert caplog.text.count("it waits until 2026-01-02T03:11:05.000Z at most, because too few requests") == 1
     rolled_back(scene, CanaryUndecided, blamed=False)
-    scene.verdict = always(Verdict.PASS)
+    scene.verdict = always(CanaryVerdict.PASS)
     assert scene.deployer().deploy(scene.world.request("d3")).state is State.COMMITTED, "no force is needed"
 
 
 def test_pass_goes_on_in_the_end_and_says_so(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     scene.set(canary_no_data="pass", canary_hold_minutes=5.0)
-    scene.verdict = always(Verdict.NO_DATA)
+    scene.verdict = always(CanaryVerdict.NO_DATA)
     assert scene.deploy("5").state is State.COMMITTED
     said = "TRITON_DEPLOY_CANARY_NO_DATA is pass: too few requests: so the test says"
     assert scene.canary.unjudged == (f"5 % answered by the candidate: {said}",)
@@ -96,7 +96,7 @@ def test_pass_goes_on_in_the_end_and_says_so(scene: Scene, caplog: pytest.LogCap
 
 
 def test_while_nothing_measures_no_client_gets_it(scene: Scene) -> None:
-    scene.verdict = always(Verdict.UNMEASURED)
+    scene.verdict = always(CanaryVerdict.UNMEASURED)
     deployer = scene.until_canary("50")
     deployer.look_at_canary(MODEL, "d2")
     scene.pass_by(deployer, 15 * (PATIENCE - 1))
@@ -108,7 +108,7 @@ def test_while_nothing_measures_no_client_gets_it(scene: Scene) -> None:
     assert exposed.is_for(scene.canary.key.encode())
     scene.pass_by(deployer, 600)
     assert scene.record.state is State.VERIFIED
-    scene.verdict = always(Verdict.PASS)
+    scene.verdict = always(CanaryVerdict.PASS)
     scene.pass_by(deployer, 15)
     assert scene.share == 50, "the step begins anew"
     assert scene.canary.held_utc == ""
@@ -136,7 +136,7 @@ def test_what_nothing_measures_is_rolled_back_and_not_blamed(
 
 def test_a_gateway_that_can_be_asked_itself_keeps_the_share(scene: Scene) -> None:
     scene.counts = {"http://g:1": {f"{ANSWERED}/ok": 5.0}}
-    scene.verdict = always(Verdict.UNMEASURED)
+    scene.verdict = always(CanaryVerdict.UNMEASURED)
     deployer = scene.until_canary("50")
     deployer.look_at_canary(MODEL, "d2")
     scene.pass_by(deployer, 300)
@@ -151,7 +151,7 @@ def test_no_canary_takes_longer_than_any_may(scene: Scene) -> None:
     deployer.look_at_canary(MODEL, "d2")
     scene.world.later(longest_s(60))
     deployer.look_at_canary(MODEL, "d2")
-    scene.verdict = always(Verdict.UNMEASURED)
+    scene.verdict = always(CanaryVerdict.UNMEASURED)
     with pytest.raises(CanaryUndecided, match="takes longer than any may"):
         scene.pass_by(deployer, 60)
 
@@ -161,7 +161,7 @@ def test_no_canary_takes_longer_than_any_may(scene: Scene) -> None:
 
 def test_what_gateways_count_stops_a_candidate_that_prometheus_does_not_see(scene: Scene) -> None:
     scene.counts = {"http://g:1": {f"{CANARY}/failed": 100.0, f"{ANSWERED}/ok": 1000.0}}
-    scene.verdict = always(Verdict.UNMEASURED)
+    scene.verdict = always(CanaryVerdict.UNMEASURED)
     deployer = scene.until_canary("50")
     deployer.look_at_canary(MODEL, "d2")
     scene.pass_by(deployer, 30)
@@ -181,7 +181,7 @@ def test_a_gateways_old_counts_stop_nobody(scene: Scene) -> None:
 
 def test_one_end_that_a_gateway_counts_is_enough_without_prometheus(scene: Scene) -> None:
     scene.counts = {"http://g:1": {f"{CANARY}/ended": 1.0}}
-    scene.verdict = always(Verdict.UNMEASURED)
+    scene.verdict = always(CanaryVerdict.UNMEASURED)
     deployer = scene.until_canary("50")
     deployer.look_at_canary(MODEL, "d2")
     scene.pass_by(deployer, 15)
@@ -195,7 +195,7 @@ def test_one_end_that_a_gateway_counts_is_enough_without_prometheus(scene: Scene
 
 def test_the_same_failures_are_not_two_bad_looks(scene: Scene) -> None:
     scene.evidence = 3.0
-    scene.verdict = always(Verdict.FAIL)
+    scene.verdict = always(CanaryVerdict.FAIL)
     deployer = scene.until_canary("50")
     deployer.look_at_canary(MODEL, "d2")
     scene.pass_by(deployer, 60)
@@ -206,7 +206,7 @@ def test_the_same_failures_are_not_two_bad_looks(scene: Scene) -> None:
 
 
 def test_answers_that_differ_stop_it_and_blame_nobody(scene: Scene) -> None:
-    scene.verdict = always(Verdict.DIFFERS)
+    scene.verdict = always(CanaryVerdict.DIFFERS)
     scene.why = "output y: 60 of 60 answers differ (100.0%) beyond the tolerance, the limit is 1.0%"
     with pytest.raises(AnswersDiffer, match="output y: 60 of 60") as told:
         scene.deploy("25", shadow=100)
@@ -236,7 +236,7 @@ def test_a_paused_candidate_is_watched_on(scene: Scene) -> None:
     deployer = scene.until_canary("5,50")
     deployer.look_at_canary(MODEL, "d2")
     scene.say(Decision.PAUSE)
-    scene.verdict = always(Verdict.FAIL)
+    scene.verdict = always(CanaryVerdict.FAIL)
     with pytest.raises(VerificationFailed):
         scene.pass_by(deployer, 60)
 
@@ -250,7 +250,7 @@ def test_a_promote_ends_the_step_and_the_last_one_is_committed(scene: Scene) -> 
     assert scene.canary.told == {}
     scene.pass_by(deployer, 30)
     assert scene.share == 50, "one promote ends one step"
-    scene.verdict = always(Verdict.NO_DATA)
+    scene.verdict = always(CanaryVerdict.NO_DATA)
     scene.say(Decision.PROMOTE, "at night nobody asks")
     assert scene.pass_by(deployer, 15) is None
     assert scene.canary.unjudged == (
@@ -280,7 +280,7 @@ def test_a_promote_is_not_for_the_step_that_begins_in_this_moment(
 
 
 def test_a_promote_does_not_carry_a_bad_candidate(scene: Scene) -> None:
-    scene.verdict = always(Verdict.FAIL)
+    scene.verdict = always(CanaryVerdict.FAIL)
     deployer = scene.until_canary("5,50")
     deployer.look_at_canary(MODEL, "d2")
     scene.say(Decision.PROMOTE)
@@ -328,7 +328,7 @@ def test_a_step_that_waits_for_a_person_does_so_with_its_share(scene: Scene) -> 
 
 
 def test_testers_have_it_before_any_client(scene: Scene) -> None:
-    scene.verdict = always(Verdict.NO_DATA)
+    scene.verdict = always(CanaryVerdict.NO_DATA)
     deployer = scene.until_canary("pause,5")
     deployer.look_at_canary(MODEL, "d2")
     scene.pass_by(deployer, 300)
@@ -355,10 +355,10 @@ def test_what_is_said_in_the_moment_of_a_look_is_not_lost_and_fails_nobody(scene
     deployer = scene.until_canary("5,50")
     deployer.look_at_canary(MODEL, "d2")
 
-    def judged(watched: Watched) -> Verdict:
+    def judged(watched: Watched) -> CanaryVerdict:
         if len(scene.watched) == 1:
             scene.say(Decision.PAUSE)
-        return Verdict.FAIL
+        return CanaryVerdict.FAIL
 
     scene.verdict = judged
     scene.world.later(15)
@@ -478,7 +478,7 @@ def test_status_says_where_it_stands_and_how_testers_get_it(
     on_the_command_line: Scene, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scene = on_the_command_line
-    scene.verdict = always(Verdict.NO_DATA)
+    scene.verdict = always(CanaryVerdict.NO_DATA)
     deployer = scene.until_canary("5,pause,50")
     assert command(scene, "status") == 0
     assert "it has not begun" in capsys.readouterr().out
@@ -525,10 +525,10 @@ def test_what_is_said_is_answered_with_what_comes_of_it(
 
 @pytest.mark.parametrize(
     ("verdict", "said"),
-    [(Verdict.NO_DATA, "put aside, and not refused"), (Verdict.FAIL, "quarantined")],
+    [(CanaryVerdict.NO_DATA, "put aside, and not refused"), (CanaryVerdict.FAIL, "quarantined")],
 )
 def test_status_says_what_is_held_against_a_candidate_and_what_is_not(
-    on_the_command_line: Scene, capsys: pytest.CaptureFixture[str], verdict: Verdict, said: str
+    on_the_command_line: Scene, capsys: pytest.CaptureFixture[str], verdict: CanaryVerdict, said: str
 ) -> None:
     scene = on_the_command_line
     scene.set(canary_hold_minutes=0.0)

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from ml_code.triton_deploy.canary_course import BAD, PATIENCE, Course, Policy, Seen, Verdict, stand
+from ml_code.triton_deploy.canary_course import BAD, PATIENCE, CanaryVerdict, Course, Policy, Seen, stand
 
 HOLD_S = 600.0
 POLICIES = {name: Policy(no_data=name, bad_looks=2, hold_s=HOLD_S) for name in ("hold", "pass", "roll_back")}
-SEEN = Seen(verdict=Verdict.PASS, why="the figures")
-UNMEASURED = replace(SEEN, verdict=Verdict.UNMEASURED, unmeasured_looks=PATIENCE)
+SEEN = Seen(verdict=CanaryVerdict.PASS, why="the figures")
+UNMEASURED = replace(SEEN, verdict=CanaryVerdict.UNMEASURED, unmeasured_looks=PATIENCE)
 
 
 def course(seen: Seen, no_data: str = "hold") -> Course:
@@ -26,7 +26,7 @@ def test_a_good_step_ends_with_its_time(no_data: str) -> None:
 
 @pytest.mark.parametrize("no_data", POLICIES)
 @pytest.mark.parametrize("verdict", sorted(BAD))
-def test_a_bad_one_ends_the_deploy_whatever_is_set_or_said(no_data: str, verdict: Verdict) -> None:
+def test_a_bad_one_ends_the_deploy_whatever_is_set_or_said(no_data: str, verdict: CanaryVerdict) -> None:
     once = replace(SEEN, verdict=verdict, bad_looks=1)
     assert course(once, no_data) is Course.GOES_ON
     for more in (
@@ -44,7 +44,7 @@ def test_a_bad_one_ends_the_deploy_whatever_is_set_or_said(no_data: str, verdict
     [("hold", Course.UNDECIDED), ("roll_back", Course.UNDECIDED), ("pass", Course.ENDS_UNJUDGED)],
 )
 def test_too_few_requests_take_longer_up_to_a_limit(no_data: str, in_the_end: Course) -> None:
-    few = replace(SEEN, verdict=Verdict.NO_DATA)
+    few = replace(SEEN, verdict=CanaryVerdict.NO_DATA)
     assert course(few, no_data) is Course.GOES_ON
     held = stand(replace(few, over=True, held_s=HOLD_S - 1), POLICIES[no_data])
     assert (held.course, held.why, held.withdrawn) == (Course.HELD, "too few requests: the figures", False)
@@ -87,14 +87,14 @@ def test_a_person_is_waited_for_and_not_for_ever(no_data: str) -> None:
         )
 
 
-@pytest.mark.parametrize("verdict", [Verdict.NO_DATA, Verdict.UNMEASURED])
-def test_a_person_may_promote_what_nobody_could_judge_and_that_is_said(verdict: Verdict) -> None:
+@pytest.mark.parametrize("verdict", [CanaryVerdict.NO_DATA, CanaryVerdict.UNMEASURED])
+def test_a_person_may_promote_what_nobody_could_judge_and_that_is_said(verdict: CanaryVerdict) -> None:
     seen = replace(UNMEASURED, verdict=verdict, promoted_by="me (it is late)")
     ended = stand(seen, POLICIES["hold"])
     assert (ended.course, ended.why) == (Course.ENDS_UNJUDGED, "me (it is late) promoted it: the figures")
 
 
 def test_testers_alone_need_no_figures() -> None:
-    testers = replace(SEEN, verdict=Verdict.NO_DATA, over=True, testers_alone=True)
+    testers = replace(SEEN, verdict=CanaryVerdict.NO_DATA, over=True, testers_alone=True)
     assert course(replace(testers, waits=True)) is Course.HELD
     assert course(replace(testers, waits=True, promoted_by="me")) is Course.ENDS_WELL

@@ -15,7 +15,7 @@ from ml_code.gateway.candidate_metrics import CandidateMetrics
 from ml_code.gateway.metrics import Metrics
 from ml_code.triton_deploy.bake import gateway_counts
 from ml_code.triton_deploy.bake.gateway_counts import GatewayCounts
-from ml_code.triton_deploy.canary_course import Verdict
+from ml_code.triton_deploy.canary_course import CanaryVerdict
 from ml_code.triton_deploy.canary_floor import (
     ANSWERED,
     CANARY,
@@ -88,18 +88,18 @@ def test_a_gateway_that_comes_later_counts_from_then_and_one_that_was_restarted_
         ({}, None),
         ({f"{ANSWERED}/ok": 1000, f"{CANARY}/failed": 3}, None),
         ({f"{CANARY}/failed": 2}, None),
-        ({f"{CANARY}/failed": 3}, Verdict.FAIL),
+        ({f"{CANARY}/failed": 3}, CanaryVerdict.FAIL),
         ({f"{CANARY}/both": 30}, None),
-        ({f"{ANSWERED}/ok": 500, f"{CANARY}/failed": 50}, Verdict.FAIL),
-        ({f"{ANSWERED}/ok": 50, f"{ANSWERED}/busy": 9000, f"{CANARY}/failed": 9}, Verdict.FAIL),
-        ({f"{SHADOW}/ok": 500, f"{SHADOW}/timeout": 50}, Verdict.FAIL),
+        ({f"{ANSWERED}/ok": 500, f"{CANARY}/failed": 50}, CanaryVerdict.FAIL),
+        ({f"{ANSWERED}/ok": 50, f"{ANSWERED}/busy": 9000, f"{CANARY}/failed": 9}, CanaryVerdict.FAIL),
+        ({f"{SHADOW}/ok": 500, f"{SHADOW}/timeout": 50}, CanaryVerdict.FAIL),
         ({f"{SHADOW}/ok": 500, f"{SHADOW}/dropped": 500}, None),
-        ({f"{CANARY}/ended": 1}, Verdict.ENDED),
-        ({f"{SHADOW}/ended": 1, f"{CANARY}/absent": 1}, Verdict.ENDED),
-        ({f"{SHADOW}/absent": 1}, Verdict.GONE),
+        ({f"{CANARY}/ended": 1}, CanaryVerdict.ENDED),
+        ({f"{SHADOW}/ended": 1, f"{CANARY}/absent": 1}, CanaryVerdict.ENDED),
+        ({f"{SHADOW}/absent": 1}, CanaryVerdict.GONE),
     ],
 )
-def test_the_floor(grown: dict[str, float], verdict: Verdict | None) -> None:
+def test_the_floor(grown: dict[str, float], verdict: CanaryVerdict | None) -> None:
     found = complaint(grown, LIMIT)
     assert (found and found[0]) == verdict
 
@@ -107,7 +107,7 @@ def test_the_floor(grown: dict[str, float], verdict: Verdict | None) -> None:
 def test_what_it_says() -> None:
     found = complaint({f"{ANSWERED}/ok": 30.0, f"{CANARY}/failed": 10.0}, LIMIT)
     assert found == (
-        Verdict.FAIL,
+        CanaryVerdict.FAIL,
         "the gateways themselves counted 10 of 40 requests that failed on the candidate alone (25.0%), the limit is 1.0%",
     )
 

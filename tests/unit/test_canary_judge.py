@@ -12,7 +12,7 @@ from ml_code.triton_deploy.bake.canary_judge import CanaryJudge
 from ml_code.triton_deploy.bake.observer import Observer
 from ml_code.triton_deploy.bake.queries import Queries
 from ml_code.triton_deploy.bake.rules import Limits
-from ml_code.triton_deploy.canary_course import Verdict
+from ml_code.triton_deploy.canary_course import CanaryVerdict
 from ml_code.triton_deploy.canary_evidence import Judgment, Watched
 from ml_code.triton_deploy.settings import Settings
 
@@ -61,7 +61,7 @@ def judged(metrics: Answers, watched: Watched = SHADOW, max_different: float = 0
 
 def test_a_shadow_that_answers_like_live_passes_and_the_figures_are_said() -> None:
     judgment = judged(Answers({"label": (0, 250), "scores": (3, 247)}))
-    assert judgment.verdict is Verdict.PASS
+    assert judgment.verdict is CanaryVerdict.PASS
     assert judgment.why == (
         "shadow saw 300 requests; output label: 0 of 250 answers differ (0.0%); output scores: 3 of 250 answers differ (1.2%)"
     )
@@ -70,7 +70,7 @@ def test_a_shadow_that_answers_like_live_passes_and_the_figures_are_said() -> No
 
 def test_one_output_that_differs_is_enough() -> None:
     judgment = judged(Answers({"label": (0, 250), "scores": (250, 0)}))
-    assert judgment.verdict is Verdict.DIFFERS
+    assert judgment.verdict is CanaryVerdict.DIFFERS
     assert (
         judgment.why
         == "output scores: 250 of 250 answers differ (100.0%) beyond the tolerance, the limit is 1.0%"
@@ -79,19 +79,20 @@ def test_one_output_that_differs_is_enough() -> None:
 
 
 @pytest.mark.parametrize(
-    ("max_different", "verdict"), [(1.0, Verdict.PASS), (0.5, Verdict.DIFFERS), (0.0, Verdict.DIFFERS)]
+    ("max_different", "verdict"),
+    [(1.0, CanaryVerdict.PASS), (0.5, CanaryVerdict.DIFFERS), (0.0, CanaryVerdict.DIFFERS)],
 )
-def test_the_limit_that_people_set_is_the_limit(max_different: float, verdict: Verdict) -> None:
+def test_the_limit_that_people_set_is_the_limit(max_different: float, verdict: CanaryVerdict) -> None:
     assert judged(Answers({"scores": (250, 0)}), max_different=max_different).verdict is verdict
 
 
 def test_few_differences_are_no_evidence() -> None:
-    assert judged(Answers({"scores": (1, 60)})).verdict is Verdict.PASS
+    assert judged(Answers({"scores": (1, 60)})).verdict is CanaryVerdict.PASS
 
 
 def test_who_fails_is_bad_whatever_it_answers() -> None:
     judgment = judged(Answers({"scores": (250, 0)}, (300, 60, 0.01)))
-    assert judgment.verdict is Verdict.FAIL
+    assert judgment.verdict is CanaryVerdict.FAIL
     assert judgment.evidence == 60
     assert "output scores: 250 of 250" in judgment.why
 
@@ -99,21 +100,21 @@ def test_who_fails_is_bad_whatever_it_answers() -> None:
 def test_a_gateway_that_does_not_compare_is_said() -> None:
     judgment = judged(Answers({}))
     assert (judgment.verdict, judgment.why) == (
-        Verdict.PASS,
+        CanaryVerdict.PASS,
         "shadow saw 300 requests; no gateway says how its answers compare with live's",
     )
 
 
 def test_a_canary_that_answers_clients_is_not_compared() -> None:
     metrics = Answers({"scores": (250, 0)})
-    assert judged(metrics, replace(SHADOW, mirrored=False)).verdict is Verdict.PASS
+    assert judged(metrics, replace(SHADOW, mirrored=False)).verdict is CanaryVerdict.PASS
     assert not any("gateway_shadow_compared_total" in query for query in metrics.asked)
 
 
 def test_a_slow_one_is_bad_at_each_look() -> None:
     metrics = Answers({}, (300, 1, 9.0))
     judge = CanaryJudge(Observer(QUERIES, metrics, Limits(max_latency_s=1)), metrics)
-    assert (judge(SHADOW).verdict, judge(SHADOW).evidence) == (Verdict.FAIL, None)
+    assert (judge(SHADOW).verdict, judge(SHADOW).evidence) == (CanaryVerdict.FAIL, None)
 
 
 def test_the_name_of_an_output_can_be_anything() -> None:

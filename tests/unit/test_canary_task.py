@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from ml_code.triton_deploy.canary import canary_of
-from ml_code.triton_deploy.canary_course import Verdict
+from ml_code.triton_deploy.canary_course import CanaryVerdict
 from ml_code.triton_deploy.canary_evidence import Judgment
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import DeployError, Misconfigured, Unavailable
-from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.names import deploy_id_for
 from ml_code.triton_deploy.notifications import Notification, notify
 from ml_code.triton_deploy.records import Bake, BakeVerdict, State
+from ml_code.triton_deploy.request import RevertRequest
 from ml_code.triton_deploy.settings import Settings
 from tests.support.dags import REPO, library_environment
 from tests.support.world import MODEL, World
@@ -89,7 +89,7 @@ def test_a_canary_is_handed_to_the_triggerer_as_something_that_it_can_import(
 ) -> None:
     from airflow.sdk.exceptions import TaskDeferred
 
-    until_canary(airflow_world, "5", lambda watched: Judgment(Verdict.PASS, ""))
+    until_canary(airflow_world, "5", lambda watched: Judgment(CanaryVerdict.PASS, ""))
     with pytest.raises(TaskDeferred) as deferred:
         dags.canary_task.CanaryOperator(task_id="c").execute(context(deploy_id=DEPLOY_ID))
     path, arguments = deferred.value.trigger.serialize()
@@ -100,9 +100,9 @@ def test_a_canary_is_handed_to_the_triggerer_as_something_that_it_can_import(
     assert deferred.value.method_name == "resume"
 
 
-@pytest.mark.parametrize("verdict", list(Verdict))
+@pytest.mark.parametrize("verdict", list(CanaryVerdict))
 def test_the_trigger_watches_to_the_end(
-    airflow_world: World, monkeypatch: pytest.MonkeyPatch, verdict: Verdict
+    airflow_world: World, monkeypatch: pytest.MonkeyPatch, verdict: CanaryVerdict
 ) -> None:
     from ml_code.triton_deploy.bake import airflow_trigger
 
@@ -120,7 +120,7 @@ def test_the_trigger_watches_to_the_end(
 
     [event] = asyncio.run(events())
     state = airflow_world.folder.journal.get(DEPLOY_ID).state
-    if verdict is not Verdict.PASS:
+    if verdict is not CanaryVerdict.PASS:
         assert "the test says so" in event["error"]
         assert not event["retryable"]
         assert state is State.VERIFIED
@@ -135,7 +135,7 @@ def test_people_are_told_once_that_a_canary_waits(
     from ml_code.triton_deploy.bake import airflow_trigger
 
     monkeypatch.setenv("TRITON_DEPLOY_NOTIFY_URL", webhook.url)
-    deployer = until_canary(airflow_world, "5,pause", lambda watched: Judgment(Verdict.PASS, ""))
+    deployer = until_canary(airflow_world, "5,pause", lambda watched: Judgment(CanaryVerdict.PASS, ""))
     monkeypatch.setattr(airflow_trigger, "Deployer", lambda settings: deployer)
     looks = iter(range(8))
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from ml_code.triton_deploy.collect import Collected, Collector
 from ml_code.triton_deploy.errors import DeployError, NotFound, Quarantined, Superseded
-from ml_code.triton_deploy.intake import RevertRequest
+from ml_code.triton_deploy.gc import Collected, GarbageCollector
+from ml_code.triton_deploy.gc_rules import Kind
 from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
 from ml_code.triton_deploy.records import Deployment, State
-from ml_code.triton_deploy.retention import Kind
+from ml_code.triton_deploy.request import RevertRequest
 from tests.support.fakes import unavailable
 from tests.support.findings import bad_name, snapshot_of, torn_release, unreadable
 from tests.support.models import files, golden, times
@@ -31,7 +31,9 @@ DAY_S = 86_400
 def gc(world: World, *, dry_run: bool = False, **policy: Any) -> Collected:
     kept = {"keep_releases": 2, "keep_quarantined": 1, "quarantine_days": 7.0} | policy
     settings = replace(world.settings, **kept)
-    return Collector(settings, tritons=[world.triton], clock=lambda: world.now).run(MODEL, dry_run=dry_run)
+    return GarbageCollector(settings, tritons=[world.triton], clock=lambda: world.now).run(
+        MODEL, dry_run=dry_run
+    )
 
 
 def reconcile(world: World) -> Reconciled:
@@ -203,14 +205,14 @@ def test_a_deploy_that_begins_meanwhile_is_left_alone(
 ) -> None:
     """Between the look and the lease."""
     deployed.register_times(5)
-    judge = Collector._judge
+    judge = GarbageCollector._judge
 
-    def deploy_begins(self: Collector, folder: Any) -> Any:
+    def deploy_begins(self: GarbageCollector, folder: Any) -> Any:
         verdicts = judge(self, folder)
         deployed.deployer().snapshot(deployed.request("d5"))
         return verdicts
 
-    monkeypatch.setattr(Collector, "_judge", deploy_begins)
+    monkeypatch.setattr(GarbageCollector, "_judge", deploy_begins)
     assert gc(deployed).under_way == "d5"
     assert {"1", "2"} <= directories(deployed)
 
@@ -310,7 +312,7 @@ def test_what_was_deployed_again_meanwhile_stays_when_its_old_files_go(deployed:
     deployed.deploy("again")
     reconcile(deployed)
     assert not leaving.exists()
-    assert deployed.folder.versions.need(2).deploy_id == "again"
+    assert deployed.folder.versions.require(2).deploy_id == "again"
     reconcile(deployed)
     assert not any(name.startswith(".") for name in deployed.names)
 
@@ -389,7 +391,7 @@ def test_a_model_that_can_not_be_collected_keeps_no_other_waiting(
 ) -> None:
     break_one(deployed)
     settings = replace(deployed.settings, keep_releases=2)
-    collector = Collector(settings, tritons=[deployed.triton], clock=lambda: deployed.now)
+    collector = GarbageCollector(settings, tritons=[deployed.triton], clock=lambda: deployed.now)
     found = {collected.model: collected for collected in collector.run_all()}
     (broken,) = found.keys() - {MODEL}
     assert broken < MODEL, "it comes first"

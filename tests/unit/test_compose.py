@@ -28,7 +28,7 @@ from ml_code.gateway.settings import GatewaySettings
 from ml_code.triton_deploy.environment import FromEnvironment
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.variables import unknown
-from tests.support.composing import (
+from tests.support.compose_file import (
     FILES,
     PROFILES,
     ROOT,

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from ml_code.triton_deploy import onnx_model
+from ml_code.triton_deploy.deployments import Deployments
 from ml_code.triton_deploy.errors import (
     AliasNotFound,
     ArtifactRejected,
@@ -28,15 +29,14 @@ from ml_code.triton_deploy.errors import (
     Unavailable,
     VerificationFailed,
 )
-from ml_code.triton_deploy.intake import RevertRequest
+from ml_code.triton_deploy.fleet import Fleet
 from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.records import Canary, Deployment, State
 from ml_code.triton_deploy.repository.releases import Releases
-from ml_code.triton_deploy.serving import Serving
-from ml_code.triton_deploy.settlement import Settlement
+from ml_code.triton_deploy.request import RevertRequest
 from ml_code.triton_deploy.version_files import Manifest
 from tests.support.fakes import FakeTriton, unavailable
-from tests.support.faults.killing import Stopper
+from tests.support.faults.killed_process import Stopper
 from tests.support.faults.operations import prepared_for_rollback
 from tests.support.models import external, files, golden, times, unknown_operator
 from tests.support.world import MODEL, World, deployed
@@ -776,13 +776,13 @@ def test_what_was_decided_is_not_undone(world: World, monkeypatch: pytest.Monkey
     world.register_times(2)
     seen: list[tuple[int, float]] = []
     flips: list[int] = []
-    flip = Serving._flip
+    flip = Fleet._flip
 
-    def noted(self: Serving, manifest: Manifest, triton: FakeTriton) -> None:
+    def noted(self: Fleet, manifest: Manifest, triton: FakeTriton) -> None:
         flips.append(manifest.version)
         flip(self, manifest, triton)
 
-    monkeypatch.setattr(Serving, "_flip", noted)
+    monkeypatch.setattr(Fleet, "_flip", noted)
 
     def fail_once(owner: type, name: str, *, after: bool) -> None:
         real = getattr(owner, name)
@@ -798,9 +798,9 @@ def test_what_was_decided_is_not_undone(world: World, monkeypatch: pytest.Monkey
 
     with pytest.MonkeyPatch.context() as patch:
         if step == "write":
-            real = Settlement.move
+            real = Deployments.move
 
-            def move(self: Settlement, record: Deployment, to: State, **facts: Any) -> Deployment:
+            def move(self: Deployments, record: Deployment, to: State, **facts: Any) -> Deployment:
                 moved = real(self, record, to, **facts)
                 if to is State.COMMITTING:
                     patch.undo()
@@ -808,7 +808,7 @@ def test_what_was_decided_is_not_undone(world: World, monkeypatch: pytest.Monkey
                     raise StorageFailed("EIO", hint="x")
                 return moved
 
-            patch.setattr(Settlement, "move", move)
+            patch.setattr(Deployments, "move", move)
         else:
             fail_once(Releases, step, after=step == "publish")
         with pytest.raises(StorageFailed):
@@ -828,10 +828,10 @@ def test_a_commit_that_is_finished_later_is_what_clients_get(world: World) -> No
     world.deploy()
     world.register_times(2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Settlement, "finish", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Deployments, "finish", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             world.deploy("d2")
-    Serving(world.folder, [world.triton], world.settings).restore(world.folder.versions.need(1))
+    Fleet(world.folder, [world.triton], world.settings).restore(world.folder.versions.require(1))
     assert world.ask() == (1, 1.0)
     world.deployer().rollback(MODEL, "d2")
     assert world.ask() == (2, 2.0)
@@ -862,14 +862,14 @@ def test_a_rollback_that_sleeps_before_its_flip_leaves_the_last_release(world: W
             world.register_times(version)
             assert world.deploy(f"other-{version}").state is State.COMMITTED
 
-    with sleeping_before(Serving, "_flip", others), pytest.raises(Superseded):
+    with sleeping_before(Fleet, "_flip", others), pytest.raises(Superseded):
         world.deployer().rollback(MODEL, "begun")
     assert world.ask() == (6, 6.0)
     world.triton.restart(MODEL)
     assert world.ask() == (6, 6.0)
 
 
-@pytest.mark.parametrize(("owner", "name"), [(Releases, "project"), (Serving, "write_switch")])
+@pytest.mark.parametrize(("owner", "name"), [(Releases, "project"), (Fleet, "write_switch")])
 def test_a_commit_that_sleeps_before_it_writes_puts_nothing_back(
     world: World, owner: type, name: str
 ) -> None:
@@ -896,7 +896,7 @@ def test_a_commit_that_sleeps_before_it_retires_takes_nothing_away(world: World)
         back = RevertRequest(model=MODEL, deploy_id="back", version=2)
         assert world.deployer().revert(back).state is State.COMMITTED
 
-    with sleeping_before(Serving, "retire", others):
+    with sleeping_before(Fleet, "retire", others):
         world.deploy("d4")
     assert world.ask() == (2, 2.0)
     world.triton.restart(MODEL)

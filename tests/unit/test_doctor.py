@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ml_code.triton_deploy.doctor import Finding, Verdict, examine
+from ml_code.triton_deploy.doctor import DoctorVerdict, Finding, examine
 from ml_code.triton_deploy.doctor.clocks import ClocksCheck
 from ml_code.triton_deploy.doctor.examination import run_all
 from ml_code.triton_deploy.doctor.probe import FORGOTTEN_S, PREFIX
@@ -51,7 +51,7 @@ class Looking:
 
 
 def fine(name: str) -> Iterator[Finding]:
-    yield Finding(check=name, verdict=Verdict.OK, what="fine")
+    yield Finding(check=name, verdict=DoctorVerdict.OK, what="fine")
 
 
 def test_a_check_that_hangs_is_left_and_the_others_are_heard() -> None:
@@ -67,9 +67,9 @@ def test_a_check_that_hangs_is_left_and_the_others_are_heard() -> None:
     forever.set()
     assert time.monotonic() - started < 15
     assert [(one.check, one.verdict) for one in found] == [
-        ("first", Verdict.OK),
-        ("first", Verdict.FAILED),
-        ("second", Verdict.OK),
+        ("first", DoctorVerdict.OK),
+        ("first", DoctorVerdict.FAILED),
+        ("second", DoctorVerdict.OK),
     ]
     assert "did not end within 0.3 s" in found[1].what
     assert all(check.cleaned for check in checks)
@@ -87,10 +87,10 @@ def test_what_a_check_raises_is_what_it_found() -> None:
     checks = [Looking("first", refused), Looking("second", broken), Looking("third", lambda: fine("third"))]
     found = run_all(checks, {})
     assert found[1] == Finding(
-        check="first", verdict=Verdict.FAILED, what="It is wrong.", fix="Set it right."
+        check="first", verdict=DoctorVerdict.FAILED, what="It is wrong.", fix="Set it right."
     )
-    assert (found[2].verdict, "KeyError" in found[2].what) == (Verdict.UNKNOWN, True)
-    assert found[3].verdict is Verdict.OK
+    assert (found[2].verdict, "KeyError" in found[2].what) == (DoctorVerdict.UNKNOWN, True)
+    assert found[3].verdict is DoctorVerdict.OK
 
 
 def test_a_check_is_not_run_on_a_setting_that_cant_be_used() -> None:
@@ -99,7 +99,7 @@ def test_a_check_is_not_run_on_a_setting_that_cant_be_used() -> None:
     check.needs = ("MLFLOW_S3_ENDPOINT_URL",)
     (found,) = run_all([check], {"MLFLOW_S3_ENDPOINT_URL": Misconfigured("No scheme.", hint="x")})
     assert not asked
-    assert (found.verdict, "MLFLOW_S3_ENDPOINT_URL" in found.what) == (Verdict.UNKNOWN, True)
+    assert (found.verdict, "MLFLOW_S3_ENDPOINT_URL" in found.what) == (DoctorVerdict.UNKNOWN, True)
 
 
 def test_an_interrupt_still_cleans_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,13 +132,13 @@ def test_each_setting_that_cant_be_used_is_named_and_the_others_count() -> None:
 def test_with_nothing_set_up_every_check_still_says_something(tmp_path: Path) -> None:
     found = examine({"TRITON_DEPLOY_GRPC_URLS": "127.0.0.1:1", "MLFLOW_S3_ENDPOINT_URL": "minio:9000"})
     verdicts = {one.check: one.verdict for one in found}
-    assert verdicts["settings"] is Verdict.FAILED
-    assert verdicts["S3"] is Verdict.UNKNOWN
+    assert verdicts["settings"] is DoctorVerdict.FAILED
+    assert verdicts["S3"] is DoctorVerdict.UNKNOWN
     assert {"MLflow", "artifacts", "repository", "Triton", "staging Triton", "clocks"} <= verdicts.keys()
     text = " ".join(one.what for one in found)
     assert "MLFLOW_TRACKING_URI is not set" in text
     assert "TRITON_DEPLOY_REPOSITORY is not set" in text
-    assert all(one.fix for one in found if one.verdict is Verdict.FAILED)
+    assert all(one.fix for one in found if one.verdict is DoctorVerdict.FAILED)
 
 
 # The repository
@@ -149,7 +149,7 @@ def look_at(settings: Settings) -> list[Finding]:
 
 
 def complaints(found: Sequence[Finding]) -> list[Finding]:
-    return [one for one in found if one.verdict in (Verdict.WARNING, Verdict.FAILED)]
+    return [one for one in found if one.verdict in (DoctorVerdict.WARNING, DoctorVerdict.FAILED)]
 
 
 def test_a_healthy_repository_is_left_as_it_was(world: World) -> None:
@@ -187,7 +187,7 @@ def test_a_repository_that_this_user_cant_write_is_named(shared_folder: Path) ->
     shared_folder.chmod(0o555)
     with somebody_else():
         (found,) = complaints(look_at(Settings(repository=shared_folder)))
-    assert found.verdict is Verdict.FAILED
+    assert found.verdict is DoctorVerdict.FAILED
     assert "Permission denied" in found.what
     assert str(shared_folder) in found.what
     assert "Let the deployer's user write" in found.fix
@@ -208,7 +208,7 @@ def test_files_that_triton_cant_read_are_named(world: World) -> None:
     (world.root / "best_model.v2").chmod(0o754)
     (world.root / MODEL / "1/model.onnx").chmod(0o600)
     (found,) = complaints(look_at(world.settings))
-    assert found.verdict is Verdict.WARNING
+    assert found.verdict is DoctorVerdict.WARNING
     assert str(world.root / MODEL / "3/model.onnx") in found.what
     assert str(world.root / "best_model.v2") in found.what
     assert str(world.root / MODEL / "1/model.onnx") not in found.what, "version 1 is not loaded any more"
@@ -222,7 +222,7 @@ def test_a_folder_that_would_end_triton_is_named_whosever_model_it_is_in(world: 
         (world.root / place / f"{'9' * 21}.bak").mkdir(parents=True)
     (world.root / MODEL / ("9" * 22)).write_text("a file harms nothing")
     found = [one for one in complaints(look_at(world.settings)) if "ends Triton" in one.what]
-    assert [one.verdict for one in found] == [Verdict.FAILED] * 3
+    assert [one.verdict for one in found] == [DoctorVerdict.FAILED] * 3
     for place, one in zip((MODEL, "best_model.v1", "somebody_elses"), found, strict=True):
         assert str(world.root / place / f"{'9' * 21}.bak") in one.what
         assert "Move it" in one.fix
@@ -301,7 +301,7 @@ def test_a_triton_on_another_repository_is_named(world: World, tmp_path: Path) -
     (found,) = complaints(
         ask(world, FakeServer(world.root, "one:1"), FakeServer(tmp_path / "other", "two:1"))
     )
-    assert found.verdict is Verdict.FAILED
+    assert found.verdict is DoctorVerdict.FAILED
     assert "Triton at two:1 does not see" in found.what
     assert "1 of 2 Tritons do" in found.what
     assert "TRITON_DEPLOY_REPOSITORY" in found.fix
@@ -326,7 +326,7 @@ def test_a_triton_that_refuses_model_control_is_named(world: World) -> None:
 def test_no_triton_at_all_leaves_the_rest_unknown(world: World) -> None:
     away = FakeServer(world.root, "one:1")
     away.fail["about"] = Unavailable("It is away.", hint="Start it.")
-    assert [one.verdict for one in ask(world, away)] == [Verdict.FAILED, Verdict.UNKNOWN]
+    assert [one.verdict for one in ask(world, away)] == [DoctorVerdict.FAILED, DoctorVerdict.UNKNOWN]
 
 
 def test_a_triton_without_an_extension_is_named(world: World) -> None:
@@ -339,15 +339,15 @@ def test_a_triton_without_an_extension_is_named(world: World) -> None:
 @pytest.mark.parametrize(
     ("version", "opset", "verdict"),
     [
-        ("2.51.0", 21, Verdict.OK),
-        ("2.51.0", 22, Verdict.WARNING),
-        ("2.58.0", 22, Verdict.OK),
-        ("2.99.0", 21, Verdict.UNKNOWN),
-        ("custom", 21, Verdict.UNKNOWN),
+        ("2.51.0", 21, DoctorVerdict.OK),
+        ("2.51.0", 22, DoctorVerdict.WARNING),
+        ("2.58.0", 22, DoctorVerdict.OK),
+        ("2.99.0", 21, DoctorVerdict.UNKNOWN),
+        ("custom", 21, DoctorVerdict.UNKNOWN),
     ],
 )
 def test_what_a_tritons_onnx_runtime_takes_is_compared_with_the_settings(
-    world: World, version: str, opset: int, verdict: Verdict
+    world: World, version: str, opset: int, verdict: DoctorVerdict
 ) -> None:
     triton = FakeServer(world.root, "one:1")
     triton.version = version
@@ -355,7 +355,7 @@ def test_what_a_tritons_onnx_runtime_takes_is_compared_with_the_settings(
     found = run_all([TritonCheck(settings, lambda: [triton])], {})
     (limits,) = [one for one in found if "ONNX" in one.what]
     assert limits.verdict is verdict
-    if verdict is Verdict.WARNING:
+    if verdict is DoctorVerdict.WARNING:
         assert "TRITON_DEPLOY_MAX_OPSET=21" in limits.fix
 
 
@@ -369,7 +369,7 @@ def test_a_triton_that_serves_and_says_that_it_is_not_ready_is_named(world: Worl
     world.deploy()
     strict.ready, strict.stuck = False, LOST
     (found,) = complaints(ask(world, strict, FakeServer(world.root, "two:1")))
-    assert found.verdict is Verdict.WARNING
+    assert found.verdict is DoctorVerdict.WARNING
     assert "Triton at one:1 serves best_model, best_model.v1" in found.what
     assert "because of best_model.v2: " in found.what, "what was unloaded counts nothing"
     assert "--strict-readiness=false" in found.fix
@@ -384,7 +384,7 @@ def test_a_triton_that_serves_nothing_yet_need_not_be_ready(world: World) -> Non
 def test_what_a_triton_does_at_its_start_can_only_be_looked_up(world: World) -> None:
     found = ask(world, FakeServer(world.root, "one:1"), FakeServer(world.root, "two:1"))
     (unknown,) = [one for one in found if "--exit-on-error" in one.what]
-    assert unknown.verdict is Verdict.UNKNOWN
+    assert unknown.verdict is DoctorVerdict.UNKNOWN
     assert "--exit-on-error=false --strict-readiness=false" in unknown.fix
 
 
@@ -423,24 +423,27 @@ def test_a_staging_triton_like_the_others_is_fine_and_what_cant_be_shown_is_said
 ) -> None:
     found = compare(world, staging, serving)
     assert complaints(found) == []
-    (unknown,) = [one for one in found if one.verdict is Verdict.UNKNOWN]
+    (unknown,) = [one for one in found if one.verdict is DoctorVerdict.UNKNOWN]
     assert all(word in unknown.what for word in ("GPU", "memory", "driver", "backends", "command line"))
     assert "by hand" in unknown.fix
 
 
 def test_without_a_staging_triton_it_is_said_what_that_means(world: World) -> None:
     (found,) = run_all([StagingCheck(world.settings)], {})
-    assert found.verdict is Verdict.UNKNOWN
+    assert found.verdict is DoctorVerdict.UNKNOWN
     assert "on a Triton that serves" in found.what
     assert "--load-model" in found.fix
 
 
 @pytest.mark.parametrize(
     ("setting", "verdict", "words"),
-    [("required", Verdict.FAILED, "Every deploy fails"), ("optional", Verdict.WARNING, "go on without it")],
+    [
+        ("required", DoctorVerdict.FAILED, "Every deploy fails"),
+        ("optional", DoctorVerdict.WARNING, "go on without it"),
+    ],
 )
 def test_a_staging_triton_that_is_away_counts_as_it_is_needed(
-    world: World, staging: FakeServer, serving: FakeServer, setting: str, verdict: Verdict, words: str
+    world: World, staging: FakeServer, serving: FakeServer, setting: str, verdict: DoctorVerdict, words: str
 ) -> None:
     staging.fail["about"] = unavailable()
     (found,) = compare(world, staging, serving, staging=setting)
@@ -454,7 +457,7 @@ def test_a_staging_triton_under_the_address_of_one_that_serves_is_named(
 ) -> None:
     serving = FakeServer(world.root, "127.0.0.1:8001")
     found = compare(world, staging, serving, staging_grpc_url="localhost:8001")
-    assert [one.verdict for one in found] == [Verdict.FAILED]
+    assert [one.verdict for one in found] == [DoctorVerdict.FAILED]
     assert "localhost:8001 is the Triton at 127.0.0.1:8001, which serves" in found[0].what
     assert staging.calls == [], "nothing is unloaded there"
 
@@ -464,7 +467,7 @@ def test_what_a_staging_triton_has_loaded_is_named(
 ) -> None:
     staging.stuck = {"best_model.v9": "LOADING", **LOST}
     (found,) = complaints(compare(world, staging, serving))
-    assert found.verdict is Verdict.WARNING
+    assert found.verdict is DoctorVerdict.WARNING
     assert "best_model.v9 (LOADING)" in found.what
     assert "best_model.v1" not in found.what, "what was unloaded is not there"
     assert "--load-model" in found.fix
@@ -496,7 +499,7 @@ def test_a_staging_triton_on_another_repository_is_named(
 ) -> None:
     (tmp_path / "other").mkdir()
     (found,) = complaints(compare(world, FakeServer(tmp_path / "other", STAGING_URL), serving))
-    assert found.verdict is Verdict.FAILED
+    assert found.verdict is DoctorVerdict.FAILED
     assert "another repository" in found.what
     assert "--model-repository" in found.fix
 
@@ -526,7 +529,7 @@ def test_a_staging_triton_is_compared_with_those_that_answer(
     found = compare(world, staging, serving)
     assert any("could not be compared" in one.what for one in found)
     found = compare(world, staging, serving, FakeServer(world.root, "192.0.2.2:8001"))
-    assert any("of the 1 that serve" in one.what for one in found if one.verdict is Verdict.OK)
+    assert any("of the 1 that serve" in one.what for one in found if one.verdict is DoctorVerdict.OK)
 
 
 # Clocks
@@ -535,18 +538,18 @@ def test_a_staging_triton_is_compared_with_those_that_answer(
 @pytest.mark.parametrize(
     ("off_s", "verdict", "words"),
     [
-        (0.0, Verdict.OK, "agrees"),
-        (CLOCK_SKEW_S / 2, Verdict.WARNING, "behind this machine's"),
-        (CLOCK_SKEW_S * 2, Verdict.FAILED, "behind this machine's, more than the 60 s"),
-        (-CLOCK_SKEW_S * 2, Verdict.FAILED, "ahead of this machine's, more than the 60 s"),
+        (0.0, DoctorVerdict.OK, "agrees"),
+        (CLOCK_SKEW_S / 2, DoctorVerdict.WARNING, "behind this machine's"),
+        (CLOCK_SKEW_S * 2, DoctorVerdict.FAILED, "behind this machine's, more than the 60 s"),
+        (-CLOCK_SKEW_S * 2, DoctorVerdict.FAILED, "ahead of this machine's, more than the 60 s"),
     ],
 )
 def test_a_file_system_whose_clock_is_off_is_named(
-    world: World, off_s: float, verdict: Verdict, words: str
+    world: World, off_s: float, verdict: DoctorVerdict, words: str
 ) -> None:
     found = run_all([ClocksCheck(world.settings, lambda: time.time() + off_s)], {})
     (files,) = [one for one in found if "file system" in one.what]
     assert files.verdict is verdict
     assert words in files.what
-    assert ("NTP" in files.fix) == (verdict is not Verdict.OK)
+    assert ("NTP" in files.fix) == (verdict is not DoctorVerdict.OK)
     assert not list(world.root.glob(f"{PREFIX}*"))

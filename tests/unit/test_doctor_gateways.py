@@ -11,7 +11,7 @@ from threading import Thread
 import pytest
 
 from ml_code.triton_deploy.bake.gateway_counts import GatewayCounts
-from ml_code.triton_deploy.doctor import Finding, Verdict
+from ml_code.triton_deploy.doctor import DoctorVerdict, Finding
 from ml_code.triton_deploy.doctor.examination import run_all
 from ml_code.triton_deploy.doctor.gateways import GatewaysCheck
 from tests.support.world import SETTINGS
@@ -62,7 +62,7 @@ def test_a_gateway_that_wants_a_key_is_read_with_it(caplog: pytest.LogCaptureFix
 def test_the_doctor_counts_those_that_can_be_read() -> None:
     with gateway() as one, gateway() as two:
         (found,) = findings(one, two)
-    assert (found.verdict, found.what) == (Verdict.OK, "What they count can be read: 2 gateways.")
+    assert (found.verdict, found.what) == (DoctorVerdict.OK, "What they count can be read: 2 gateways.")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_the_doctor_counts_those_that_can_be_read() -> None:
 def test_the_doctor_says_why_one_can_not_be_read(page: bytes, status: int, key: str, said: str) -> None:
     with gateway(page, status) as url:
         (found,) = findings(url, key=key)
-    assert found.verdict is Verdict.WARNING
+    assert found.verdict is DoctorVerdict.WARNING
     assert said in found.what
     assert "What it counts stops no candidate." in found.what
     assert found.fix
@@ -85,4 +85,4 @@ def test_the_doctor_says_why_one_can_not_be_read(page: bytes, status: int, key: 
 
 def test_without_gateways_the_doctor_says_what_there_is_not() -> None:
     (found,) = findings()
-    assert (found.verdict, "There are none" in found.what) == (Verdict.UNKNOWN, True)
+    assert (found.verdict, "There are none" in found.what) == (DoctorVerdict.UNKNOWN, True)

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from ml_code.triton_deploy.bake.prometheus import seconds
-from ml_code.triton_deploy.doctor import Finding, Verdict
+from ml_code.triton_deploy.doctor import DoctorVerdict, Finding
 from ml_code.triton_deploy.doctor.examination import run_all
 from ml_code.triton_deploy.doctor.prometheus import PrometheusCheck
 from tests.support.world import MODEL, World
@@ -109,13 +109,13 @@ def site(world: World) -> Iterator[Site]:
     server.server_close()
 
 
-def told(findings: Sequence[Finding], verdict: Verdict) -> list[str]:
+def told(findings: Sequence[Finding], verdict: DoctorVerdict) -> list[str]:
     return [one.what for one in findings if one.verdict is verdict]
 
 
 def test_a_set_up_that_is_right_is_all_ok(site: Site) -> None:
     findings = site.findings()
-    assert {one.verdict for one in findings} == {Verdict.OK}, findings
+    assert {one.verdict for one in findings} == {DoctorVerdict.OK}, findings
     said = " ".join(one.what for one in findings)
     for part in (
         "takes queries",
@@ -130,7 +130,7 @@ def test_a_set_up_that_is_right_is_all_ok(site: Site) -> None:
 
 def test_without_one_it_says_what_there_is_not(site: Site) -> None:
     (found,) = site.findings(prometheus_url="", alertmanager_url="", bake_alerts=())
-    assert (found.verdict, "No release bakes" in found.what) == (Verdict.UNKNOWN, True)
+    assert (found.verdict, "No release bakes" in found.what) == (DoctorVerdict.UNKNOWN, True)
 
 
 @pytest.mark.parametrize(
@@ -139,13 +139,13 @@ def test_without_one_it_says_what_there_is_not(site: Site) -> None:
 def test_one_that_does_not_answer_rightly_fails(site: Site, status: int, said: str) -> None:
     site.status = status
     (found,) = site.findings()
-    assert found.verdict is Verdict.FAILED
+    assert found.verdict is DoctorVerdict.FAILED
     assert said in found.what
 
 
 def test_one_that_is_away_fails(site: Site) -> None:
     (found,) = site.findings(prometheus_url="http://127.0.0.1:9")
-    assert (found.verdict, "can't be reached" in found.what) == (Verdict.FAILED, True)
+    assert (found.verdict, "can't be reached" in found.what) == (DoctorVerdict.FAILED, True)
 
 
 Change = Callable[[Site], object]
@@ -154,29 +154,39 @@ Change = Callable[[Site], object]
 @pytest.mark.parametrize(
     ("name", "value", "verdict", "said"),
     [
-        ("series", {"gateway": 0, "model": 4}, Verdict.WARNING, "no figures of a gateway"),
-        ("series", {"gateway": 1, "model": 0}, Verdict.WARNING, f"no figures of what is live of {MODEL}"),
-        ("wrong_query", "nv_inference_request_duration_us", Verdict.FAILED, "[sources.triton] latency_s"),
+        ("series", {"gateway": 0, "model": 4}, DoctorVerdict.WARNING, "no figures of a gateway"),
+        (
+            "series",
+            {"gateway": 1, "model": 0},
+            DoctorVerdict.WARNING,
+            f"no figures of what is live of {MODEL}",
+        ),
+        (
+            "wrong_query",
+            "nv_inference_request_duration_us",
+            DoctorVerdict.FAILED,
+            "[sources.triton] latency_s",
+        ),
         (
             "interval",
             "1m",
-            Verdict.WARNING,
+            DoctorVerdict.WARNING,
             "scrapes gateway every 60 s, and a look of the bake looks back 120 s",
         ),
-        ("first_minutes", False, Verdict.WARNING, f"first minutes of what is live of {MODEL}"),
-        ("alerts", ("Another",), Verdict.FAILED, "no alert of the name ShopIsDown"),
-        ("alertmanager_status", 401, Verdict.FAILED, "Alertmanager at"),
-        ("job", "another", Verdict.UNKNOWN, "it scrapes neither itself"),
-        ("knows_itself", False, Verdict.UNKNOWN, "does not tell how often it scrapes"),
+        ("first_minutes", False, DoctorVerdict.WARNING, f"first minutes of what is live of {MODEL}"),
+        ("alerts", ("Another",), DoctorVerdict.FAILED, "no alert of the name ShopIsDown"),
+        ("alertmanager_status", 401, DoctorVerdict.FAILED, "Alertmanager at"),
+        ("job", "another", DoctorVerdict.UNKNOWN, "it scrapes neither itself"),
+        ("knows_itself", False, DoctorVerdict.UNKNOWN, "does not tell how often it scrapes"),
     ],
 )
 def test_what_would_keep_a_bake_from_judging_is_told(
-    site: Site, name: str, value: Any, verdict: Verdict, said: str
+    site: Site, name: str, value: Any, verdict: DoctorVerdict, said: str
 ) -> None:
     setattr(site, name, value)
     findings = site.findings()
     assert any(said in what for what in told(findings, verdict)), findings
-    others = {one.verdict for one in findings} - {Verdict.OK, verdict}
+    others = {one.verdict for one in findings} - {DoctorVerdict.OK, verdict}
     assert not others, findings
 
 
@@ -186,7 +196,7 @@ def test_a_check_of_ones_own_that_does_not_parse_is_named(site: Site, tmp_path: 
         '[sources.a]\nrequests = "1"\nfailures = "1"\nlatency_s = "1"\n[[checks]]\nname = "refused rows"\nquery = "sum("\nmax = 1\n'
     )
     site.wrong_query = "sum("
-    said = told(site.findings(bake_queries=path), Verdict.FAILED)
+    said = told(site.findings(bake_queries=path), DoctorVerdict.FAILED)
     assert any("The check 'refused rows' of TRITON_DEPLOY_BAKE_QUERIES is not taken" in one for one in said)
 
 
@@ -206,4 +216,4 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 
 def test_what_has_just_been_released_has_no_first_minutes_to_lose(site: Site) -> None:
     site.first_minutes, site.age = False, timedelta(minutes=4)
-    assert not told(site.findings(), Verdict.WARNING)
+    assert not told(site.findings(), DoctorVerdict.WARNING)

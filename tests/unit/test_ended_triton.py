@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from ml_code.triton_deploy import settlement
+from ml_code.triton_deploy import deployments
 from ml_code.triton_deploy.boot import booted_at
 from ml_code.triton_deploy.errors import EndedTriton, Quarantined, Unavailable
-from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.lifeline import Life
 from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.records import State
 from ml_code.triton_deploy.repository import ModelFolder
+from ml_code.triton_deploy.request import RevertRequest
 from tests.support.fakes import FakeTriton, unavailable
 from tests.support.world import MODEL, World
 
@@ -26,7 +26,7 @@ CANDIDATE = "best_model.v2"
 @pytest.fixture(autouse=True)
 def booted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything that happens here."""
-    monkeypatch.setattr(settlement, "booted_at", lambda: datetime(2025, 1, 1, tzinfo=UTC))
+    monkeypatch.setattr(deployments, "booted_at", lambda: datetime(2025, 1, 1, tzinfo=UTC))
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_clients_of_one_triton_meet_a_version_before_those_of_the_rest(
             two[0].restart_with_all()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ml_code.triton_deploy.serving.time.sleep", a_client_asks)
+        patch.setattr("ml_code.triton_deploy.fleet.time.sleep", a_client_asks)
         with pytest.raises(EndedTriton):
             world.deployer(tritons=two, settle_s=7.0).deploy(world.request("d2"))
     assert second == [(1,)]
@@ -131,7 +131,7 @@ def test_a_version_that_clients_have_met_is_flipped_to_at_once(world: World, two
     world.deployer(tritons=two).deploy(world.request("d2"))
     with pytest.MonkeyPatch.context() as patch:
         slept: list[float] = []
-        patch.setattr("ml_code.triton_deploy.serving.time.sleep", slept.append)
+        patch.setattr("ml_code.triton_deploy.fleet.time.sleep", slept.append)
         deployer = world.deployer(tritons=two, settle_s=7.0)
         deployer.revert(RevertRequest(model=MODEL, deploy_id="r1", actor="me"))
     assert 7.0 not in slept
@@ -189,7 +189,7 @@ def two_config(world: World) -> str:
     from ml_code.triton_deploy import model_config
     from ml_code.triton_deploy.schema import Schema
 
-    manifest = ModelFolder.at(world.root, MODEL).versions.need(2)
+    manifest = ModelFolder.at(world.root, MODEL).versions.require(2)
     return model_config.to_json(model_config.engine_config(MODEL, 2, Schema.from_dict(manifest.schema), {}))
 
 
@@ -213,7 +213,7 @@ def test_a_power_cut_that_ended_both_blames_nobody(
 ) -> None:
     begin(world, two, "materialize", "load")
     world.later(60)
-    monkeypatch.setattr(settlement, "booted_at", lambda now=world.now: now)
+    monkeypatch.setattr(deployments, "booted_at", lambda now=world.now: now)
     for triton in two:
         triton.restart_with_all()
     world.later(10_000)

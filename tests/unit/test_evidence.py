@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 
 from ml_code.triton_deploy import status
-from ml_code.triton_deploy.collect import Collector
 from ml_code.triton_deploy.errors import DeployError, StorageFailed
-from ml_code.triton_deploy.intake import RevertRequest
+from ml_code.triton_deploy.gc import GarbageCollector
 from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
 from ml_code.triton_deploy.records import Deployment, State, to_json
 from ml_code.triton_deploy.repository import models_in
 from ml_code.triton_deploy.repository.journal import Journal
+from ml_code.triton_deploy.request import RevertRequest
 from ml_code.triton_deploy.status import model_status
 from tests.support.fakes import unavailable
 from tests.support.findings import STEPS, snapshot_of
@@ -87,7 +87,7 @@ LOST: dict[str, Callable[[World], None]] = {
 
 def gc(world: World) -> tuple[str, ...]:
     settings = replace(world.settings, keep_releases=1, quarantine_days=1)
-    return Collector(settings, tritons=[world.triton], clock=lambda: world.now).run(MODEL).problems
+    return GarbageCollector(settings, tritons=[world.triton], clock=lambda: world.now).run(MODEL).problems
 
 
 @pytest.mark.parametrize("lose", LOST)

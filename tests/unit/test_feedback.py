@@ -10,11 +10,11 @@ from dataclasses import replace
 import pytest
 
 from ml_code.triton_deploy.errors import ArtifactRejected, DeployError, Misconfigured
-from ml_code.triton_deploy.feedback import HISTORY, Feedback
 from ml_code.triton_deploy.identity import Origin
-from ml_code.triton_deploy.intake import RevertRequest
+from ml_code.triton_deploy.mlflow_tags import HISTORY, MlflowTags
 from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
 from ml_code.triton_deploy.records import Release, State
+from ml_code.triton_deploy.request import RevertRequest
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.standing import (
     ALIAS_DRIFT,
@@ -185,8 +185,8 @@ class Told(World):
 
     board: FakeBoard
 
-    def feedback(self, **changes: object) -> Feedback:
-        return Feedback(replace(self.settings, **changes), lambda: self.board)  # type: ignore[arg-type]
+    def feedback(self, **changes: object) -> MlflowTags:
+        return MlflowTags(replace(self.settings, **changes), lambda: self.board)  # type: ignore[arg-type]
 
     def tags(self, version: int) -> dict[str, str]:
         return {
@@ -195,7 +195,7 @@ class Told(World):
 
     def reconcile(self, dry_run: bool = False, **changes: object) -> Reconciled:
         settings = replace(self.settings, **changes)  # type: ignore[arg-type]
-        feedback = Feedback(settings, lambda: self.board)
+        feedback = MlflowTags(settings, lambda: self.board)
         reconciler = Reconciler(settings, tritons=[self.triton], clock=lambda: self.now, feedback=feedback)
         return reconciler.run(MODEL, dry_run=dry_run)
 
@@ -301,7 +301,7 @@ def test_a_deploy_that_is_stopped_while_mlflow_is_told_stays_committed(
         raise KeyboardInterrupt
 
     told.register_times(3)
-    monkeypatch.setattr("ml_code.triton_deploy.feedback.within", stopped)
+    monkeypatch.setattr("ml_code.triton_deploy.mlflow_tags.within", stopped)
     with pytest.raises(KeyboardInterrupt):
         told.deploy("d3")
     assert told.folder.journal.get("d3").state is State.COMMITTED
@@ -399,8 +399,8 @@ def test_status_shows_drift_and_is_silent_when_mlflow_is_away(told: Told) -> Non
 def test_without_an_mlflow_nothing_is_asked_and_nothing_said(world: World) -> None:
     world.register_times(1)
     world.deploy()
-    assert Feedback(world.settings).settle(world.folder, dry_run=False) == ([], [])
-    assert Feedback(world.settings).drift(world.folder) == ()
+    assert MlflowTags(world.settings).settle(world.folder, dry_run=False) == ([], [])
+    assert MlflowTags(world.settings).drift(world.folder) == ()
 
 
 def test_a_long_history_is_not_read_at_every_reconcile(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -428,7 +428,7 @@ def test_an_mlflow_that_is_not_there_is_a_notice(world: World) -> None:
     settings = replace(world.settings, mlflow_tracking_uri="http://127.0.0.1:1", feedback_timeout_s=60)
     world.register_times(1)
     world.deploy()
-    told, notices = Feedback(settings).settle(world.folder, dry_run=False)
+    told, notices = MlflowTags(settings).settle(world.folder, dry_run=False)
     assert told == []
     assert [notice.kind for notice in notices] == [NOT_TOLD]
     assert "http://127.0.0.1:1" in notices[0].text

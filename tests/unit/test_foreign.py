@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from ml_code.triton_deploy import status
-from ml_code.triton_deploy.collect import Collected, Collector
 from ml_code.triton_deploy.doctor.repository import foreign_models
 from ml_code.triton_deploy.errors import DeployError, Foreign, Unavailable
 from ml_code.triton_deploy.foreign import FOREIGN
+from ml_code.triton_deploy.gc import Collected, GarbageCollector
 from ml_code.triton_deploy.model_config import engine_config, to_pbtxt
 from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
 from ml_code.triton_deploy.records import State
@@ -34,7 +34,7 @@ def reconcile(world: World, **options: bool) -> Reconciled:
 
 def gc(world: World) -> Collected:
     settings = replace(world.settings, keep_releases=1, keep_quarantined=0, quarantine_days=1)
-    return Collector(settings, tritons=[world.triton], clock=lambda: world.now).run(MODEL)
+    return GarbageCollector(settings, tritons=[world.triton], clock=lambda: world.now).run(MODEL)
 
 
 @pytest.fixture
@@ -501,7 +501,7 @@ def test_a_failed_deploy_is_undone_when_the_files_of_the_live_one_are_gone(
     """It fails after its flip: what Triton has of the live version serves again."""
     lose(deployed)
     deployed.register_times(5)
-    monkeypatch.setattr("ml_code.triton_deploy.serving.Serving._ask_public", refuse)
+    monkeypatch.setattr("ml_code.triton_deploy.fleet.Fleet._ask_public", refuse)
     with pytest.raises(Unavailable):
         deployed.deploy("d5")
     monkeypatch.undo()
@@ -523,7 +523,7 @@ def test_a_failed_deploy_is_undone_when_nothing_can_be_put_in_its_place(
     gone(deployed)
     deployed.triton.unload("best_model.v4", 1)
     deployed.register_times(5)
-    monkeypatch.setattr("ml_code.triton_deploy.serving.Serving._ask_public", refuse)
+    monkeypatch.setattr("ml_code.triton_deploy.fleet.Fleet._ask_public", refuse)
     with pytest.raises(Unavailable):
         deployed.deploy("d5")
     assert deployed.folder.journal.get("d5").state is State.ROLLED_BACK

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ml_code.gate import __main__ as command_line
 from ml_code.gate.evaluation import Comparison, gather, limits_of, shared_rows
-from ml_code.gate.judgement import Evidence, Measured, Verdict, judge
+from ml_code.gate.judgement import Evidence, GateVerdict, Measured, judge
 from ml_code.gate.measuring import DoesNotFit, OnnxModel, latencies_ms
 from ml_code.gate.promotion import Promotion, promote, settle
 from ml_code.gate.record import numbers, tags
@@ -295,7 +295,7 @@ def challenger(**changes: Any) -> Evidence:
     return replace(EVIDENCE, challenger=replace(MEASURED, **changes))
 
 
-def broken(verdict: Verdict) -> set[str]:
+def broken(verdict: GateVerdict) -> set[str]:
     return {check.name for check in verdict.checks if not check.holds}
 
 

@@ -12,13 +12,13 @@ import pytest
 
 from ml_code.triton_deploy import cli, integrity, materialize
 from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.deployments import Deployments
 from ml_code.triton_deploy.errors import Damaged, DeployError, InvalidInput, Superseded
-from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.materialize import DigestMissing
 from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
 from ml_code.triton_deploy.records import Deployment, State
 from ml_code.triton_deploy.repository import versions
-from ml_code.triton_deploy.settlement import Settlement
+from ml_code.triton_deploy.request import RevertRequest
 from tests.support import world as worlds
 from tests.support.fakes import unavailable
 from tests.support.models import files, golden, times
@@ -257,9 +257,9 @@ def test_a_deploy_hashes_no_model_a_second_time(deployed: World, hashed: list[Pa
 def test_a_process_that_hashes_keeps_its_lease(deployed: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lease is as good as over all the time, so every block renews it; who finds it lost loads nothing."""
     blocks = 0
-    keep = Settlement.keep_lease
+    keep = Deployments.keep_lease
 
-    def lose_it_at_the_third(self: Settlement, deploy_id: str) -> None:
+    def lose_it_at_the_third(self: Deployments, deploy_id: str) -> None:
         nonlocal blocks
         blocks += 1
         if blocks == 3:
@@ -267,7 +267,7 @@ def test_a_process_that_hashes_keeps_its_lease(deployed: World, monkeypatch: pyt
         keep(self, deploy_id)
 
     monkeypatch.setattr(versions, "BLOCK_BYTES", 64)
-    monkeypatch.setattr(Settlement, "keep_lease", lose_it_at_the_third)
+    monkeypatch.setattr(Deployments, "keep_lease", lose_it_at_the_third)
     request = RevertRequest(model=MODEL, deploy_id="r1", version=1, actor="me")
     with pytest.raises(Superseded):
         deployed.deployer(lease_s=0).revert(request)

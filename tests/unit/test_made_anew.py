@@ -18,13 +18,13 @@ from ml_code.triton_deploy.errors import (
     NotFound,
     Superseded,
 )
-from ml_code.triton_deploy.feedback import Feedback
 from ml_code.triton_deploy.identity import Origin, is_another
-from ml_code.triton_deploy.intake import RevertRequest
+from ml_code.triton_deploy.mlflow_tags import MlflowTags
 from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
 from ml_code.triton_deploy.records import State
 from ml_code.triton_deploy.registry import RegisteredVersion
 from ml_code.triton_deploy.renumber import MOST, STOPGAP, Renumbering
+from ml_code.triton_deploy.request import RevertRequest
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.standing import ALIAS_DRIFT, Notice, Registered
 from ml_code.triton_deploy.status import model_status
@@ -75,8 +75,8 @@ class Site(World):
         return version
 
     @property
-    def feedback(self) -> Feedback:
-        return Feedback(replace(self.settings, feedback_timeout_s=60), lambda: self.board)
+    def feedback(self) -> MlflowTags:
+        return MlflowTags(replace(self.settings, feedback_timeout_s=60), lambda: self.board)
 
     def deploy_told(self, deploy_id: str) -> State:
         record = self.deployer(self.feedback).deploy(self.request(deploy_id))
@@ -256,7 +256,7 @@ def test_other_files_of_the_same_sizes_in_a_fixed_place_are_not_taken_for_what_s
     site.deploy_told("former")
     site.board.make_anew(MODEL)
     site.publish(ANEW, 3.0, "fake://fixed/place")
-    pinned = site.folder.versions.need(1).fingerprint
+    pinned = site.folder.versions.require(1).fingerprint
     assert source_fingerprint("fake://fixed/place", site.store.list_files("fake://fixed/place")) == pinned
     with pytest.raises(AnotherVersion):
         site.deploy_told("anew")
@@ -268,7 +268,7 @@ def test_the_race_between_snapshot_and_copying_is_lost_without_blame(site: Site)
     site.publish(FORMER, 2.0)
     site.publish(ANEW, 5.0)
     site.deployer().snapshot(site.request("anew"))
-    installed = site.folder.versions.need(1)
+    installed = site.folder.versions.require(1)
     target = site.root / MODEL / "2"
     target.mkdir()
     manifest = json.loads((site.root / MODEL / "1/manifest.json").read_text())
@@ -278,7 +278,7 @@ def test_the_race_between_snapshot_and_copying_is_lost_without_blame(site: Site)
 
 
 def test_the_same_files_under_a_new_run_are_deployed(site: Site) -> None:
-    digest = site.folder.versions.need(1).digest
+    digest = site.folder.versions.require(1).digest
     site.board.make_anew(MODEL)
     site.publish(ANEW, 2.0, **{DIGEST_TAG: digest})
     assert "Its files are the same: deploy it" in site.drift

@@ -10,10 +10,10 @@ import pytest
 
 from ml_code.triton_deploy import cli
 from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.dry_run import Plan
 from ml_code.triton_deploy.errors import DeployError, InvalidInput, LeaseHeld
-from ml_code.triton_deploy.intake import RevertRequest
-from ml_code.triton_deploy.plan import Plan
 from ml_code.triton_deploy.records import State, advance
+from ml_code.triton_deploy.request import RevertRequest
 from tests.support.fakes import unavailable
 from tests.support.findings import STEPS, snapshot_of
 from tests.support.models import files, golden, times

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from ml_code.gateway.deploy_history import DeployHistory
-from ml_code.triton_deploy.collect import Collector
 from ml_code.triton_deploy.errors import ArtifactRejected, Quarantined, StorageFailed, VerificationFailed
+from ml_code.triton_deploy.gc import GarbageCollector
 from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.records import Failure, State
 from ml_code.triton_deploy.repository import traps
@@ -43,7 +43,7 @@ def forge(path: Path, **said: Any) -> None:
 
 def forged_failure(world: World, **changes: Any) -> dict[str, Any]:
     """What somebody would say who wants version 1 refused, and blame nobody for what he brought."""
-    of_one = world.folder.versions.need(1)
+    of_one = world.folder.versions.require(1)
     return {
         "step": "smoke",
         "kind": "verification_failed",
@@ -114,7 +114,7 @@ def test_a_forged_failure_neither_hides_the_true_one_nor_blames_another(
     assert quarantined(world) == true
     assert (true["deploy_id"], true["blames_artifact"], true["at_utc"][:4]) == ("d4", True, "2026")
     assert is_refused(world)
-    world.folder.versions.set_aside(world.folder.versions.need(1))
+    world.folder.versions.set_aside(world.folder.versions.require(1))
     world.register_times(1)
     world.deploy("d1-again")
     assert world.ask() == (1, 1.0)
@@ -183,7 +183,7 @@ def test_who_installed_a_live_version_is_not_said_by_the_model(world: World, fai
 def test_a_time_in_the_future_keeps_nothing_for_ever(world: World, failed: Path) -> None:
     forge(failed / FAILURE, **forged_failure(world))
     world.later(timedelta(days=365).total_seconds())
-    collected = Collector(world.settings, tritons=[world.triton], clock=lambda: world.now).run(MODEL)
+    collected = GarbageCollector(world.settings, tritons=[world.triton], clock=lambda: world.now).run(MODEL)
     assert failed.name in [removed.name for removed in collected.removed]
 
 
@@ -233,7 +233,7 @@ def test_what_was_set_aside_is_of_the_deployment_that_it_names_and_blames_nobody
 ) -> None:
     """A process that went on after its rollback left it; the same files are in quarantine already, with the reason."""
     shutil.copytree(failed, failed.with_name("4"))
-    world.folder.versions.set_aside(world.folder.versions.need(4))
+    world.folder.versions.set_aside(world.folder.versions.require(4))
     assert world.folder.versions.put_aside() == {failed.name: "d4", "4.failed_d4": "d4"}
     assert [path for path, _ in world.folder.versions.quarantined()] == [failed]
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from ml_code.triton_deploy import commands, reader
-from ml_code.triton_deploy.collect import Collector
 from ml_code.triton_deploy.errors import StorageFailed
+from ml_code.triton_deploy.gc import GarbageCollector
 from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.records import (
     Bake,
@@ -379,7 +379,7 @@ def test_junk_of_one_model_keeps_no_other_from_being_looked_at(
     assert not broken.agrees
     assert whole.agrees
     reconciled = Reconciler(two.settings, tritons=[two.triton], clock=lambda: two.now).run_all()
-    collected = Collector(two.settings, tritons=[two.triton], clock=lambda: two.now).run_all()
+    collected = GarbageCollector(two.settings, tritons=[two.triton], clock=lambda: two.now).run_all()
     for first, second in (reconciled, collected):
         assert any(str(path) in problem for problem in first.problems)
         assert (second.live, second.problems) == (3, ())
@@ -425,6 +425,6 @@ def test_a_reason_that_is_junk_is_in_nobodys_way(
     (status,) = statuses(world.settings, [MODEL])
     assert status.live is not None
     assert status.live.active_version == 3
-    (found,) = Collector(world.settings, tritons=[world.triton], clock=lambda: world.now).run_all()
+    (found,) = GarbageCollector(world.settings, tritons=[world.triton], clock=lambda: world.now).run_all()
     assert found.problems == ()
     assert world.deploy("d4").state is State.COMMITTED

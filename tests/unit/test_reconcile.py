@@ -11,12 +11,12 @@ import pytest
 
 from ml_code.triton_deploy import status
 from ml_code.triton_deploy.errors import Unavailable
+from ml_code.triton_deploy.fleet import Fleet
+from ml_code.triton_deploy.index_cache import IndexCache
 from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
 from ml_code.triton_deploy.records import State
 from ml_code.triton_deploy.repository.lease import Lease
-from ml_code.triton_deploy.serving import Serving
 from ml_code.triton_deploy.status import model_status
-from ml_code.triton_deploy.survey import Survey
 from ml_code.triton_deploy.version_files import Manifest
 from tests.support.fakes import FakeTriton, unavailable
 from tests.support.findings import STEPS, bad_name, snapshot_of, torn_release, unreadable
@@ -132,8 +132,8 @@ def test_an_abandoned_flip_is_undone(deployed: World, monkeypatch: pytest.Monkey
         getattr(deployer, step)(MODEL, "d3")
     with monkeypatch.context() as patch:
         patch.setattr("ml_code.triton_deploy.step.Step.keep_lease", lambda self: None)
-        patch.setattr("ml_code.triton_deploy.serving.Serving._check", killed)
-        patch.setattr("ml_code.triton_deploy.settlement.Settlement.try_to_restore", lambda self: None)
+        patch.setattr("ml_code.triton_deploy.fleet.Fleet._check", killed)
+        patch.setattr("ml_code.triton_deploy.deployments.Deployments.try_to_restore", lambda self: None)
         with pytest.raises(Killed):
             deployer.commit(MODEL, "d3")
     assert deployed.ask() == (3, 3.0)
@@ -147,19 +147,19 @@ def test_a_reconcile_that_sleeps_says_what_it_did_in_the_end(
 ) -> None:
     """It wakes before it makes a Triton serve version 2; version 3 was released meanwhile."""
     deployed.triton.load("best_model.v1", 1)
-    serving = Serving(deployed.folder, [deployed.triton], deployed.settings)
-    serving.restore(deployed.folder.versions.need(1))
+    serving = Fleet(deployed.folder, [deployed.triton], deployed.settings)
+    serving.restore(deployed.folder.versions.require(1))
     assert deployed.ask() == (1, 1.0)
-    real = Serving.restore_on
+    real = Fleet.restore_on
 
-    def woken(self: Serving, triton: FakeTriton, manifest: Manifest | None) -> None:
+    def woken(self: Fleet, triton: FakeTriton, manifest: Manifest | None) -> None:
         monkeypatch.undo()
         deployed.later(10_000)
         deployed.register_times(3)
         assert deployed.deploy("d3").state is State.COMMITTED
         real(self, triton, manifest)
 
-    monkeypatch.setattr(Serving, "restore_on", woken)
+    monkeypatch.setattr(Fleet, "restore_on", woken)
     found = reconcile(deployed)
     assert deployed.ask() == (3, 3.0)
     assert found.live == 3
@@ -265,7 +265,7 @@ def test_who_looks_at_many_models_asks_a_triton_once(
     deployed: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(status, "tritons_of", lambda settings: [deployed.triton])
-    calls, survey = len(deployed.triton.calls), Survey(deployed.root)
+    calls, survey = len(deployed.triton.calls), IndexCache(deployed.root)
     assert all(model_status(deployed.settings, MODEL, survey=survey).agrees for _ in range(3))
     assert deployed.triton.calls[calls:] == ["loaded "]
     deployed.register_times(3)
@@ -275,7 +275,7 @@ def test_who_looks_at_many_models_asks_a_triton_once(
     assert deployed.triton.calls[calls:] == ["loaded "]
     deployed.triton.fail["loaded"] = unavailable()
     calls = len(deployed.triton.calls)
-    assert not model_status(deployed.settings, MODEL, survey=Survey(deployed.root)).agrees
+    assert not model_status(deployed.settings, MODEL, survey=IndexCache(deployed.root)).agrees
     assert deployed.triton.calls[calls:] == ["loaded "], "a Triton that is away is not waited for twice"
 
 

@@ -21,12 +21,12 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from ml_code.triton_deploy import golden, onnx_model, reference
+from ml_code.triton_deploy import onnx_model, reference, smoke_case
 from ml_code.triton_deploy.errors import ArtifactRejected, Misconfigured, Unavailable
-from ml_code.triton_deploy.golden import NUMPY_TYPES, SmokeCase, derive_case
 from ml_code.triton_deploy.machine_faults import machine_fault
 from ml_code.triton_deploy.reference import Limits, ModelFailed, ModelProcess
 from ml_code.triton_deploy.reference_frames import HEAD_BYTES, Reader, TooLarge, packed
+from ml_code.triton_deploy.smoke_case import NUMPY_TYPES, SmokeCase, derive_case
 from tests.support.models import external, times, unknown_operator
 
 QUICK = Limits(timeout_s=2.0)
@@ -162,14 +162,14 @@ def test_a_declared_input_that_is_too_large_is_refused_before_it_is_made(
             {"y": (TensorProto.DOUBLE, shape)},
         ),
     )
-    monkeypatch.setattr(golden, "ModelProcess", None)
+    monkeypatch.setattr(smoke_case, "ModelProcess", None)
     with pytest.raises(ArtifactRejected, match=r"3000000000 elements.*x FP64\[1, 3000000000\]") as refused:
         derived(file)
     assert "triton/golden.json" in refused.value.hint
 
 
 def test_the_elements_of_all_generated_inputs_count_together(tmp_path: Path) -> None:
-    most = golden.MOST_GENERATED // 2 + 1
+    most = smoke_case.MOST_GENERATED // 2 + 1
     names = ("a", "b")
     file = written(
         tmp_path,

@@ -20,10 +20,10 @@ from ml_code.triton_deploy.errors import (
     Unavailable,
     VerificationFailed,
 )
-from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
 from ml_code.triton_deploy.records import Deployment, State
 from ml_code.triton_deploy.replicas import Replicas
+from ml_code.triton_deploy.request import RevertRequest
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.triton import tritons_of
 from tests.support.fakes import FakeTriton, ones

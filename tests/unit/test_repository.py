@@ -304,7 +304,7 @@ def test_a_rollback_that_wakes_up_late_leaves_alone_what_another_deployment_brou
     with pytest.raises(StorageFailed):
         folder.versions.quarantine(RECORD, failure, NOW)
     monkeypatch.undo()
-    assert folder.versions.need(RECORD.version).deploy_id == "d2"
+    assert folder.versions.require(RECORD.version).deploy_id == "d2"
     assert list(folder.versions.put_aside().items()) == [(kept.name if kept else "", "d1")]
 
 

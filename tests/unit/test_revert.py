@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from ml_code.triton_deploy.deployments import Deployments
 from ml_code.triton_deploy.errors import DeployError, LeaseHeld, NotFound, Superseded, VerificationFailed
-from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.records import STEP_AFTER, Deployment, State
-from ml_code.triton_deploy.settlement import Settlement
+from ml_code.triton_deploy.request import RevertRequest
 from tests.support.fakes import unavailable
 from tests.support.models import files, golden, times
 from tests.support.world import MODEL, World
@@ -125,15 +125,15 @@ class Killed(BaseException):
 def test_a_try_that_was_killed_keeps_the_next_one_neither_waiting_nor_from_the_right_version(
     deployed: World, monkeypatch: pytest.MonkeyPatch, killed_in: str
 ) -> None:
-    def kill(self: Settlement, record: Deployment, to: State, **facts: object) -> Deployment:
+    def kill(self: Deployments, record: Deployment, to: State, **facts: object) -> Deployment:
         if STEP_AFTER[record.state] == killed_in:
             raise Killed
         return move(self, record, to, **facts)
 
-    move = Settlement.move
+    move = Deployments.move
     with monkeypatch.context() as patch:
-        patch.setattr(Settlement, "move", kill)
-        patch.setattr(Settlement, "rollback", lambda self, deploy_id, by="": None)
+        patch.setattr(Deployments, "move", kill)
+        patch.setattr(Deployments, "rollback", lambda self, deploy_id, by="": None)
         with pytest.raises(Killed):
             revert(deployed, deploy_id="r1")
     record = deployed.deployer().revert(RevertRequest(model=MODEL, deploy_id="r2", actor="me"), ["r1"])

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from ml_code.triton_deploy.bake.baking import Baking
+from ml_code.triton_deploy.bake.bake import Baking
 from ml_code.triton_deploy.bake.policy import BakePolicy
 from ml_code.triton_deploy.bake.rules import Limits
-from ml_code.triton_deploy.canary_course import Verdict
+from ml_code.triton_deploy.canary_course import CanaryVerdict
 from ml_code.triton_deploy.canary_evidence import Watched
 from ml_code.triton_deploy.errors import BakeFailed, LeaseHeld, NotFound, Superseded, VerificationFailed
-from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.records import Bake, BakeVerdict, Deployment, State, advance, utc_text
+from ml_code.triton_deploy.request import RevertRequest
 from tests.support.canaries import Scene
 from tests.support.world import MODEL, World
 
@@ -151,9 +151,9 @@ def test_a_deploy_whose_rollback_somebody_else_completes_calls_for_no_repeat(
         scene.deployer().rollback(MODEL, "d2", by="ada@laptop")
         unload(*arguments)
 
-    def fails(watched: Watched) -> Verdict:
+    def fails(watched: Watched) -> CanaryVerdict:
         monkeypatch.setattr(world.triton, "unload", with_another)
-        return Verdict.FAIL
+        return CanaryVerdict.FAIL
 
     scene.verdict = fails
     with pytest.raises(VerificationFailed):

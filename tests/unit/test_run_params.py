@@ -18,9 +18,9 @@ from ml_code import train_model
 from ml_code.gate import __main__ as gate
 from ml_code.triton_deploy import cli
 from ml_code.triton_deploy.errors import InvalidInput, Misconfigured
-from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.names import check_reason
 from ml_code.triton_deploy.records import State
+from ml_code.triton_deploy.request import RevertRequest
 from ml_code.triton_deploy.run_conf import (
     OTHER_NAMES,
     meant,

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from ml_code.triton_deploy.canary import canary_of
-from ml_code.triton_deploy.collect import Collector
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import LeaseHeld, Quarantined, VerificationFailed
-from ml_code.triton_deploy.intake import RevertRequest
+from ml_code.triton_deploy.gc import GarbageCollector
 from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
 from ml_code.triton_deploy.records import Canary, Deployment, Failure, State, to_json, utc_text
+from ml_code.triton_deploy.request import RevertRequest
 from ml_code.triton_deploy.status import model_status
 from ml_code.triton_deploy.version_files import Manifest
 from tests.support.earlier import EarlierCode, write_repository
@@ -111,7 +111,7 @@ def test_it_is_reverted(world: World, commit: str, version: int) -> None:
 def test_gc_lets_go_what_is_old(world: World, commit: str) -> None:
     went_on(world, commit, "live").later(100 * 86_400)
     settings = replace(world.settings, keep_releases=1, keep_quarantined=0, quarantine_days=1.0)
-    found = Collector(settings, tritons=[world.triton], clock=lambda: world.now).run(MODEL)
+    found = GarbageCollector(settings, tritons=[world.triton], clock=lambda: world.now).run(MODEL)
     assert found.problems == ()
     assert [one.name for one in found.removed if one.kind == "version"] == ["1"]
     healthy(world, 3)
@@ -220,7 +220,7 @@ def test_earlier_code_reads_all_that_ours_wrote(old: Earlier) -> None:
 
 
 def manifest_of(world: World, version: int) -> Manifest:
-    return world.folder.versions.need(version)
+    return world.folder.versions.require(version)
 
 
 def test_earlier_code_reads_a_record_in_which_everything_is_said(earlier: EarlierCode) -> None:

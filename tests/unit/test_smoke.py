@@ -11,11 +11,11 @@ import pytest
 
 from ml_code.triton_deploy.errors import TritonsDiffer, VerificationFailed
 from ml_code.triton_deploy.records import Deployment, State
-from ml_code.triton_deploy.triton import Answer
+from ml_code.triton_deploy.triton import Inference
 from tests.support.fakes import FakeTriton
 from tests.support.world import MODEL, World
 
-Change = Callable[[Answer], Answer]
+Change = Callable[[Inference], Inference]
 
 
 class Distorted(FakeTriton):
@@ -28,7 +28,7 @@ class Distorted(FakeTriton):
 
     def infer(
         self, model: str, inputs: Mapping[str, Any], timeout_s: float, version: int | None = None
-    ) -> Answer:
+    ) -> Inference:
         answer = super().infer(model, inputs, timeout_s, version)
         if self.change is None or model in (MODEL, self.live):
             return answer
@@ -58,7 +58,7 @@ def saying(version: int) -> Change:
     return lambda answer: replace(answer, version=version)
 
 
-def wrong(answer: Answer) -> Answer:
+def wrong(answer: Inference) -> Inference:
     return replace(answer, outputs={name: np.asarray(values) + 1 for name, values in answer.outputs.items()})
 
 

@@ -18,9 +18,9 @@ from ml_code.triton_deploy.errors import (
     Unavailable,
     VerificationFailed,
 )
-from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.records import Deployment, State
 from ml_code.triton_deploy.repository.lease import STAGING, Lease
+from ml_code.triton_deploy.request import RevertRequest
 from ml_code.triton_deploy.settings import Settings
 from tests.support.fakes import FakeTriton, unavailable
 from tests.support.models import files

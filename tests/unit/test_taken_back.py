@@ -11,15 +11,15 @@ import pytest
 from ml_code.gateway.deploy_history import DeployHistory
 from ml_code.gateway.deploy_metrics import DeployMetrics
 from ml_code.triton_deploy import cli
-from ml_code.triton_deploy.bake.baking import Baking
+from ml_code.triton_deploy.bake.bake import Baking
 from ml_code.triton_deploy.bake.policy import BakePolicy
 from ml_code.triton_deploy.bake.rules import Limits
 from ml_code.triton_deploy.canary import canary_of
 from ml_code.triton_deploy.errors import BakeFailed, NotFound, StorageFailed, TakenBack
-from ml_code.triton_deploy.feedback import _refused as refused_versions
-from ml_code.triton_deploy.intake import RevertRequest
+from ml_code.triton_deploy.mlflow_tags import _refused as refused_versions
 from ml_code.triton_deploy.records import Bake, BakeVerdict, Release, State, utc_text
 from ml_code.triton_deploy.registry import RegisteredVersion
+from ml_code.triton_deploy.request import RevertRequest
 from ml_code.triton_deploy.standing import drift, standings
 from ml_code.triton_deploy.status import model_status
 from ml_code.triton_deploy.verdicts import bad_versions, judged

@@ -13,7 +13,7 @@ from ml_code.alias_events.settings import EventSettings
 from ml_code.gateway import cli as gateway
 from ml_code.gateway.settings import GatewaySettings
 from ml_code.triton_deploy import cli, variables
-from ml_code.triton_deploy.doctor import Verdict, examine
+from ml_code.triton_deploy.doctor import DoctorVerdict, examine
 from ml_code.triton_deploy.errors import Misconfigured
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.variables import edits, unknown
@@ -144,7 +144,7 @@ def test_what_is_only_unknown_is_refused_by_nobody(caplog: pytest.LogCaptureFixt
 def test_the_doctor_tells_of_both(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ml_code.triton_deploy.doctor.run_all", lambda checks, unusable: [])
     found = examine({"TRITON_DEPLOY_FOO": "1", "TRITON_DEPLOY_MODELL": "m"})
-    assert [one.verdict for one in found] == [Verdict.WARNING, Verdict.FAILED]
+    assert [one.verdict for one in found] == [DoctorVerdict.WARNING, DoctorVerdict.FAILED]
     assert "Did you mean TRITON_DEPLOY_MODEL?" in found[1].what
 
 

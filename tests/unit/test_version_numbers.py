@@ -8,11 +8,11 @@ import pytest
 
 from ml_code.triton_deploy import cli
 from ml_code.triton_deploy.errors import InvalidInput, Misconfigured
-from ml_code.triton_deploy.http_answers import Answer
-from ml_code.triton_deploy.intake import DeployRequest, RevertRequest
+from ml_code.triton_deploy.http_answers import JsonAnswer
 from ml_code.triton_deploy.mlflow_api import MlflowApi
 from ml_code.triton_deploy.names import MAX_VERSION
 from ml_code.triton_deploy.registry import MlflowRegistry, RegisteredVersion
+from ml_code.triton_deploy.request import DeployRequest, RevertRequest
 from ml_code.triton_deploy.settings import Settings
 from tests.support.world import MODEL, World
 
@@ -28,10 +28,10 @@ def number(request: pytest.FixtureRequest) -> int:
 def test_a_number_that_mlflow_gives_is_refused(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     asked: list[str] = []
 
-    def get(api: MlflowApi, endpoint: str, key: str, **query: Any) -> Answer:
+    def get(api: MlflowApi, endpoint: str, key: str, **query: Any) -> JsonAnswer:
         asked.append(endpoint)
         answer = {"version": str(number), "run_id": "r", "status": "READY"}
-        return Answer(answer, "MLflow at http://mlflow", endpoint, "{…}")
+        return JsonAnswer(answer, "MLflow at http://mlflow", endpoint, "{…}")
 
     monkeypatch.setattr(MlflowApi, "get", get)
     registry = MlflowRegistry(Settings(mlflow_tracking_uri="http://127.0.0.1:1"))

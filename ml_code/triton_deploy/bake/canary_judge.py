@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ..canary_course import Verdict
+from ..canary_course import CanaryVerdict
 from ..canary_evidence import Judgment, Watched
 from ..errors import AccessDenied, DeployError, Misconfigured
 from ..settings import Settings
@@ -75,12 +75,12 @@ class CanaryJudge:
         try:
             lost = self._lost(watched)
             judgment = lost or self._judged(watched)
-            unplaced = judgment.verdict is Verdict.NO_DATA and self._counted("unplaced", watched)
+            unplaced = judgment.verdict is CanaryVerdict.NO_DATA and self._counted("unplaced", watched)
         except (AccessDenied, Misconfigured):
             # Nobody mends that by waiting.
             raise
         except DeployError as error:
-            return Judgment(Verdict.UNMEASURED, str(error).rstrip("."))
+            return Judgment(CanaryVerdict.UNMEASURED, str(error).rstrip("."))
         return replace(judgment, why=f"{judgment.why}; {UNPLACED}") if unplaced else judgment
 
     def _judged(self, watched: Watched) -> Judgment:
@@ -91,7 +91,7 @@ class CanaryJudge:
             since=datetime.now(UTC),
         )
         if seen.look.unknown:
-            return Judgment(Verdict.UNMEASURED, seen.look.unknown.rstrip("."))
+            return Judgment(CanaryVerdict.UNMEASURED, seen.look.unknown.rstrip("."))
         judgment = _of_figures(seen)
         return self._with_answers(judgment, watched) if watched.mirrored else judgment
 
@@ -102,12 +102,12 @@ class CanaryJudge:
         told = "; ".join([judgment.why, *map(str, compared)] if compared else [judgment.why, NOT_COMPARED])
         noted = replace(judgment, why=told, figures=figures)
         apart = [one for one in compared if lower_bound(one.differ, one.answers) > self._max_different]
-        if judgment.verdict is Verdict.FAIL or not apart:
+        if judgment.verdict is CanaryVerdict.FAIL or not apart:
             return noted
         limit = f"the limit is {self._max_different:.1%}"
         return replace(
             noted,
-            verdict=Verdict.DIFFERS,
+            verdict=CanaryVerdict.DIFFERS,
             why="; ".join(f"{one} beyond the tolerance, {limit}" for one in apart),
             evidence=sum(one.differ for one in apart),
         )
@@ -127,11 +127,12 @@ class CanaryJudge:
         ended = self._counted("ended", watched)
         if ended:
             return Judgment(
-                Verdict.ENDED, f"{ended:.0f} connections to it ended within a request, as gateways counted"
+                CanaryVerdict.ENDED,
+                f"{ended:.0f} connections to it ended within a request, as gateways counted",
             )
         if self._counted("absent", watched):
             return Judgment(
-                Verdict.GONE, "a gateway did not reach or find it there, and sends it nothing more"
+                CanaryVerdict.GONE, "a gateway did not reach or find it there, and sends it nothing more"
             )
         return None
 
@@ -159,11 +160,13 @@ def _of_figures(seen: Observed) -> Judgment:
     if seen.look.bad:
         failures = sum(one.now.failures for one in seen.readings)
         about_failures = all(_ABOUT_FAILURES in line for line in seen.look.bad)
-        return Judgment(Verdict.FAIL, "; ".join(seen.look.bad), figures, failures if about_failures else None)
+        return Judgment(
+            CanaryVerdict.FAIL, "; ".join(seen.look.bad), figures, failures if about_failures else None
+        )
     saw = [f"{one.source} saw {one.now.requests:.0f} requests" for one in seen.readings if one.now.requests]
     uncompared = [f"latency was not compared: {seen.look.uncompared}"] if seen.look.uncompared else []
     why = "; ".join([*saw, *uncompared, *seen.remarks]) or "no source saw a request"
-    return Judgment(Verdict.PASS if seen.look.judged else Verdict.NO_DATA, why, figures)
+    return Judgment(CanaryVerdict.PASS if seen.look.judged else CanaryVerdict.NO_DATA, why, figures)
 
 
 def _grown_query(series: str) -> str:

@@ -63,7 +63,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Check:
+class QueryCheck:
     """A query of the user's own: the release is bad while it gives more than ``limit``."""
 
     name: str
@@ -76,7 +76,7 @@ class Queries:
     """All that a bake asks: the queries of each source, by the source's name, and the user's checks."""
 
     sources: Mapping[str, Mapping[str, str]]
-    checks: tuple[Check, ...] = ()
+    checks: tuple[QueryCheck, ...] = ()
 
     @classmethod
     def read(cls, path: Path | None = None, default: Path = DEFAULT) -> Queries:
@@ -131,7 +131,7 @@ def _source(name: str, table: Any) -> Mapping[str, str]:
     return {key: _query(table[key], f"{where} {key}", is_of_rows=key in _OF_ROWS) for key in table}
 
 
-def _check(number: int, table: Any) -> Check:
+def _check(number: int, table: Any) -> QueryCheck:
     where = f"[[checks]] number {number}"
     if not isinstance(table, dict) or table.keys() != {"name", "query", "max"}:
         raise ValueError(f"{where} has to have name, query and max, and nothing else")
@@ -140,7 +140,7 @@ def _check(number: int, table: Any) -> Check:
         raise ValueError(f"{where}: its name has to be text")
     if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not math.isfinite(limit):
         raise ValueError(f"{where}: max has to be a number")
-    return Check(name, _query(table["query"], where), float(limit))
+    return QueryCheck(name, _query(table["query"], where), float(limit))
 
 
 def _query(text: Any, where: str, *, is_of_rows: bool = False) -> str:

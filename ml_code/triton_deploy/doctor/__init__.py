@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from ..settings import Settings
 from ..variables import CORRECT, unknown
-from .check import Check, Finding, Report, Verdict
+from .check import DoctorCheck, DoctorVerdict, Finding, Report
 from .clocks import ClocksCheck
 from .examination import run_all
 from .gateways import GatewaysCheck
@@ -19,7 +19,7 @@ from .s3 import S3Check
 from .staging import StagingCheck
 from .triton import TritonCheck
 
-__all__ = ["Check", "Finding", "Verdict", "examine"]
+__all__ = ["DoctorCheck", "DoctorVerdict", "Finding", "examine"]
 
 
 def examine(
@@ -43,7 +43,7 @@ def examine(
         else report.warning(str(one), "Unset it, or correct its name.")
         for one in unknown(os.environ if environ is None else environ, [Settings])
     ]
-    checks: list[Check] = [
+    checks: list[DoctorCheck] = [
         MlflowCheck(settings),
         ArtifactsCheck(settings),
         S3Check(settings),

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Protocol
 
 
-class Verdict(StrEnum):
+class DoctorVerdict(StrEnum):
     """How something stands."""
 
     OK = "ok"
@@ -33,13 +33,13 @@ class Finding:
     """
 
     check: str
-    verdict: Verdict
+    verdict: DoctorVerdict
     what: str
     fix: str = ""
     after: str = ""
 
 
-class Check(Protocol):
+class DoctorCheck(Protocol):
     """Looks at one thing. What it raises becomes a finding: of a DeployError its message and what to do."""
 
     @property
@@ -73,16 +73,16 @@ class Report:
 
     def ok(self, what: str) -> Finding:
         """Return that something is as it should be."""
-        return Finding(check=self._check, verdict=Verdict.OK, what=what)
+        return Finding(check=self._check, verdict=DoctorVerdict.OK, what=what)
 
     def warning(self, what: str, fix: str) -> Finding:
         """Return that something works and is not as it should be."""
-        return Finding(check=self._check, verdict=Verdict.WARNING, what=what, fix=fix)
+        return Finding(check=self._check, verdict=DoctorVerdict.WARNING, what=what, fix=fix)
 
     def failed(self, what: str, fix: str) -> Finding:
         """Return that something does not work."""
-        return Finding(check=self._check, verdict=Verdict.FAILED, what=what, fix=fix)
+        return Finding(check=self._check, verdict=DoctorVerdict.FAILED, what=what, fix=fix)
 
     def unknown(self, what: str, fix: str = "", after: str = "") -> Finding:
         """Return that something could not be checked, and why; ``after``: see Finding."""
-        return Finding(check=self._check, verdict=Verdict.UNKNOWN, what=what, fix=fix, after=after)
+        return Finding(check=self._check, verdict=DoctorVerdict.UNKNOWN, what=what, fix=fix, after=after)

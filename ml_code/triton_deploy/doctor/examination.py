@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ..errors import DeployError
-from .check import Check, Finding, Report, Verdict
+from .check import DoctorCheck, DoctorVerdict, Finding, Report
 
 
-def run_all(checks: Sequence[Check], unusable: Mapping[str, DeployError]) -> list[Finding]:
+def run_all(checks: Sequence[DoctorCheck], unusable: Mapping[str, DeployError]) -> list[Finding]:
     """Return what the checks find, in their order.
 
     Args:
@@ -46,26 +46,30 @@ def _told_once(findings: Sequence[Finding]) -> Iterable[Finding]:
         )
         if finding.after in failed.values():
             yield _see(finding, finding.what.partition(": ")[0], finding.after)
-        elif cause and finding.verdict is not Verdict.OK:
+        elif cause and finding.verdict is not DoctorVerdict.OK:
             before = finding.what.partition(cause)[0].rstrip(" :")
             yield _see(finding, before or "It can't be looked at", failed[cause])
         else:
             # Nobody deploys.
             yield replace(finding, fix=finding.fix.replace(", then deploy again", ""))
-        if finding.verdict is Verdict.FAILED:
+        if finding.verdict is DoctorVerdict.FAILED:
             failed.setdefault(finding.what, finding.check)
 
 
 def _see(finding: Finding, what: str, check: str) -> Finding:
     return replace(
-        finding, verdict=Verdict.UNKNOWN, what=f"{what.rstrip('.')}: see {check}, above.", fix="", after=""
+        finding,
+        verdict=DoctorVerdict.UNKNOWN,
+        what=f"{what.rstrip('.')}: see {check}, above.",
+        fix="",
+        after="",
     )
 
 
 class _Running:
     """A check at work in a thread that does not keep the process alive."""
 
-    def __init__(self, check: Check) -> None:
+    def __init__(self, check: DoctorCheck) -> None:
         self.check = check
         self.thread = threading.Thread(target=self._run, name=f"doctor: {check.name}", daemon=True)
         self._report = Report(check.name)

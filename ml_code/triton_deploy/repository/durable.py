@@ -85,7 +85,7 @@ def replace_file(path: Path, text: str) -> None:
     fsync_directory(path.parent)
 
 
-def keep_file(path: Path, text: str) -> None:
+def ensure_content(path: Path, text: str) -> None:
     """Make ``path`` hold ``text``; a file that does already is not touched, so its times stay."""
     # By bytes: what lies there may be anything. A folder with nothing in it is nobody's loss.
     if path.is_dir() and not path.is_symlink():

@@ -154,7 +154,7 @@ class Engines:
             if os.path.lexists(engine / str(version)) and not (engine / str(version)).is_symlink():
                 raise _in_the_way(engine / str(version))
             for name, text in texts.items():
-                durable.keep_file(configurations / name, text)
+                durable.ensure_content(configurations / name, text)
             durable.point(configurations / CONFIG, now)
             durable.point(engine / CONFIG, os.path.relpath(configurations / CONFIG, engine))
             durable.point(engine / str(version), self._files(version))

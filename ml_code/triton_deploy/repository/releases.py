@@ -107,7 +107,7 @@ class Releases:
         with contextlib.suppress(OSError, ValueError):
             before = self.path(release.generation).read_text(encoding="utf-8")
         with storage_errors(f"writing {self._current}"):
-            durable.keep_file(self._current, to_json(release, before))
+            durable.ensure_content(self._current, to_json(release, before))
 
     def projected(self) -> Release | None:
         """Return what current.json says, or None when it is missing or can't be read."""

@@ -96,7 +96,7 @@ class Versions:
             return self.manifest(version)
         return None
 
-    def need(self, version: int) -> Manifest:
+    def require(self, version: int) -> Manifest:
         """Return a version's manifest; raises NotFound when the version is not here."""
         manifest = self.manifest(version)
         if manifest is None:
@@ -380,7 +380,7 @@ class Versions:
         """Write the configuration that a restarted Triton finds; an equal one is not touched."""
         path = self._folder / SWITCH_CONFIG
         with storage_errors(f"writing {path}"):
-            durable.keep_file(path, config)
+            durable.ensure_content(path, config)
 
     def _staging(self, deploy_id: str) -> Path:
         return self._folder / f".staging-{deploy_id}"

@@ -25,7 +25,7 @@ from ml_code.alias_events import cli, receiver, signature
 from ml_code.alias_events.airflow import Airflow
 from ml_code.alias_events.moves import Move
 from ml_code.alias_events.settings import EventSettings
-from ml_code.triton_deploy.bake.baking import Baking
+from ml_code.triton_deploy.bake.bake import Baking
 from ml_code.triton_deploy.bake.policy import BakePolicy
 from ml_code.triton_deploy.errors import BakeFailed
 from ml_code.triton_deploy.records import Bake, BakeVerdict

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.intake import RevertRequest
 from ml_code.triton_deploy.records import BAKED_BADLY, BakeVerdict
+from ml_code.triton_deploy.request import RevertRequest
 from stack import Stack
 from tests.support.airflow.models import ALL_WENT_WELL, Model, deployed
 from tests.support.airflow.runs import AirflowCommand, AirflowServer

@@ -16,9 +16,9 @@ import requests
 from celery import Celery
 
 from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.intake import DeployRequest
 from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.records import State
+from ml_code.triton_deploy.request import DeployRequest
 from stack import Stack, postgres
 from stack.__main__ import distributed_summary
 from stack.debian_packages import NotDebian12
@@ -32,7 +32,7 @@ from tests.support.airflow.runs import AirflowServer
 from tests.support.airflow.settings import PARSED_ONCE, RECONCILE_DAG, SOON_MISSED
 from tests.support.models import files, golden, times
 from tests.support.servers.gateways import Traffic
-from tests.support.servers.publishing import Publisher
+from tests.support.servers.publisher import Publisher
 from tests.support.waiting import eventually
 
 # Two hosts, Celery and Redis take minutes.

@@ -15,7 +15,7 @@ from tests.support.airflow.dag_copies import RETRAIN_DAG
 from tests.support.airflow.models import ALL_WENT_WELL, Model
 from tests.support.airflow.runs import AirflowServer
 from tests.support.airflow.tables import SHARP
-from tests.support.servers.browsing import AirflowPages
+from tests.support.servers.airflow_browser import AirflowPages
 from tests.support.waiting import await_value
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]

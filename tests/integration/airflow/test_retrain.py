@@ -12,16 +12,16 @@ import requests
 from ml_code.gate.promotion import MlflowAliases
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import NotFound
-from ml_code.triton_deploy.intake import DeployRequest
 from ml_code.triton_deploy.registry import MlflowRegistry
 from ml_code.triton_deploy.repository import ModelFolder
+from ml_code.triton_deploy.request import DeployRequest
 from ml_code.triton_deploy.settings import Settings
 from stack import Stack
 from tests.support.airflow.dag_copies import IMPATIENT, RETRAIN_DAG
 from tests.support.airflow.runs import AirflowServer, Run
 from tests.support.airflow.tables import DULL, SHARP
 from tests.support.models import files, golden, times
-from tests.support.servers.publishing import Publisher
+from tests.support.servers.publisher import Publisher
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(3000)]
 

@@ -34,8 +34,8 @@ from tests.support.airflow.models import (
 from tests.support.airflow.runs import AirflowServer, Run
 from tests.support.documents import WayOut, ways_out
 from tests.support.models import files, golden, times
+from tests.support.servers.blocked_storage import blocked
 from tests.support.servers.clients import Client
-from tests.support.servers.hanging import blocked
 from tests.support.waiting import await_value
 
 pytestmark = pytest.mark.integration

@@ -18,7 +18,7 @@ import pytest
 import requests
 
 from ml_code.triton_deploy import commands
-from ml_code.triton_deploy.bake.baking import Baked
+from ml_code.triton_deploy.bake.bake import Baked
 from ml_code.triton_deploy.bake.prometheus import Prometheus as Client
 from ml_code.triton_deploy.errors import BakeFailed, Misconfigured, Unavailable
 from ml_code.triton_deploy.records import BAKED_BADLY, BakeVerdict

@@ -19,14 +19,14 @@ import requests
 from ml_code.triton_deploy.bake.canary_judge import CanaryJudge
 from ml_code.triton_deploy.canary import TESTERS_HEADER, Decision, canary_of
 from ml_code.triton_deploy.canary_control import CanaryControl
-from ml_code.triton_deploy.canary_course import Verdict
+from ml_code.triton_deploy.canary_course import CanaryVerdict
 from ml_code.triton_deploy.canary_evidence import Watched, nobody
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import AnswersDiffer, EndedTriton, VerificationFailed
-from ml_code.triton_deploy.intake import DeployRequest
 from ml_code.triton_deploy.names import engine_name
 from ml_code.triton_deploy.records import Canary, State
 from ml_code.triton_deploy.repository import ModelFolder
+from ml_code.triton_deploy.request import DeployRequest
 from ml_code.triton_deploy.triton import tritons_of
 from stack import Stack
 from tests.support.models import picky, slow
@@ -454,7 +454,7 @@ def test_one_end_is_seen_however_its_counter_begins_and_an_old_one_is_not(tmp_pa
             verdicts = {
                 version: judge(Watched("m", version, 9, False, 1, 5)).verdict for version in range(1, 7)
             }
-    ended = {version for version, verdict in verdicts.items() if verdict is Verdict.ENDED}
+    ended = {version for version, verdict in verdicts.items() if verdict is CanaryVerdict.ENDED}
     assert ended == {2, 3, 4}, verdicts
 
 

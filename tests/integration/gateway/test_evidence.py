@@ -29,9 +29,9 @@ from ml_code.triton_deploy.errors import (
     Superseded,
     TakenBack,
 )
-from ml_code.triton_deploy.intake import DeployRequest, RevertRequest
 from ml_code.triton_deploy.records import BakeVerdict, State
 from ml_code.triton_deploy.repository import ModelFolder
+from ml_code.triton_deploy.request import DeployRequest, RevertRequest
 from tests.support.fakes import fake_store
 from tests.support.models import fails_above
 from tests.support.servers.baked_site import Site

@@ -23,7 +23,7 @@ import onnx
 import pytest
 
 from ml_code.gateway.metrics import DURATION
-from ml_code.triton_deploy.bake.baking import Baked
+from ml_code.triton_deploy.bake.bake import Baked
 from ml_code.triton_deploy.canary import canary_of
 from ml_code.triton_deploy.errors import BakeFailed, BakeHeld, DeployError, VerificationFailed
 from ml_code.triton_deploy.records import BakeVerdict, State

@@ -39,7 +39,7 @@ from ml_code.triton_deploy.version_files import RemoteFile
 from stack import Stack
 from tests.support.fakes import fake_store
 from tests.support.servers.ceph_rgw import RadosGateway
-from tests.support.servers.relaying import Relay, Reply, relay_to, silent_server
+from tests.support.servers.relays import Relay, Reply, relay_to, silent_server
 
 pytestmark = pytest.mark.integration
 

@@ -23,7 +23,7 @@ from ml_code.triton_deploy.version_files import DIGEST_TAG
 from stack import Stack
 from tests.support.fakes import FakeBoard
 from tests.support.models import files, golden, times
-from tests.support.servers.publishing import Publisher
+from tests.support.servers.publisher import Publisher
 
 pytestmark = pytest.mark.integration
 

@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from ml_code.gate.evaluation import Comparison
-from ml_code.gate.judgement import Evidence, Measured, Verdict
+from ml_code.gate.judgement import Evidence, GateVerdict, Measured
 from ml_code.gate.record import record
 from ml_code.gate.rules import Rules
 from ml_code.gate.scores import METRICS
@@ -19,7 +19,7 @@ from ml_code.triton_deploy.mlflow_board import MlflowBoard
 from ml_code.triton_deploy.settings import Settings
 from stack import Stack
 from tests.support.models import files, times
-from tests.support.servers.publishing import Publisher
+from tests.support.servers.publisher import Publisher
 
 pytestmark = pytest.mark.integration
 
@@ -50,7 +50,7 @@ def comparison(model: str, version: int, run_id: str) -> Comparison:
         evidence=evidence,
         unseen=None,
         rules=Rules(),
-        verdict=Verdict(promote=True, reason="better than a constant"),
+        verdict=GateVerdict(promote=True, reason="better than a constant"),
     )
 
 

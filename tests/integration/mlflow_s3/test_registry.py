@@ -32,8 +32,8 @@ from ml_code.triton_deploy.version_files import DIGEST_TAG
 from stack import Stack
 from tests.support.fakes import FakeRegistry
 from tests.support.models import files, times
-from tests.support.servers.publishing import Publisher
-from tests.support.servers.relaying import Reply, answering, ask_for_host, relay_to
+from tests.support.servers.publisher import Publisher
+from tests.support.servers.relays import Reply, answering, ask_for_host, relay_to
 
 pytestmark = pytest.mark.integration
 

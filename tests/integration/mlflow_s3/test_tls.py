@@ -22,7 +22,7 @@ from tests.support.models import files, golden, times
 from tests.support.servers.certificates import Authority
 from tests.support.servers.hostile_messages import SECRETS
 from tests.support.servers.hostile_site import Contents, HostileSite
-from tests.support.servers.publishing import Publisher
+from tests.support.servers.publisher import Publisher
 from tests.support.servers.tls_relay import tls_before
 from tests.support.world import MODEL
 

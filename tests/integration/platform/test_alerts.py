@@ -18,14 +18,14 @@ import pytest
 import yaml
 
 from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.feedback import Feedback
 from ml_code.triton_deploy.identity import Origin
-from ml_code.triton_deploy.intake import DeployRequest
+from ml_code.triton_deploy.mlflow_tags import MlflowTags
 from ml_code.triton_deploy.model_config import switch_config, to_json
 from ml_code.triton_deploy.names import engine_name
 from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.records import Bake, BakeVerdict
 from ml_code.triton_deploy.repository import ModelFolder
+from ml_code.triton_deploy.request import DeployRequest
 from ml_code.triton_deploy.schema import Schema
 from ml_code.triton_deploy.standing import Registered
 from ml_code.triton_deploy.triton import tritons_of
@@ -140,7 +140,7 @@ class Watched:
         return Releases(self.releases.root, store, self.releases.stacks, name)
 
     def reconcile(
-        self, model: str, *, ago: timedelta = timedelta(), feedback: Feedback | None = None
+        self, model: str, *, ago: timedelta = timedelta(), feedback: MlflowTags | None = None
     ) -> None:
         settings = self.releases.settings
         clock: Callable[[], datetime] = lambda: datetime.now(UTC) - ago  # noqa: E731
@@ -253,7 +253,7 @@ def test_what_is_wrong_with_deploys_is_told_and_that_it_was_mended(watched: Watc
         unjudged = watched.model("alert_unjudged", running)
         unjudged.deploy()
         ModelFolder.at(own.root, unjudged.model).bakes.add(bake_of(unjudged, 1, BakeVerdict.NO_DATA))
-        watched.reconcile(name, ago=A_DAY, feedback=Feedback(own.settings, MovedAlias))
+        watched.reconcile(name, ago=A_DAY, feedback=MlflowTags(own.settings, MovedAlias))
         expected = {
             ("DeployIsStuck", stuck.model): "firing",
             ("ReleaseFailedItsBake", name): "firing",
@@ -309,7 +309,7 @@ def test_servers_that_are_away_are_told_and_that_they_are_back(watched: Watched)
 
 def switch_to(releases: Releases, version: int) -> str:
     """The configuration of a switch that somebody points at another version by hand."""
-    manifest = ModelFolder.at(releases.root, releases.model).versions.need(version)
+    manifest = ModelFolder.at(releases.root, releases.model).versions.require(version)
     return to_json(
         switch_config(releases.model, version, Schema.from_dict(manifest.schema), dict(manifest.options))
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ml_code.triton_deploy.doctor import Verdict
+from ml_code.triton_deploy.doctor import DoctorVerdict
 from ml_code.triton_deploy.doctor.examination import run_all
 from ml_code.triton_deploy.doctor.gateways import GatewaysCheck
 from ml_code.triton_deploy.doctor.prometheus import PrometheusCheck
@@ -45,6 +45,6 @@ def test_every_query_of_the_dashboards_returns_data(
         said = {
             one.what: one.verdict for one in run_all([PrometheusCheck(settings), GatewaysCheck(settings)], {})
         }
-        assert Verdict.FAILED not in said.values(), said
+        assert DoctorVerdict.FAILED not in said.values(), said
         for what in ("It has the figures of 1 gateway.", "What they count can be read: 1 gateway."):
-            assert said.get(what) is Verdict.OK, said
+            assert said.get(what) is DoctorVerdict.OK, said

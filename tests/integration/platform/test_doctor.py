@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from ml_code.triton_deploy.doctor import Finding, Verdict, examine
+from ml_code.triton_deploy.doctor import DoctorVerdict, Finding, examine
 from ml_code.triton_deploy.doctor.probe import PREFIX
 from ml_code.triton_deploy.errors import DeployError
 from ml_code.triton_deploy.triton import GrpcTriton
@@ -25,8 +25,8 @@ from stack import Stack, StackError
 from stack.ports import free_ports
 from stack.triton_servers import STAGING
 from tests.support.models import times
-from tests.support.servers.publishing import Publisher
-from tests.support.servers.relaying import Reply, answering, ask_for_host, relay_to, silent_server
+from tests.support.servers.publisher import Publisher
+from tests.support.servers.relays import Reply, answering, ask_for_host, relay_to, silent_server
 from tests.support.servers.tritons import TritonServer, triton_without_control
 from tests.support.waiting import eventually
 
@@ -70,12 +70,12 @@ def patient(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Patient:
     return Patient(stack, monkeypatch)
 
 
-def said(found: list[Finding], check: str, verdict: Verdict, *words: str) -> Finding:
+def said(found: list[Finding], check: str, verdict: DoctorVerdict, *words: str) -> Finding:
     """Assert that a check came to a verdict in so many words, of the cause or the fix."""
     of_check = [one for one in found if one.check == check and one.verdict is verdict]
     for one in of_check:
         if all(word in f"{one.what} {one.fix}" for word in words):
-            assert one.fix or verdict in (Verdict.OK, Verdict.UNKNOWN)
+            assert one.fix or verdict in (DoctorVerdict.OK, DoctorVerdict.UNKNOWN)
             return one
     listing = "\n".join(f"{one.verdict} {one.check}: {one.what} [{one.fix}]" for one in found)
     pytest.fail(f"no {verdict} of {check} with {words} in:\n{listing}")
@@ -85,7 +85,9 @@ def fine(found: list[Finding], *checks: str) -> None:
     """Assert that these checks have nothing to say against the set-up."""
     assert set(checks) <= {one.check for one in found}
     assert [
-        one for one in found if one.check in checks and one.verdict in (Verdict.FAILED, Verdict.WARNING)
+        one
+        for one in found
+        if one.check in checks and one.verdict in (DoctorVerdict.FAILED, DoctorVerdict.WARNING)
     ] == []
 
 
@@ -123,12 +125,12 @@ def test_a_healthy_set_up_is_found_healthy_and_left_as_it_was(stack: Stack) -> N
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    found = [Finding(**{**one, "verdict": Verdict(one["verdict"])}) for one in json.loads(run.stdout)]
+    found = [Finding(**{**one, "verdict": DoctorVerdict(one["verdict"])}) for one in json.loads(run.stdout)]
     fine(found, "settings", "MLflow", "artifacts", "S3", "repository", "Triton", "staging Triton", "clocks")
-    said(found, "staging Triton", Verdict.UNKNOWN, "There is none", "TRITON_DEPLOY_STAGING_GRPC_URL")
-    said(found, "Triton", Verdict.OK, "sees the folder", str(stack.model_repository))
-    said(found, "MLflow", Verdict.OK, "It knows logged models")
-    said(found, "clocks", Verdict.UNKNOWN, "Triton tells no time")
+    said(found, "staging Triton", DoctorVerdict.UNKNOWN, "There is none", "TRITON_DEPLOY_STAGING_GRPC_URL")
+    said(found, "Triton", DoctorVerdict.OK, "sees the folder", str(stack.model_repository))
+    said(found, "MLflow", DoctorVerdict.OK, "It knows logged models")
+    said(found, "clocks", DoctorVerdict.UNKNOWN, "Triton tells no time")
     assert sorted(stack.model_repository.iterdir()) == before
 
 
@@ -171,8 +173,8 @@ def test_a_doctor_that_is_stopped_leaves_no_probe(stack: Stack, tmp_path: Path) 
 
 def test_a_tracking_uri_without_a_scheme_is_named(patient: Patient) -> None:
     found = patient.examined(MLFLOW_TRACKING_URI="mlflow:5000")
-    said(found, "settings", Verdict.FAILED, "MLFLOW_TRACKING_URI='mlflow:5000'", "http://mlflow:5000")
-    said(found, "MLflow", Verdict.UNKNOWN, "MLFLOW_TRACKING_URI")
+    said(found, "settings", DoctorVerdict.FAILED, "MLFLOW_TRACKING_URI='mlflow:5000'", "http://mlflow:5000")
+    said(found, "MLflow", DoctorVerdict.UNKNOWN, "MLFLOW_TRACKING_URI")
     fine(found, "Triton", "repository")
 
 
@@ -181,14 +183,14 @@ def test_an_mlflow_that_is_down_is_named_and_stops_nothing(patient: Patient) -> 
     said(
         found,
         "MLflow",
-        Verdict.FAILED,
+        DoctorVerdict.FAILED,
         "MLflow at http://127.0.0.1:1 can't be reached",
         "MLFLOW_TRACKING_URI",
     )
     # The cause is told once.
-    said(found, "artifacts", Verdict.UNKNOWN, "MLflow can't be asked", "see MLflow, above")
-    said(found, "S3", Verdict.UNKNOWN, "MLflow can't be asked", "see MLflow, above")
-    said(found, "clocks", Verdict.UNKNOWN, "The clock of MLflow can't be read", "see MLflow, above")
+    said(found, "artifacts", DoctorVerdict.UNKNOWN, "MLflow can't be asked", "see MLflow, above")
+    said(found, "S3", DoctorVerdict.UNKNOWN, "MLflow can't be asked", "see MLflow, above")
+    said(found, "clocks", DoctorVerdict.UNKNOWN, "The clock of MLflow can't be read", "see MLflow, above")
     assert sum("can't be reached" in one.what for one in found) == 1
     assert not any("deploy again" in one.fix for one in found)
     fine(found, "settings", "Triton", "repository", "clocks")
@@ -204,9 +206,9 @@ def test_an_mlflow_and_a_triton_that_are_silent_are_given_up(patient: Patient) -
             TRITON_DEPLOY_SWITCH_TIMEOUT_S="1",
         )
     assert time.monotonic() - started < 45
-    said(found, "MLflow", Verdict.FAILED, f"MLflow at http://{mlflow} did not answer in time")
-    said(found, "Triton", Verdict.FAILED, f"Triton at {triton}")
-    said(found, "Triton", Verdict.UNKNOWN, "No Triton answers")
+    said(found, "MLflow", DoctorVerdict.FAILED, f"MLflow at http://{mlflow} did not answer in time")
+    said(found, "Triton", DoctorVerdict.FAILED, f"Triton at {triton}")
+    said(found, "Triton", DoctorVerdict.UNKNOWN, "No Triton answers")
     fine(found, "repository")
 
 
@@ -215,7 +217,7 @@ def test_a_host_name_that_mlflow_does_not_serve_is_named(
 ) -> None:
     ask_for_host(monkeypatch, "mlflow.example:5000")
     found = patient.examined()
-    said(found, "MLflow", Verdict.FAILED, "refuses this host name", "--allowed-hosts")
+    said(found, "MLflow", DoctorVerdict.FAILED, "refuses this host name", "--allowed-hosts")
 
 
 def test_a_server_older_than_mlflow_3_is_one_warning(patient: Patient) -> None:
@@ -231,9 +233,9 @@ def test_a_server_older_than_mlflow_3_is_one_warning(patient: Patient) -> None:
     with relay_to(patient.stack.environment["MLFLOW_TRACKING_URI"]) as relay:
         relay.spoil = aged
         found = patient.examined(MLFLOW_TRACKING_URI=relay.url)
-    said(found, "MLflow", Verdict.WARNING, "is 2.22.0", "no logged models", "Upgrade")
-    assert [one.verdict for one in found if one.check == "MLflow"] == [Verdict.WARNING]
-    assert not [one for one in found if one.verdict is Verdict.FAILED]
+    said(found, "MLflow", DoctorVerdict.WARNING, "is 2.22.0", "no logged models", "Upgrade")
+    assert [one.verdict for one in found if one.check == "MLflow"] == [DoctorVerdict.WARNING]
+    assert not [one for one in found if one.verdict is DoctorVerdict.FAILED]
 
 
 @pytest.mark.parametrize(
@@ -248,9 +250,9 @@ def test_a_server_that_denies_access_or_is_no_mlflow_is_named(
 ) -> None:
     with answering(status, b"<!doctype html><title>Not for you</title>") as url:
         found = patient.examined(MLFLOW_TRACKING_URI=url)
-    said(found, "MLflow", Verdict.UNKNOWN, f"{url} does not say its version ({status})")
-    said(found, "MLflow", Verdict.FAILED, url, *words)
-    said(found, "S3", Verdict.UNKNOWN, "MLflow can't be asked")
+    said(found, "MLflow", DoctorVerdict.UNKNOWN, f"{url} does not say its version ({status})")
+    said(found, "MLflow", DoctorVerdict.FAILED, url, *words)
+    said(found, "S3", DoctorVerdict.UNKNOWN, "MLflow can't be asked")
     fine(found, "Triton", "repository")
 
 
@@ -295,11 +297,11 @@ def test_an_mlflow_whose_artifacts_only_its_own_machine_can_read_is_named(
 ) -> None:
     with mlflow_without_artifacts(tmp_path, "file:///E:/mlruns") as url:
         found = patient.examined(MLFLOW_TRACKING_URI=url)
-    said(found, "artifacts", Verdict.WARNING, "can't hand out artifacts", "--serve-artifacts")
+    said(found, "artifacts", DoctorVerdict.WARNING, "can't hand out artifacts", "--serve-artifacts")
     said(
         found,
         "artifacts",
-        Verdict.FAILED,
+        DoctorVerdict.FAILED,
         "'Default' at file:///E:/mlruns/0",
         "a file:// URL of a Windows drive",
         "only the machine that logged them can read",
@@ -322,7 +324,7 @@ def test_experiments_at_places_that_cant_be_read_are_listed(
     names = {experiment(location): kind for location, kind in kinds.items()}
     found = patient.examined()
     for name, kind in names.items():
-        said(found, "artifacts", Verdict.WARNING, f"{name!r} at", kind, "log into another one")
+        said(found, "artifacts", DoctorVerdict.WARNING, f"{name!r} at", kind, "log into another one")
     fine(found, "MLflow", "Triton")
 
 
@@ -334,7 +336,7 @@ def test_an_mlflow_that_cant_reach_its_own_store_is_named(patient: Patient) -> N
             else None
         )
         found = patient.examined(MLFLOW_TRACKING_URI=relay.url)
-    said(found, "artifacts", Verdict.FAILED, "NoSuchBucket", "MLflow's artifact store (S3) runs")
+    said(found, "artifacts", DoctorVerdict.FAILED, "NoSuchBucket", "MLflow's artifact store (S3) runs")
 
 
 # S3
@@ -351,9 +353,9 @@ def test_keys_that_are_missing_or_wrong_are_named(patient: Patient) -> None:
     keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     fine(patient.examined(), "S3")
     found = patient.examined(AWS_SECRET_ACCESS_KEY="wrong")
-    said(found, "S3", Verdict.FAILED, "denies access to s3://mlflow", *keys)
+    said(found, "S3", DoctorVerdict.FAILED, "denies access to s3://mlflow", *keys)
     found = patient.examined(AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None, HOME="/nonexistent")
-    said(found, "S3", Verdict.FAILED, "Unable to locate credentials", "s3://mlflow", *keys)
+    said(found, "S3", DoctorVerdict.FAILED, "Unable to locate credentials", "s3://mlflow", *keys)
 
 
 def test_a_bucket_that_is_missing_is_named(patient: Patient, experiment: Callable[[str], str]) -> None:
@@ -362,21 +364,31 @@ def test_a_bucket_that_is_missing_is_named(patient: Patient, experiment: Callabl
     said(
         found,
         "artifacts",
-        Verdict.WARNING,
+        DoctorVerdict.WARNING,
         f"{name!r} at s3://nobody-made-this/x",
         "s3://nobody-made-this/x for every deployer",
     )
     found = patient.examined(TRITON_DEPLOY_ARTIFACT_ROOTS="s3://mlflow,s3://nobody-made-this")
     said(
-        found, "S3", Verdict.FAILED, "has no bucket for s3://nobody-made-this", "triton-deploy init --bucket"
+        found,
+        "S3",
+        DoctorVerdict.FAILED,
+        "has no bucket for s3://nobody-made-this",
+        "triton-deploy init --bucket",
     )
 
 
 @pytest.mark.usefixtures("direct")
 def test_an_s3_that_is_down_is_named(patient: Patient) -> None:
     found = patient.examined(MLFLOW_S3_ENDPOINT_URL="http://127.0.0.1:1")
-    said(found, "S3", Verdict.FAILED, "S3 at http://127.0.0.1:1 can't be reached", "MLFLOW_S3_ENDPOINT_URL")
-    said(found, "clocks", Verdict.UNKNOWN, "The clock of S3 can't be read")
+    said(
+        found,
+        "S3",
+        DoctorVerdict.FAILED,
+        "S3 at http://127.0.0.1:1 can't be reached",
+        "MLFLOW_S3_ENDPOINT_URL",
+    )
+    said(found, "clocks", DoctorVerdict.UNKNOWN, "The clock of S3 can't be read")
     fine(found, "MLflow", "artifacts", "Triton")
 
 
@@ -385,7 +397,13 @@ def test_an_s3_that_is_down_is_named(patient: Patient) -> None:
 
 def test_a_repository_that_is_no_folder_is_named(patient: Patient, tmp_path: Path) -> None:
     found = patient.examined(TRITON_DEPLOY_REPOSITORY=str(tmp_path / "missing"))
-    said(found, "repository", Verdict.FAILED, "is not a folder on this machine", "TRITON_DEPLOY_REPOSITORY")
+    said(
+        found,
+        "repository",
+        DoctorVerdict.FAILED,
+        "is not a folder on this machine",
+        "TRITON_DEPLOY_REPOSITORY",
+    )
     fine(found, "MLflow", "artifacts")
     assert not (tmp_path / "missing").exists()
 
@@ -393,7 +411,7 @@ def test_a_repository_that_is_no_folder_is_named(patient: Patient, tmp_path: Pat
 def test_a_repository_in_a_path_that_triton_does_not_quote_is_named(patient: Patient, tmp_path: Path) -> None:
     (tmp_path / "my models").mkdir()
     found = patient.examined(TRITON_DEPLOY_REPOSITORY=str(tmp_path / "my models"))
-    said(found, "repository", Verdict.FAILED, "has a space in it", "Move the repository")
+    said(found, "repository", DoctorVerdict.FAILED, "has a space in it", "Move the repository")
 
 
 def test_a_repository_that_triton_does_not_share_is_named(patient: Patient, tmp_path: Path) -> None:
@@ -401,7 +419,7 @@ def test_a_repository_that_triton_does_not_share_is_named(patient: Patient, tmp_
     said(
         found,
         "Triton",
-        Verdict.FAILED,
+        DoctorVerdict.FAILED,
         f"does not see a folder that was made in {tmp_path}",
         "it serves another repository",
         "--model-repository",
@@ -416,14 +434,20 @@ def test_a_triton_without_model_control_and_on_another_repository_is_named(
     shared = patient.stack.url("triton-grpc")
     with triton_without_control(tmp_path, tmp_path / "repository") as other:
         found = patient.examined(TRITON_DEPLOY_GRPC_URLS=f"{shared},{other}")
-    said(found, "Triton", Verdict.FAILED, f"Triton at {other} refused", "--model-control-mode=explicit")
-    said(found, "Triton", Verdict.FAILED, f"Triton at {other} does not see", "1 of 2 Tritons do")
-    said(found, "Triton", Verdict.OK, f"Triton at {shared} sees the folder")
+    said(found, "Triton", DoctorVerdict.FAILED, f"Triton at {other} refused", "--model-control-mode=explicit")
+    said(found, "Triton", DoctorVerdict.FAILED, f"Triton at {other} does not see", "1 of 2 Tritons do")
+    said(found, "Triton", DoctorVerdict.OK, f"Triton at {shared} sees the folder")
 
 
 def test_a_triton_that_is_down_is_named(patient: Patient) -> None:
     found = patient.examined(TRITON_DEPLOY_GRPC_URLS="127.0.0.1:1")
-    said(found, "Triton", Verdict.FAILED, "Triton at 127.0.0.1:1 can't be reached", "TRITON_DEPLOY_GRPC_URLS")
+    said(
+        found,
+        "Triton",
+        DoctorVerdict.FAILED,
+        "Triton at 127.0.0.1:1 can't be reached",
+        "TRITON_DEPLOY_GRPC_URLS",
+    )
     fine(found, "MLflow", "repository")
 
 
@@ -458,7 +482,7 @@ def test_a_triton_that_a_failed_candidate_makes_unready_is_named(
     said(
         found,
         "Triton",
-        Verdict.WARNING,
+        DoctorVerdict.WARNING,
         f"Triton at {server.grpc_url} serves serves and says that it is not ready because of broken",
         "--strict-readiness=false",
     )
@@ -506,12 +530,12 @@ def test_a_staging_triton_is_found_healthy_and_what_cant_be_shown_is_said(
 ) -> None:
     found = patient.examined(**staged(staging.url(f"{STAGING}-grpc")))
     fine(found, "staging Triton", "Triton")
-    said(found, "staging Triton", Verdict.OK, "lets models be loaded")
-    said(found, "staging Triton", Verdict.OK, "It is empty")
-    said(found, "staging Triton", Verdict.OK, "the version and the extensions of the 1 that serve")
-    said(found, "staging Triton", Verdict.OK, "It sees the folder", str(patient.stack.model_repository))
-    said(found, "staging Triton", Verdict.UNKNOWN, "GPU", "by hand")
-    said(found, "Triton", Verdict.UNKNOWN, "--exit-on-error=true", "--exit-on-error=false")
+    said(found, "staging Triton", DoctorVerdict.OK, "lets models be loaded")
+    said(found, "staging Triton", DoctorVerdict.OK, "It is empty")
+    said(found, "staging Triton", DoctorVerdict.OK, "the version and the extensions of the 1 that serve")
+    said(found, "staging Triton", DoctorVerdict.OK, "It sees the folder", str(patient.stack.model_repository))
+    said(found, "staging Triton", DoctorVerdict.UNKNOWN, "GPU", "by hand")
+    said(found, "Triton", DoctorVerdict.UNKNOWN, "--exit-on-error=true", "--exit-on-error=false")
 
 
 def test_what_is_left_in_a_staging_triton_is_named(
@@ -524,10 +548,10 @@ def test_what_is_left_in_a_staging_triton_is_named(
     client = GrpcTriton(url, 10)
     client.load(name, 20)
     found = patient.examined(**staged(url))
-    said(found, "staging Triton", Verdict.WARNING, f"It has {name} (READY)", "--load-model")
+    said(found, "staging Triton", DoctorVerdict.WARNING, f"It has {name} (READY)", "--load-model")
     client.unload(name, 20)
     eventually(lambda: client.states()[name].startswith("UNAVAILABLE"), "it is empty")
-    said(patient.examined(**staged(url)), "staging Triton", Verdict.OK, "It is empty")
+    said(patient.examined(**staged(url)), "staging Triton", DoctorVerdict.OK, "It is empty")
 
 
 def test_a_triton_that_serves_is_no_staging_triton(patient: Patient) -> None:
@@ -537,7 +561,7 @@ def test_a_triton_that_serves_is_no_staging_triton(patient: Patient) -> None:
     said(
         found,
         "staging Triton",
-        Verdict.FAILED,
+        DoctorVerdict.FAILED,
         f"localhost:{port} is the Triton at {host}:{port}, which serves",
     )
 
@@ -546,21 +570,25 @@ def test_a_staging_triton_on_another_repository_is_named(
     patient: Patient, staging: Stack, tmp_path: Path
 ) -> None:
     found = patient.examined(**staged(staging.url(f"{STAGING}-grpc"), TRITON_DEPLOY_REPOSITORY=str(tmp_path)))
-    said(found, "staging Triton", Verdict.FAILED, "another repository", "--model-repository")
+    said(found, "staging Triton", DoctorVerdict.FAILED, "another repository", "--model-repository")
 
 
 def test_a_staging_triton_that_is_away_counts_as_it_is_needed(patient: Patient) -> None:
     found = patient.examined(**staged("127.0.0.1:1"))
-    said(found, "staging Triton", Verdict.FAILED, "can't be reached", "TRITON_DEPLOY_STAGING_GRPC_URL")
+    said(found, "staging Triton", DoctorVerdict.FAILED, "can't be reached", "TRITON_DEPLOY_STAGING_GRPC_URL")
     fine(found, "Triton", "repository")
     found = patient.examined(**staged("127.0.0.1:1", TRITON_DEPLOY_STAGING="optional"))
-    said(found, "staging Triton", Verdict.WARNING, "can't be reached", "Deploys go on without it")
+    said(found, "staging Triton", DoctorVerdict.WARNING, "can't be reached", "Deploys go on without it")
 
 
 def test_limits_that_tritons_onnx_runtime_does_not_reach_are_named(patient: Patient) -> None:
     found = patient.examined(TRITON_DEPLOY_MAX_OPSET="26")
     said(
-        found, "Triton", Verdict.WARNING, "Triton 2.51.0 has ONNX Runtime 1.19", "TRITON_DEPLOY_MAX_OPSET=21"
+        found,
+        "Triton",
+        DoctorVerdict.WARNING,
+        "Triton 2.51.0 has ONNX Runtime 1.19",
+        "TRITON_DEPLOY_MAX_OPSET=21",
     )
 
 
@@ -570,5 +598,7 @@ def test_limits_that_tritons_onnx_runtime_does_not_reach_are_named(patient: Pati
 def test_a_clock_that_is_off_is_named_against_every_server(patient: Patient) -> None:
     found = patient.examined(clock=lambda: time.time() + 300)
     for whose in ("MLflow", "S3", "the model repository's file system"):
-        said(found, "clocks", Verdict.FAILED, f"The clock of {whose} is", "behind this machine's", "NTP")
+        said(
+            found, "clocks", DoctorVerdict.FAILED, f"The clock of {whose} is", "behind this machine's", "NTP"
+        )
     fine(found, "Triton", "repository")

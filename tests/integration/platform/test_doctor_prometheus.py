@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ml_code.triton_deploy.bake.queries import DEFAULT
-from ml_code.triton_deploy.doctor import Finding, Verdict
+from ml_code.triton_deploy.doctor import DoctorVerdict, Finding
 from ml_code.triton_deploy.doctor.examination import run_all
 from ml_code.triton_deploy.doctor.prometheus import PrometheusCheck
 from ml_code.triton_deploy.settings import Settings
@@ -76,7 +76,7 @@ def watched(
 
 def test_a_right_one_is_found_right(watched: Watched) -> None:
     findings = watched.findings()
-    assert {one.verdict for one in findings} == {Verdict.OK}, findings
+    assert {one.verdict for one in findings} == {DoctorVerdict.OK}, findings
     said = " ".join(one.what for one in findings)
     for part in (
         "1 gateway.",
@@ -93,24 +93,28 @@ def test_what_keeps_a_bake_from_judging_is_told(watched: Watched, tmp_path: Path
     for changes, verdict, part in (
         (
             {"prometheus_url": watched.prometheus.url.replace(PASSWORD, "wrong")},
-            Verdict.FAILED,
+            DoctorVerdict.FAILED,
             "denies access (401)",
         ),
-        ({"prometheus_url": f"http://{watched.prometheus.address}"}, Verdict.FAILED, "denies access (401)"),
-        ({"prometheus_url": watched.prometheus.url + "/prom"}, Verdict.FAILED, "has nothing at"),
-        ({"prometheus_url": f"http://127.0.0.1:{free_port()}"}, Verdict.FAILED, "can't be reached"),
-        ({"prometheus_url": watched.settings.alertmanager_url}, Verdict.FAILED, "has nothing at"),
+        (
+            {"prometheus_url": f"http://{watched.prometheus.address}"},
+            DoctorVerdict.FAILED,
+            "denies access (401)",
+        ),
+        ({"prometheus_url": watched.prometheus.url + "/prom"}, DoctorVerdict.FAILED, "has nothing at"),
+        ({"prometheus_url": f"http://127.0.0.1:{free_port()}"}, DoctorVerdict.FAILED, "can't be reached"),
+        ({"prometheus_url": watched.settings.alertmanager_url}, DoctorVerdict.FAILED, "has nothing at"),
         (
             {"bake_queries": own},
-            Verdict.FAILED,
+            DoctorVerdict.FAILED,
             "The check 'mine' of TRITON_DEPLOY_BAKE_QUERIES is not taken",
         ),
-        ({"bake_window_s": 2}, Verdict.WARNING, "scrapes gateway every 1 s"),
-        ({"bake_alerts": ("NoSuch",)}, Verdict.FAILED, "no alert of the name NoSuch"),
-        ({"alertmanager_url": f"http://127.0.0.1:{free_port()}"}, Verdict.FAILED, "can't be reached"),
-        ({"alertmanager_url": watched.prometheus.url}, Verdict.FAILED, "has nothing at"),
+        ({"bake_window_s": 2}, DoctorVerdict.WARNING, "scrapes gateway every 1 s"),
+        ({"bake_alerts": ("NoSuch",)}, DoctorVerdict.FAILED, "no alert of the name NoSuch"),
+        ({"alertmanager_url": f"http://127.0.0.1:{free_port()}"}, DoctorVerdict.FAILED, "can't be reached"),
+        ({"alertmanager_url": watched.prometheus.url}, DoctorVerdict.FAILED, "has nothing at"),
     ):
         print(f"--- {changes}")
         findings = watched.findings(**changes)
         assert any(part in one.what for one in findings if one.verdict is verdict), findings
-        assert {one.verdict for one in findings} <= {Verdict.OK, verdict}, findings
+        assert {one.verdict for one in findings} <= {DoctorVerdict.OK, verdict}, findings

@@ -29,9 +29,9 @@ from ml_code.triton_deploy.triton import GrpcTriton
 from stack import Stack
 from tests.support.fakes import ones
 from tests.support.models import external, files, golden, times
-from tests.support.servers.hanging import blocked
-from tests.support.servers.publishing import Publisher
-from tests.support.servers.relaying import Reply, relay_to, silent_server
+from tests.support.servers.blocked_storage import blocked
+from tests.support.servers.publisher import Publisher
+from tests.support.servers.relays import Reply, relay_to, silent_server
 from tests.support.servers.tritons import triton_without_control
 
 pytestmark = pytest.mark.integration

@@ -17,8 +17,8 @@ from tests.support.airflow.runs import AirflowServer
 from tests.support.airflow.settings import SETTINGS
 from tests.support.faults.figures import record
 from tests.support.servers.fleet import LATER, Fleet
-from tests.support.servers.hurting import good, marked
-from tests.support.servers.publishing import Publisher
+from tests.support.servers.hurtful_candidates import good, marked
+from tests.support.servers.publisher import Publisher
 from tests.support.servers.steady_clients import SteadyClients
 from tests.support.waiting import eventually
 

@@ -20,7 +20,7 @@ from stack import Stack
 from tests.support.faults.figures import record, say
 from tests.support.servers.fleet import LATER, Ended, Fleet
 from tests.support.servers.gateways import Gateway
-from tests.support.servers.hurting import Artifact, marked, output_is_input
+from tests.support.servers.hurtful_candidates import Artifact, marked, output_is_input
 from tests.support.servers.steady_clients import PER_SECOND, SteadyClients
 
 pytestmark = pytest.mark.integration

@@ -16,7 +16,7 @@ from tritonclient.grpc import InferenceServerClient
 
 from ml_code.triton_deploy.errors import DeployError, Superseded, Unavailable, VerificationFailed
 from ml_code.triton_deploy.records import State, to_json
-from ml_code.triton_deploy.triton import Answer, GrpcTriton
+from ml_code.triton_deploy.triton import GrpcTriton, Inference
 from stack import Stack
 from tests.support.fakes import ones
 from tests.support.models import external, files, golden, times, unknown_operator
@@ -93,7 +93,7 @@ class Interrupted(GrpcTriton):
 
     def infer(
         self, model: str, inputs: Mapping[str, Any], timeout_s: float, version: int | None = None
-    ) -> Answer:
+    ) -> Inference:
         if model == self._public:
             self._happens()
         return super().infer(model, inputs, timeout_s, version)

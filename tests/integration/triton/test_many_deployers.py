@@ -35,7 +35,15 @@ def race(site: Site, rounds: int, *bugs: str) -> list[Mapping[str, Any]]:
         artifact = files(times(version), triton__golden_json=golden(version))
         assert site.publisher.publish(site.model, artifact, alias=f"r{number}") == version
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.servers.racing", site.model, str(RACERS), str(rounds), *bugs],
+        [
+            sys.executable,
+            "-m",
+            "tests.support.servers.racing_deployers",
+            site.model,
+            str(RACERS),
+            str(rounds),
+            *bugs,
+        ],
         cwd=REPO,
         env={**os.environ, **site.environment},
         capture_output=True,

@@ -17,11 +17,11 @@ import pytest
 from bench.memory import memory_mib
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import VerificationFailed
-from ml_code.triton_deploy.intake import DeployRequest, RevertRequest
 from ml_code.triton_deploy.records import State
+from ml_code.triton_deploy.request import DeployRequest, RevertRequest
 from stack.servers import REPO
 from tests.support.faults.figures import record, say
-from tests.support.servers.asking import CLIENTS, PER_SECOND
+from tests.support.servers.name_clients import CLIENTS, PER_SECOND
 from tests.support.servers.traffic import Site, name, own_site
 from tests.support.servers.tritons import TritonServer
 
@@ -34,7 +34,13 @@ pytestmark = pytest.mark.integration
 def asked_all_the_time(site: Site) -> Iterator[list[Mapping[str, Any]]]:
     """Clients in a process of their own ask the public name; yields what each of them saw, filled in at the end."""
     seen: list[Mapping[str, Any]] = []
-    command = [sys.executable, "-m", "tests.support.servers.asking", site.servers[0].grpc_url, site.model]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.servers.name_clients",
+        site.servers[0].grpc_url,
+        site.model,
+    ]
     clients = subprocess.Popen(command, cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert clients.stdout is not None

@@ -20,19 +20,19 @@ import pytest
 
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import Unavailable
-from ml_code.triton_deploy.intake import DeployRequest
 from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.records import State
 from ml_code.triton_deploy.repository import ModelFolder
+from ml_code.triton_deploy.request import DeployRequest
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.triton import GrpcTriton
 from stack import Stack
 from tests.support.fakes import ones
 from tests.support.models import external, files, golden, times
 from tests.support.servers.clients import Client
-from tests.support.servers.publishing import Publisher
+from tests.support.servers.publisher import Publisher
 from tests.support.servers.tcp_proxy import LOSE_ANSWERS, NONE, RESET, STALL, Fault, TcpProxy, proxy_to
-from tests.support.servers.watched import Happens, watched_deployer
+from tests.support.servers.watched_deployer import Happens, watched_deployer
 
 pytestmark = pytest.mark.integration
 

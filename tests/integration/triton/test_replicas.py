@@ -17,14 +17,14 @@ import pytest
 
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import DeployError, EndedTriton
-from ml_code.triton_deploy.intake import DeployRequest
 from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.records import Deployment, State
+from ml_code.triton_deploy.request import DeployRequest
 from stack import Stack
 from tests.support.faults.figures import record, say
 from tests.support.servers.traffic import Site
 from tests.support.servers.tritons import TritonServer
-from tests.support.servers.watched import watched_deployer
+from tests.support.servers.watched_deployer import watched_deployer
 
 pytestmark = pytest.mark.integration
 

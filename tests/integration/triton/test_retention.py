@@ -12,10 +12,10 @@ from dataclasses import replace
 import pytest
 
 from ml_code.triton_deploy import cli
-from ml_code.triton_deploy.collect import Collector
 from ml_code.triton_deploy.errors import NotFound
-from ml_code.triton_deploy.intake import RevertRequest
+from ml_code.triton_deploy.gc import GarbageCollector
 from ml_code.triton_deploy.records import State
+from ml_code.triton_deploy.request import RevertRequest
 from stack.servers import REPO
 from tests.support.servers.sites import Ours, Site, assert_serves, assert_works, name, own_site, store
 
@@ -88,7 +88,7 @@ def test_what_is_on_its_way_out_is_in_nobodys_way(
         ours.deploy(version)
     with monkeypatch.context() as patch:
         patch.setattr("ml_code.triton_deploy.repository.durable.remove_tree", lambda path: False)
-        left = Collector(replace(ours.settings, keep_releases=3)).run(name).still_open
+        left = GarbageCollector(replace(ours.settings, keep_releases=3)).run(name).still_open
     assert [trash[: len(".trash-entry-1-")] for trash in left] == [".trash-entry-1-"]
     folder = ours.settings.repository_root / name
     (folder / "2").rename(folder / ".leaving-entry-2-0badcafe")

@@ -31,7 +31,7 @@ from stack import Stack
 from stack.readiness import answers
 from tests.support.fakes import FakeTriton, ones
 from tests.support.models import times, unknown_operator
-from tests.support.servers.hanging import blocked
+from tests.support.servers.blocked_storage import blocked
 from tests.support.servers.tritons import TritonServer, triton_without_control
 from tests.support.waiting import eventually
 

@@ -24,7 +24,7 @@ import requests
 
 from ml_code.triton_deploy import model_config
 from ml_code.triton_deploy.errors import ArtifactRejected, DeployError, NotFound, StorageFailed
-from ml_code.triton_deploy.intake import RevertRequest
+from ml_code.triton_deploy.request import RevertRequest
 from ml_code.triton_deploy.schema import Schema, Tensor
 from ml_code.triton_deploy.status import model_status
 from tests.support.fakes import ones

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from ml_code.triton_deploy.errors import DeployError
-from ml_code.triton_deploy.triton import Answer, GrpcTriton
+from ml_code.triton_deploy.triton import GrpcTriton, Inference
 from stack import Stack
 from tests.support.fakes import fake_store, ones
 from tests.support.faults.figures import record
@@ -66,7 +66,7 @@ class AskedTriton(GrpcTriton):
 
     def infer(
         self, model: str, inputs: Mapping[str, Any], timeout_s: float, version: int | None = None
-    ) -> Answer:
+    ) -> Inference:
         self._refuse("infer", model)
         return super().infer(model, inputs, max(timeout_s, PATIENCE_S), version)
 

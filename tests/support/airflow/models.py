@@ -18,18 +18,18 @@ from tritonclient.grpc import InferenceServerClient
 
 from ml_code.triton_deploy import cli
 from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.intake import DeployRequest
 from ml_code.triton_deploy.names import engine_name
 from ml_code.triton_deploy.records import State
 from ml_code.triton_deploy.repository import ModelFolder
+from ml_code.triton_deploy.request import DeployRequest
 from ml_code.triton_deploy.settings import Settings
 from stack import Stack
 from stack.servers import REPO
 from tests.support.airflow.runs import AirflowCommand, environment_without_airflow
 from tests.support.models import files, golden, times
+from tests.support.servers.blocked_storage import blocked
 from tests.support.servers.clients import Client
-from tests.support.servers.hanging import blocked
-from tests.support.servers.publishing import Publisher
+from tests.support.servers.publisher import Publisher
 from tests.support.waiting import await_value
 
 TASKS = {

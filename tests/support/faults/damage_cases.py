@@ -30,7 +30,7 @@ from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import DeployError, Misconfigured, VerificationFailed
 from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.records import Bake, BakeVerdict
-from ml_code.triton_deploy.triton import Answer, GrpcTriton
+from ml_code.triton_deploy.triton import GrpcTriton, Inference
 from stack import Stack, StackError
 from tests.support.fakes import FakeRegistry, FakeTriton, fake_store, ones, unavailable
 from tests.support.faults.damages import (
@@ -455,7 +455,7 @@ class _Playing:
 
 def _answer(world: World, model: str) -> tuple[int, float] | str:
     try:
-        answer: Answer = world.triton.infer(model, ones(), CALL_S)
+        answer: Inference = world.triton.infer(model, ones(), CALL_S)
     except DeployError as error:
         return error.kind
     return answer.version, float(answer.outputs["y"][0, 0])

@@ -23,7 +23,7 @@ import tritonclient.grpc
 from ml_code.triton_deploy.errors import DeployError
 from ml_code.triton_deploy.triton import GrpcTriton
 from tests.support.fakes import FakeRegistry, FakeStore, fake_store
-from tests.support.faults.killing import Watched
+from tests.support.faults.killed_process import Watched
 from tests.support.faults.operations import OPERATIONS
 from tests.support.faults.served_by_fork import start
 from tests.support.world import SETTINGS, World

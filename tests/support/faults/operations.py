@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from ml_code.triton_deploy.collect import Collector
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import VerificationFailed
-from ml_code.triton_deploy.intake import RevertRequest
+from ml_code.triton_deploy.fleet import Fleet
+from ml_code.triton_deploy.gc import GarbageCollector
 from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.records import State, advance
-from ml_code.triton_deploy.serving import Serving
+from ml_code.triton_deploy.request import RevertRequest
 from tests.support.fakes import FakeTriton
 from tests.support.models import files, golden, times
 from tests.support.world import MODEL, World
@@ -46,8 +46,8 @@ def prepared_for_rollback(world: World) -> None:
         step(MODEL, "begun")
     record = world.folder.journal.get("begun")
     world.folder.journal.append(advance(record, State.SWITCHING, world.now), record)
-    serving = Serving(world.folder, [world.triton], world.settings)
-    serving.switch_to(world.folder.versions.need(4))
+    serving = Fleet(world.folder, [world.triton], world.settings)
+    serving.switch_to(world.folder.versions.require(4))
 
 
 def prepared_for_reconcile(world: World) -> None:
@@ -55,10 +55,10 @@ def prepared_for_reconcile(world: World) -> None:
     world.later(10_000)
 
 
-def collector(world: World) -> Collector:
+def collector(world: World) -> GarbageCollector:
     """Keeps as little as can be asked for."""
     settings = replace(world.settings, keep_releases=0, keep_quarantined=0, quarantine_days=0.0)
-    return Collector(settings, tritons=[world.triton], clock=lambda: world.now)
+    return GarbageCollector(settings, tritons=[world.triton], clock=lambda: world.now)
 
 
 def gc(world: World, deployer: Deployer) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from tests.support.fakes import FakeTriton
-from tests.support.faults.killing import Killer
+from tests.support.faults.killed_process import Killer
 from tests.support.faults.system_calls import Call
 
 HARMLESS = {"chmod", "fchmod", "chown", "fchown", "lchown", "utime", "close"}

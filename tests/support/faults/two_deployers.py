@@ -26,10 +26,9 @@ from hypothesis.stateful import (
     rule,
 )
 
-from ml_code.triton_deploy.collect import Collected, Collector
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import DeployError, IllegalTransition
-from ml_code.triton_deploy.intake import RevertRequest
+from ml_code.triton_deploy.gc import Collected, GarbageCollector
 from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
 from ml_code.triton_deploy.records import (
     STEP_AFTER,
@@ -39,8 +38,9 @@ from ml_code.triton_deploy.records import (
     State,
     to_json,
 )
+from ml_code.triton_deploy.request import RevertRequest
 from tests.support.fakes import FakeRegistry, FakeStore, FakeTriton, ones, unavailable
-from tests.support.faults.killing import Killed, Killer, Stopper
+from tests.support.faults.killed_process import Killed, Killer, Stopper
 from tests.support.models import files, golden, times, unknown_operator
 from tests.support.world import MODEL, SETTINGS, World
 
@@ -468,7 +468,7 @@ class TwoDeployers(RuleBasedStateMachine):
 
     def _gc(self, **options: bool) -> Collected:
         self.collecting = True
-        return Collector(self.world.settings, tritons=[self.triton], clock=lambda: self.world.now).run(
+        return GarbageCollector(self.world.settings, tritons=[self.triton], clock=lambda: self.world.now).run(
             MODEL, **options
         )
 
@@ -598,7 +598,7 @@ class TwoDeployers(RuleBasedStateMachine):
         released = {str(release.active_version) for release in self._releases()}
         for name in world.names - released if self.model.is_dir() else ():
             if name.isdigit():
-                manifest = world.folder.versions.need(int(name))
+                manifest = world.folder.versions.require(int(name))
                 assert manifest.deploy_id in self.stopped, "only a process that woke up late leaves a version"
 
     def _due(self, actor: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from ml_code.triton_deploy.bake.baking import Baked, Baking
+from ml_code.triton_deploy.bake.bake import Baked, Baking
 from ml_code.triton_deploy.bake.policy import BakePolicy
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.settings import Settings

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_code.triton_deploy.canary import canary_of
-from ml_code.triton_deploy.canary_course import Verdict
+from ml_code.triton_deploy.canary_course import CanaryVerdict
 from ml_code.triton_deploy.canary_evidence import Judgment, Watched
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.reconcile import Reconciler
@@ -39,7 +39,7 @@ def watched(folder: Path, releases: Releases, gateway: Gateway) -> Iterator[Prom
 
 def does_well(watched: Watched) -> Judgment:
     """Judge every candidate alike."""
-    return Judgment(Verdict.PASS, "it does well")
+    return Judgment(CanaryVerdict.PASS, "it does well")
 
 
 def live_through_everything(releases: Releases, gateway: Gateway, step_s: float) -> None:

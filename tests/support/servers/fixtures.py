@@ -13,7 +13,7 @@ from stack.services import SERVICES
 from stack.triton_servers import STAGING
 from tests.support.airflow.dag_copies import COPIES, RETRAIN_COPIES, RETRAIN_DAG, dags_with_copies
 from tests.support.airflow.settings import RECONCILE_DAG, SETTINGS
-from tests.support.servers.browsing import chromium
+from tests.support.servers.airflow_browser import chromium
 from tests.support.servers.gateways import gateway, own_gateway, releases
 from tests.support.servers.tritons import TritonServer
 

@@ -14,20 +14,20 @@ from typing import Any, Self
 
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import DeployError
-from ml_code.triton_deploy.intake import DeployRequest
 from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
 from ml_code.triton_deploy.records import Canary, Deployment
 from ml_code.triton_deploy.registry import RegisteredVersion
 from ml_code.triton_deploy.repository import ModelFolder
+from ml_code.triton_deploy.request import DeployRequest
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.triton import GrpcTriton
 from stack import Stack
 from stack.triton_servers import STAGING
 from tests.support.fakes import FakeRegistry, fake_store, ones
+from tests.support.servers.crashed_triton import CALM, HANGS_WHILE, REACHED, end_server
 from tests.support.servers.deploying_child import Job
-from tests.support.servers.ending import CALM, HANGS_WHILE, REACHED, end_server
 from tests.support.servers.gateways import Gateway
-from tests.support.servers.hurting import Artifact, checkout_with_ending_backend, good
+from tests.support.servers.hurtful_candidates import Artifact, checkout_with_ending_backend, good
 from tests.support.servers.prometheus_server import Prometheus
 from tests.support.servers.steady_clients import SteadyClients
 from tests.support.waiting import eventually

@@ -27,9 +27,9 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import DeployError
-from ml_code.triton_deploy.intake import DeployRequest, RevertRequest
 from ml_code.triton_deploy.records import Canary
 from ml_code.triton_deploy.registry import RegisteredVersion
+from ml_code.triton_deploy.request import DeployRequest, RevertRequest
 from stack import Stack
 from stack.ports import free_ports
 from tests.support.fakes import FakeRegistry, FakeStore, fake_store

@@ -12,7 +12,7 @@ import pytest
 from stack import Stack
 from tests.support.models import files, golden, times
 from tests.support.servers.gateways import Gateway
-from tests.support.servers.publishing import Publisher
+from tests.support.servers.publisher import Publisher
 
 
 class Followed:

@@ -15,18 +15,18 @@ import pytest
 
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import DeployError, VerificationFailed
-from ml_code.triton_deploy.intake import DeployRequest
+from ml_code.triton_deploy.fleet import Fleet
 from ml_code.triton_deploy.records import Deployment
 from ml_code.triton_deploy.registry import RegisteredVersion
 from ml_code.triton_deploy.repository import ModelFolder
-from ml_code.triton_deploy.serving import Serving
+from ml_code.triton_deploy.request import DeployRequest
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.triton import GrpcTriton
 from ml_code.triton_deploy.version_files import Manifest
 from stack import Stack
 from tests.support.fakes import FakeRegistry, FakeStore, fake_store, ones
 from tests.support.models import files, golden, times
-from tests.support.servers.hanging import blocked
+from tests.support.servers.blocked_storage import blocked
 from tests.support.servers.tritons import TritonServer
 from tests.support.waiting import eventually
 
@@ -129,11 +129,11 @@ class Ours:
         return [path.name.partition(".")[0] for path, _ in self.folder.versions.quarantined()]
 
     def manifest(self, version: int) -> Manifest:
-        return self.folder.versions.need(version)
+        return self.folder.versions.require(version)
 
     @property
-    def serving(self) -> Serving:
-        return Serving(self.folder, [self._site.triton], self.settings)
+    def serving(self) -> Fleet:
+        return Fleet(self.folder, [self._site.triton], self.settings)
 
 
 @pytest.fixture(scope="module")

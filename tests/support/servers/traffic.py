@@ -18,15 +18,15 @@ from typing import Any, Protocol, Self
 import pytest
 
 from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.intake import DeployRequest
 from ml_code.triton_deploy.repository import ModelFolder
+from ml_code.triton_deploy.request import DeployRequest
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.triton import GrpcTriton
 from stack import Stack
 from tests.support.fakes import ones
 from tests.support.models import files, golden, times
 from tests.support.servers.clients import Client, Seen
-from tests.support.servers.publishing import Publisher
+from tests.support.servers.publisher import Publisher
 from tests.support.servers.tritons import TritonServer
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ml_code.gateway.v2_tensors import to_bytes
-from ml_code.triton_deploy.golden import NUMPY_TYPES
 from ml_code.triton_deploy.records import Release, to_json
+from ml_code.triton_deploy.smoke_case import NUMPY_TYPES
 from stack import Stack
 
 MODEL, LARGE = "echo", "large"

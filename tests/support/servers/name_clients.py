@@ -1,6 +1,6 @@
 """Clients of a model's public name, in a process of their own, so that a deployer's work does not delay them.
 
-Run as a script: ``python -m tests.support.servers.asking GRPC_URL MODEL`` asks until its standard input ends, then prints what each client
+Run as a script: ``python -m tests.support.servers.name_clients GRPC_URL MODEL`` asks until its standard input ends, then prints what each client
 saw, as a JSON list. The model is a ``models.times`` whose factor is its version.
 """
 

@@ -10,7 +10,7 @@ from onnx import helper
 
 from stack.servers import REPO
 from tests.support.models import files, golden, times
-from tests.support.servers.ending import MARK
+from tests.support.servers.crashed_triton import MARK
 
 BACKEND = Path(__file__).with_name("ending_backend") / "onnxruntime"
 WARMUP = [

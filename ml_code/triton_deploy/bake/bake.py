@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from ..deployer import Deployer
 from ..errors import BakeFailed, BakeHeld, DeployError, LeaseHeld, NotFound, Superseded
-from ..intake import RevertRequest
 from ..records import BAKED_BADLY, NOT_JUDGED, Bake, BakeVerdict, Deployment, Release
 from ..repository import ModelFolder
+from ..request import RevertRequest
 from ..settings import Settings
 from .policy import BakePolicy
 from .watch import Watch

@@ -14,12 +14,12 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from .deployments import Deployments
 from .errors import DeployError, LeaseHeld, StorageFailed
+from .fleet import Fleet
+from .gc_rules import Found, GcVerdict, Inventory, Kind, Policy, judge
 from .repository import ModelFolder, models_in
-from .retention import Found, Inventory, Kind, Policy, Verdict, judge
-from .serving import Serving
 from .settings import Settings
-from .settlement import Settlement
 from .triton import Triton, tritons_of
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Collected:
     model: str
     live: int | None
     removed: tuple[Removed, ...] = ()
-    kept: tuple[Verdict, ...] = ()
+    kept: tuple[GcVerdict, ...] = ()
     still_open: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     under_way: str = ""
@@ -70,7 +70,7 @@ class Collected:
         return sum(removed.size_bytes for removed in self.removed)
 
 
-class Collector:
+class GarbageCollector:
     """Applies the retention to models of one repository.
 
     Args:
@@ -120,23 +120,23 @@ class Collector:
             InvalidInput, Misconfigured: there is no such place.
         """
         folder = ModelFolder.at(self._settings.repository_root, model)
-        settlement = Settlement(folder, lambda: self._serving(folder), self._settings, self._clock)
+        deployments = Deployments(folder, lambda: self._serving(folder), self._settings, self._clock)
         me = f"gc-{uuid.uuid4().hex[:8]}"
-        verdicts: list[Verdict] = []
+        verdicts: list[GcVerdict] = []
         removed: list[Removed] = []
         problems: list[str] = []
         under_way = ""
         try:
             folder.evidence.require()
-            settlement.abandoned(me)
+            deployments.abandoned(me)
             verdicts = self._judge(folder)
             if dry_run:
                 removed += [_measured(folder, verdict) for verdict in verdicts if verdict.goes]
             elif folder.removals.undecided() or any(verdict.goes for verdict in verdicts):
-                with self._lease(settlement, me):
+                with self._lease(deployments, me):
                     # Judged again: a deploy may have ended meanwhile.
                     verdicts = self._judge(folder)
-                    self._take_away(settlement, me, verdicts, removed, problems)
+                    self._take_away(deployments, me, verdicts, removed, problems)
         except LeaseHeld:
             under_way = folder.lease.last(self._clock())[0] or "a deployment that has just begun"
         except DeployError as error:
@@ -165,24 +165,24 @@ class Collector:
             return Collected(model=model, live=None, problems=(f"not collected: {told}",))
 
     @contextlib.contextmanager
-    def _lease(self, settlement: Settlement, me: str) -> Iterator[None]:
-        settlement.take_lease(me)
+    def _lease(self, deployments: Deployments, me: str) -> Iterator[None]:
+        deployments.take_lease(me)
         try:
-            for path in settlement.folder.removals.undecided():
-                settlement.folder.removals.settle(path)
+            for path in deployments.folder.removals.undecided():
+                deployments.folder.removals.settle(path)
             yield
         finally:
-            settlement.folder.lease.release(me)
+            deployments.folder.lease.release(me)
 
     def _take_away(
         self,
-        settlement: Settlement,
+        deployments: Deployments,
         me: str,
-        verdicts: Sequence[Verdict],
+        verdicts: Sequence[GcVerdict],
         removed: list[Removed],
         problems: list[str],
     ) -> None:
-        folder = settlement.folder
+        folder = deployments.folder
         for verdict in verdicts:
             if not verdict.goes:
                 continue
@@ -194,7 +194,7 @@ class Collector:
             else:
                 removed.append(found)
 
-    def _judge(self, folder: ModelFolder) -> list[Verdict]:
+    def _judge(self, folder: ModelFolder) -> list[GcVerdict]:
         settings = self._settings
         policy = Policy(
             releases=settings.keep_releases,
@@ -204,9 +204,9 @@ class Collector:
         now = self._clock()
         return [_without_foreign(folder, verdict) for verdict in judge(_inventory(folder, now), policy, now)]
 
-    def _serving(self, folder: ModelFolder) -> Serving:
+    def _serving(self, folder: ModelFolder) -> Fleet:
         tritons = tritons_of(self._settings) if self._tritons is None else self._tritons
-        return Serving(folder, tritons, self._settings)
+        return Fleet(folder, tritons, self._settings)
 
 
 def _inventory(folder: ModelFolder, now: datetime) -> Inventory:
@@ -231,7 +231,7 @@ def _inventory(folder: ModelFolder, now: datetime) -> Inventory:
     )
 
 
-def _without_foreign(folder: ModelFolder, verdict: Verdict) -> Verdict:
+def _without_foreign(folder: ModelFolder, verdict: GcVerdict) -> GcVerdict:
     """Let nothing go in which somebody else has put something."""
     if not verdict.goes or verdict.kind is Kind.QUARANTINED:
         return verdict
@@ -245,13 +245,13 @@ def _without_foreign(folder: ModelFolder, verdict: Verdict) -> Verdict:
     return replace(verdict, goes=False, why=f"{foreign[0]} in it is not of this deployer")
 
 
-def _path(folder: ModelFolder, verdict: Verdict) -> Path:
+def _path(folder: ModelFolder, verdict: GcVerdict) -> Path:
     if verdict.kind is Kind.DEPLOYMENT:
         return folder.journal.path(verdict.name)
     return folder.versions.entry(verdict.name)
 
 
-def _measured(folder: ModelFolder, verdict: Verdict) -> Removed:
+def _measured(folder: ModelFolder, verdict: GcVerdict) -> Removed:
     return Removed(
         kind=verdict.kind,
         name=verdict.name,

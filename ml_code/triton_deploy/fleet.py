@@ -26,6 +26,7 @@ from .errors import (
     Unavailable,
     VerificationFailed,
 )
+from .index_cache import IndexCache
 from .lifeline import Life
 from .names import engine_name
 from .records import utc_text
@@ -34,12 +35,11 @@ from .repository import ModelFolder
 from .schema import Schema
 from .settings import Settings
 from .storage import storage_errors
-from .survey import Survey
-from .triton import Answer, Triton
+from .triton import Inference, Triton
 from .version_files import SMOKE_CASE, Manifest
 
 if TYPE_CHECKING:
-    from .golden import SmokeCase
+    from .smoke_case import SmokeCase
 
 SMOKE_REQUESTS = 5
 READY_POLL_S = 0.1
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Serving:
+class Fleet:
     """One model on every Triton of the repository.
 
     Args:
@@ -333,7 +333,7 @@ class Serving:
                     lost.append(triton.url)
         return tuple(lost)
 
-    def public_versions(self, survey: Survey) -> dict[str, int | str | None]:
+    def public_versions(self, survey: IndexCache) -> dict[str, int | str | None]:
         """Return what each Triton answers the public name with: a version, None, or why it can't be asked."""
 
         def ask(triton: Triton) -> int | str | None:
@@ -474,8 +474,8 @@ class Serving:
         with contextlib.suppress(ArtifactRejected, NotFound):
             self._ask_engine(triton, self._case(version), version)
 
-    def _ask_engine(self, triton: Triton, case: SmokeCase, version: int) -> list[Answer]:
-        from . import golden
+    def _ask_engine(self, triton: Triton, case: SmokeCase, version: int) -> list[Inference]:
+        from . import smoke_case
 
         engine = engine_name(self._model, version)
         try:
@@ -484,9 +484,9 @@ class Serving:
                 for _ in range(1 + SMOKE_REQUESTS)
             ]
         except ArtifactRejected as error:
-            raise golden.asked_with(case, error) from error
+            raise smoke_case.asked_with(case, error) from error
 
-    def _ask_public(self, triton: Triton, case: SmokeCase) -> Answer:
+    def _ask_public(self, triton: Triton, case: SmokeCase) -> Inference:
         timeout_s = self._settings.infer_timeout_s
         began = time.monotonic()
         try:
@@ -512,22 +512,22 @@ class Serving:
 
     def _case(self, version: int) -> SmokeCase:
         # It needs numpy, and most steps do not need it.
-        from . import golden
+        from . import smoke_case
 
         path = self._versions.path(version) / SMOKE_CASE
         with storage_errors(f"reading {path}"):
             text = path.read_text(encoding="utf-8")
-        return golden.parse_case(text, Schema.from_dict(self._versions.need(version).schema))
+        return smoke_case.parse_case(text, Schema.from_dict(self._versions.require(version).schema))
 
-    def _check(self, case: SmokeCase, answer: Answer, version: int) -> float:
-        from . import golden
+    def _check(self, case: SmokeCase, answer: Inference, version: int) -> float:
+        from . import smoke_case
 
         if answer.version != version:
             raise VerificationFailed(
                 f"Version {answer.version} answered instead of {version}.",
                 hint="Check who else loads models into this Triton, then deploy again.",
             )
-        return golden.largest_error(
+        return smoke_case.largest_error(
             case, answer.outputs, rtol=self._settings.smoke_rtol, atol=self._settings.smoke_atol
         )
 

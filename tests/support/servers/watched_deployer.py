@@ -9,7 +9,7 @@ from typing import Any
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.records import Deployment
 from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.triton import Answer, GrpcTriton
+from ml_code.triton_deploy.triton import GrpcTriton, Inference
 
 STEPS = ("snapshot", "materialize", "load", "ready", "smoke", "commit", "rollback")
 
@@ -65,7 +65,7 @@ class _Watched(GrpcTriton):
 
     def infer(
         self, model: str, inputs: Mapping[str, Any], timeout_s: float, version: int | None = None
-    ) -> Answer:
+    ) -> Inference:
         with self._told("ask", model):
             return super().infer(model, inputs, timeout_s, version)
 

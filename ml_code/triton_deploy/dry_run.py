@@ -13,9 +13,14 @@ from typing import Any
 
 from .artifacts import ArtifactStore
 from .canary import steps_of
+from .deployments import Deployments
 from .errors import DeployError, LeaseHeld, TakenBack
 from .foreign import refuse_foreign, refuse_foreign_version
-from .intake import (
+from .integrity import damage, refuse
+from .materialize import Materializer, refuse_quarantined
+from .records import Canary, Deployment, Pinned, State
+from .registry import Registry, wait_for_alias
+from .request import (
     DeployRequest,
     RevertRequest,
     deploy_record,
@@ -24,12 +29,7 @@ from .intake import (
     revert_record,
     still_wanted,
 )
-from .integrity import damage, refuse
-from .materialize import Materializer, refuse_quarantined
-from .records import Canary, Deployment, Pinned, State
-from .registry import Registry, wait_for_alias
 from .settings import Settings
-from .settlement import Settlement
 from .verdicts import refuse_bad
 
 
@@ -75,7 +75,7 @@ class Plan:
 class _Draft:
     """A plan in the making."""
 
-    settlement: Settlement
+    deployments: Deployments
     does: list[str] = field(default_factory=list)
     obstacles: list[DeployError] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -96,25 +96,25 @@ class _Draft:
             comes_first: whether he ends a canary.
         """
         self.facts["under_way"] = None
-        trial = self.settlement.on_trial(deploy_id) if comes_first else None
+        trial = self.deployments.on_trial(deploy_id) if comes_first else None
         if trial is not None:
             self.does.append(f"roll back deployment {trial.deploy_id}, whose candidate is only on trial")
             self.facts["under_way"] = trial.deploy_id
             return
         try:
-            abandoned = self.settlement.abandoned(deploy_id)
+            abandoned = self.deployments.abandoned(deploy_id)
         except LeaseHeld as error:
             self.obstacles.append(error)
-            folder = self.settlement.folder
-            self.facts["under_way"] = folder.lease.last(self.settlement.clock())[0]
+            folder = self.deployments.folder
+            self.facts["under_way"] = folder.lease.last(self.deployments.clock())[0]
             return
         if abandoned:
             self.does.append(f"settle the abandoned deployment {abandoned}")
 
     def done(self) -> Plan:
         return Plan(
-            model=self.settlement.folder.model,
-            serves=self.settlement.what_serves(),
+            model=self.deployments.folder.model,
+            serves=self.deployments.what_serves(),
             does=tuple(self.does),
             obstacles=tuple(self.obstacles),
             facts=self.facts,
@@ -123,7 +123,7 @@ class _Draft:
 
 def plan_deploy(
     request: DeployRequest,
-    settlement: Settlement,
+    deployments: Deployments,
     settings: Settings,
     registry: Callable[[], Registry],
     stores: Callable[[str], ArtifactStore],
@@ -134,7 +134,7 @@ def plan_deploy(
 
     Args:
         request: what is asked for.
-        settlement: the model's deployments.
+        deployments: the model's deployments.
         settings: limits, and how long to wait for the alias.
         registry: gives the model registry.
         stores: gives the artifact store of a location.
@@ -144,38 +144,38 @@ def plan_deploy(
     Raises:
         StorageFailed: the repository can't be looked at.
     """
-    draft = _Draft(settlement)
+    draft = _Draft(deployments)
     with draft.obstacle():
         refuse_request(request)
-    known = settlement.folder.journal.find(request.deploy_id)
+    known = deployments.folder.journal.find(request.deploy_id)
     if known is not None:
         _plan_of_known(draft, known)
         return draft.done()
     with draft.obstacle():
-        refuse_foreign(settlement.folder, settlement.serving, settings.repository_root)
+        refuse_foreign(deployments.folder, deployments.serving, settings.repository_root)
     with draft.obstacle():
-        settlement.folder.versions.refuse_traps()
+        deployments.folder.versions.refuse_traps()
     draft.look_at_lease(request.deploy_id)
     with draft.obstacle():
         found = wait_for_alias(registry(), request.model, request.alias, settings, report)
         draft.facts |= {"version": found.version, "run_id": found.run_id}
-        pinned = pinned_version(request, found, stores, settlement.folder)
+        pinned = pinned_version(request, found, stores, deployments.folder)
         _plan_of_pinned(draft, request, pinned, settings, stores)
     return draft.done()
 
 
-def plan_revert(request: RevertRequest, settlement: Settlement) -> Plan:
+def plan_revert(request: RevertRequest, deployments: Deployments) -> Plan:
     """Find out what a revert would do; every byte of the version's files is read and compared with its release, unless it is not to be.
 
     Args:
         request: what is asked for.
-        settlement: the model's deployments.
+        deployments: the model's deployments.
 
     Raises:
         StorageFailed: the repository can't be looked at.
     """
-    draft = _Draft(settlement)
-    folder = settlement.folder
+    draft = _Draft(deployments)
+    folder = deployments.folder
     known = folder.journal.find(request.deploy_id)
     if known is not None:
         _plan_of_known(draft, known)
@@ -187,7 +187,7 @@ def plan_revert(request: RevertRequest, settlement: Settlement) -> Plan:
     draft.look_at_lease(request.deploy_id, comes_first=True)
     live = folder.releases.latest()
     with draft.obstacle():
-        record = revert_record(request, live, folder, settlement.clock())
+        record = revert_record(request, live, folder, deployments.clock())
         warm = live is not None and record.version in live.loaded_versions
         found = [] if request.unverified else list(damage(folder, record.version, deep=True))
         draft.facts |= {
@@ -207,18 +207,18 @@ def plan_revert(request: RevertRequest, settlement: Settlement) -> Plan:
     return draft.done()
 
 
-def plan_rollback(deploy_id: str, settlement: Settlement) -> Plan:
+def plan_rollback(deploy_id: str, deployments: Deployments) -> Plan:
     """Find out what a rollback would do: undo the deployment, or finish it past its decision.
 
     Args:
         deploy_id: the deployment.
-        settlement: the model's deployments.
+        deployments: the model's deployments.
 
     Raises:
         StorageFailed: the repository can't be looked at.
     """
-    draft = _Draft(settlement)
-    record = settlement.folder.journal.find(deploy_id)
+    draft = _Draft(deployments)
+    record = deployments.folder.journal.find(deploy_id)
     draft.facts["state"] = record.state if record else None
     if record is None:
         draft.does.append(f"nothing: deployment {deploy_id} had not begun")
@@ -228,7 +228,7 @@ def plan_rollback(deploy_id: str, settlement: Settlement) -> Plan:
         draft.does.append(f"nothing: deployment {deploy_id} is {record.state}")
         return draft.done()
     with draft.obstacle():
-        settlement.folder.evidence.require()
+        deployments.folder.evidence.require()
     draft.look_at_lease(deploy_id)
     if record.state is State.COMMITTING:
         draft.does.append(
@@ -238,7 +238,7 @@ def plan_rollback(deploy_id: str, settlement: Settlement) -> Plan:
     draft.does.append(f"undo deployment {deploy_id} of version {record.version}, which is {record.state}")
     if State.SWITCHING in record.times_utc:
         draft.does.append("point the public name at what is live, on every Triton")
-    manifest = settlement.folder.versions.manifest(record.version)
+    manifest = deployments.folder.versions.manifest(record.version)
     if manifest is not None and manifest.deploy_id == deploy_id:
         draft.does.append(f"put the files of version {record.version} into quarantine")
     return draft.done()
@@ -277,7 +277,7 @@ def _plan_of_pinned(
     settings: Settings,
     stores: Callable[[str], ArtifactStore],
 ) -> None:
-    folder = draft.settlement.folder
+    folder = draft.deployments.folder
     files = stores(pinned.artifact_uri).list_files(pinned.artifact_uri)
     draft.facts |= {
         "artifact_uri": pinned.artifact_uri,
@@ -303,11 +303,11 @@ def _plan_of_pinned(
         refuse_foreign_version(folder, pinned.version)
     live = folder.releases.latest()
     refuse_taken_number(folder, pinned)
-    draft.facts["is_live"] = live is not None and draft.settlement.is_live(live, pinned)
+    draft.facts["is_live"] = live is not None and draft.deployments.is_live(live, pinned)
     if draft.facts["is_live"]:
         draft.does.append(f"nothing: version {pinned.version} is live already")
         return
-    record = deploy_record(request, pinned, live, False, draft.settlement.clock())
+    record = deploy_record(request, pinned, live, False, draft.deployments.clock())
     materializer = Materializer(settings, folder.versions, lambda: stores(pinned.artifact_uri))
     copied = materializer.is_to_be_copied(record, folder.releases.releases_version(pinned.version))
     what = (

@@ -11,11 +11,11 @@ from typing import Any
 
 from .boot import booted_at
 from .errors import DeployError, EndedTriton, FlipUnanswered, Superseded
+from .fleet import Fleet
 from .identity import has_content_of
 from .names import check_deploy_id
 from .records import Deployment, Failure, Pinned, Release, State, advance, next_release, utc_text
 from .repository import ModelFolder
-from .serving import Serving
 from .settings import Settings
 from .triton import Triton
 from .version_files import Manifest
@@ -32,7 +32,7 @@ verified, until the next reconcile."""
 
 
 @dataclass(frozen=True)
-class Settlement:
+class Deployments:
     """What may be done to any deployment of one model, on any worker.
 
     Attributes:
@@ -44,7 +44,7 @@ class Settlement:
     """
 
     folder: ModelFolder
-    serving: Callable[[], Serving]
+    serving: Callable[[], Fleet]
     settings: Settings
     clock: Callable[[], datetime]
     tell: Callable[[Deployment], None] = lambda record: None
@@ -292,12 +292,12 @@ class Settlement:
 
         Args:
             triton: on this one; on all of them by default.
-            spared: addresses of Tritons that may be away: see Serving.restore.
+            spared: addresses of Tritons that may be away: see Fleet.restore.
 
         Raises:
             Unavailable: a Triton does not answer; repeat it.
 
-        When the live version's files are gone, see Serving.restore_without_files.
+        When the live version's files are gone, see Fleet.restore_without_files.
         """
 
         def point(live: Release | None) -> None:

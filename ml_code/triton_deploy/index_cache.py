@@ -18,7 +18,7 @@ Loaded = Mapping[str, tuple[int, ...]]
 """Names in Triton with the versions that are ready."""
 
 
-class Survey:
+class IndexCache:
     """Looks when it is first asked, and remembers the answer until it is told to forget.
 
     Args:

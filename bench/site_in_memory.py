@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.intake import DeployRequest
 from ml_code.triton_deploy.records import Deployment
 from ml_code.triton_deploy.registry import RegisteredVersion
 from ml_code.triton_deploy.repository import models_in
+from ml_code.triton_deploy.request import DeployRequest
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.triton import Triton
 from tests.support.fakes import FakeRegistry, FakeStore, FakeTriton, fake_store

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Feedback:
+class MlflowTags:
     """Keeps the registry's pages of versions true, as well as it can within its time limit.
 
     Args:

@@ -1,6 +1,6 @@
 """Many deployers of one model at once: a process each, forked when all has been imported, started by one signal.
 
-Run as a script: ``python -m tests.support.servers.racing MODEL RACERS ROUNDS [BUG…]`` with the settings in the environment. Racer ``n``
+Run as a script: ``python -m tests.support.servers.racing_deployers MODEL RACERS ROUNDS [BUG…]`` with the settings in the environment. Racer ``n``
 deploys alias ``r<n>``; every third one reverts instead, when there is something to go back to. Prints a JSON list with what each attempt came to.
 """
 
@@ -14,14 +14,14 @@ from collections.abc import Callable
 
 from ml_code.triton_deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import DeployError
-from ml_code.triton_deploy.intake import DeployRequest, RevertRequest
+from ml_code.triton_deploy.fleet import Fleet
 from ml_code.triton_deploy.records import Deployment, Release, to_json
 from ml_code.triton_deploy.repository import durable
 from ml_code.triton_deploy.repository.lease import Lease
 from ml_code.triton_deploy.repository.releases import Releases
-from ml_code.triton_deploy.serving import Serving
+from ml_code.triton_deploy.request import DeployRequest, RevertRequest
 from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.step import Step
+from ml_code.triton_deploy.step import RunningStep
 
 PAUSE_S = 0.2
 """Between two attempts of one racer."""
@@ -36,8 +36,8 @@ def nobody_minds_the_others() -> None:
     for owner, name in (
         (Lease, "acquire"),
         (Lease, "renew"),
-        (Step, "refuse_outdated"),
-        (Serving, "retire"),
+        (RunningStep, "refuse_outdated"),
+        (Fleet, "retire"),
     ):
         setattr(owner, name, nothing)
 

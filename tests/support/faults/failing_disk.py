@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.support.fakes import FakeTriton
-from tests.support.faults.killing import Watched
+from tests.support.faults.killed_process import Watched
 from tests.support.faults.system_calls import Call
 
 _WRITE: dict[str, Callable[..., int]] = {"write": os.write, "pwrite": os.pwrite}

@@ -83,7 +83,7 @@ class Inventory:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class GcVerdict:
     """What becomes of one directory.
 
     Attributes:
@@ -99,7 +99,7 @@ class Verdict:
     why: str
 
 
-def judge(inventory: Inventory, policy: Policy, now: datetime) -> list[Verdict]:
+def judge(inventory: Inventory, policy: Policy, now: datetime) -> list[GcVerdict]:
     """Say of everything that is there whether it goes, and why.
 
     Args:
@@ -116,7 +116,7 @@ def judge(inventory: Inventory, policy: Policy, now: datetime) -> list[Verdict]:
     return [*versions, *quarantined, *_deployments(inventory, policy, now, needed)]
 
 
-def _versions(inventory: Inventory, policy: Policy, now: datetime) -> Iterator[Verdict]:
+def _versions(inventory: Inventory, policy: Policy, now: datetime) -> Iterator[GcVerdict]:
     released = {release.active_version for release in inventory.releases}
     for version, found in sorted(inventory.versions.items()):
         needs = [*_needs(version, inventory, policy)]
@@ -131,7 +131,7 @@ def _versions(inventory: Inventory, policy: Policy, now: datetime) -> Iterator[V
             goes, why = True, f"deployment {found.deploy_id} left it and was never released"
         else:
             goes, why = False, f"deployment {found.deploy_id} left it not long ago"
-        yield Verdict(kind=Kind.VERSION, name=str(version), goes=goes, why=why)
+        yield GcVerdict(kind=Kind.VERSION, name=str(version), goes=goes, why=why)
 
 
 def _needs(version: int, inventory: Inventory, policy: Policy) -> Iterator[str]:
@@ -155,7 +155,7 @@ def _needs(version: int, inventory: Inventory, policy: Policy) -> Iterator[str]:
         yield "its engine is still there, which a reconcile removes"
 
 
-def _quarantined(inventory: Inventory, policy: Policy, now: datetime) -> Iterator[Verdict]:
+def _quarantined(inventory: Inventory, policy: Policy, now: datetime) -> Iterator[GcVerdict]:
     unfinished = {record.deploy_id for record in inventory.deployments if not record.finished}
     newest_first = sorted(
         ((name, found) for name, found in inventory.quarantined.items() if found.deploy_id),
@@ -164,7 +164,7 @@ def _quarantined(inventory: Inventory, policy: Policy, now: datetime) -> Iterato
     )
     for name in sorted(inventory.quarantined.keys() - dict(newest_first).keys()):
         why = "it does not say which deployment it is of: it is not ours to remove"
-        yield Verdict(kind=Kind.QUARANTINED, name=name, goes=False, why=why)
+        yield GcVerdict(kind=Kind.QUARANTINED, name=name, goes=False, why=why)
     for place, (name, found) in enumerate(newest_first):
         if found.deploy_id in unfinished:
             goes, why = False, f"deployment {found.deploy_id} has not ended"
@@ -176,11 +176,11 @@ def _quarantined(inventory: Inventory, policy: Policy, now: datetime) -> Iterato
             goes, why = False, "less than a day old"
         else:
             goes, why = True, f"there are {policy.quarantined} newer ones"
-        yield Verdict(kind=Kind.QUARANTINED, name=name, goes=goes, why=why)
+        yield GcVerdict(kind=Kind.QUARANTINED, name=name, goes=goes, why=why)
 
 
 def _deployments_of_what_stays(
-    inventory: Inventory, policy: Policy, verdicts: list[Verdict]
+    inventory: Inventory, policy: Policy, verdicts: list[GcVerdict]
 ) -> Mapping[str, str]:
     """Return the deployments whose journal belongs to something that stays, with what that is."""
     needed = {inventory.holder: "it has the lease"}
@@ -199,7 +199,7 @@ def _deployments_of_what_stays(
 
 def _deployments(
     inventory: Inventory, policy: Policy, now: datetime, needed: Mapping[str, str]
-) -> Iterator[Verdict]:
+) -> Iterator[GcVerdict]:
     for record in inventory.deployments:
         if not record.finished:
             goes, why = False, f"it is {record.state}: it has not ended"
@@ -209,4 +209,4 @@ def _deployments(
             goes, why = True, f"it ended more than {policy.days:g} days ago"
         else:
             goes, why = False, "it ended not long ago"
-        yield Verdict(kind=Kind.DEPLOYMENT, name=record.deploy_id, goes=goes, why=why)
+        yield GcVerdict(kind=Kind.DEPLOYMENT, name=record.deploy_id, goes=goes, why=why)
