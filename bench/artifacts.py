@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from ml_code.triton_deploy.version_files import DIGEST_TAG
+from ml_code.triton_deploy.rules.version_files import DIGEST_TAG
 from stack import Stack
 
 BUCKET = "mlflow"

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_code.triton_deploy.bake import evidence as bounds
-from ml_code.triton_deploy.bake.readings import PARTS
-from ml_code.triton_deploy.bake.rules import Limits
+from ml_code.triton_deploy.rules import failure_evidence as bounds
+from ml_code.triton_deploy.rules.bake_rules import Limits
+from ml_code.triton_deploy.watch.readings import PARTS
 
 Numbers = NDArray[np.float64]
 Truths = NDArray[np.bool_]

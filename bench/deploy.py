@@ -26,11 +26,11 @@ from bench.process_tree import written_bytes
 from bench.processes import run as run_process
 from bench.series import Series
 from bench.site import servers
-from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.model_config import engine_config, to_pbtxt
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.request import DeployRequest
+from ml_code.triton_deploy.model.model_config import engine_config, to_pbtxt
 from ml_code.triton_deploy.repository import ModelFolder
-from ml_code.triton_deploy.request import DeployRequest
-from ml_code.triton_deploy.schema import Schema, Tensor
+from ml_code.triton_deploy.rules.schema import Schema, Tensor
 from ml_code.triton_deploy.settings import Settings
 from stack import Stack
 

@@ -20,13 +20,13 @@ from pathlib import Path
 
 from bench.series import Series
 from bench.site_in_memory import Publisher, settings_at
-from ml_code.triton_deploy import model_config
-from ml_code.triton_deploy.names import engine_name
-from ml_code.triton_deploy.records import Deployment, State
+from ml_code.triton_deploy.clients.triton import tritons_of
+from ml_code.triton_deploy.model import model_config
 from ml_code.triton_deploy.repository import ModelFolder
-from ml_code.triton_deploy.schema import Schema
+from ml_code.triton_deploy.rules.names import engine_name
+from ml_code.triton_deploy.rules.records import Deployment, State
+from ml_code.triton_deploy.rules.schema import Schema
 from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.triton import tritons_of
 from stack import Stack
 from tests.support.fakes import FakeStore, fake_store
 

@@ -22,13 +22,13 @@ from pathlib import Path
 from bench.series import Series
 from bench.site import MODEL, servers
 from bench.site_in_memory import Publisher, fill, served, settings_at
-from ml_code.gateway.deploy_metrics import DeployMetrics
-from ml_code.triton_deploy.index_cache import IndexCache
-from ml_code.triton_deploy.mlflow_tags import MlflowTags
-from ml_code.triton_deploy.reconcile import Reconciler
+from ml_code.gateway.front.deploy_metrics import DeployMetrics
+from ml_code.triton_deploy.fleet.index_cache import IndexCache
+from ml_code.triton_deploy.report.mlflow_tags import MlflowTags
 from ml_code.triton_deploy.repository import ModelFolder, models_in
 from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.status import model_status
+from ml_code.triton_deploy.upkeep.reconcile import Reconciler
+from ml_code.triton_deploy.upkeep.status import model_status
 from tests.support.fakes import FakeTriton, fake_store
 
 STOOD_IN = "Triton stood in for"

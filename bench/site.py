@@ -11,13 +11,13 @@ from typing import Any
 
 from ml_code.train_model import train_and_register
 from ml_code.training.request import TrainingRequest
-from ml_code.triton_deploy import smoke_case
-from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.request import DeployRequest
+from ml_code.triton_deploy.model import smoke_case
 from ml_code.triton_deploy.repository import ModelFolder
-from ml_code.triton_deploy.request import DeployRequest
-from ml_code.triton_deploy.schema import Schema
+from ml_code.triton_deploy.rules.schema import Schema
+from ml_code.triton_deploy.rules.version_files import SMOKE_CASE
 from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.version_files import SMOKE_CASE
 from stack import Stack
 
 MODEL = "best_model"

@@ -15,13 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.records import Deployment
-from ml_code.triton_deploy.registry import RegisteredVersion
+from ml_code.triton_deploy.clients.registry import RegisteredVersion
+from ml_code.triton_deploy.clients.triton import Triton
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.request import DeployRequest
 from ml_code.triton_deploy.repository import models_in
-from ml_code.triton_deploy.request import DeployRequest
+from ml_code.triton_deploy.rules.records import Deployment
 from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.triton import Triton
 from tests.support.fakes import FakeRegistry, FakeStore, FakeTriton, fake_store
 from tests.support.models import files, golden, times
 

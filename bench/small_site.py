@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from bench.site import MODEL, Site, servers
-from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.records import Deployment
-from ml_code.triton_deploy.request import DeployRequest, RevertRequest
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.request import DeployRequest, RevertRequest
+from ml_code.triton_deploy.rules.records import Deployment
 from ml_code.triton_deploy.settings import Settings
 from tests.support.models import files, golden, times, unknown_operator
 from tests.support.servers.publisher import Publisher

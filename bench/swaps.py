@@ -23,11 +23,11 @@ from bench.series import Series
 from bench.site import MODEL
 from bench.small_site import SmallSite, deploy, revert, small_site
 from bench.steady_clients import Answer, Asked, Clients
-from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.clients.triton import GrpcTriton
+from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import ArtifactRejected, VerificationFailed
-from ml_code.triton_deploy.records import Deployment
+from ml_code.triton_deploy.rules.records import Deployment
 from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.triton import GrpcTriton
 
 CLIENTS, REQUESTS_PER_S = 3, 100
 BEFORE_S, AFTER_S = 0.2, 0.4

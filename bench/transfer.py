@@ -23,9 +23,9 @@ import urllib3
 
 from bench.series import Series
 from bench.site import servers
-from ml_code.triton_deploy.artifacts import S3Store
+from ml_code.triton_deploy.clients.artifacts import S3Store
+from ml_code.triton_deploy.clients.transfer import Transfer
 from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.transfer import Transfer
 
 STREAMS, RANGE_BYTES, BLOCK_BYTES = 4, 16 << 20, 1 << 20
 BUCKET, KEY = "bench", "model.onnx"

@@ -10,11 +10,11 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param, get_current_context, task
 
-from deploy_run import no_vain_retries
-from ml_code.triton_deploy.canary_command import CHOICES
-from ml_code.triton_deploy.names import DEPLOY_ID_PATTERN, LONGEST_REASON, MODEL_PATTERN
+from ml_code.airflow_provider.deploy_run import no_vain_retries
+from ml_code.airflow_provider.run_params import ONE_LINE, known_params_only
+from ml_code.triton_deploy.cli.canary_command import CHOICES
+from ml_code.triton_deploy.rules.names import DEPLOY_ID_PATTERN, LONGEST_REASON, MODEL_PATTERN
 from ml_code.triton_deploy.settings import Settings
-from run_params import ONE_LINE, known_params_only
 
 SETTINGS = Settings.from_env()
 
@@ -62,8 +62,8 @@ with DAG(
     @task(execution_timeout=timedelta(minutes=5), retries=2, retry_delay=timedelta(seconds=5))
     def decide() -> str:
         """Record what is said, for the run of the deploy to do; returns what comes of it."""
-        from ml_code.triton_deploy.canary_command import done
-        from ml_code.triton_deploy.names import check_reason
+        from ml_code.triton_deploy.cli.canary_command import done
+        from ml_code.triton_deploy.rules.names import check_reason
 
         context = get_current_context()
         params = context["params"]

@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 from airflow.sdk import DAG, Param, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException
 
+from ml_code.airflow_provider.run_params import known_params_only
 from ml_code.triton_deploy.settings import Settings
-from run_params import known_params_only
 
 with DAG(
     dag_id="gc_triton",
@@ -32,7 +32,7 @@ with DAG(
     @task(execution_timeout=timedelta(hours=1), retries=2, retry_delay=timedelta(seconds=10))
     def gc() -> list[dict[str, str]]:
         """Collect every model of the repository; the next run tries again what failed, and a next try what was killed."""
-        from ml_code.triton_deploy.gc import GarbageCollector
+        from ml_code.triton_deploy.upkeep.gc import GarbageCollector
 
         dry_run = get_current_context()["params"]["dry_run"]
         results = GarbageCollector(Settings.from_env()).run_all(dry_run=dry_run)

@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 from airflow.sdk import DAG, Param, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException
 
+from ml_code.airflow_provider.run_params import known_params_only
 from ml_code.triton_deploy.settings import Settings
-from run_params import known_params_only
 
 SETTINGS = Settings.from_env()
 
@@ -43,7 +43,7 @@ with DAG(
     )
     def reconcile() -> None:
         """Reconcile every model of the repository; the next run tries again what failed, and a next try what was killed."""
-        from ml_code.triton_deploy.reconcile import Reconciler
+        from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 
         deep = get_current_context()["params"]["deep"]
         results = Reconciler(Settings.from_env()).run_all(deep=deep)

@@ -16,12 +16,12 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, Param, TriggerRule, chain, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from deploy_run import deploy_id_of, no_vain_retries
-from deploy_tasks import bake_minutes, deploy_tasks, limit
+from ml_code.airflow_provider.deploy_run import deploy_id_of, no_vain_retries
+from ml_code.airflow_provider.deploy_tasks import bake_minutes, deploy_tasks, limit
+from ml_code.airflow_provider.run_params import ONE_LINE, known_params_only, own_deployment_only
 from ml_code.gate.settings import RetrainSettings
-from ml_code.triton_deploy.names import ALIAS_PATTERN, MODEL_PATTERN
+from ml_code.triton_deploy.rules.names import ALIAS_PATTERN, MODEL_PATTERN
 from ml_code.triton_deploy.settings import Settings
-from run_params import ONE_LINE, known_params_only, own_deployment_only
 
 SETTINGS = Settings.from_env()
 RETRAIN = RetrainSettings.from_env()

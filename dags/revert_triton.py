@@ -9,11 +9,17 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param, get_current_context, task
 
-from deploy_run import no_vain_retries
-from ml_code.triton_deploy.names import LONGEST_REASON, MAX_VERSION, MIN_VERSION, MODEL_PATTERN, deploy_id_for
+from ml_code.airflow_provider.deploy_run import no_vain_retries
+from ml_code.airflow_provider.notifier import DeployNotifier
+from ml_code.airflow_provider.run_params import ONE_LINE, known_params_only
+from ml_code.triton_deploy.rules.names import (
+    LONGEST_REASON,
+    MAX_VERSION,
+    MIN_VERSION,
+    MODEL_PATTERN,
+    deploy_id_for,
+)
 from ml_code.triton_deploy.settings import Settings
-from notifier import DeployNotifier
-from run_params import ONE_LINE, known_params_only
 
 SETTINGS = Settings.from_env()
 MARGIN_S = 600
@@ -74,9 +80,9 @@ with DAG(
     )
     def revert() -> None:
         """Check the earlier version as a candidate and make it live."""
-        from ml_code.triton_deploy.deployer import Deployer
-        from ml_code.triton_deploy.names import check_reason
-        from ml_code.triton_deploy.request import RevertRequest
+        from ml_code.triton_deploy.deploy.deployer import Deployer
+        from ml_code.triton_deploy.deploy.request import RevertRequest
+        from ml_code.triton_deploy.rules.names import check_reason
 
         context = get_current_context()
         params = context["params"]

@@ -22,12 +22,12 @@ from bench.series import Series, from_json, summaries, table
 from ml_code.alias_events.settings import EventSettings
 from ml_code.gate.rules import Rules
 from ml_code.gate.settings import RetrainSettings
-from ml_code.gateway.deploy_metrics import FAMILIES
+from ml_code.gateway.front.deploy_metrics import FAMILIES
 from ml_code.gateway.settings import GatewaySettings
 from ml_code.triton_deploy.cli import EXIT_CODES
-from ml_code.triton_deploy.environment import FromEnvironment
-from ml_code.triton_deploy.records import TRANSITIONS
+from ml_code.triton_deploy.rules.records import TRANSITIONS
 from ml_code.triton_deploy.settings import Settings
+from ml_code.triton_deploy.settings.environment import FromEnvironment
 
 ROOT = Path(__file__).resolve().parents[1]
 

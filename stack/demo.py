@@ -222,8 +222,8 @@ class Demo:
 
     def _record(self, key: str) -> Any:
         """Return what was recorded of a run; a try of a revert has a record of its own."""
-        from ml_code.triton_deploy.names import deploy_id_for
         from ml_code.triton_deploy.repository import ModelFolder
+        from ml_code.triton_deploy.rules.names import deploy_id_for
 
         return ModelFolder.at(self._folder.parent, MODEL).journal.get(deploy_id_for(key))
 

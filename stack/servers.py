@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ml_code.triton_deploy.names import PLAIN_PATH, needs_quoting
+from ml_code.triton_deploy.rules.names import PLAIN_PATH, needs_quoting
 from stack import services as known
 from stack.claim import Claim
 from stack.errors import StackError

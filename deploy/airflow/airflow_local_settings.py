@@ -16,9 +16,9 @@ STARTS_TASKS = ("scheduler", "worker", "standalone")
 USED_BY_TASKS = (
     "google.protobuf.json_format",
     "google.protobuf.text_format",
-    "ml_code.triton_deploy.deployer",
-    "ml_code.triton_deploy.smoke_case",
-    "ml_code.triton_deploy.http_connections",
+    "ml_code.triton_deploy.deploy.deployer",
+    "ml_code.triton_deploy.model.smoke_case",
+    "ml_code.triton_deploy.clients.http.connections",
     "numpy",
     "onnx",
     "requests",

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import requests
 
-from ..triton_deploy import http
+from ..triton_deploy.clients import http
 from ..triton_deploy.errors import AccessDenied, DeployError, Misconfigured, Unavailable
 from .moves import Move
 from .settings import EventSettings

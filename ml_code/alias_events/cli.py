@@ -8,9 +8,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 
-from ..triton_deploy import variables
 from ..triton_deploy.errors import DeployError
-from ..triton_deploy.settings import Settings
+from ..triton_deploy.settings import Settings, variables
 from .settings import EventSettings
 
 STOP_TIMEOUT_S = 30
@@ -31,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve(settings: EventSettings) -> int:
     import uvicorn
 
-    from ..gateway.protocol import LimitedProtocol, allow_connections
+    from ..service.http_protocol import LimitedProtocol, allow_connections
     from .logs import set_up_logging
     from .receiver import create_app
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from .. import json_logs
+from ..service import json_logs
 
 log = logging.getLogger("ml_code.alias_events")
 

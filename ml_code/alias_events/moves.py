@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..triton_deploy.errors import DeployError, InvalidInput, Misconfigured
-from ..triton_deploy.names import check_alias, check_model
+from ..triton_deploy.rules.names import check_alias, check_model
 from .errors import Malformed
 
 ANY = "*"

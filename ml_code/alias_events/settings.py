@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..triton_deploy.environment import FromEnvironment, setting
 from ..triton_deploy.errors import Misconfigured
-from ..triton_deploy.web_address import credentials, fault, remedy, shown
+from ..triton_deploy.rules.web_address import credentials, fault, remedy, shown
+from ..triton_deploy.settings.environment import FromEnvironment, setting
 from .moves import ANY, Followed
 
 SHORTEST_SECRET = 16

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from ..triton_deploy.clients.mlflow_api import MlflowApi
 from ..triton_deploy.errors import Misconfigured, Unavailable
-from ..triton_deploy.mlflow_api import MlflowApi
+from ..triton_deploy.errors.texts import excerpt
 from ..triton_deploy.settings import Settings
-from ..triton_deploy.texts import excerpt
 
 NAME = "triton-events"
 PATH = "/mlflow"

@@ -8,11 +8,10 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from ..triton_deploy import variables
 from ..triton_deploy.errors import DeployError, InvalidInput
-from ..triton_deploy.names import check_model
-from ..triton_deploy.settings import Settings
-from ..triton_deploy.texts import OneLine
+from ..triton_deploy.errors.texts import OneLine
+from ..triton_deploy.rules.names import check_model
+from ..triton_deploy.settings import Settings, variables
 from .rules import Rules
 
 EXIT_KEPT = 10

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..training.heldout import PROBABILITIES_NAME, HeldOut
-from ..triton_deploy import onnx_model
-from ..triton_deploy.datatypes import NUMPY_TYPES
 from ..triton_deploy.errors import ArtifactRejected, VerificationFailed
-from ..triton_deploy.reference import Limits, ModelFailed, ModelProcess
-from ..triton_deploy.schema import Tensor
+from ..triton_deploy.model import onnx_model
+from ..triton_deploy.model.reference import Limits, ModelFailed, ModelProcess
+from ..triton_deploy.rules.datatypes import NUMPY_TYPES
+from ..triton_deploy.rules.schema import Tensor
 
 Array = npt.NDArray[Any]
 

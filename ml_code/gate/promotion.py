@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..triton_deploy.clients.mlflow_api import MlflowApi
+from ..triton_deploy.clients.mlflow_board import MlflowBoard
 from ..triton_deploy.errors import Superseded, Unavailable
-from ..triton_deploy.mlflow_api import MlflowApi
-from ..triton_deploy.mlflow_board import MlflowBoard
-from ..triton_deploy.records import Deployment, Release, State
+from ..triton_deploy.rules.records import Deployment, Release, State
 from ..triton_deploy.settings import Settings
 
 

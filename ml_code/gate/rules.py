@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 from ..training.heldout import Task
-from ..triton_deploy.environment import FromEnvironment, setting
 from ..triton_deploy.errors import Misconfigured
+from ..triton_deploy.settings.environment import FromEnvironment, setting
 from .scores import METRICS, Metric
 
 AUTO, BASELINE, OFF = "auto", "baseline", "off"

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..triton_deploy.environment import FromEnvironment, setting
 from ..triton_deploy.errors import DeployError, Misconfigured
-from ..triton_deploy.names import check_alias
+from ..triton_deploy.rules.names import check_alias
+from ..triton_deploy.settings.environment import FromEnvironment, setting
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,14 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..training.heldout import ARTIFACT_PATH, DIGEST_TAG, HeldOut, HeldOutError
-from ..triton_deploy.artifacts import store_for
+from ..triton_deploy.clients.artifacts import store_for
+from ..triton_deploy.clients.fetch_version import (
+    Artifact,
+    Fetcher,
+    consists_of,
+    proven_digest,
+    refuse_too_large,
+)
+from ..triton_deploy.clients.registry import MlflowRegistry, RegisteredVersion, no_onnx
 from ..triton_deploy.errors import ArtifactRejected, DeployError, NotFound
-from ..triton_deploy.fetch_version import Artifact, Fetcher, consists_of, proven_digest, refuse_too_large
-from ..triton_deploy.records import Release
-from ..triton_deploy.registry import MlflowRegistry, RegisteredVersion, no_onnx
 from ..triton_deploy.repository import ModelFolder
+from ..triton_deploy.rules.records import Release
+from ..triton_deploy.rules.version_files import MODEL_FILE
 from ..triton_deploy.settings import Settings
-from ..triton_deploy.version_files import MODEL_FILE
 
 log = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 from starlette.types import Receive
 
-from ..triton_deploy.schema import Schema
-from ..triton_deploy.smoke_case import Array
-from .exchange import Exchange
-from .metrics import ModelState
-from .v2_routes import Route
+from ..triton_deploy.model.smoke_case import Array
+from ..triton_deploy.rules.schema import Schema
+from .http.exchange import Exchange
+from .http.metrics import ModelState
+from .v2.routes import Route
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import fields
 
-from ..triton_deploy import variables
 from ..triton_deploy.errors import DeployError
-from ..triton_deploy.settings import Settings
+from ..triton_deploy.settings import Settings, variables
 from .settings import GatewaySettings
 
 PUBLISHED_BY_COMPOSE = ("GATEWAY_1_PORT", "GATEWAY_2_PORT")
@@ -38,9 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(settings: GatewaySettings) -> int:
     import uvicorn
 
-    from ..json_logs import set_up_logging
-    from .logs import log
-    from .protocol import LimitedProtocol
+    from ..service.http_protocol import LimitedProtocol
+    from ..service.json_logs import set_up_logging
+    from .http.logs import log
 
     set_up_logging(log.name)
     # uvicorn ends in order and then raises the signal again: being told to stop is no failure.
@@ -72,10 +71,10 @@ def _run(settings: GatewaySettings) -> int:
 
 def application() -> object:
     """Return the ASGI application of one worker, with settings from the environment."""
-    from ..json_logs import set_up_logging
-    from .app import create_app
-    from .logs import log
-    from .protocol import LimitedProtocol, Limits, allow_connections
+    from ..service.http_protocol import LimitedProtocol, Limits, allow_connections
+    from ..service.json_logs import set_up_logging
+    from .front.app import create_app
+    from .http.logs import log
 
     set_up_logging(log.name)
     settings = GatewaySettings.from_env()

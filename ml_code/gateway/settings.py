@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..triton_deploy.environment import FromEnvironment, is_address, setting
 from ..triton_deploy.errors import Misconfigured
-from ..triton_deploy.names import check_alias, check_model
+from ..triton_deploy.rules.names import check_alias, check_model
 from ..triton_deploy.settings import Settings
-from .keys import Keys
+from ..triton_deploy.settings.environment import FromEnvironment, is_address, setting
+from .http.keys import Keys
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "backend": ("triton", "local"),

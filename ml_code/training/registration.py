@@ -27,8 +27,8 @@ from ml_code.training.heldout import DIGEST_TAG as HELD_OUT_DIGEST
 from ml_code.training.provenance import environment, git_tags
 from ml_code.training.request import TrainingRequest, check_tracking_uri
 from ml_code.training.trained import Parity, TrainedModel
-from ml_code.triton_deploy.version_files import DIGEST_TAG, GOLDEN, MODEL_FILE, FileEntry, tree_digest
-from ml_code.triton_deploy.web_address import credentials
+from ml_code.triton_deploy.rules.version_files import DIGEST_TAG, GOLDEN, MODEL_FILE, FileEntry, tree_digest
+from ml_code.triton_deploy.rules.web_address import credentials
 
 GOLDEN_TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 

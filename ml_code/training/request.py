@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 from ml_code.training.errors import InvalidRequestError
 from ml_code.training.trainer import check_trainer
 from ml_code.triton_deploy.errors import InvalidInput
-from ml_code.triton_deploy.names import check_alias, check_model
-from ml_code.triton_deploy.web_address import fault, shown, tracking_remedy
+from ml_code.triton_deploy.rules.names import check_alias, check_model
+from ml_code.triton_deploy.rules.web_address import fault, shown, tracking_remedy
 
 MAX_GOLDEN_ROWS = 64
 

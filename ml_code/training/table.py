@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from ml_code.training.errors import DataError
-from ml_code.triton_deploy import http
-from ml_code.triton_deploy.artifacts import S3Store, Source
+from ml_code.triton_deploy.clients import http
+from ml_code.triton_deploy.clients.artifacts import S3Store, Source
 from ml_code.triton_deploy.errors import DeployError
 from ml_code.triton_deploy.settings import Settings
 

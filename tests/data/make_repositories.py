@@ -75,6 +75,7 @@ def write(situation: str, root: Path) -> None:
     except ImportError:
         from tests import fakes, world  # type: ignore[attr-defined, no-redef]
     from ml_code.triton_deploy.canary import canary_of
+
     from ml_code.triton_deploy.repository.releases import Releases
 
     # It is written down who has a lease.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ml_code.triton_deploy import transfer
+from ml_code.triton_deploy.clients import transfer
 from ml_code.triton_deploy.errors import DeployError, StorageFailed
 from ml_code.triton_deploy.repository import durable
 from tests.support.faults.failing_disk import FAULTS, FailingDisk, Fault

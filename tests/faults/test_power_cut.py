@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 
 from ml_code.triton_deploy.errors import DeployError
-from ml_code.triton_deploy.fleet import Fleet
-from ml_code.triton_deploy.records import Release, State
+from ml_code.triton_deploy.fleet.fleet import Fleet
 from ml_code.triton_deploy.repository import durable
 from ml_code.triton_deploy.repository.journal import Journal
 from ml_code.triton_deploy.repository.releases import Releases
 from ml_code.triton_deploy.repository.versions import Versions
-from ml_code.triton_deploy.version_files import Manifest
+from ml_code.triton_deploy.rules.records import Release, State
+from ml_code.triton_deploy.rules.version_files import Manifest
 from tests.support.fakes import FakeTriton
 from tests.support.faults.killed_process import Killed
 from tests.support.faults.operations import OPERATIONS, copied, deploy, nothing, reconcile, whole

@@ -19,24 +19,18 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from ml_code.triton_deploy import gc_rules
-from ml_code.triton_deploy.deployments import Deployments
+from ml_code.triton_deploy.deploy.deployments import Deployments
 from ml_code.triton_deploy.errors import DeployError
-from ml_code.triton_deploy.fleet import Fleet
-from ml_code.triton_deploy.gc_rules import Inventory, Policy
-from ml_code.triton_deploy.records import (
-    Deployment,
-    Failure,
-    Release,
-    State,
-    to_json,
-)
+from ml_code.triton_deploy.fleet.fleet import Fleet
 from ml_code.triton_deploy.repository import durable
 from ml_code.triton_deploy.repository.journal import Journal
 from ml_code.triton_deploy.repository.lease import Lease
 from ml_code.triton_deploy.repository.releases import Releases
 from ml_code.triton_deploy.repository.removals import Removals
 from ml_code.triton_deploy.repository.versions import Versions
+from ml_code.triton_deploy.rules import gc_rules
+from ml_code.triton_deploy.rules.gc_rules import Inventory, Policy
+from ml_code.triton_deploy.rules.records import Deployment, Failure, Release, State, to_json
 from tests.support.fakes import fake_store
 from tests.support.faults.two_deployers import TwoDeployers
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ml_code.gateway.release_follower import ReleaseFollower
-from ml_code.triton_deploy.canary import Decision, Exposure, canary_of
-from ml_code.triton_deploy.canary_control import CanaryControl
-from ml_code.triton_deploy.canary_course import CanaryVerdict
-from ml_code.triton_deploy.canary_evidence import Judge, Judgment, Watched
-from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.records import Canary, Deployment
+from ml_code.gateway.triton.release_follower import ReleaseFollower
+from ml_code.triton_deploy.deploy.canary_control import CanaryControl
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.rules.canary import Decision, Exposure, canary_of
+from ml_code.triton_deploy.rules.canary_course import CanaryVerdict
+from ml_code.triton_deploy.rules.canary_evidence import Judge, Judgment, Watched
+from ml_code.triton_deploy.rules.records import Canary, Deployment
 from tests.support.world import MODEL, World
 
 SHARES = "5,25,50"

@@ -18,7 +18,10 @@ import onnxruntime
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
-from ml_code.triton_deploy.artifacts import Source
+from ml_code.triton_deploy.clients.artifacts import Source
+from ml_code.triton_deploy.clients.registry import RegisteredVersion
+from ml_code.triton_deploy.clients.triton import Index, Inference
+from ml_code.triton_deploy.clients.triton.lifeline import Life
 from ml_code.triton_deploy.errors import (
     AliasNotFound,
     ArtifactRejected,
@@ -27,12 +30,9 @@ from ml_code.triton_deploy.errors import (
     NotFound,
     Unavailable,
 )
-from ml_code.triton_deploy.identity import Origin
-from ml_code.triton_deploy.lifeline import Life
-from ml_code.triton_deploy.registry import RegisteredVersion
-from ml_code.triton_deploy.standing import Registered
-from ml_code.triton_deploy.triton import Index, Inference
-from ml_code.triton_deploy.version_files import DIGEST_TAG, RemoteFile
+from ml_code.triton_deploy.rules.identity import Origin
+from ml_code.triton_deploy.rules.standing import Registered
+from ml_code.triton_deploy.rules.version_files import DIGEST_TAG, RemoteFile
 
 
 class FakeRegistry:

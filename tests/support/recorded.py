@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from ml_code.triton_deploy.records import (
-    Deployment,
-    Pinned,
-    Release,
-    State,
-    utc_text,
-)
+from ml_code.triton_deploy.rules.records import Deployment, Pinned, Release, State, utc_text
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

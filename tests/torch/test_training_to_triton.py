@@ -18,8 +18,8 @@ import pytest
 from ml_code import train_model
 from ml_code.training.heldout import HeldOut
 from ml_code.training.trained import Arrays
-from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.request import DeployRequest
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.request import DeployRequest
 from ml_code.triton_deploy.settings import Settings
 from stack import Stack
 from tests.support.lazily import lazily

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ml_code.gateway.deploy_metrics import FAMILIES
-from ml_code.gateway.metrics import FAILURES
+from ml_code.gateway.front.deploy_metrics import FAMILIES
+from ml_code.gateway.http.metrics import FAILURES
 
 REPO = Path(__file__).parents[2]
 PROMETHEUS = REPO / "deploy/prometheus"

@@ -26,14 +26,14 @@ from ml_code.alias_events.moves import Followed, Move, read_event, why_not
 from ml_code.alias_events.once import Once
 from ml_code.alias_events.settings import EventSettings
 from ml_code.alias_events.webhook import Webhooks
-from ml_code.gateway import protocol
+from ml_code.service import http_protocol as protocol
 from ml_code.triton_deploy.errors import AccessDenied, DeployError, Misconfigured, Unavailable
 from ml_code.triton_deploy.settings import Settings
 from tests.support.deliveries import MOVE, SECRET, event, signed
 from tests.support.fake_airflow import FakeAirflow, fake_airflow, takes_a_delivery_once
 from tests.support.lazily import lazily
 
-airflow_trigger = lazily("ml_code.alias_events.airflow_trigger")
+airflow_trigger = lazily("ml_code.airflow_provider.alias_trigger")
 
 NOW_S = 1_790_000_000
 
@@ -866,5 +866,5 @@ def test_a_triggerer_that_dies_while_it_tells_tells_again() -> None:
 
 def test_the_triggerer_can_make_it_again_from_what_is_serialized() -> None:
     path, arguments = airflow_trigger().AliasTrigger("best_model", "A", poll_s=5).serialize()
-    assert path == "ml_code.alias_events.airflow_trigger.AliasTrigger"
+    assert path == "ml_code.airflow_provider.alias_trigger.AliasTrigger"
     assert airflow_trigger().AliasTrigger(**arguments).serialize() == (path, arguments)

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml_code.triton_deploy import artifacts
-from ml_code.triton_deploy.artifact_roots import ArtifactRoots
-from ml_code.triton_deploy.artifacts import store_for
+from ml_code.triton_deploy.clients import artifacts
+from ml_code.triton_deploy.clients.artifacts import store_for
 from ml_code.triton_deploy.doctor.mlflow import ArtifactsCheck, Experiment
 from ml_code.triton_deploy.doctor.s3 import S3Check
 from ml_code.triton_deploy.errors import DeployError, Misconfigured
-from ml_code.triton_deploy.initialize import InitRequest, initialize
-from ml_code.triton_deploy.locations import parse_place
+from ml_code.triton_deploy.rules.artifact_roots import ArtifactRoots
+from ml_code.triton_deploy.rules.locations import parse_place
 from ml_code.triton_deploy.settings import Settings
+from ml_code.triton_deploy.upkeep.initialize import InitRequest, initialize
 
 ALLOWED = [
     ((), "mlflow-artifacts:/1/r/artifacts/model", True),
@@ -113,7 +113,7 @@ def test_the_doctor_names_experiments_whose_versions_would_be_refused(
 
 
 def test_init_says_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("ml_code.triton_deploy.initialize._all", lambda settings, request: [])
+    monkeypatch.setattr("ml_code.triton_deploy.upkeep.initialize._all", lambda settings, request: [])
     request = InitRequest(bucket="bucket", proxied="m", direct="m-direct")
     [step] = initialize(Settings(), request, dry_run=True)
     assert step.to_set == "TRITON_DEPLOY_ARTIFACT_ROOTS=s3://bucket/m-direct"

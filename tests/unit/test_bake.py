@@ -8,19 +8,19 @@ from datetime import datetime
 
 import pytest
 
-from ml_code.triton_deploy.bake.bake import Baking
-from ml_code.triton_deploy.bake.observer import Observer
-from ml_code.triton_deploy.bake.policy import BakePolicy
-from ml_code.triton_deploy.bake.prometheus import Firing
-from ml_code.triton_deploy.bake.queries import Queries
-from ml_code.triton_deploy.bake.rules import Limits
-from ml_code.triton_deploy.bake.watch import PATIENCE, Watch
-from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.clients.prometheus import Firing
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import BakeFailed, BakeHeld, InvalidInput, LeaseHeld, NotFound, Unavailable
-from ml_code.triton_deploy.records import BAKED_BADLY, Bake, BakeVerdict, to_json
-from ml_code.triton_deploy.request import RevertRequest
+from ml_code.triton_deploy.rules.bake_rules import Limits
+from ml_code.triton_deploy.rules.records import BAKED_BADLY, Bake, BakeVerdict, to_json
+from ml_code.triton_deploy.rules.standing import standings
 from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.standing import standings
+from ml_code.triton_deploy.upkeep.bake import Baking
+from ml_code.triton_deploy.watch.observer import Observer
+from ml_code.triton_deploy.watch.policy import BakePolicy
+from ml_code.triton_deploy.watch.queries import Queries
+from ml_code.triton_deploy.watch.release_watch import PATIENCE, Watch
 from tests.support.fakes import unavailable
 from tests.support.world import MODEL, World
 

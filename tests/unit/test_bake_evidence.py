@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml_code.triton_deploy.bake.evidence import Counts, Evidence, lower_bound, upper_bound
+from ml_code.triton_deploy.rules.failure_evidence import Counts, Evidence, lower_bound, upper_bound
 
 
 def even(requests: float, failures: float, parts: int) -> Evidence:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ml_code.triton_deploy.bake.canary_judge import QUERIES as CANARY
-from ml_code.triton_deploy.bake.queries import DEFAULT, Queries, Span
 from ml_code.triton_deploy.errors import Misconfigured
+from ml_code.triton_deploy.watch.canary_judge import QUERIES as CANARY
+from ml_code.triton_deploy.watch.queries import DEFAULT, Queries, Span
 
 SOURCE = """
 [sources.mine]

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ml_code.gateway import metrics as gateway_metrics
-from ml_code.triton_deploy.bake.observer import Observed, Observer
-from ml_code.triton_deploy.bake.queries import ROWS, Queries, Span
-from ml_code.triton_deploy.bake.readings import Baseline
-from ml_code.triton_deploy.bake.rules import Limits
+from ml_code.gateway.http import metrics as gateway_metrics
+from ml_code.triton_deploy.rules.bake_rules import Limits
+from ml_code.triton_deploy.watch.observer import Observed, Observer
+from ml_code.triton_deploy.watch.queries import ROWS, Queries, Span
+from ml_code.triton_deploy.watch.readings import Baseline
 
 KINDS = ("requests", "failures", "latency_s")
 MORE = ("clients", "clients_failed", "both", "alone", "load")

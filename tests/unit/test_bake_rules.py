@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from ml_code.triton_deploy.bake.evidence import Counts
-from ml_code.triton_deploy.bake.rules import (
+from ml_code.triton_deploy.rules.bake_rules import (
     Course,
     Figures,
     Limits,
@@ -24,6 +23,7 @@ from ml_code.triton_deploy.bake.rules import (
     slow,
     uncompared,
 )
+from ml_code.triton_deploy.rules.failure_evidence import Counts
 
 LIMITS = Limits()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ml_code.triton_deploy.records import Bake, BakeVerdict
+from ml_code.triton_deploy.rules.records import Bake, BakeVerdict
 from tests.support.dags import REPO, library_environment
 from tests.support.world import MODEL, World
 
@@ -74,7 +74,7 @@ def test_it_waits_in_the_triggerer_for_the_release_of_its_run(
 ) -> None:
     wait = deferred(task_file)
     path, arguments = wait.trigger.serialize()
-    assert path == "ml_code.triton_deploy.bake.airflow_trigger.BakeTrigger"
+    assert path == "ml_code.airflow_provider.triggers.BakeTrigger"
     assert arguments == {"model": MODEL, "generation": 1, "minutes": 15.0}
     assert wait.timeout.total_seconds() == 25 * 60 + 4 * 30
     module, _, name = path.rpartition(".")
@@ -128,7 +128,7 @@ def test_the_triggerer_gives_the_verdict_and_the_task_acts_on_it(
     task_file: ModuleType, world_of_tasks: World
 ) -> None:
     """The release's minutes are long over, and Prometheus is away: that is no data, which passes with a warning."""
-    from ml_code.triton_deploy.bake.airflow_trigger import BakeTrigger
+    from ml_code.airflow_provider.triggers import BakeTrigger
 
     trigger = BakeTrigger(MODEL, 1, 0.01)
 
@@ -136,7 +136,7 @@ def test_the_triggerer_gives_the_verdict_and_the_task_acts_on_it(
         return await anext(aiter(trigger.run()))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ml_code.triton_deploy.bake.watch.PATIENCE", 1)
+        patch.setattr("ml_code.triton_deploy.watch.release_watch.PATIENCE", 1)
         payload = asyncio.run(event()).payload
     assert Bake.from_json(payload).verdict is BakeVerdict.NO_DATA
     task = task_file.BakeOperator(task_id="bake_release")

@@ -25,8 +25,7 @@ from bench.bake_verdicts import (
     traffic,
     wrong,
 )
-from ml_code.triton_deploy.bake.evidence import Counts
-from ml_code.triton_deploy.bake.rules import (
+from ml_code.triton_deploy.rules.bake_rules import (
     Course,
     Figures,
     Look,
@@ -36,6 +35,7 @@ from ml_code.triton_deploy.bake.rules import (
     is_enough,
     is_fresh,
 )
+from ml_code.triton_deploy.rules.failure_evidence import Counts
 
 TABLE = Path(__file__).parents[2] / "docs/bake.json"
 

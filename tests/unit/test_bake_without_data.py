@@ -8,13 +8,7 @@ from datetime import datetime
 
 import pytest
 
-from ml_code.triton_deploy.bake.bake import Baking
-from ml_code.triton_deploy.bake.observer import Observer
-from ml_code.triton_deploy.bake.policy import BakePolicy
-from ml_code.triton_deploy.bake.prometheus import Firing
-from ml_code.triton_deploy.bake.queries import Queries
-from ml_code.triton_deploy.bake.rules import Limits
-from ml_code.triton_deploy.bake.watch import PATIENCE, Watch
+from ml_code.triton_deploy.clients.prometheus import Firing
 from ml_code.triton_deploy.errors import (
     AccessDenied,
     BakeFailed,
@@ -23,7 +17,13 @@ from ml_code.triton_deploy.errors import (
     Misconfigured,
     Unavailable,
 )
-from ml_code.triton_deploy.records import Bake, BakeVerdict, State, to_json
+from ml_code.triton_deploy.rules.bake_rules import Limits
+from ml_code.triton_deploy.rules.records import Bake, BakeVerdict, State, to_json
+from ml_code.triton_deploy.upkeep.bake import Baking
+from ml_code.triton_deploy.watch.observer import Observer
+from ml_code.triton_deploy.watch.policy import BakePolicy
+from ml_code.triton_deploy.watch.queries import Queries
+from ml_code.triton_deploy.watch.release_watch import PATIENCE, Watch
 from tests.support.world import MODEL, World
 
 QUERIES = Queries.parse(

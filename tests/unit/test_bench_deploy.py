@@ -15,8 +15,8 @@ from bench.artifacts import Size, write
 from bench.deploy import plain_config, steps
 from bench.processes import run
 from bench.series import Series
-from ml_code.triton_deploy.onnx_model import external_files, inspect
-from ml_code.triton_deploy.smoke_case import parse_case
+from ml_code.triton_deploy.model.onnx_model import external_files, inspect
+from ml_code.triton_deploy.model.smoke_case import parse_case
 
 MIB = 1 << 20
 

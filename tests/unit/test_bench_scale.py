@@ -12,9 +12,9 @@ from bench.replicas import Measured, series_of, steps_ms
 from bench.scale import Task, in_turn
 from bench.series import summaries
 from bench.site_in_memory import Publisher, fill, served, settings_at
-from ml_code.triton_deploy.reconcile import Reconciler
+from ml_code.triton_deploy.clients.triton import tritons_of
 from ml_code.triton_deploy.repository import ModelFolder, models_in
-from ml_code.triton_deploy.triton import tritons_of
+from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from tests.support.fakes import FakeTriton, fake_store
 
 

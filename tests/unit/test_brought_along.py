@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ml_code.triton_deploy.errors import ArtifactRejected, VerificationFailed
-from ml_code.triton_deploy.version_files import MOST_BYTES, OPTIONS
+from ml_code.triton_deploy.rules.version_files import MOST_BYTES, OPTIONS
 from tests.support.models import files, golden, times
 from tests.support.world import World
 

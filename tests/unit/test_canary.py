@@ -10,15 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml_code.gateway import deploy_metrics
-from ml_code.gateway.release_follower import ReleaseFollower
-from ml_code.triton_deploy.bake.canary_judge import CanaryJudge
-from ml_code.triton_deploy.bake.observer import Observer
-from ml_code.triton_deploy.bake.queries import Queries
-from ml_code.triton_deploy.bake.rules import Limits
-from ml_code.triton_deploy.canary import STEPS_PATTERN, Exposure, canary_of, steps_of
-from ml_code.triton_deploy.canary_course import CanaryVerdict
-from ml_code.triton_deploy.canary_evidence import Judgment, Watched
+from ml_code.gateway.front import deploy_metrics
+from ml_code.gateway.triton.release_follower import ReleaseFollower
 from ml_code.triton_deploy.errors import (
     AccessDenied,
     DeployError,
@@ -30,8 +23,15 @@ from ml_code.triton_deploy.errors import (
     Unavailable,
     VerificationFailed,
 )
-from ml_code.triton_deploy.names import engine_name
-from ml_code.triton_deploy.records import Canary, Deployment, State, to_json
+from ml_code.triton_deploy.rules.bake_rules import Limits
+from ml_code.triton_deploy.rules.canary import STEPS_PATTERN, Exposure, canary_of, steps_of
+from ml_code.triton_deploy.rules.canary_course import CanaryVerdict
+from ml_code.triton_deploy.rules.canary_evidence import Judgment, Watched
+from ml_code.triton_deploy.rules.names import engine_name
+from ml_code.triton_deploy.rules.records import Canary, Deployment, State, to_json
+from ml_code.triton_deploy.watch.canary_judge import CanaryJudge
+from ml_code.triton_deploy.watch.observer import Observer
+from ml_code.triton_deploy.watch.queries import Queries
 from tests.support.canaries import SHARES, SILENCE_S, Scene
 from tests.support.fakes import FakeTriton, unavailable
 from tests.support.models import files, golden, times

@@ -9,12 +9,9 @@ from datetime import timedelta
 
 import pytest
 
-from ml_code.triton_deploy import canary_command, cli
-from ml_code.triton_deploy.canary import Decision, longest_s
-from ml_code.triton_deploy.canary_control import CanaryControl
-from ml_code.triton_deploy.canary_course import PATIENCE, CanaryVerdict
-from ml_code.triton_deploy.canary_evidence import Watched, nobody
-from ml_code.triton_deploy.canary_floor import ANSWERED, CANARY
+from ml_code.triton_deploy import cli
+from ml_code.triton_deploy.cli import canary_command
+from ml_code.triton_deploy.deploy.canary_control import CanaryControl
 from ml_code.triton_deploy.errors import (
     AnswersDiffer,
     CanaryAborted,
@@ -26,7 +23,11 @@ from ml_code.triton_deploy.errors import (
     Superseded,
     VerificationFailed,
 )
-from ml_code.triton_deploy.records import Deployment, State
+from ml_code.triton_deploy.rules.canary import Decision, longest_s
+from ml_code.triton_deploy.rules.canary_course import PATIENCE, CanaryVerdict
+from ml_code.triton_deploy.rules.canary_evidence import Watched, nobody
+from ml_code.triton_deploy.rules.canary_floor import ANSWERED, CANARY
+from ml_code.triton_deploy.rules.records import Deployment, State
 from tests.support.canaries import Scene
 from tests.support.world import MODEL, World
 
@@ -457,7 +458,7 @@ def command(scene: Scene, *words: str) -> int:
 
 @pytest.fixture
 def on_the_command_line(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    from ml_code.triton_deploy import canary_control
+    from ml_code.triton_deploy.deploy import canary_control
 
     class Clock:
         @staticmethod

@@ -6,7 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from ml_code.triton_deploy.canary_course import BAD, PATIENCE, CanaryVerdict, Course, Policy, Seen, stand
+from ml_code.triton_deploy.rules.canary_course import (
+    BAD,
+    PATIENCE,
+    CanaryVerdict,
+    Course,
+    Policy,
+    Seen,
+    stand,
+)
 
 HOLD_S = 600.0
 POLICIES = {name: Policy(no_data=name, bad_looks=2, hold_s=HOLD_S) for name in ("hold", "pass", "roll_back")}

@@ -11,12 +11,12 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from ml_code.gateway.candidate_metrics import CandidateMetrics
-from ml_code.gateway.metrics import Metrics
-from ml_code.triton_deploy.bake import gateway_counts
-from ml_code.triton_deploy.bake.gateway_counts import GatewayCounts
-from ml_code.triton_deploy.canary_course import CanaryVerdict
-from ml_code.triton_deploy.canary_floor import (
+from ml_code.gateway.http.metrics import Metrics
+from ml_code.gateway.triton.candidate_metrics import CandidateMetrics
+from ml_code.triton_deploy.clients import gateway_counts
+from ml_code.triton_deploy.clients.gateway_counts import GatewayCounts
+from ml_code.triton_deploy.rules.canary_course import CanaryVerdict
+from ml_code.triton_deploy.rules.canary_floor import (
     ANSWERED,
     CANARY,
     SHADOW,

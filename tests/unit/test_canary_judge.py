@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from ml_code.triton_deploy.bake.canary_judge import CanaryJudge
-from ml_code.triton_deploy.bake.observer import Observer
-from ml_code.triton_deploy.bake.queries import Queries
-from ml_code.triton_deploy.bake.rules import Limits
-from ml_code.triton_deploy.canary_course import CanaryVerdict
-from ml_code.triton_deploy.canary_evidence import Judgment, Watched
+from ml_code.triton_deploy.rules.bake_rules import Limits
+from ml_code.triton_deploy.rules.canary_course import CanaryVerdict
+from ml_code.triton_deploy.rules.canary_evidence import Judgment, Watched
 from ml_code.triton_deploy.settings import Settings
+from ml_code.triton_deploy.watch.canary_judge import CanaryJudge
+from ml_code.triton_deploy.watch.observer import Observer
+from ml_code.triton_deploy.watch.queries import Queries
 
 SHADOW = Watched("m", 2, 1, True, 60, 60, ("label", "scores"))
 SOURCE = {

@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from ml_code.triton_deploy.canary import canary_of
-from ml_code.triton_deploy.canary_course import CanaryVerdict
-from ml_code.triton_deploy.canary_evidence import Judgment
-from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import DeployError, Misconfigured, Unavailable
-from ml_code.triton_deploy.names import deploy_id_for
-from ml_code.triton_deploy.notifications import Notification, notify
-from ml_code.triton_deploy.records import Bake, BakeVerdict, State
-from ml_code.triton_deploy.request import RevertRequest
+from ml_code.triton_deploy.report.notifications import Notification, notify
+from ml_code.triton_deploy.rules.canary import canary_of
+from ml_code.triton_deploy.rules.canary_course import CanaryVerdict
+from ml_code.triton_deploy.rules.canary_evidence import Judgment
+from ml_code.triton_deploy.rules.names import deploy_id_for
+from ml_code.triton_deploy.rules.records import Bake, BakeVerdict, State
 from ml_code.triton_deploy.settings import Settings
 from tests.support.dags import REPO, library_environment
 from tests.support.world import MODEL, World
@@ -104,7 +104,7 @@ def test_a_canary_is_handed_to_the_triggerer_as_something_that_it_can_import(
 def test_the_trigger_watches_to_the_end(
     airflow_world: World, monkeypatch: pytest.MonkeyPatch, verdict: CanaryVerdict
 ) -> None:
-    from ml_code.triton_deploy.bake import airflow_trigger
+    from ml_code.airflow_provider import triggers as airflow_trigger
 
     airflow_world.settings = replace(airflow_world.settings, canary_hold_minutes=1.0)
     deployer = until_canary(airflow_world, "5,50", lambda watched: Judgment(verdict, "the test says so"))
@@ -132,7 +132,7 @@ def test_the_trigger_watches_to_the_end(
 def test_people_are_told_once_that_a_canary_waits(
     airflow_world: World, monkeypatch: pytest.MonkeyPatch, webhook: Webhook
 ) -> None:
-    from ml_code.triton_deploy.bake import airflow_trigger
+    from ml_code.airflow_provider import triggers as airflow_trigger
 
     monkeypatch.setenv("TRITON_DEPLOY_NOTIFY_URL", webhook.url)
     deployer = until_canary(airflow_world, "5,pause", lambda watched: Judgment(CanaryVerdict.PASS, ""))

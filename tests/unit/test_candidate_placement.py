@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ml_code.gateway.placement import ANY, LOOK_AGAIN_S, Placement, addresses_of
 from ml_code.gateway.settings import GatewaySettings
-from ml_code.triton_deploy.canary import Exposure
+from ml_code.gateway.triton.placement import ANY, LOOK_AGAIN_S, Placement, addresses_of
 from ml_code.triton_deploy.errors import Misconfigured
+from ml_code.triton_deploy.rules.canary import Exposure
 
 KNOWN = {
     "triton-1": "10.0.0.5",

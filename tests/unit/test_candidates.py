@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ml_code.gateway.candidate_metrics import CandidateMetrics
-from ml_code.gateway.comparison import Difference, Tolerance, Tolerances, differences, is_embedding
-from ml_code.gateway.errors import BackendFailed
-from ml_code.gateway.pool import renamed
-from ml_code.gateway.v2_forward import version_of
+from ml_code.gateway.http.errors import BackendFailed
+from ml_code.gateway.triton.candidate_metrics import CandidateMetrics
+from ml_code.gateway.triton.comparison import Difference, Tolerance, Tolerances, differences, is_embedding
+from ml_code.gateway.triton.forward import version_of
+from ml_code.gateway.triton.pool import renamed
 from tests.support.world import MODEL, World
 
 EXACT = Tolerance(0, 0)

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from ml_code.triton_deploy import cli, commands
+from ml_code.triton_deploy import cli
+from ml_code.triton_deploy.cli import commands
 
 LEAVING_A_THREAD = """
 import atexit, os, sys, threading

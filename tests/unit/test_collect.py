@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
+from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import DeployError, NotFound, Quarantined, Superseded
-from ml_code.triton_deploy.gc import Collected, GarbageCollector
-from ml_code.triton_deploy.gc_rules import Kind
-from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
-from ml_code.triton_deploy.records import Deployment, State
-from ml_code.triton_deploy.request import RevertRequest
+from ml_code.triton_deploy.rules.gc_rules import Kind
+from ml_code.triton_deploy.rules.records import Deployment, State
+from ml_code.triton_deploy.upkeep.gc import Collected, GarbageCollector
+from ml_code.triton_deploy.upkeep.reconcile import Reconciled, Reconciler
 from tests.support.fakes import unavailable
 from tests.support.findings import bad_name, snapshot_of, torn_release, unreadable
 from tests.support.models import files, golden, times

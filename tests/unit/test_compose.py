@@ -25,9 +25,9 @@ from packaging.requirements import Requirement
 import ml_code
 from ml_code.alias_events.settings import EventSettings
 from ml_code.gateway.settings import GatewaySettings
-from ml_code.triton_deploy.environment import FromEnvironment
 from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.variables import unknown
+from ml_code.triton_deploy.settings.environment import FromEnvironment
+from ml_code.triton_deploy.settings.variables import unknown
 from tests.support.compose_file import (
     FILES,
     PROFILES,

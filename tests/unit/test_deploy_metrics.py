@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ml_code.gateway.deploy_metrics import DeployMetrics
+from ml_code.gateway.front.deploy_metrics import DeployMetrics
 from ml_code.triton_deploy.errors import DeployError
-from ml_code.triton_deploy.reconcile import Reconciler
-from ml_code.triton_deploy.records import Bake, BakeVerdict, ReconcileNote, to_json, utc_text
+from ml_code.triton_deploy.rules.records import Bake, BakeVerdict, ReconcileNote, to_json, utc_text
+from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from tests.support.fakes import unavailable
 from tests.support.world import MODEL, World
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from ml_code.triton_deploy import onnx_model
-from ml_code.triton_deploy.deployments import Deployments
+from ml_code.triton_deploy.deploy.deployments import Deployments
+from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import (
     AliasNotFound,
     ArtifactRejected,
@@ -29,12 +29,12 @@ from ml_code.triton_deploy.errors import (
     Unavailable,
     VerificationFailed,
 )
-from ml_code.triton_deploy.fleet import Fleet
-from ml_code.triton_deploy.reconcile import Reconciler
-from ml_code.triton_deploy.records import Canary, Deployment, State
+from ml_code.triton_deploy.fleet.fleet import Fleet
+from ml_code.triton_deploy.model import onnx_model
 from ml_code.triton_deploy.repository.releases import Releases
-from ml_code.triton_deploy.request import RevertRequest
-from ml_code.triton_deploy.version_files import Manifest
+from ml_code.triton_deploy.rules.records import Canary, Deployment, State
+from ml_code.triton_deploy.rules.version_files import Manifest
+from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from tests.support.fakes import FakeTriton, unavailable
 from tests.support.faults.killed_process import Stopper
 from tests.support.faults.operations import prepared_for_rollback
@@ -913,7 +913,7 @@ def test_the_alias_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) 
         if len(slept) == 3:
             world.registry.models[MODEL]["A"] = found
 
-    monkeypatch.setattr("ml_code.triton_deploy.registry.time.sleep", sleep)
+    monkeypatch.setattr("ml_code.triton_deploy.clients.registry.time.sleep", sleep)
     assert world.deployer(alias_wait_s=300).deploy(world.request()).state is State.COMMITTED
     assert slept == [5.0, 5.0, 5.0]
 
@@ -921,14 +921,14 @@ def test_the_alias_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) 
 def test_an_alias_that_does_not_come_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.registry.models[MODEL] = {}
     slept: list[float] = []
-    monkeypatch.setattr("ml_code.triton_deploy.registry.time.sleep", slept.append)
+    monkeypatch.setattr("ml_code.triton_deploy.clients.registry.time.sleep", slept.append)
     with pytest.raises(AliasNotFound, match="Waited 12 s"):
         world.deployer(alias_wait_s=12).deploy(world.request())
     assert slept == pytest.approx([5.0, 5.0, 2.0], abs=0.1)
 
 
 def test_an_unknown_model_is_not_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ml_code.triton_deploy.registry.time.sleep", pytest.fail)
+    monkeypatch.setattr("ml_code.triton_deploy.clients.registry.time.sleep", pytest.fail)
     with pytest.raises(NotFound):
         world.deployer(alias_wait_s=300).deploy(world.request())
 

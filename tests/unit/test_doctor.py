@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from ml_code.triton_deploy.clients.triton import Index, ServerInfo
 from ml_code.triton_deploy.doctor import DoctorVerdict, Finding, examine
 from ml_code.triton_deploy.doctor.clocks import ClocksCheck
 from ml_code.triton_deploy.doctor.examination import run_all
@@ -23,12 +24,11 @@ from ml_code.triton_deploy.doctor.repository import RepositoryCheck
 from ml_code.triton_deploy.doctor.staging import StagingCheck
 from ml_code.triton_deploy.doctor.triton import NEEDED, TritonCheck
 from ml_code.triton_deploy.errors import Misconfigured, Unavailable
-from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.repository import models_in
 from ml_code.triton_deploy.repository.lease import CLOCK_SKEW_S, Lease
 from ml_code.triton_deploy.repository.lease import STAGING as LEASE
 from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.triton import Index, ServerInfo
+from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from tests.support.fakes import FakeTriton, unavailable
 from tests.support.world import MODEL, World
 

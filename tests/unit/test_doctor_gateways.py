@@ -10,7 +10,7 @@ from threading import Thread
 
 import pytest
 
-from ml_code.triton_deploy.bake.gateway_counts import GatewayCounts
+from ml_code.triton_deploy.clients.gateway_counts import GatewayCounts
 from ml_code.triton_deploy.doctor import DoctorVerdict, Finding
 from ml_code.triton_deploy.doctor.examination import run_all
 from ml_code.triton_deploy.doctor.gateways import GatewaysCheck

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from ml_code.triton_deploy.bake.prometheus import seconds
+from ml_code.triton_deploy.clients.prometheus import seconds
 from ml_code.triton_deploy.doctor import DoctorVerdict, Finding
 from ml_code.triton_deploy.doctor.examination import run_all
 from ml_code.triton_deploy.doctor.prometheus import PrometheusCheck

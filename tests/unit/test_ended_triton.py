@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from ml_code.triton_deploy import deployments
-from ml_code.triton_deploy.boot import booted_at
+from ml_code.triton_deploy.clients.triton.lifeline import Life
+from ml_code.triton_deploy.deploy import deployments
+from ml_code.triton_deploy.deploy.boot import booted_at
+from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import EndedTriton, Quarantined, Unavailable
-from ml_code.triton_deploy.lifeline import Life
-from ml_code.triton_deploy.reconcile import Reconciler
-from ml_code.triton_deploy.records import State
 from ml_code.triton_deploy.repository import ModelFolder
-from ml_code.triton_deploy.request import RevertRequest
+from ml_code.triton_deploy.rules.records import State
+from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from tests.support.fakes import FakeTriton, unavailable
 from tests.support.world import MODEL, World
 
@@ -119,7 +119,7 @@ def test_clients_of_one_triton_meet_a_version_before_those_of_the_rest(
             two[0].restart_with_all()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ml_code.triton_deploy.fleet.time.sleep", a_client_asks)
+        patch.setattr("ml_code.triton_deploy.fleet.fleet.time.sleep", a_client_asks)
         with pytest.raises(EndedTriton):
             world.deployer(tritons=two, settle_s=7.0).deploy(world.request("d2"))
     assert second == [(1,)]
@@ -131,7 +131,7 @@ def test_a_version_that_clients_have_met_is_flipped_to_at_once(world: World, two
     world.deployer(tritons=two).deploy(world.request("d2"))
     with pytest.MonkeyPatch.context() as patch:
         slept: list[float] = []
-        patch.setattr("ml_code.triton_deploy.fleet.time.sleep", slept.append)
+        patch.setattr("ml_code.triton_deploy.fleet.fleet.time.sleep", slept.append)
         deployer = world.deployer(tritons=two, settle_s=7.0)
         deployer.revert(RevertRequest(model=MODEL, deploy_id="r1", actor="me"))
     assert 7.0 not in slept
@@ -186,8 +186,8 @@ def test_a_restart_at_any_moment_loads_nothing_that_clients_do_not_get(
 
 
 def two_config(world: World) -> str:
-    from ml_code.triton_deploy import model_config
-    from ml_code.triton_deploy.schema import Schema
+    from ml_code.triton_deploy.model import model_config
+    from ml_code.triton_deploy.rules.schema import Schema
 
     manifest = ModelFolder.at(world.root, MODEL).versions.require(2)
     return model_config.to_json(model_config.engine_config(MODEL, 2, Schema.from_dict(manifest.schema), {}))
@@ -271,7 +271,7 @@ def test_an_emergency_ends_no_deployment_that_clients_may_have_reached(
 def test_what_hangs_in_a_triton_is_told_and_stays_listed(
     world: World, two: list[FakeTriton], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ml_code.triton_deploy.reconcile.SETTLE_S", 0)
+    monkeypatch.setattr("ml_code.triton_deploy.upkeep.reconcile.SETTLE_S", 0)
     real = two[0].load
 
     def hangs(model: str, timeout_s: float, config: str | None = None) -> None:

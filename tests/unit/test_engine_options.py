@@ -10,10 +10,10 @@ import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from tritonclient.grpc import model_config_pb2
 
-from ml_code.triton_deploy.engine_options import ALLOWED, CUDA, TENSORRT, check
 from ml_code.triton_deploy.errors import ArtifactRejected
-from ml_code.triton_deploy.model_config import check_options, engine_config, to_pbtxt
-from ml_code.triton_deploy.schema import Schema, Tensor
+from ml_code.triton_deploy.model.engine_options import ALLOWED, CUDA, TENSORRT, check
+from ml_code.triton_deploy.model.model_config import check_options, engine_config, to_pbtxt
+from ml_code.triton_deploy.rules.schema import Schema, Tensor
 
 SCHEMA = Schema(
     (Tensor("x", "FP32", (-1, 4)), Tensor("words", "BYTES", (-1, 1), optional=True)),

@@ -8,15 +8,15 @@ from dataclasses import replace
 
 import pytest
 
-from ml_code.triton_deploy import status
+from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import DeployError, StorageFailed
-from ml_code.triton_deploy.gc import GarbageCollector
-from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
-from ml_code.triton_deploy.records import Deployment, State, to_json
 from ml_code.triton_deploy.repository import models_in
 from ml_code.triton_deploy.repository.journal import Journal
-from ml_code.triton_deploy.request import RevertRequest
-from ml_code.triton_deploy.status import model_status
+from ml_code.triton_deploy.rules.records import Deployment, State, to_json
+from ml_code.triton_deploy.upkeep import status
+from ml_code.triton_deploy.upkeep.gc import GarbageCollector
+from ml_code.triton_deploy.upkeep.reconcile import Reconciled, Reconciler
+from ml_code.triton_deploy.upkeep.status import model_status
 from tests.support.fakes import unavailable
 from tests.support.findings import STEPS, snapshot_of
 from tests.support.world import MODEL, World
@@ -159,7 +159,7 @@ def test_a_commit_writes_no_first_release_again(deployed: World, monkeypatch: py
     deployer.snapshot(deployed.request("d4"))
     for step in STEPS[:-1]:
         getattr(deployer, step)(MODEL, "d4")
-    monkeypatch.setattr("ml_code.triton_deploy.step.Step.refuse_outdated", remove_once(deployed))
+    monkeypatch.setattr("ml_code.triton_deploy.deploy.step.Step.refuse_outdated", remove_once(deployed))
     with pytest.raises(StorageFailed, match="releases"):
         deployer.commit(MODEL, "d4")
     assert not (deployed.root / MODEL / "releases/000004.json").exists()

@@ -9,14 +9,12 @@ from dataclasses import replace
 
 import pytest
 
+from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import ArtifactRejected, DeployError, Misconfigured
-from ml_code.triton_deploy.identity import Origin
-from ml_code.triton_deploy.mlflow_tags import HISTORY, MlflowTags
-from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
-from ml_code.triton_deploy.records import Release, State
-from ml_code.triton_deploy.request import RevertRequest
-from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.standing import (
+from ml_code.triton_deploy.report.mlflow_tags import HISTORY, MlflowTags
+from ml_code.triton_deploy.rules.identity import Origin
+from ml_code.triton_deploy.rules.records import Release, State
+from ml_code.triton_deploy.rules.standing import (
     ALIAS_DRIFT,
     NOT_TOLD,
     Change,
@@ -27,7 +25,9 @@ from ml_code.triton_deploy.standing import (
     drift,
     standings,
 )
-from ml_code.triton_deploy.status import model_status
+from ml_code.triton_deploy.settings import Settings
+from ml_code.triton_deploy.upkeep.reconcile import Reconciled, Reconciler
+from ml_code.triton_deploy.upkeep.status import model_status
 from tests.support.fakes import FakeBoard, unavailable
 from tests.support.models import files, golden, times
 from tests.support.world import MODEL, World
@@ -301,7 +301,7 @@ def test_a_deploy_that_is_stopped_while_mlflow_is_told_stays_committed(
         raise KeyboardInterrupt
 
     told.register_times(3)
-    monkeypatch.setattr("ml_code.triton_deploy.mlflow_tags.within", stopped)
+    monkeypatch.setattr("ml_code.triton_deploy.report.mlflow_tags.within", stopped)
     with pytest.raises(KeyboardInterrupt):
         told.deploy("d3")
     assert told.folder.journal.get("d3").state is State.COMMITTED

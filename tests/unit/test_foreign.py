@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from ml_code.triton_deploy import status
 from ml_code.triton_deploy.doctor.repository import foreign_models
 from ml_code.triton_deploy.errors import DeployError, Foreign, Unavailable
-from ml_code.triton_deploy.foreign import FOREIGN
-from ml_code.triton_deploy.gc import Collected, GarbageCollector
-from ml_code.triton_deploy.model_config import engine_config, to_pbtxt
-from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
-from ml_code.triton_deploy.records import State
-from ml_code.triton_deploy.schema import Schema
-from ml_code.triton_deploy.status import model_status
+from ml_code.triton_deploy.fleet.foreign import FOREIGN
+from ml_code.triton_deploy.model.model_config import engine_config, to_pbtxt
+from ml_code.triton_deploy.rules.records import State
+from ml_code.triton_deploy.rules.schema import Schema
+from ml_code.triton_deploy.upkeep import status
+from ml_code.triton_deploy.upkeep.gc import Collected, GarbageCollector
+from ml_code.triton_deploy.upkeep.reconcile import Reconciled, Reconciler
+from ml_code.triton_deploy.upkeep.status import model_status
 from tests.support.fakes import unavailable
 from tests.support.findings import STEPS, snapshot_of
 from tests.support.models import times
@@ -501,7 +501,7 @@ def test_a_failed_deploy_is_undone_when_the_files_of_the_live_one_are_gone(
     """It fails after its flip: what Triton has of the live version serves again."""
     lose(deployed)
     deployed.register_times(5)
-    monkeypatch.setattr("ml_code.triton_deploy.fleet.Fleet._ask_public", refuse)
+    monkeypatch.setattr("ml_code.triton_deploy.fleet.fleet.Fleet._ask_public", refuse)
     with pytest.raises(Unavailable):
         deployed.deploy("d5")
     monkeypatch.undo()
@@ -523,7 +523,7 @@ def test_a_failed_deploy_is_undone_when_nothing_can_be_put_in_its_place(
     gone(deployed)
     deployed.triton.unload("best_model.v4", 1)
     deployed.register_times(5)
-    monkeypatch.setattr("ml_code.triton_deploy.fleet.Fleet._ask_public", refuse)
+    monkeypatch.setattr("ml_code.triton_deploy.fleet.fleet.Fleet._ask_public", refuse)
     with pytest.raises(Unavailable):
         deployed.deploy("d5")
     assert deployed.folder.journal.get("d5").state is State.ROLLED_BACK

@@ -22,8 +22,8 @@ from ml_code.gate.scores import METRICS, Improvement
 from ml_code.gate.sources import Challengers, Champion
 from ml_code.training.heldout import DIGEST_TAG, HeldOut
 from ml_code.triton_deploy.errors import ArtifactRejected
-from ml_code.triton_deploy.records import Release
-from ml_code.triton_deploy.reference import Limits
+from ml_code.triton_deploy.model.reference import Limits
+from ml_code.triton_deploy.rules.records import Release
 from ml_code.triton_deploy.settings import Settings
 from tests.support.fakes import fake_store
 from tests.support.labelled import BAD, GOOD, classifier, labelled

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ml_code.gateway.clients import MOST, WINDOW_S, Clients, Recent, name_of
+from ml_code.gateway.http.clients import MOST, WINDOW_S, Clients, Recent, name_of
 
 HEADER = b"x-canary-key"
 
@@ -114,7 +114,7 @@ def test_zeros_are_shown_before_anybody_asks() -> None:
 def test_of_two_workers_the_greatest_number_is_shown(tmp_path: Path) -> None:
     """A client whose connections are at both is one."""
     worker = (
-        "import sys; from ml_code.gateway.metrics import Metrics; it = Metrics(lambda: [], lambda: 0, lambda: 0)\n"
+        "import sys; from ml_code.gateway.http.metrics import Metrics; it = Metrics(lambda: [], lambda: 0, lambda: 0)\n"
         "for name in sys.argv[1:]: it.observe('m', '2', 'failed', 0.1, 3, name.encode())\n"
         "it.refresh(); print(it.text().decode())"
     )

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ml_code.gateway import triton_backend
-from ml_code.gateway.app import create_app
-from ml_code.gateway.candidates import Candidates
-from ml_code.gateway.errors import Absent
-from ml_code.gateway.metrics import FAILURES, class_of
-from ml_code.gateway.release_follower import ReleaseFollower
+from ml_code.gateway.front.app import create_app
+from ml_code.gateway.http.errors import Absent
+from ml_code.gateway.http.metrics import FAILURES, class_of
 from ml_code.gateway.settings import GatewaySettings
-from ml_code.gateway.upstream import is_absent
-from ml_code.triton_deploy.canary import Exposure
+from ml_code.gateway.triton import backend as triton_backend
+from ml_code.gateway.triton.candidates import Candidates
+from ml_code.gateway.triton.release_follower import ReleaseFollower
+from ml_code.gateway.triton.upstream import is_absent
+from ml_code.triton_deploy.rules.canary import Exposure
 from tests.support.fakes import FakeRegistry, FakeTriton, fake_store
 from tests.support.world import MODEL, SETTINGS, World
 

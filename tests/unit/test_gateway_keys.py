@@ -6,8 +6,8 @@ import hashlib
 
 import pytest
 
-from ml_code.gateway.errors import Forbidden, Unauthorized
-from ml_code.gateway.keys import Keys
+from ml_code.gateway.http.errors import Forbidden, Unauthorized
+from ml_code.gateway.http.keys import Keys
 from ml_code.gateway.settings import GatewaySettings
 from ml_code.triton_deploy.errors import DeployError, Misconfigured
 

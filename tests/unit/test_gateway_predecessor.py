@@ -13,11 +13,17 @@ from typing import Any
 
 import pytest
 
-from ml_code.gateway.admission import Admission
-from ml_code.gateway.errors import BackendFailed, GatewayError, Interrupted, Unavailable
-from ml_code.gateway.predecessor import ASK_AGAIN_S, MOST_AT_ONCE, PAUSE_S, Predecessor, PredecessorMetrics
-from ml_code.gateway.release_follower import ReleaseFollower
+from ml_code.gateway.http.admission import Admission
+from ml_code.gateway.http.errors import BackendFailed, GatewayError, Interrupted, Unavailable
 from ml_code.gateway.settings import GatewaySettings
+from ml_code.gateway.triton.predecessor import (
+    ASK_AGAIN_S,
+    MOST_AT_ONCE,
+    PAUSE_S,
+    Predecessor,
+    PredecessorMetrics,
+)
+from ml_code.gateway.triton.release_follower import ReleaseFollower
 from ml_code.triton_deploy.errors import Misconfigured
 from tests.support.world import MODEL, World
 

@@ -11,7 +11,7 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from ml_code.gateway.protocol import LimitedProtocol, Limits
+from ml_code.service.http_protocol import LimitedProtocol, Limits
 
 SMALL = Limits(head_bytes=1000, url_bytes=200, head_timeout_s=0.05, connections=3)
 
@@ -244,7 +244,7 @@ def test_when_all_have_requests_the_new_connection_goes() -> None:
 
 
 def test_a_refused_client_may_read_why_and_is_then_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ml_code.gateway.protocol._LINGER_S", 0.03)
+    monkeypatch.setattr("ml_code.service.http_protocol._LINGER_S", 0.03)
 
     async def test() -> None:
         protocol, wire = Door().connect()
@@ -260,7 +260,7 @@ def test_a_refused_client_may_read_why_and_is_then_cut_off(monkeypatch: pytest.M
 
 
 def test_what_a_client_does_not_read_is_dropped_after_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ml_code.gateway.protocol._UNREAD_S", 0.03)
+    monkeypatch.setattr("ml_code.service.http_protocol._UNREAD_S", 0.03)
 
     async def test() -> None:
         protocol, wire = Door().connect()

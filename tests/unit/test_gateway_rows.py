@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml_code.gateway.errors import Unprocessable
-from ml_code.gateway.rows import to_tensors
-from ml_code.triton_deploy.schema import Schema, Tensor
+from ml_code.gateway.http.errors import Unprocessable
+from ml_code.gateway.predict.rows import to_tensors
+from ml_code.triton_deploy.rules.schema import Schema, Tensor
 
 ONE = Schema((Tensor("x", "FP32", (-1, 2)),), (Tensor("y", "FP32", (-1, 2)),))
 TWO = Schema(

@@ -15,16 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml_code.gateway.admission import Admission
-from ml_code.gateway.candidate_metrics import CandidateMetrics
-from ml_code.gateway.candidates import Candidates
-from ml_code.gateway.connection import Broken, Connection, Side
-from ml_code.gateway.errors import BackendFailed, Interrupted, Unavailable
-from ml_code.gateway.pool import Pool, Reply
-from ml_code.gateway.repeats import STOP_S, WITHIN_S, Repeats
+from ml_code.gateway.http.admission import Admission
+from ml_code.gateway.http.errors import BackendFailed, Interrupted, Unavailable
+from ml_code.gateway.http.repeats import STOP_S, WITHIN_S, Repeats
 from ml_code.gateway.settings import GatewaySettings
-from ml_code.gateway.upstream import FRESH_S, Tritons
-from ml_code.triton_deploy.canary import Exposure
+from ml_code.gateway.triton.candidate_metrics import CandidateMetrics
+from ml_code.gateway.triton.candidates import Candidates
+from ml_code.gateway.triton.connection import Broken, Connection, Side
+from ml_code.gateway.triton.pool import Pool, Reply
+from ml_code.gateway.triton.upstream import FRESH_S, Tritons
+from ml_code.triton_deploy.rules.canary import Exposure
 
 T = TypeVar("T")
 
@@ -638,7 +638,7 @@ def test_a_candidate_is_not_asked_on_a_connection_that_was_idle_for_long(
             return None, connected()[0]
 
         loop = SimpleNamespace(create_connection=create)
-        monkeypatch.setattr("ml_code.gateway.pool.asyncio.get_running_loop", lambda: loop)
+        monkeypatch.setattr("ml_code.gateway.triton.pool.asyncio.get_running_loop", lambda: loop)
         old.idle_since = -FRESH_S
         assert await REAL_CONNECTION(pool, FRESH_S) is not old
         assert await REAL_CONNECTION(pool, float("inf")) is old

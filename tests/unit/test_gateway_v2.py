@@ -8,12 +8,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ml_code.gateway.body import check_depth
-from ml_code.gateway.errors import BackendFailed, GatewayError, Malformed, TooLarge, UnknownPath, WrongMethod
-from ml_code.gateway.v2_forward import version_of
-from ml_code.gateway.v2_guard import check_request, decode, encode
-from ml_code.gateway.v2_routes import route
-from ml_code.gateway.v2_tensors import (
+from ml_code.gateway.http.body import check_depth
+from ml_code.gateway.http.errors import (
+    BackendFailed,
+    GatewayError,
+    Malformed,
+    TooLarge,
+    UnknownPath,
+    WrongMethod,
+)
+from ml_code.gateway.triton.forward import version_of
+from ml_code.gateway.v2.guard import check_request, decode, encode
+from ml_code.gateway.v2.routes import route
+from ml_code.gateway.v2.tensors import (
     binary_request,
     from_bytes,
     read_inputs,

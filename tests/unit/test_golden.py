@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 
 from ml_code.triton_deploy.errors import ArtifactRejected, VerificationFailed
-from ml_code.triton_deploy.schema import Schema, Tensor
-from ml_code.triton_deploy.smoke_case import SmokeCase, asked_with, derive_case, largest_error, parse_case
+from ml_code.triton_deploy.model.smoke_case import (
+    SmokeCase,
+    asked_with,
+    derive_case,
+    largest_error,
+    parse_case,
+)
+from ml_code.triton_deploy.rules.schema import Schema, Tensor
 from tests.support.models import golden, times
 
 SCHEMA = Schema((Tensor("x", "FP32", (-1, 2)),), (Tensor("y", "FP32", (-1, 2)),))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from ml_code.triton_deploy.clients.triton import GrpcTriton
+from ml_code.triton_deploy.clients.triton.grpc_proxy import proxy_before, told_with_proxy
 from ml_code.triton_deploy.errors import DeployError, Misconfigured, NotFound, Unavailable
-from ml_code.triton_deploy.grpc_proxy import proxy_before, told_with_proxy
-from ml_code.triton_deploy.triton import GrpcTriton
 
 URL = "triton.example:8001"
 AWAY = Unavailable(

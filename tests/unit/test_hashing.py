@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from ml_code.triton_deploy import cli, integrity, materialize
-from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.deployments import Deployments
+from ml_code.triton_deploy import cli
+from ml_code.triton_deploy.deploy import integrity, materialize
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.deployments import Deployments
+from ml_code.triton_deploy.deploy.materialize import DigestMissing
+from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import Damaged, DeployError, InvalidInput, Superseded
-from ml_code.triton_deploy.materialize import DigestMissing
-from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
-from ml_code.triton_deploy.records import Deployment, State
 from ml_code.triton_deploy.repository import versions
-from ml_code.triton_deploy.request import RevertRequest
+from ml_code.triton_deploy.rules.records import Deployment, State
+from ml_code.triton_deploy.upkeep.reconcile import Reconciled, Reconciler
 from tests.support import world as worlds
 from tests.support.fakes import unavailable
 from tests.support.models import files, golden, times

@@ -16,8 +16,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from ml_code.gateway.app import create_app
-from ml_code.gateway.edge import OPEN_PATHS
+from ml_code.gateway.front.app import create_app
+from ml_code.gateway.front.edge import OPEN_PATHS
 from ml_code.gateway.settings import GatewaySettings
 from ml_code.triton_deploy.settings import Settings
 from tests.support.charts import (

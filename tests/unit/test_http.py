@@ -11,7 +11,8 @@ from contextlib import contextmanager
 import pytest
 import requests
 
-from ml_code.triton_deploy import http, http_connections
+from ml_code.triton_deploy.clients import http
+from ml_code.triton_deploy.clients.http import connections as http_connections
 from ml_code.triton_deploy.errors import DeployError, Misconfigured, Unavailable
 from tests.support.servers.plain import Say, answer, dripping, plain_server, sent
 

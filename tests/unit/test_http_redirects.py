@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from ml_code.triton_deploy.clients.http.redirects import Request, onward
 from ml_code.triton_deploy.errors import Misconfigured
-from ml_code.triton_deploy.http_redirects import Request, onward
 
 HOME = "http://mlflow.test:5000/api?q=secret"
 OURS = {"Authorization": "Bearer secret", "X-Webhook-Signature": "secret", "Accept": "*/*"}

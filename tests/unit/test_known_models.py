@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ml_code.triton_deploy import cli, known_models
+from ml_code.triton_deploy import cli
 from ml_code.triton_deploy.errors import NotFound
+from ml_code.triton_deploy.report import known_models
 from ml_code.triton_deploy.settings import Settings
 from tests.support.world import World
 

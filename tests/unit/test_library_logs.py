@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from ml_code.triton_deploy import http
-from ml_code.triton_deploy.artifacts import ProxiedStore, S3Store
+from ml_code.triton_deploy.clients import http
+from ml_code.triton_deploy.clients.artifacts import ProxiedStore, S3Store
 from ml_code.triton_deploy.errors import DeployError
 from ml_code.triton_deploy.settings import Settings
 from tests.support.servers.plain import answer, as_json, plain_server, sent

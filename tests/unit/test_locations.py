@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ml_code.triton_deploy.errors import InvalidInput
-from ml_code.triton_deploy.locations import (
+from ml_code.triton_deploy.rules.locations import (
     AliasRef,
     Foreign,
     ForeignPlace,

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ml_code.triton_deploy import cli, mlflow_board
-from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy import cli
+from ml_code.triton_deploy.clients import mlflow_board
+from ml_code.triton_deploy.clients.registry import RegisteredVersion
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import (
     AliasNotFound,
     AnotherVersion,
@@ -18,17 +21,15 @@ from ml_code.triton_deploy.errors import (
     NotFound,
     Superseded,
 )
-from ml_code.triton_deploy.identity import Origin, is_another
-from ml_code.triton_deploy.mlflow_tags import MlflowTags
-from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
-from ml_code.triton_deploy.records import State
-from ml_code.triton_deploy.registry import RegisteredVersion
-from ml_code.triton_deploy.renumber import MOST, STOPGAP, Renumbering
-from ml_code.triton_deploy.request import RevertRequest
+from ml_code.triton_deploy.report.mlflow_tags import MlflowTags
+from ml_code.triton_deploy.rules.identity import Origin, is_another
+from ml_code.triton_deploy.rules.records import State
+from ml_code.triton_deploy.rules.standing import ALIAS_DRIFT, Notice, Registered
+from ml_code.triton_deploy.rules.version_files import DIGEST_TAG, source_fingerprint
 from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.standing import ALIAS_DRIFT, Notice, Registered
-from ml_code.triton_deploy.status import model_status
-from ml_code.triton_deploy.version_files import DIGEST_TAG, source_fingerprint
+from ml_code.triton_deploy.upkeep.reconcile import Reconciled, Reconciler
+from ml_code.triton_deploy.upkeep.renumber import MOST, STOPGAP, Renumbering
+from ml_code.triton_deploy.upkeep.status import model_status
 from tests.support.fakes import FakeBoard, FakeRegistry
 from tests.support.models import files, golden, times
 from tests.support.world import MODEL, World

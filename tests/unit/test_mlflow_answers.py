@@ -9,11 +9,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from ml_code.triton_deploy import listing
-from ml_code.triton_deploy.artifacts import ProxiedStore
+from ml_code.triton_deploy.clients import listing
+from ml_code.triton_deploy.clients.artifacts import ProxiedStore
+from ml_code.triton_deploy.clients.mlflow_board import MlflowBoard
+from ml_code.triton_deploy.clients.registry import MlflowRegistry
 from ml_code.triton_deploy.errors import AccessDenied, DeployError, Misconfigured, Unavailable
-from ml_code.triton_deploy.mlflow_board import MlflowBoard
-from ml_code.triton_deploy.registry import MlflowRegistry
 from ml_code.triton_deploy.settings import Settings
 from tests.support.servers.plain import Plain, Say, answer, as_json, path_of, plain_server
 

@@ -7,8 +7,8 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from ml_code.triton_deploy.errors import ArtifactRejected
-from ml_code.triton_deploy.model_config import check_options, engine_config, switch_config, to_pbtxt
-from ml_code.triton_deploy.schema import Schema, Tensor
+from ml_code.triton_deploy.model.model_config import check_options, engine_config, switch_config, to_pbtxt
+from ml_code.triton_deploy.rules.schema import Schema, Tensor
 
 SCHEMA = Schema(
     (Tensor("x", "FP32", (-1, 4)), Tensor("words", "BYTES", (-1, 1), optional=True)),

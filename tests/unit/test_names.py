@@ -3,7 +3,9 @@
 import pytest
 
 from ml_code.triton_deploy.errors import InvalidInput
-from ml_code.triton_deploy.names import (
+from ml_code.triton_deploy.repository import versions
+from ml_code.triton_deploy.repository.origins import set_aside_name
+from ml_code.triton_deploy.rules.names import (
     MAX_VERSION,
     RESERVED_FILES,
     check_alias,
@@ -17,9 +19,7 @@ from ml_code.triton_deploy.names import (
     same_name,
     unfit_for_weights,
 )
-from ml_code.triton_deploy.repository import versions
-from ml_code.triton_deploy.repository.origins import set_aside_name
-from ml_code.triton_deploy.version_files import GOLDEN, MODEL_FILE, OPTIONS, SERVING_EXAMPLE
+from ml_code.triton_deploy.rules.version_files import GOLDEN, MODEL_FILE, OPTIONS, SERVING_EXAMPLE
 
 
 @pytest.mark.parametrize("name", ["best_model", "m", "A-1", "_x", "x" * 100])

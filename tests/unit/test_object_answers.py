@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from ml_code.triton_deploy import object_answers
+from ml_code.triton_deploy.clients import object_answers
+from ml_code.triton_deploy.clients.object_answers import OneStreamOnly, Validator, end_of_range, refusal
 from ml_code.triton_deploy.errors import AccessDenied, DeployError, Misconfigured, NotFound, Unavailable
-from ml_code.triton_deploy.object_answers import OneStreamOnly, Validator, end_of_range, refusal
 
 SIZE = 1000
 SERVER = "S3 at http://s3"

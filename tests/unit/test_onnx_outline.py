@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from ml_code.triton_deploy.errors import ArtifactRejected, StorageFailed
-from ml_code.triton_deploy.onnx_model import external_files, inspect
-from ml_code.triton_deploy.onnx_outline import LARGE_BYTES, outline
+from ml_code.triton_deploy.model.onnx_model import external_files, inspect
+from ml_code.triton_deploy.model.onnx_outline import LARGE_BYTES, outline
 from tests.support.models import external, times, write
 
 WIDE = 2000

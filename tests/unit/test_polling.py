@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from ml_code.triton_deploy import model_config
+from ml_code.triton_deploy.clients.triton.polling import TWICE, told_apart
 from ml_code.triton_deploy.errors import ArtifactRejected, DeployError, Misconfigured, Unavailable
-from ml_code.triton_deploy.polling import TWICE, told_apart
-from ml_code.triton_deploy.schema import Schema, Tensor
-from ml_code.triton_deploy.triton_errors import Call, Doing, NotPolled, error_of
+from ml_code.triton_deploy.model import model_config
+from ml_code.triton_deploy.rules.schema import Schema, Tensor
+from ml_code.triton_deploy.rules.triton_errors import Call, Doing, NotPolled, error_of
 
 SCHEMA = Schema((Tensor("x", "FP32", (-1, 2)),), (Tensor("y", "FP32", (-1, 2)),))
 ENGINE = model_config.to_json(model_config.engine_config("m", 2, SCHEMA, {}))

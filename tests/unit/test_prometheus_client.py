@@ -11,9 +11,9 @@ from threading import Thread
 
 import pytest
 
-from ml_code.triton_deploy.bake.prometheus import Alertmanager, Firing, Prometheus
+from ml_code.triton_deploy.clients.http import SilentServer
+from ml_code.triton_deploy.clients.prometheus import Alertmanager, Firing, Prometheus
 from ml_code.triton_deploy.errors import AccessDenied, DeployError, Misconfigured, Unavailable
-from ml_code.triton_deploy.http import SilentServer
 
 EMPTY = json.dumps({"status": "success", "data": {"resultType": "vector", "result": []}})
 PARSE_ERROR = json.dumps(

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from ml_code.gateway.deploy_history import DeployHistory
+from ml_code.gateway.triton.deploy_history import DeployHistory
 from ml_code.triton_deploy.errors import ArtifactRejected, Quarantined, StorageFailed, VerificationFailed
-from ml_code.triton_deploy.gc import GarbageCollector
-from ml_code.triton_deploy.reconcile import Reconciler
-from ml_code.triton_deploy.records import Failure, State
 from ml_code.triton_deploy.repository import traps
 from ml_code.triton_deploy.repository.origins import FAILURE, MANIFEST
 from ml_code.triton_deploy.repository.versions import Versions
-from ml_code.triton_deploy.status import model_status
+from ml_code.triton_deploy.rules.records import Failure, State
+from ml_code.triton_deploy.upkeep.gc import GarbageCollector
+from ml_code.triton_deploy.upkeep.reconcile import Reconciler
+from ml_code.triton_deploy.upkeep.status import model_status
 from tests.support.models import external, files, golden, times
 from tests.support.world import MODEL, World
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from ml_code.triton_deploy import commands, reader
+from ml_code.triton_deploy.cli import commands
 from ml_code.triton_deploy.errors import StorageFailed
-from ml_code.triton_deploy.gc import GarbageCollector
-from ml_code.triton_deploy.reconcile import Reconciler
-from ml_code.triton_deploy.records import (
+from ml_code.triton_deploy.repository import ModelFolder
+from ml_code.triton_deploy.repository.versions import read_manifest
+from ml_code.triton_deploy.rules import reader
+from ml_code.triton_deploy.rules.records import (
     Bake,
     BakeVerdict,
     Canary,
@@ -28,11 +29,11 @@ from ml_code.triton_deploy.records import (
     to_json,
     utc_text,
 )
-from ml_code.triton_deploy.repository import ModelFolder
-from ml_code.triton_deploy.repository.versions import read_manifest
-from ml_code.triton_deploy.schema import Schema
-from ml_code.triton_deploy.status import statuses
-from ml_code.triton_deploy.version_files import Manifest
+from ml_code.triton_deploy.rules.schema import Schema
+from ml_code.triton_deploy.rules.version_files import Manifest
+from ml_code.triton_deploy.upkeep.gc import GarbageCollector
+from ml_code.triton_deploy.upkeep.reconcile import Reconciler
+from ml_code.triton_deploy.upkeep.status import statuses
 from tests.support.recorded import LIVE, NOW, RECORD
 from tests.support.world import MODEL, World, deployed
 
@@ -372,7 +373,7 @@ def test_junk_of_one_model_keeps_no_other_from_being_looked_at(
 ) -> None:
     path = two.root / "another" / spoilt
     path.write_bytes(b"\xff{")
-    monkeypatch.setattr("ml_code.triton_deploy.status.tritons_of", lambda settings: [two.triton])
+    monkeypatch.setattr("ml_code.triton_deploy.upkeep.status.tritons_of", lambda settings: [two.triton])
     two.triton.unload("best_model.v2", 1)
     broken, whole = statuses(two.settings, ["another", MODEL])
     assert [str(path) in problem for problem in broken.problems] == [True]
@@ -392,7 +393,7 @@ def test_status_says_which_file_is_junk_and_shows_all_else(
 ) -> None:
     path = two.root / "another/releases/000003.json"
     path.write_bytes(b"")
-    monkeypatch.setattr("ml_code.triton_deploy.status.tritons_of", lambda settings: [two.triton])
+    monkeypatch.setattr("ml_code.triton_deploy.upkeep.status.tritons_of", lambda settings: [two.triton])
     options = argparse.Namespace(model="", deploy_id="", json=False)
     assert commands.status(options, two.settings) == commands.EXIT_DISAGREES
     printed = capsys.readouterr().out
@@ -421,7 +422,7 @@ def test_a_reason_that_is_junk_is_in_nobodys_way(
 ) -> None:
     deployed(world)
     put(world.root / MODEL / "9.failed_20260102T030405" / "failure.json", content)
-    monkeypatch.setattr("ml_code.triton_deploy.status.tritons_of", lambda settings: [world.triton])
+    monkeypatch.setattr("ml_code.triton_deploy.upkeep.status.tritons_of", lambda settings: [world.triton])
     (status,) = statuses(world.settings, [MODEL])
     assert status.live is not None
     assert status.live.active_version == 3

@@ -9,15 +9,15 @@ from datetime import datetime
 
 import pytest
 
-from ml_code.triton_deploy import status
 from ml_code.triton_deploy.errors import Unavailable
-from ml_code.triton_deploy.fleet import Fleet
-from ml_code.triton_deploy.index_cache import IndexCache
-from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
-from ml_code.triton_deploy.records import State
+from ml_code.triton_deploy.fleet.fleet import Fleet
+from ml_code.triton_deploy.fleet.index_cache import IndexCache
 from ml_code.triton_deploy.repository.lease import Lease
-from ml_code.triton_deploy.status import model_status
-from ml_code.triton_deploy.version_files import Manifest
+from ml_code.triton_deploy.rules.records import State
+from ml_code.triton_deploy.rules.version_files import Manifest
+from ml_code.triton_deploy.upkeep import status
+from ml_code.triton_deploy.upkeep.reconcile import Reconciled, Reconciler
+from ml_code.triton_deploy.upkeep.status import model_status
 from tests.support.fakes import FakeTriton, unavailable
 from tests.support.findings import STEPS, bad_name, snapshot_of, torn_release, unreadable
 from tests.support.models import times
@@ -131,9 +131,11 @@ def test_an_abandoned_flip_is_undone(deployed: World, monkeypatch: pytest.Monkey
     for step in STEPS[:-1]:
         getattr(deployer, step)(MODEL, "d3")
     with monkeypatch.context() as patch:
-        patch.setattr("ml_code.triton_deploy.step.Step.keep_lease", lambda self: None)
-        patch.setattr("ml_code.triton_deploy.fleet.Fleet._check", killed)
-        patch.setattr("ml_code.triton_deploy.deployments.Deployments.try_to_restore", lambda self: None)
+        patch.setattr("ml_code.triton_deploy.deploy.step.Step.keep_lease", lambda self: None)
+        patch.setattr("ml_code.triton_deploy.fleet.fleet.Fleet._check", killed)
+        patch.setattr(
+            "ml_code.triton_deploy.deploy.deployments.Deployments.try_to_restore", lambda self: None
+        )
         with pytest.raises(Killed):
             deployer.commit(MODEL, "d3")
     assert deployed.ask() == (3, 3.0)

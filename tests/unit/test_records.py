@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml_code.triton_deploy.errors import IllegalTransition
-from ml_code.triton_deploy.records import (
+from ml_code.triton_deploy.rules.records import (
     STEP_AFTER,
     TRANSITIONS,
     Deployment,

@@ -21,12 +21,12 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from ml_code.triton_deploy import onnx_model, reference, smoke_case
 from ml_code.triton_deploy.errors import ArtifactRejected, Misconfigured, Unavailable
-from ml_code.triton_deploy.machine_faults import machine_fault
-from ml_code.triton_deploy.reference import Limits, ModelFailed, ModelProcess
-from ml_code.triton_deploy.reference_frames import HEAD_BYTES, Reader, TooLarge, packed
-from ml_code.triton_deploy.smoke_case import NUMPY_TYPES, SmokeCase, derive_case
+from ml_code.triton_deploy.model import onnx_model, reference, smoke_case
+from ml_code.triton_deploy.model.reference import Limits, ModelFailed, ModelProcess
+from ml_code.triton_deploy.model.reference_frames import HEAD_BYTES, Reader, TooLarge, packed
+from ml_code.triton_deploy.model.smoke_case import NUMPY_TYPES, SmokeCase, derive_case
+from ml_code.triton_deploy.rules.machine_faults import machine_fault
 from tests.support.models import external, times, unknown_operator
 
 QUICK = Limits(timeout_s=2.0)
@@ -434,7 +434,7 @@ def test_a_signal_gets_through_to_who_waits_and_the_process_is_killed(
 
 def test_the_process_does_not_outlive_a_deployer_that_is_killed(tmp_path: Path) -> None:
     program = (
-        "import sys, numpy; from pathlib import Path; from ml_code.triton_deploy.reference import *\n"
+        "import sys, numpy; from pathlib import Path; from ml_code.triton_deploy.model.reference import *\n"
         "model = ModelProcess(Path(sys.argv[1]), Limits()); print(model.pid, flush=True)\n"
         "model.run({'x': numpy.ones((1, 2), 'f4')})"
     )

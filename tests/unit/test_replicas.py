@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.clients.triton import tritons_of
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import (
     ArtifactRejected,
     DeployError,
@@ -20,12 +22,10 @@ from ml_code.triton_deploy.errors import (
     Unavailable,
     VerificationFailed,
 )
-from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
-from ml_code.triton_deploy.records import Deployment, State
-from ml_code.triton_deploy.replicas import Replicas
-from ml_code.triton_deploy.request import RevertRequest
+from ml_code.triton_deploy.fleet.replicas import Replicas
+from ml_code.triton_deploy.rules.records import Deployment, State
 from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.triton import tritons_of
+from ml_code.triton_deploy.upkeep.reconcile import Reconciled, Reconciler
 from tests.support.fakes import FakeTriton, ones
 from tests.support.models import files, times
 from tests.support.world import MODEL, World

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from ml_code.triton_deploy.bake.bake import Baking
-from ml_code.triton_deploy.bake.policy import BakePolicy
-from ml_code.triton_deploy.bake.rules import Limits
-from ml_code.triton_deploy.canary_course import CanaryVerdict
-from ml_code.triton_deploy.canary_evidence import Watched
+from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import BakeFailed, LeaseHeld, NotFound, Superseded, VerificationFailed
-from ml_code.triton_deploy.records import Bake, BakeVerdict, Deployment, State, advance, utc_text
-from ml_code.triton_deploy.request import RevertRequest
+from ml_code.triton_deploy.rules.bake_rules import Limits
+from ml_code.triton_deploy.rules.canary_course import CanaryVerdict
+from ml_code.triton_deploy.rules.canary_evidence import Watched
+from ml_code.triton_deploy.rules.records import Bake, BakeVerdict, Deployment, State, advance, utc_text
+from ml_code.triton_deploy.upkeep.bake import Baking
+from ml_code.triton_deploy.watch.policy import BakePolicy
 from tests.support.canaries import Scene
 from tests.support.world import MODEL, World
 

@@ -15,19 +15,19 @@ from typing import Any
 import pytest
 
 from ml_code import train_model
-from ml_code.gate import __main__ as gate
-from ml_code.triton_deploy import cli
-from ml_code.triton_deploy.errors import InvalidInput, Misconfigured
-from ml_code.triton_deploy.names import check_reason
-from ml_code.triton_deploy.records import State
-from ml_code.triton_deploy.request import RevertRequest
-from ml_code.triton_deploy.run_conf import (
+from ml_code.airflow_provider.run_conf import (
     OTHER_NAMES,
     meant,
     refuse_ignored,
     refuse_no_number,
     refuse_unknown,
 )
+from ml_code.gate import __main__ as gate
+from ml_code.triton_deploy import cli
+from ml_code.triton_deploy.deploy.request import RevertRequest
+from ml_code.triton_deploy.errors import InvalidInput, Misconfigured
+from ml_code.triton_deploy.rules.names import check_reason
+from ml_code.triton_deploy.rules.records import State
 from tests.support.dags import REPO, library_environment
 from tests.support.world import MODEL, World
 
@@ -180,7 +180,7 @@ def test_people_are_told_once_that_a_run_was_refused(
 ) -> None:
     from airflow.sdk.exceptions import AirflowFailException
 
-    from ml_code.triton_deploy import notifications
+    from ml_code.triton_deploy.report import notifications
 
     told: list[Any] = []
     monkeypatch.setenv("TRITON_DEPLOY_NOTIFY_URL", "http://127.0.0.1:9")

@@ -10,8 +10,8 @@ from xml.sax.saxutils import escape
 
 import pytest
 
-from ml_code.triton_deploy import listing
-from ml_code.triton_deploy.artifacts import S3Store
+from ml_code.triton_deploy.clients import listing
+from ml_code.triton_deploy.clients.artifacts import S3Store
 from ml_code.triton_deploy.errors import AccessDenied, DeployError, Misconfigured, NotFound, Unavailable
 from ml_code.triton_deploy.settings import Settings
 from tests.support.servers.plain import Plain, Say, answer, plain_server

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ml_code.triton_deploy.schema import Schema, Tensor, breaking_changes
+from ml_code.triton_deploy.rules.schema import Schema, Tensor, breaking_changes
 
 X, Y = Tensor("x", "FP32", (-1, 4)), Tensor("y", "FP32", (-1, 2))
 OLD = Schema((X,), (Y,))

@@ -7,8 +7,8 @@ import pytest
 
 from ml_code.gateway.settings import GatewaySettings
 from ml_code.triton_deploy.errors import DeployError, Misconfigured
+from ml_code.triton_deploy.rules.web_address import shown
 from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.web_address import shown
 
 
 def test_defaults() -> None:

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from ml_code.triton_deploy.canary import canary_of
-from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import LeaseHeld, Quarantined, VerificationFailed
-from ml_code.triton_deploy.gc import GarbageCollector
-from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
-from ml_code.triton_deploy.records import Canary, Deployment, Failure, State, to_json, utc_text
-from ml_code.triton_deploy.request import RevertRequest
-from ml_code.triton_deploy.status import model_status
-from ml_code.triton_deploy.version_files import Manifest
+from ml_code.triton_deploy.rules.canary import canary_of
+from ml_code.triton_deploy.rules.records import Canary, Deployment, Failure, State, to_json, utc_text
+from ml_code.triton_deploy.rules.version_files import Manifest
+from ml_code.triton_deploy.upkeep.gc import GarbageCollector
+from ml_code.triton_deploy.upkeep.reconcile import Reconciled, Reconciler
+from ml_code.triton_deploy.upkeep.status import model_status
 from tests.support.earlier import EarlierCode, write_repository
 from tests.support.fakes import FakeTriton
 from tests.support.recorded import NOW, RECORD
@@ -74,7 +74,7 @@ def test_status_reads_what_earlier_code_wrote(
     world: World, commit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     went_on(world, commit, "live")
-    monkeypatch.setattr("ml_code.triton_deploy.status.tritons_of", lambda settings: [world.triton])
+    monkeypatch.setattr("ml_code.triton_deploy.upkeep.status.tritons_of", lambda settings: [world.triton])
     status = model_status(world.settings, MODEL)
     assert status.live is not None
     assert (status.live.active_version, status.live.warm_versions) == (3, (2,))

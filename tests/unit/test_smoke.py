@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ml_code.triton_deploy.clients.triton import Inference
 from ml_code.triton_deploy.errors import TritonsDiffer, VerificationFailed
-from ml_code.triton_deploy.records import Deployment, State
-from ml_code.triton_deploy.triton import Inference
+from ml_code.triton_deploy.rules.records import Deployment, State
 from tests.support.fakes import FakeTriton
 from tests.support.world import MODEL, World
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import (
     ArtifactRejected,
     DeployError,
@@ -18,9 +19,8 @@ from ml_code.triton_deploy.errors import (
     Unavailable,
     VerificationFailed,
 )
-from ml_code.triton_deploy.records import Deployment, State
 from ml_code.triton_deploy.repository.lease import STAGING, Lease
-from ml_code.triton_deploy.request import RevertRequest
+from ml_code.triton_deploy.rules.records import Deployment, State
 from ml_code.triton_deploy.settings import Settings
 from tests.support.fakes import FakeTriton, unavailable
 from tests.support.models import files

@@ -8,21 +8,21 @@ from dataclasses import replace
 
 import pytest
 
-from ml_code.gateway.deploy_history import DeployHistory
-from ml_code.gateway.deploy_metrics import DeployMetrics
+from ml_code.gateway.front.deploy_metrics import DeployMetrics
+from ml_code.gateway.triton.deploy_history import DeployHistory
 from ml_code.triton_deploy import cli
-from ml_code.triton_deploy.bake.bake import Baking
-from ml_code.triton_deploy.bake.policy import BakePolicy
-from ml_code.triton_deploy.bake.rules import Limits
-from ml_code.triton_deploy.canary import canary_of
+from ml_code.triton_deploy.clients.registry import RegisteredVersion
+from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import BakeFailed, NotFound, StorageFailed, TakenBack
-from ml_code.triton_deploy.mlflow_tags import _refused as refused_versions
-from ml_code.triton_deploy.records import Bake, BakeVerdict, Release, State, utc_text
-from ml_code.triton_deploy.registry import RegisteredVersion
-from ml_code.triton_deploy.request import RevertRequest
-from ml_code.triton_deploy.standing import drift, standings
-from ml_code.triton_deploy.status import model_status
-from ml_code.triton_deploy.verdicts import bad_versions, judged
+from ml_code.triton_deploy.report.mlflow_tags import _refused as refused_versions
+from ml_code.triton_deploy.repository.verdicts import bad_versions, judged
+from ml_code.triton_deploy.rules.bake_rules import Limits
+from ml_code.triton_deploy.rules.canary import canary_of
+from ml_code.triton_deploy.rules.records import Bake, BakeVerdict, Release, State, utc_text
+from ml_code.triton_deploy.rules.standing import drift, standings
+from ml_code.triton_deploy.upkeep.bake import Baking
+from ml_code.triton_deploy.upkeep.status import model_status
+from ml_code.triton_deploy.watch.policy import BakePolicy
 from tests.support.models import files, golden, times
 from tests.support.world import MODEL, World
 
@@ -190,8 +190,8 @@ def test_the_page_says_it(site: World) -> None:
 
 
 def test_the_alias_that_still_names_it_is_told_of(site: World) -> None:
-    from ml_code.triton_deploy.identity import Origin
-    from ml_code.triton_deploy.standing import Registered
+    from ml_code.triton_deploy.rules.identity import Origin
+    from ml_code.triton_deploy.rules.standing import Registered
 
     named = Registered(version=2, origin=Origin(run_id="run2", place="fake://artifacts/2"))
     text = drift(live(site), named, refused_versions(site.folder))

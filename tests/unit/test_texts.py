@@ -10,7 +10,7 @@ import pytest
 
 from ml_code.triton_deploy.cli import main
 from ml_code.triton_deploy.errors import ArtifactRejected, DeployError
-from ml_code.triton_deploy.texts import OneLine, excerpt, for_chat, printable
+from ml_code.triton_deploy.errors.texts import OneLine, excerpt, for_chat, printable
 from tests.support.world import MODEL, World
 
 HOSTILE = {

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ml_code.triton_deploy import http
+from ml_code.triton_deploy.clients import http
+from ml_code.triton_deploy.clients.http.tls import Kind, Trust, trust
 from ml_code.triton_deploy.errors import Misconfigured
-from ml_code.triton_deploy.tls import Kind, Trust, trust
 from tests.support.servers.certificates import Authority
 from tests.support.servers.plain import Plain, answer, plain_server
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from ml_code.triton_deploy import transfer
-from ml_code.triton_deploy.artifacts import Source
+from ml_code.triton_deploy.clients import transfer
+from ml_code.triton_deploy.clients.artifacts import Source
+from ml_code.triton_deploy.clients.transfer import AHEAD, Transfer
 from ml_code.triton_deploy.errors import StorageFailed
 from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.transfer import AHEAD, Transfer
 from tests.support.fakes import fake_store
 
 MIB = 1 << 20

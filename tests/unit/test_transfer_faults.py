@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from ml_code.triton_deploy import http, transfer_pace
+from ml_code.triton_deploy.clients import http, transfer_pace
+from ml_code.triton_deploy.clients.http import SilentServer
+from ml_code.triton_deploy.clients.http.tls import Trust
+from ml_code.triton_deploy.clients.sources import Source
+from ml_code.triton_deploy.clients.transfer import RESTARTS, Transfer
 from ml_code.triton_deploy.errors import AccessDenied, DeployError, Misconfigured, NotFound, Unavailable
-from ml_code.triton_deploy.http import SilentServer
 from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.sources import Source
-from ml_code.triton_deploy.tls import Trust
-from ml_code.triton_deploy.transfer import RESTARTS, Transfer
 from tests.support.servers.scripted_store import Said, ScriptedStore, scripted_store, within
 
 MIB = 1 << 20

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ml_code.triton_deploy.http import SilentServer
-from ml_code.triton_deploy.transfer_pace import FIRST_PAUSE_S, LONGEST_PAUSE_S, Pace, Repeats
+from ml_code.triton_deploy.clients.http import SilentServer
+from ml_code.triton_deploy.clients.transfer_pace import FIRST_PAUSE_S, LONGEST_PAUSE_S, Pace, Repeats
 
 SILENCE_S, RATE = 10.0, 100
 

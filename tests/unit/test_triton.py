@@ -9,6 +9,7 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from ml_code.triton_deploy.clients.triton import GrpcTriton
 from ml_code.triton_deploy.errors import (
     ArtifactRejected,
     DeployError,
@@ -17,7 +18,6 @@ from ml_code.triton_deploy.errors import (
     Unavailable,
     Unclassified,
 )
-from ml_code.triton_deploy.triton import GrpcTriton
 from tests.support.fakes import ones
 
 STILL_THERE = "failed to unload 'm.v2', versions that are still available: 2"

@@ -19,7 +19,15 @@ from ml_code.triton_deploy.errors import (
     Unclassified,
     VerificationFailed,
 )
-from ml_code.triton_deploy.triton_errors import TABLE, Call, Doing, NotPolled, error_of, reason_of, row_of
+from ml_code.triton_deploy.rules.triton_errors import (
+    TABLE,
+    Call,
+    Doing,
+    NotPolled,
+    error_of,
+    reason_of,
+    row_of,
+)
 from tests.support.models import external, times, unknown_operator
 
 LOAD, ASK, UNLOAD, LIST, ABOUT = Call.LOADING, Call.ASKING, Call.UNLOADING, Call.LISTING, Call.ABOUT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ml_code.triton_deploy.unused import unused
+from ml_code.triton_deploy.rules.unused import unused
 
 # What MLflow's flavors log, and what belongs to a model.
 ORDINARY = [

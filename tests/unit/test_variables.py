@@ -12,11 +12,11 @@ from ml_code.alias_events import cli as events
 from ml_code.alias_events.settings import EventSettings
 from ml_code.gateway import cli as gateway
 from ml_code.gateway.settings import GatewaySettings
-from ml_code.triton_deploy import cli, variables
+from ml_code.triton_deploy import cli
 from ml_code.triton_deploy.doctor import DoctorVerdict, examine
 from ml_code.triton_deploy.errors import Misconfigured
-from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.variables import edits, unknown
+from ml_code.triton_deploy.settings import Settings, variables
+from ml_code.triton_deploy.settings.variables import edits, unknown
 
 ALL = (Settings, EventSettings, GatewaySettings)
 

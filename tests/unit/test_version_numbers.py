@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from ml_code.triton_deploy import cli
+from ml_code.triton_deploy.clients.http.answers import JsonAnswer
+from ml_code.triton_deploy.clients.mlflow_api import MlflowApi
+from ml_code.triton_deploy.clients.registry import MlflowRegistry, RegisteredVersion
+from ml_code.triton_deploy.deploy.request import DeployRequest, RevertRequest
 from ml_code.triton_deploy.errors import InvalidInput, Misconfigured
-from ml_code.triton_deploy.http_answers import JsonAnswer
-from ml_code.triton_deploy.mlflow_api import MlflowApi
-from ml_code.triton_deploy.names import MAX_VERSION
-from ml_code.triton_deploy.registry import MlflowRegistry, RegisteredVersion
-from ml_code.triton_deploy.request import DeployRequest, RevertRequest
+from ml_code.triton_deploy.rules.names import MAX_VERSION
 from ml_code.triton_deploy.settings import Settings
 from tests.support.world import MODEL, World
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from ..settings import Settings
-from ..variables import CORRECT, unknown
+from ..settings.variables import CORRECT, unknown
 from .check import DoctorCheck, DoctorVerdict, Finding, Report
 from .clocks import ClocksCheck
 from .examination import run_all

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
 
-from .. import http, tls
+from ..clients import http
+from ..clients.http import tls
+from ..clients.mlflow_api import MlflowApi
 from ..errors import DeployError
-from ..mlflow_api import MlflowApi
 from ..repository.lease import CLOCK_SKEW_S
 from ..settings import Settings
 from ..storage import storage_errors

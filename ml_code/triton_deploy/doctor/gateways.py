@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..bake.gateway_counts import GatewayCounts
+from ..clients.gateway_counts import GatewayCounts
 from ..errors import DeployError
 from ..settings import Settings
 from .check import Finding, Report

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ..artifact_roots import VARIABLE
-from ..artifacts import ProxiedStore
+from ..clients.artifacts import ProxiedStore
+from ..clients.mlflow_api import MlflowApi
 from ..errors import DeployError, InvalidInput, Misconfigured
-from ..locations import ForeignPlace, Place, ProxyPlace, S3Place, parse_place
-from ..mlflow_api import MlflowApi
+from ..rules.artifact_roots import VARIABLE
+from ..rules.locations import ForeignPlace, Place, ProxyPlace, S3Place, parse_place
 from ..settings import Settings
 from .check import Finding, Report
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 
-from ..bake import canary_judge
-from ..bake.prometheus import Alertmanager, Prometheus
-from ..bake.queries import BEYOND, ROWS, Queries, Span
+from ..clients.prometheus import Alertmanager, Prometheus
 from ..errors import AccessDenied, DeployError, Misconfigured
-from ..records import Release
 from ..repository import ModelFolder, models_in
+from ..rules.records import Release
 from ..settings import Settings
+from ..watch import canary_judge
+from ..watch.queries import BEYOND, ROWS, Queries, Span
 from .check import Finding, Report
 
 NONE = "There is none: TRITON_DEPLOY_PROMETHEUS_URL is not set. No release bakes, and no canary or shadow is taken on."

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import StorageFailed
-from ..names import PLAIN_PATH, engine_name, needs_quoting
 from ..repository import ModelFolder, models_in, traps
 from ..repository.durable import FILE_MODE, create_file, fsync_directory, rename
 from ..repository.engines import engines_in
+from ..rules.names import PLAIN_PATH, engine_name, needs_quoting
 from ..settings import Settings
 from ..storage import storage_failed
 from .check import Finding, Report

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ..artifact_roots import VARIABLE
-from ..artifacts import S3Store
+from ..clients.artifacts import S3Store
 from ..errors import DeployError
-from ..locations import S3Place
+from ..rules.artifact_roots import VARIABLE
+from ..rules.locations import S3Place
 from ..settings import Settings
 from .check import Finding, Report
 from .mlflow import experiments_of

@@ -8,12 +8,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ..clients.triton import GrpcTriton, ServerInfo, tritons_of
 from ..errors import DeployError
 from ..repository.lease import STAGING as LEASE
 from ..repository.lease import Lease
 from ..settings import Settings
 from ..storage import storage_errors
-from ..triton import GrpcTriton, ServerInfo, tritons_of
 from .check import Finding, Report
 from .probe import Probe
 from .triton import CALL_S, Examined, blind_to, controlled, shown

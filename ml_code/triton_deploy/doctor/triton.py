@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from ..clients.triton import Index, ServerInfo, tritons_of
 from ..errors import DeployError
 from ..settings import Settings
 from ..storage import storage_errors
-from ..triton import Index, ServerInfo, tritons_of
 from .check import Finding, Report
 from .probe import Probe
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from ..names import check_model, engine_name, is_model
+from ..rules.names import check_model, engine_name, is_model
+from ..rules.version_files import FileEntry, Manifest
 from ..storage import storage_errors
-from ..version_files import FileEntry, Manifest
 from .bakes import Bakes
 from .engines import Engines, engines_in, is_link_to
 from .evidence import Evidence

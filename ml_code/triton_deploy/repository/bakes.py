@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..records import Bake, to_json
+from ..rules.records import Bake, to_json
 from ..storage import storage_errors
 from . import durable
 from .reading import read_record

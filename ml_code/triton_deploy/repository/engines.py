@@ -30,7 +30,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import Foreign
-from ..names import engine_name, engine_version
+from ..rules.names import engine_name, engine_version
 from ..storage import storage_errors
 from . import durable
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from ..records import ReconcileNote, to_json
+from ..rules.records import ReconcileNote, to_json
 from ..storage import storage_errors
 from . import durable
 

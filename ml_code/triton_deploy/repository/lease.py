@@ -18,11 +18,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
 
-from .. import reader
 from ..errors import LeaseHeld, StorageFailed, Superseded
-from ..names import is_deploy_id
-from ..reader import Moment
-from ..records import utc_text
+from ..rules import reader
+from ..rules.names import is_deploy_id
+from ..rules.reader import Moment
+from ..rules.records import utc_text
 from ..storage import storage_errors
 from . import durable
 from .reading import read_record

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..errors import DeployError, Foreign
-from ..names import OUR_FOLDERS, is_deploy_id
-from ..records import Deployment, State
+from ..rules.names import OUR_FOLDERS, is_deploy_id
+from ..rules.records import Deployment, State
+from ..rules.version_files import SMOKE_CASE
 from ..storage import storage_errors
-from ..version_files import SMOKE_CASE
 from . import durable
 from .engines import Engines
 from .journal import Journal

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import StorageFailed
-from ..names import OUR_FOLDERS, ends_triton, engine_version
+from ..rules.names import OUR_FOLDERS, ends_triton, engine_version
 from ..storage import storage_errors
 
 WHAT_TO_DO = "Move it out of the model's folder, whoever put it there."

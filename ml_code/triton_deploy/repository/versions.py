@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import NotFound, StorageFailed
-from ..names import engine_name, is_version
-from ..records import Deployment, Failure, Release
+from ..rules.names import engine_name, is_version
+from ..rules.records import Deployment, Failure, Release
+from ..rules.version_files import SMOKE_CASE, Manifest, tree_digest
 from ..storage import storage_errors
-from ..version_files import SMOKE_CASE, Manifest, tree_digest
 from . import durable
 from .journal import Journal
 from .origins import FAILURE, MANIFEST, Origins, failure_content, said_by, set_aside_name

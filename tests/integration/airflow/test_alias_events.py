@@ -25,12 +25,12 @@ from ml_code.alias_events import cli, receiver, signature
 from ml_code.alias_events.airflow import Airflow
 from ml_code.alias_events.moves import Move
 from ml_code.alias_events.settings import EventSettings
-from ml_code.triton_deploy.bake.bake import Baking
-from ml_code.triton_deploy.bake.policy import BakePolicy
 from ml_code.triton_deploy.errors import BakeFailed
-from ml_code.triton_deploy.records import Bake, BakeVerdict
 from ml_code.triton_deploy.repository import ModelFolder
+from ml_code.triton_deploy.rules.records import Bake, BakeVerdict
 from ml_code.triton_deploy.settings import Settings
+from ml_code.triton_deploy.upkeep.bake import Baking
+from ml_code.triton_deploy.watch.policy import BakePolicy
 from stack import Stack
 from stack.servers import REPO
 from tests.support.airflow.models import TASKS, Model, failed_at

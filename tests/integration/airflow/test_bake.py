@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.records import BAKED_BADLY, BakeVerdict
-from ml_code.triton_deploy.request import RevertRequest
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.request import RevertRequest
+from ml_code.triton_deploy.rules.records import BAKED_BADLY, BakeVerdict
 from stack import Stack
 from tests.support.airflow.models import ALL_WENT_WELL, Model, deployed
 from tests.support.airflow.runs import AirflowCommand, AirflowServer

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ml_code.triton_deploy.canary import Exposure, exposure
-from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.records import State
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.rules.canary import Exposure, exposure
+from ml_code.triton_deploy.rules.records import State
 from stack import Stack
 from tests.support.airflow.models import ALL_WENT_WELL, Model, failed_at
 from tests.support.airflow.runs import AirflowCommand, AirflowServer

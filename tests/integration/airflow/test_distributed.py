@@ -15,10 +15,10 @@ import pytest
 import requests
 from celery import Celery
 
-from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.reconcile import Reconciler
-from ml_code.triton_deploy.records import State
-from ml_code.triton_deploy.request import DeployRequest
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.request import DeployRequest
+from ml_code.triton_deploy.rules.records import State
+from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from stack import Stack, postgres
 from stack.__main__ import distributed_summary
 from stack.debian_packages import NotDebian12

@@ -10,11 +10,11 @@ import pytest
 import requests
 
 from ml_code.gate.promotion import MlflowAliases
-from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.clients.registry import MlflowRegistry
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.request import DeployRequest
 from ml_code.triton_deploy.errors import NotFound
-from ml_code.triton_deploy.registry import MlflowRegistry
 from ml_code.triton_deploy.repository import ModelFolder
-from ml_code.triton_deploy.request import DeployRequest
 from ml_code.triton_deploy.settings import Settings
 from stack import Stack
 from tests.support.airflow.dag_copies import IMPATIENT, RETRAIN_DAG

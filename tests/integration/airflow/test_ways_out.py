@@ -16,9 +16,9 @@ from datetime import UTC, datetime, timedelta
 import psutil
 import pytest
 
-from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
-from ml_code.triton_deploy.records import State
-from ml_code.triton_deploy.version_files import SMOKE_CASE
+from ml_code.triton_deploy.rules.records import State
+from ml_code.triton_deploy.rules.version_files import SMOKE_CASE
+from ml_code.triton_deploy.upkeep.reconcile import Reconciled, Reconciler
 from stack import Stack
 from stack.servers import DEPLOY_DAG
 from tests.support.airflow.dag_copies import NO_RETRIES, QUICK_RETRIES, RUN_TIMEOUT

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 import requests
 
-from ml_code.triton_deploy import commands
-from ml_code.triton_deploy.bake.bake import Baked
-from ml_code.triton_deploy.bake.prometheus import Prometheus as Client
+from ml_code.triton_deploy.cli import commands
+from ml_code.triton_deploy.clients.prometheus import Prometheus as Client
 from ml_code.triton_deploy.errors import BakeFailed, Misconfigured, Unavailable
-from ml_code.triton_deploy.records import BAKED_BADLY, BakeVerdict
+from ml_code.triton_deploy.rules.records import BAKED_BADLY, BakeVerdict
+from ml_code.triton_deploy.upkeep.bake import Baked
 from tests.support.fakes import fake_store
 from tests.support.models import fails_above, picky, slow
 from tests.support.servers.baked_site import Site

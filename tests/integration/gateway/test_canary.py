@@ -16,18 +16,18 @@ from typing import Self
 import pytest
 import requests
 
-from ml_code.triton_deploy.bake.canary_judge import CanaryJudge
-from ml_code.triton_deploy.canary import TESTERS_HEADER, Decision, canary_of
-from ml_code.triton_deploy.canary_control import CanaryControl
-from ml_code.triton_deploy.canary_course import CanaryVerdict
-from ml_code.triton_deploy.canary_evidence import Watched, nobody
-from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.clients.triton import tritons_of
+from ml_code.triton_deploy.deploy.canary_control import CanaryControl
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.request import DeployRequest
 from ml_code.triton_deploy.errors import AnswersDiffer, EndedTriton, VerificationFailed
-from ml_code.triton_deploy.names import engine_name
-from ml_code.triton_deploy.records import Canary, State
 from ml_code.triton_deploy.repository import ModelFolder
-from ml_code.triton_deploy.request import DeployRequest
-from ml_code.triton_deploy.triton import tritons_of
+from ml_code.triton_deploy.rules.canary import TESTERS_HEADER, Decision, canary_of
+from ml_code.triton_deploy.rules.canary_course import CanaryVerdict
+from ml_code.triton_deploy.rules.canary_evidence import Watched, nobody
+from ml_code.triton_deploy.rules.names import engine_name
+from ml_code.triton_deploy.rules.records import Canary, State
+from ml_code.triton_deploy.watch.canary_judge import CanaryJudge
 from stack import Stack
 from tests.support.models import picky, slow
 from tests.support.servers.gateways import Gateway, Releases, Traffic

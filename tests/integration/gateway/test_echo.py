@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ml_code.gateway.errors import GatewayError, Malformed
+from ml_code.gateway.http.errors import GatewayError, Malformed
 from ml_code.gateway.settings import GatewaySettings
-from ml_code.gateway.v2_guard import check_request
-from ml_code.gateway.v2_tensors import read_inputs
+from ml_code.gateway.v2.guard import check_request
+from ml_code.gateway.v2.tensors import read_inputs
 from tests.support.servers.gateways import Gateway
 from tests.support.servers.tritons import TritonServer
 from tests.support.servers.v2_bodies import MODEL, Bodies, Body, as_seen, live_on_a_triton, write_echo_model

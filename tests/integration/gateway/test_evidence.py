@@ -19,8 +19,7 @@ from typing import Any
 import pytest
 import requests
 
-from ml_code.triton_deploy.bake.queries import DEFAULT
-from ml_code.triton_deploy.canary import canary_of
+from ml_code.triton_deploy.deploy.request import DeployRequest, RevertRequest
 from ml_code.triton_deploy.errors import (
     AccessDenied,
     BakeFailed,
@@ -29,9 +28,10 @@ from ml_code.triton_deploy.errors import (
     Superseded,
     TakenBack,
 )
-from ml_code.triton_deploy.records import BakeVerdict, State
 from ml_code.triton_deploy.repository import ModelFolder
-from ml_code.triton_deploy.request import DeployRequest, RevertRequest
+from ml_code.triton_deploy.rules.canary import canary_of
+from ml_code.triton_deploy.rules.records import BakeVerdict, State
+from ml_code.triton_deploy.watch.queries import DEFAULT
 from tests.support.fakes import fake_store
 from tests.support.models import fails_above
 from tests.support.servers.baked_site import Site

@@ -22,13 +22,13 @@ from typing import Any
 import onnx
 import pytest
 
-from ml_code.gateway.metrics import DURATION
-from ml_code.triton_deploy.bake.bake import Baked
-from ml_code.triton_deploy.canary import canary_of
+from ml_code.gateway.http.metrics import DURATION
 from ml_code.triton_deploy.errors import BakeFailed, BakeHeld, DeployError, VerificationFailed
-from ml_code.triton_deploy.records import BakeVerdict, State
 from ml_code.triton_deploy.repository import ModelFolder
+from ml_code.triton_deploy.rules.canary import canary_of
+from ml_code.triton_deploy.rules.records import BakeVerdict, State
 from ml_code.triton_deploy.settings import Settings
+from ml_code.triton_deploy.upkeep.bake import Baked
 from tests.support.fakes import fake_store
 from tests.support.models import fails_above, picky, slow, times
 from tests.support.servers.baked_site import Site

@@ -24,7 +24,8 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from ml_code.triton_deploy.artifacts import ArtifactStore, ProxiedStore, S3Store, Source, store_for
+from ml_code.triton_deploy.clients.artifacts import ArtifactStore, ProxiedStore, S3Store, Source, store_for
+from ml_code.triton_deploy.clients.transfer import Transfer
 from ml_code.triton_deploy.errors import (
     AccessDenied,
     ArtifactRejected,
@@ -33,9 +34,8 @@ from ml_code.triton_deploy.errors import (
     StorageFailed,
     Unavailable,
 )
+from ml_code.triton_deploy.rules.version_files import RemoteFile
 from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.transfer import Transfer
-from ml_code.triton_deploy.version_files import RemoteFile
 from stack import Stack
 from tests.support.fakes import fake_store
 from tests.support.servers.ceph_rgw import RadosGateway

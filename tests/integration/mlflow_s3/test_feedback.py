@@ -11,15 +11,15 @@ import pytest
 import requests
 
 from ml_code.triton_deploy.cli import main
-from ml_code.triton_deploy.deployer import Deployer, DeployRequest
+from ml_code.triton_deploy.clients.mlflow_board import Board, MlflowBoard
+from ml_code.triton_deploy.deploy.deployer import Deployer, DeployRequest
 from ml_code.triton_deploy.errors import NotFound, VerificationFailed
-from ml_code.triton_deploy.identity import Origin
-from ml_code.triton_deploy.mlflow_board import Board, MlflowBoard
-from ml_code.triton_deploy.reconcile import Reconciler
-from ml_code.triton_deploy.renumber import Registrar
+from ml_code.triton_deploy.rules.identity import Origin
+from ml_code.triton_deploy.rules.standing import Registered
+from ml_code.triton_deploy.rules.version_files import DIGEST_TAG
 from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.standing import Registered
-from ml_code.triton_deploy.version_files import DIGEST_TAG
+from ml_code.triton_deploy.upkeep.reconcile import Reconciler
+from ml_code.triton_deploy.upkeep.renumber import Registrar
 from stack import Stack
 from tests.support.fakes import FakeBoard
 from tests.support.models import files, golden, times

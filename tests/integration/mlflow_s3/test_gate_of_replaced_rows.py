@@ -12,9 +12,9 @@ import requests
 
 from ml_code.gate.__main__ import EXIT_KEPT, main
 from ml_code.training.heldout import ARTIFACT_PATH, DIGEST_TAG, HeldOut
-from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.mlflow_board import MlflowBoard
-from ml_code.triton_deploy.request import DeployRequest
+from ml_code.triton_deploy.clients.mlflow_board import MlflowBoard
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.request import DeployRequest
 from ml_code.triton_deploy.settings import Settings
 from stack import Stack
 from tests.support.labelled import BAD, GOOD, classifier, labelled

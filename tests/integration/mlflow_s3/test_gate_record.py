@@ -14,8 +14,8 @@ from ml_code.gate.record import record
 from ml_code.gate.rules import Rules
 from ml_code.gate.scores import METRICS
 from ml_code.gate.sources import Challengers
+from ml_code.triton_deploy.clients.mlflow_board import MlflowBoard
 from ml_code.triton_deploy.errors import NotFound
-from ml_code.triton_deploy.mlflow_board import MlflowBoard
 from ml_code.triton_deploy.settings import Settings
 from stack import Stack
 from tests.support.models import files, times

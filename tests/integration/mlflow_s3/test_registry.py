@@ -16,7 +16,8 @@ import pytest
 import requests
 from requests.adapters import HTTPAdapter
 
-from ml_code.triton_deploy.artifacts import store_for
+from ml_code.triton_deploy.clients.artifacts import store_for
+from ml_code.triton_deploy.clients.registry import MlflowRegistry, RegisteredVersion, Registry, wait_for_alias
 from ml_code.triton_deploy.errors import (
     AccessDenied,
     AliasNotFound,
@@ -26,9 +27,8 @@ from ml_code.triton_deploy.errors import (
     NotFound,
     Unavailable,
 )
-from ml_code.triton_deploy.registry import MlflowRegistry, RegisteredVersion, Registry, wait_for_alias
+from ml_code.triton_deploy.rules.version_files import DIGEST_TAG
 from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.version_files import DIGEST_TAG
 from stack import Stack
 from tests.support.fakes import FakeRegistry
 from tests.support.models import files, times

@@ -17,18 +17,18 @@ from typing import Self
 import pytest
 import yaml
 
-from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.identity import Origin
-from ml_code.triton_deploy.mlflow_tags import MlflowTags
-from ml_code.triton_deploy.model_config import switch_config, to_json
-from ml_code.triton_deploy.names import engine_name
-from ml_code.triton_deploy.reconcile import Reconciler
-from ml_code.triton_deploy.records import Bake, BakeVerdict
+from ml_code.triton_deploy.clients.triton import tritons_of
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.request import DeployRequest
+from ml_code.triton_deploy.model.model_config import switch_config, to_json
+from ml_code.triton_deploy.report.mlflow_tags import MlflowTags
 from ml_code.triton_deploy.repository import ModelFolder
-from ml_code.triton_deploy.request import DeployRequest
-from ml_code.triton_deploy.schema import Schema
-from ml_code.triton_deploy.standing import Registered
-from ml_code.triton_deploy.triton import tritons_of
+from ml_code.triton_deploy.rules.identity import Origin
+from ml_code.triton_deploy.rules.names import engine_name
+from ml_code.triton_deploy.rules.records import Bake, BakeVerdict
+from ml_code.triton_deploy.rules.schema import Schema
+from ml_code.triton_deploy.rules.standing import Registered
+from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from tests.support.fakes import fake_store
 from tests.support.models import fails_above, slow
 from tests.support.servers.gateways import Gateway, Releases

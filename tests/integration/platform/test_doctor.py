@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 import requests
 
+from ml_code.triton_deploy.clients.triton import GrpcTriton
 from ml_code.triton_deploy.doctor import DoctorVerdict, Finding, examine
 from ml_code.triton_deploy.doctor.probe import PREFIX
 from ml_code.triton_deploy.errors import DeployError
-from ml_code.triton_deploy.triton import GrpcTriton
 from stack import Stack, StackError
 from stack.ports import free_ports
 from stack.triton_servers import STAGING

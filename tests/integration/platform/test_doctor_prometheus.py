@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from ml_code.triton_deploy.bake.queries import DEFAULT
 from ml_code.triton_deploy.doctor import DoctorVerdict, Finding
 from ml_code.triton_deploy.doctor.examination import run_all
 from ml_code.triton_deploy.doctor.prometheus import PrometheusCheck
 from ml_code.triton_deploy.settings import Settings
+from ml_code.triton_deploy.watch.queries import DEFAULT
 from tests.support.servers.gateways import Gateway, Releases, free_port
 from tests.support.servers.prometheus_server import PASSWORD, Alertmanager, Prometheus
 from tests.support.servers.v2_clients import asking

@@ -12,7 +12,7 @@ import requests
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from ml_code.triton_deploy.triton import GrpcTriton
+from ml_code.triton_deploy.clients.triton import GrpcTriton
 from stack import Stack
 from stack.triton_servers import STAGING
 from tests.support.charts import RELEASE, render, value_set

@@ -13,8 +13,8 @@ import requests
 
 from ml_code.triton_deploy.cli import main
 from ml_code.triton_deploy.errors import InvalidInput, Misconfigured, StorageFailed
-from ml_code.triton_deploy.initialize import InitRequest, initialize
 from ml_code.triton_deploy.settings import Settings
+from ml_code.triton_deploy.upkeep.initialize import InitRequest, initialize
 from stack import Stack
 
 pytestmark = pytest.mark.integration

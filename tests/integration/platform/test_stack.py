@@ -17,7 +17,7 @@ import pytest
 import requests
 from botocore.exceptions import ClientError
 
-from ml_code.triton_deploy.triton import GrpcTriton
+from ml_code.triton_deploy.clients.triton import GrpcTriton
 from stack import Stack, StackError, services
 from stack.__main__ import services_here
 from stack.ports import free_ports

@@ -21,11 +21,11 @@ from typing import Any
 
 import pytest
 
-from ml_code.triton_deploy.deployer import Deployer, DeployRequest
+from ml_code.triton_deploy.clients.triton import GrpcTriton
+from ml_code.triton_deploy.deploy.deployer import Deployer, DeployRequest
 from ml_code.triton_deploy.errors import NotFound, Unavailable
-from ml_code.triton_deploy.reconcile import Reconciler
 from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.triton import GrpcTriton
+from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from stack import Stack
 from tests.support.fakes import ones
 from tests.support.models import external, files, golden, times

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from ml_code.triton_deploy.reconcile import Reconciler
-from ml_code.triton_deploy.records import State
-from ml_code.triton_deploy.triton import GrpcTriton
+from ml_code.triton_deploy.clients.triton import GrpcTriton
+from ml_code.triton_deploy.rules.records import State
+from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from stack import Stack
 from stack.servers import REPO
 from tests.support.faults.figures import record, say

@@ -18,14 +18,14 @@ from itertools import product
 
 import pytest
 
-from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.clients.triton import GrpcTriton
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.request import DeployRequest
 from ml_code.triton_deploy.errors import Unavailable
-from ml_code.triton_deploy.reconcile import Reconciler
-from ml_code.triton_deploy.records import State
 from ml_code.triton_deploy.repository import ModelFolder
-from ml_code.triton_deploy.request import DeployRequest
+from ml_code.triton_deploy.rules.records import State
 from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.triton import GrpcTriton
+from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from stack import Stack
 from tests.support.fakes import ones
 from tests.support.models import external, files, golden, times

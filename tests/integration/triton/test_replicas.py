@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.request import DeployRequest
 from ml_code.triton_deploy.errors import DeployError, EndedTriton
-from ml_code.triton_deploy.reconcile import Reconciler
-from ml_code.triton_deploy.records import Deployment, State
-from ml_code.triton_deploy.request import DeployRequest
+from ml_code.triton_deploy.rules.records import Deployment, State
+from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from stack import Stack
 from tests.support.faults.figures import record, say
 from tests.support.servers.traffic import Site

@@ -20,13 +20,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from ml_code.triton_deploy import model_config, onnx_model
+from ml_code.triton_deploy.clients.triton import GrpcTriton, Triton
+from ml_code.triton_deploy.clients.triton.lifeline import Life
 from ml_code.triton_deploy.errors import ArtifactRejected, DeployError, Misconfigured, NotFound, Unavailable
-from ml_code.triton_deploy.lifeline import Life
-from ml_code.triton_deploy.names import engine_name
+from ml_code.triton_deploy.model import model_config, onnx_model
 from ml_code.triton_deploy.repository import ModelFolder
-from ml_code.triton_deploy.schema import Schema
-from ml_code.triton_deploy.triton import GrpcTriton, Triton
+from ml_code.triton_deploy.rules.names import engine_name
+from ml_code.triton_deploy.rules.schema import Schema
 from stack import Stack
 from stack.readiness import answers
 from tests.support.fakes import FakeTriton, ones

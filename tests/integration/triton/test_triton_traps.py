@@ -22,11 +22,11 @@ from typing import Any
 import pytest
 import requests
 
-from ml_code.triton_deploy import model_config
+from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import ArtifactRejected, DeployError, NotFound, StorageFailed
-from ml_code.triton_deploy.request import RevertRequest
-from ml_code.triton_deploy.schema import Schema, Tensor
-from ml_code.triton_deploy.status import model_status
+from ml_code.triton_deploy.model import model_config
+from ml_code.triton_deploy.rules.schema import Schema, Tensor
+from ml_code.triton_deploy.upkeep.status import model_status
 from tests.support.fakes import ones
 from tests.support.models import files, golden, times, unknown_operator, write
 from tests.support.servers.sites import Ours, Site, assert_serves, assert_works, name, own_site, site, store

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from ml_code.triton_deploy.clients.triton import GrpcTriton, Inference
 from ml_code.triton_deploy.errors import DeployError
-from ml_code.triton_deploy.triton import GrpcTriton, Inference
 from stack import Stack
 from tests.support.fakes import fake_store, ones
 from tests.support.faults.figures import record

@@ -22,7 +22,7 @@ import httpx
 import psutil
 import requests
 
-from ml_code.triton_deploy.names import deploy_id_for
+from ml_code.triton_deploy.rules.names import deploy_id_for
 from stack import Stack
 from stack.servers import DEPLOY_DAG, REPO
 from tests.support.waiting import await_value

@@ -25,12 +25,14 @@ from typing import Any, Self
 
 import pytest
 
-from ml_code.triton_deploy import cli, deployer, reconcile, status
-from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy import cli
+from ml_code.triton_deploy.clients.triton import GrpcTriton, Inference
+from ml_code.triton_deploy.deploy import deployer
+from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import DeployError, Misconfigured, VerificationFailed
-from ml_code.triton_deploy.reconcile import Reconciler
-from ml_code.triton_deploy.records import Bake, BakeVerdict
-from ml_code.triton_deploy.triton import GrpcTriton, Inference
+from ml_code.triton_deploy.rules.records import Bake, BakeVerdict
+from ml_code.triton_deploy.upkeep import reconcile, status
+from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from stack import Stack, StackError
 from tests.support.fakes import FakeRegistry, FakeTriton, fake_store, ones, unavailable
 from tests.support.faults.damages import (

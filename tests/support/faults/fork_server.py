@@ -20,8 +20,8 @@ import onnx
 import onnxruntime
 import tritonclient.grpc
 
+from ml_code.triton_deploy.clients.triton import GrpcTriton
 from ml_code.triton_deploy.errors import DeployError
-from ml_code.triton_deploy.triton import GrpcTriton
 from tests.support.fakes import FakeRegistry, FakeStore, fake_store
 from tests.support.faults.killed_process import Watched
 from tests.support.faults.operations import OPERATIONS

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ml_code.triton_deploy.repository import ModelFolder
 from ml_code.triton_deploy.repository.versions import sha256_of
-from ml_code.triton_deploy.version_files import FileEntry, tree_digest
+from ml_code.triton_deploy.rules.version_files import FileEntry, tree_digest
 from tests.support.fakes import FakeRegistry, FakeTriton, fake_store
 from tests.support.faults.hostile_child import Commands, Job, Ran
 from tests.support.faults.hostility import LIMIT_S, MODEL_BYTES, SLOWEST_BYTES_PER_S, Hostility

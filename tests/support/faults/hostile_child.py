@@ -32,9 +32,12 @@ import requests
 import tritonclient.grpc
 import urllib3
 
-from ml_code.triton_deploy import artifacts, cli, deployer, doctor, reconcile, status
+from ml_code.triton_deploy import cli, doctor
+from ml_code.triton_deploy.clients import artifacts
+from ml_code.triton_deploy.deploy import deployer
 from ml_code.triton_deploy.doctor import staging as doctor_staging
 from ml_code.triton_deploy.doctor import triton as doctor_triton
+from ml_code.triton_deploy.upkeep import reconcile, status
 from tests.support.fakes import FakeTriton, ones
 from tests.support.faults.served_by_fork import start
 from tests.support.world import MODEL

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import VerificationFailed
-from ml_code.triton_deploy.fleet import Fleet
-from ml_code.triton_deploy.gc import GarbageCollector
-from ml_code.triton_deploy.reconcile import Reconciler
-from ml_code.triton_deploy.records import State, advance
-from ml_code.triton_deploy.request import RevertRequest
+from ml_code.triton_deploy.fleet.fleet import Fleet
+from ml_code.triton_deploy.rules.records import State, advance
+from ml_code.triton_deploy.upkeep.gc import GarbageCollector
+from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from tests.support.fakes import FakeTriton
 from tests.support.models import files, golden, times
 from tests.support.world import MODEL, World

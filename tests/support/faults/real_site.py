@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ml_code.triton_deploy.triton import GrpcTriton
+from ml_code.triton_deploy.clients.triton import GrpcTriton
 from stack import Stack
 from tests.support.fakes import FakeRegistry, fake_store
 from tests.support.faults.fork_server import CALL_S

@@ -26,19 +26,12 @@ from hypothesis.stateful import (
     rule,
 )
 
-from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import DeployError, IllegalTransition
-from ml_code.triton_deploy.gc import Collected, GarbageCollector
-from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
-from ml_code.triton_deploy.records import (
-    STEP_AFTER,
-    TRANSITIONS,
-    Deployment,
-    Release,
-    State,
-    to_json,
-)
-from ml_code.triton_deploy.request import RevertRequest
+from ml_code.triton_deploy.rules.records import STEP_AFTER, TRANSITIONS, Deployment, Release, State, to_json
+from ml_code.triton_deploy.upkeep.gc import Collected, GarbageCollector
+from ml_code.triton_deploy.upkeep.reconcile import Reconciled, Reconciler
 from tests.support.fakes import FakeRegistry, FakeStore, FakeTriton, ones, unavailable
 from tests.support.faults.killed_process import Killed, Killer, Stopper
 from tests.support.models import files, golden, times, unknown_operator

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from ml_code.triton_deploy.bake.bake import Baked, Baking
-from ml_code.triton_deploy.bake.policy import BakePolicy
-from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.settings import Settings
+from ml_code.triton_deploy.upkeep.bake import Baked, Baking
+from ml_code.triton_deploy.watch.policy import BakePolicy
 from tests.support.servers.gateways import Releases
 
 

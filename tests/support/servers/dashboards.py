@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ml_code.triton_deploy.canary import canary_of
-from ml_code.triton_deploy.canary_course import CanaryVerdict
-from ml_code.triton_deploy.canary_evidence import Judgment, Watched
-from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.reconcile import Reconciler
-from ml_code.triton_deploy.records import Bake, BakeVerdict
+from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.repository import ModelFolder
+from ml_code.triton_deploy.rules.canary import canary_of
+from ml_code.triton_deploy.rules.canary_course import CanaryVerdict
+from ml_code.triton_deploy.rules.canary_evidence import Judgment, Watched
+from ml_code.triton_deploy.rules.records import Bake, BakeVerdict
+from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from tests.support.models import picky, times
 from tests.support.servers.debian_packages import REPOSITORY
 from tests.support.servers.gateways import Gateway, Releases, Traffic

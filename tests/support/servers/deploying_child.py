@@ -7,8 +7,8 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.request import DeployRequest
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.request import DeployRequest
 from ml_code.triton_deploy.settings import Settings
 from stack.servers import REPO
 from tests.support.fakes import FakeRegistry, FakeStore

@@ -12,15 +12,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.clients.registry import RegisteredVersion
+from ml_code.triton_deploy.clients.triton import GrpcTriton
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.request import DeployRequest
 from ml_code.triton_deploy.errors import DeployError
-from ml_code.triton_deploy.reconcile import Reconciled, Reconciler
-from ml_code.triton_deploy.records import Canary, Deployment
-from ml_code.triton_deploy.registry import RegisteredVersion
 from ml_code.triton_deploy.repository import ModelFolder
-from ml_code.triton_deploy.request import DeployRequest
+from ml_code.triton_deploy.rules.records import Canary, Deployment
 from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.triton import GrpcTriton
+from ml_code.triton_deploy.upkeep.reconcile import Reconciled, Reconciler
 from stack import Stack
 from stack.triton_servers import STAGING
 from tests.support.fakes import FakeRegistry, fake_store, ones

@@ -20,7 +20,7 @@ from typing import Any, Protocol, Self
 from urllib.parse import quote, urlsplit
 from xml.sax.saxutils import escape
 
-from ml_code.triton_deploy.version_files import DIGEST_TAG
+from ml_code.triton_deploy.rules.version_files import DIGEST_TAG
 from tests.support.servers.hostile_messages import SECRETS, SERVERS, Answer, Asked, etag_of, ranged
 from tests.support.servers.plain import secured_by
 from tests.support.servers.wire import Wire

@@ -12,16 +12,16 @@ import sys
 import time
 from collections.abc import Callable
 
-from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.request import DeployRequest, RevertRequest
+from ml_code.triton_deploy.deploy.step import RunningStep
 from ml_code.triton_deploy.errors import DeployError
-from ml_code.triton_deploy.fleet import Fleet
-from ml_code.triton_deploy.records import Deployment, Release, to_json
+from ml_code.triton_deploy.fleet.fleet import Fleet
 from ml_code.triton_deploy.repository import durable
 from ml_code.triton_deploy.repository.lease import Lease
 from ml_code.triton_deploy.repository.releases import Releases
-from ml_code.triton_deploy.request import DeployRequest, RevertRequest
+from ml_code.triton_deploy.rules.records import Deployment, Release, to_json
 from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.step import RunningStep
 
 PAUSE_S = 0.2
 """Between two attempts of one racer."""

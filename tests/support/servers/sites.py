@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.clients.registry import RegisteredVersion
+from ml_code.triton_deploy.clients.triton import GrpcTriton
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.request import DeployRequest
 from ml_code.triton_deploy.errors import DeployError, VerificationFailed
-from ml_code.triton_deploy.fleet import Fleet
-from ml_code.triton_deploy.records import Deployment
-from ml_code.triton_deploy.registry import RegisteredVersion
+from ml_code.triton_deploy.fleet.fleet import Fleet
 from ml_code.triton_deploy.repository import ModelFolder
-from ml_code.triton_deploy.request import DeployRequest
+from ml_code.triton_deploy.rules.records import Deployment
+from ml_code.triton_deploy.rules.version_files import Manifest
 from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.triton import GrpcTriton
-from ml_code.triton_deploy.version_files import Manifest
 from stack import Stack
 from tests.support.fakes import FakeRegistry, FakeStore, fake_store, ones
 from tests.support.models import files, golden, times

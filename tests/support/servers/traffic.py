@@ -17,11 +17,11 @@ from typing import Any, Protocol, Self
 
 import pytest
 
-from ml_code.triton_deploy.deployer import Deployer
+from ml_code.triton_deploy.clients.triton import GrpcTriton
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.deploy.request import DeployRequest
 from ml_code.triton_deploy.repository import ModelFolder
-from ml_code.triton_deploy.request import DeployRequest
 from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.triton import GrpcTriton
 from stack import Stack
 from tests.support.fakes import ones
 from tests.support.models import files, golden, times

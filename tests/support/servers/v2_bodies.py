@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ml_code.gateway.v2_tensors import to_bytes
-from ml_code.triton_deploy.records import Release, to_json
-from ml_code.triton_deploy.smoke_case import NUMPY_TYPES
+from ml_code.gateway.v2.tensors import to_bytes
+from ml_code.triton_deploy.model.smoke_case import NUMPY_TYPES
+from ml_code.triton_deploy.rules.records import Release, to_json
 from stack import Stack
 
 MODEL, LARGE = "echo", "large"

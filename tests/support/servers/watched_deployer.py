@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from ml_code.triton_deploy.deployer import Deployer
-from ml_code.triton_deploy.records import Deployment
+from ml_code.triton_deploy.clients.triton import GrpcTriton, Inference
+from ml_code.triton_deploy.deploy.deployer import Deployer
+from ml_code.triton_deploy.rules.records import Deployment
 from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.triton import GrpcTriton, Inference
 
 STEPS = ("snapshot", "materialize", "load", "ready", "smoke", "commit", "rollback")
 

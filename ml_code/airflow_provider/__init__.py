@@ -1,0 +1,1 @@
+"""What knows Airflow: the operators, triggers and tasks of which the DAGs are made."""

@@ -1,0 +1,58 @@
+"""What a run may be asked for: the check that comes before every task of every DAG, and what the forms have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from ..alias_events.settings import EventSettings
+from ..triton_deploy.errors import DeployError
+from ..triton_deploy.rules.names import UNSEEN_PATTERN
+from ..triton_deploy.settings import Settings, variables
+from .deploy_run import deploy_id_of
+from .notifier import DeployNotifier
+from .run_conf import refuse_ignored, refuse_no_number, refuse_unknown
+
+ONE_LINE: dict[str, Any] = {"not": {"type": "string", "pattern": UNSEEN_PATTERN}}
+"""For the schema of a param that is a text: the "$" of a pattern alone would let a line break at the end through."""
+
+
+def known_params_only(context: Any) -> None:
+    """Come before a task, as its ``pre_execute``: what a run is given beside its DAG's params, or a setting that is misspelt, fails it, and nothing is done."""
+    refused = _refusal(context)
+    if refused is None:
+        return
+    if not context["task"].upstream_task_ids:
+        DeployNotifier("refused", str(refused))(context)
+    raise AirflowFailException(str(refused))
+
+
+def own_deployment_only(context: Any) -> None:
+    """Come before a task that puts things back: after a refusal there is nothing, and its ``deploy_id`` may be of another run."""
+    refused = _refusal(context)
+    if refused is not None and not _has_begun(context):
+        raise AirflowSkipException(f"Nothing is to be put back. {refused}")
+
+
+def _refusal(context: Any) -> DeployError | None:
+    dag, params = context["dag"], context["params"]
+    conf = context["dag_run"].conf or {}
+    try:
+        variables.check([Settings, EventSettings], changes=True)
+        # 'airflow tasks test' has no conf: it adds to the params.
+        refuse_unknown(dag.dag_id, {**conf, **params}, list(dag.params))
+        refuse_ignored(dag.dag_id, conf, params)
+        refuse_no_number(dag.dag_id, params)
+    except DeployError as error:
+        return error
+    return None
+
+
+def _has_begun(context: Any) -> bool:
+    """Whether this run has a deployment: its DAG had other params when it began."""
+    from ..triton_deploy.repository import ModelFolder
+
+    folder = ModelFolder.at(Settings.from_env().repository_root, context["params"]["model"])
+    record = folder.journal.find(deploy_id_of(context))
+    return record is not None and record.actor == f"airflow:{context['run_id']}"

@@ -1,0 +1,111 @@
+"""The waits of ``bake_release`` and ``canary_release``, in Airflow's triggerer: they hold no worker slot. The only piece here that knows Airflow.
+
+The triggerer imports it by its path, from what is installed, not from the folder of the DAGs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from ..triton_deploy.deploy.deployer import Deployer
+from ..triton_deploy.errors import DeployError
+from ..triton_deploy.report.notifications import notify, of_held_canary
+from ..triton_deploy.repository import ModelFolder
+from ..triton_deploy.rules.records import to_json
+from ..triton_deploy.settings import Settings
+from ..triton_deploy.watch.policy import BakePolicy
+from ..triton_deploy.watch.release_watch import Watch
+
+
+class BakeTrigger(BaseTrigger):
+    """Watches a release until there is a verdict.
+
+    The event is the bake's record as JSON, or the ``error`` because of which nobody can watch it, and whether it is ``retryable``.
+
+    It only reads. The triggerer needs the deployer's settings, Prometheus and the model repository (read-only will do). After a
+    restart of the triggerer it goes on with the rest of the time.
+
+    Args:
+        model: its name.
+        generation: the release.
+        minutes: how long, since its commit.
+    """
+
+    def __init__(self, model: str, generation: int, minutes: float) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.model, self.generation, self.minutes = model, generation, minutes
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """See BaseTrigger."""
+        arguments = {"model": self.model, "generation": self.generation, "minutes": self.minutes}
+        return f"{type(self).__module__}.{type(self).__qualname__}", arguments
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """See BaseTrigger."""
+        try:
+            settings = Settings.from_env()
+            policy = BakePolicy.of(settings, self.minutes)
+            watch = await asyncio.to_thread(Watch.of, settings, self.model, self.generation, policy)
+            while (bake := await asyncio.to_thread(watch.look)) is None:
+                await asyncio.sleep(policy.interval_s)
+            event: str | dict[str, Any] = to_json(bake)
+        except DeployError as error:
+            event = {"error": str(error), "retryable": error.retryable}
+        yield TriggerEvent(event)  # type: ignore[no-untyped-call]
+
+
+class CanaryTrigger(BaseTrigger):
+    """Watches a canary until it has ended; the event says how: ``error``, empty when it went well, and whether it is ``retryable``.
+
+    It adds facts to the deployment's record, so the triggerer needs the repository writable. While there is no triggerer,
+    the candidate's share ends by itself; the next one begins the step anew.
+
+    Args:
+        model: its name.
+        deploy_id: the deployment.
+    """
+
+    def __init__(self, model: str, deploy_id: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.model, self.deploy_id = model, deploy_id
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """See BaseTrigger."""
+        arguments = {"model": self.model, "deploy_id": self.deploy_id}
+        return f"{type(self).__module__}.{type(self).__qualname__}", arguments
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """See BaseTrigger."""
+        event = {"error": "", "retryable": False}
+        held_utc = ""
+        try:
+            settings = Settings.from_env()
+            deployer = Deployer(settings)
+            while True:
+                pause_s = await asyncio.to_thread(deployer.look_at_canary, self.model, self.deploy_id)
+                if pause_s is None:
+                    break
+                if settings.notify_url:
+                    held_utc = await asyncio.to_thread(self._tell_held, settings, held_utc)
+                await asyncio.sleep(pause_s)
+        except DeployError as error:
+            event = {"error": str(error), "retryable": error.retryable}
+        yield TriggerEvent(event)  # type: ignore[no-untyped-call]
+
+    def _tell_held(self, settings: Settings, told_utc: str) -> str:
+        """Tell people when the canary has begun to wait; returns since when it does, or an empty text.
+
+        Args:
+            settings: whom to tell.
+            told_utc: since when it waited when they were told last.
+        """
+        folder = ModelFolder.at(settings.repository_root, self.model)
+        record = folder.journal.get(self.deploy_id)
+        held_utc = record.canary.held_utc if record.canary else ""
+        if held_utc and held_utc != told_utc:
+            notify(settings, of_held_canary(folder, record, settings.canary_hold_s))
+        return held_utc

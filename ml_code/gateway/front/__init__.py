@@ -1,0 +1,1 @@
+"""The application: its routes, pages and limits, put together."""

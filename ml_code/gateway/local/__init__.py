@@ -1,0 +1,1 @@
+"""ONNX Runtime or MLflow in this process as the backend."""

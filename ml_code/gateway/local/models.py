@@ -1,0 +1,239 @@
+"""Models in this process: ONNX Runtime for ONNX files, ``mlflow.pyfunc`` for every other flavor. Loaded, and tried before use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ...triton_deploy.errors import ArtifactRejected, Misconfigured
+from ...triton_deploy.model import onnx_model
+from ...triton_deploy.model.smoke_case import Array, derive_case, largest_error, parse_case
+from ...triton_deploy.rules.datatypes import NUMPY_TYPES
+from ...triton_deploy.rules.machine_faults import machine_fault
+from ...triton_deploy.rules.schema import Schema, Tensor
+from ...triton_deploy.rules.version_files import GOLDEN, MODEL_FILE, SERVING_EXAMPLE
+from ...triton_deploy.settings import Settings
+from .files import Fetched
+
+
+class LocalModel(Protocol):
+    """A model that is loaded."""
+
+    @property
+    def schema(self) -> Schema:
+        """Inputs and outputs."""
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return arrays by output name; raises what the model raises."""
+
+
+def load(fetched: Fetched, settings: Settings, threads: int) -> LocalModel:
+    """Load a model and ask it once.
+
+    Args:
+        fetched: its files.
+        settings: the deployer's, for ONNX limits and tolerances.
+        threads: threads for one request.
+
+    Raises:
+        ArtifactRejected: it can't be loaded, or fails or errs on its example.
+        VerificationFailed: its answers are not those that were logged with it.
+        Misconfigured: what its flavor needs is not installed.
+    """
+    if fetched.is_onnx:
+        onnx = OnnxModel(fetched.folder, settings, threads)
+        _try_onnx(onnx, fetched.folder, settings)
+        return onnx
+    pyfunc = PyfuncModel(fetched.folder)
+    pyfunc.try_example()
+    return pyfunc
+
+
+class OnnxModel:
+    """An ONNX model in ONNX Runtime.
+
+    Args:
+        folder: has ``model.onnx``.
+        settings: the highest opset and IR version.
+        threads: threads for one request.
+    """
+
+    def __init__(self, folder: Path, settings: Settings, threads: int) -> None:
+        import onnxruntime
+
+        self.schema = onnx_model.inspect(
+            folder / MODEL_FILE, max_opset=settings.max_opset, max_ir_version=settings.max_ir_version
+        )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(folder / MODEL_FILE), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception.
+            raise machine_fault(str(error), "loading the model") or ArtifactRejected(
+                f"ONNX Runtime can't load the model: {error}", hint="Repair the model, or export it again."
+            ) from error
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """See LocalModel.run."""
+        texts = {
+            name: np.array(
+                [t.decode() if isinstance(t, bytes) else t for t in array.flat], np.object_
+            ).reshape(array.shape)
+            for name, array in inputs.items()
+            if array.dtype == np.object_
+        }
+        values = self._session.run(self._outputs, {**inputs, **texts})
+        return dict(zip(self._outputs, values, strict=True))
+
+
+def _try_onnx(model: OnnxModel, folder: Path, settings: Settings) -> None:
+    if not (folder / GOLDEN).is_file():
+        example = folder / SERVING_EXAMPLE
+        text = example.read_text(encoding="utf-8", errors="replace") if example.is_file() else None
+        # Runs the model once; what it answers is what can be expected.
+        derive_case(folder / MODEL_FILE, model.schema, text)
+        return
+    case = parse_case((folder / GOLDEN).read_text(encoding="utf-8", errors="replace"), model.schema)
+    try:
+        answers = model.run(case.inputs)
+    except Exception as error:
+        raise machine_fault(str(error)) or ArtifactRejected(
+            f"The model fails on its golden inputs: {error}",
+            hint="Repair the model, or its triton/golden.json.",
+        ) from error
+    largest_error(case, answers, rtol=settings.smoke_rtol, atol=settings.smoke_atol)
+
+
+class PyfuncModel:
+    """A model of any MLflow flavor. Loading one runs code that came with it: whoever may register models is trusted.
+
+    Args:
+        folder: has ``MLmodel``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            import mlflow.pyfunc
+        except ImportError as error:
+            raise Misconfigured(
+                "This model needs MLflow, which is not installed here.",
+                hint="Install mlflow and what the model's flavor needs, or log the model as ONNX.",
+            ) from error
+        try:
+            self._model = mlflow.pyfunc.load_model(str(folder))
+        except ImportError as error:
+            raise Misconfigured(
+                f"What the model needs is not installed here: {error}.",
+                hint="Install what the model's requirements.txt names.",
+            ) from error
+        except Exception as error:  # whatever the flavor's library raises
+            raise ArtifactRejected(
+                f"MLflow can't load the model: {error}",
+                hint="Load it with mlflow.pyfunc by hand, and log it again.",
+            ) from error
+        self.schema = _schema(self._model.metadata.signature)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """See LocalModel.run."""
+        return _named(self._model.predict(self._given(inputs)), self.schema)
+
+    def try_example(self) -> None:
+        """Ask it for the example that was logged, or zeros; raises ArtifactRejected when it fails."""
+        try:
+            example = self._model.input_example
+            if example is None:
+                self.run(
+                    {tensor.name: _zeros(tensor) for tensor in self.schema.inputs if not tensor.optional}
+                )
+            else:
+                self._model.predict(example)
+        except Exception as error:  # whatever the model raises
+            raise ArtifactRejected(
+                f"The model fails on {'zeros' if example is None else 'its input example'}: {error}",
+                hint="Log the model with an input example that it can answer.",
+            ) from error
+
+    def _given(self, inputs: Mapping[str, Array]) -> Any:
+        """Give the inputs the form that the signature asks for."""
+        signature = self._model.metadata.signature.inputs
+        if signature.is_tensor_spec():
+            return next(iter(inputs.values())) if not signature.has_input_names() else dict(inputs)
+        import pandas
+
+        columns = {}
+        for name, array in inputs.items():
+            flat = array.reshape(len(array))
+            columns[name] = [t.decode() for t in flat] if array.dtype == np.object_ else flat
+        return pandas.DataFrame(columns)
+
+
+_COLUMN_TYPES = {
+    "boolean": "BOOL",
+    "integer": "INT32",
+    "long": "INT64",
+    "float": "FP32",
+    "double": "FP64",
+    "string": "BYTES",
+}
+
+
+def _schema(signature: Any) -> Schema:
+    if signature is None or signature.inputs is None:
+        raise ArtifactRejected(
+            "The model was logged without a signature.", hint="Log it with mlflow.models.infer_signature(…)."
+        )
+    return Schema(_tensors(signature.inputs, "input"), _tensors(signature.outputs, "output"))
+
+
+def _tensors(side: Any, fallback: str) -> tuple[Tensor, ...]:
+    if side is None:
+        return ()
+    tensors = []
+    for spec in side.inputs:
+        name = spec.name or fallback
+        required = getattr(spec, "required", True)
+        if side.is_tensor_spec():
+            kinds = {np.dtype(dtype): kind for kind, dtype in NUMPY_TYPES.items()}
+            kind = "BYTES" if spec.type.kind in "OUS" else kinds.get(spec.type)
+            shape = tuple(int(size) for size in spec.shape)
+        else:
+            kind, shape = _COLUMN_TYPES.get(getattr(spec.type, "name", "")), (-1,)
+        if kind is None:
+            raise ArtifactRejected(
+                f"The {fallback} {name!r} has type {spec.type}, which has no place in a tensor.",
+                hint="Use columns of booleans, numbers and texts, or tensors.",
+            )
+        tensors.append(Tensor(str(name), kind, shape, optional=not required))
+    return tuple(tensors)
+
+
+def _zeros(tensor: Tensor) -> Array:
+    shape = [1 if size < 0 else size for size in tensor.shape]
+    if tensor.datatype == "BYTES":
+        return np.full(shape, b"", dtype=np.object_)
+    return np.zeros(shape, dtype=NUMPY_TYPES[tensor.datatype])
+
+
+def _named(answer: Any, schema: Schema) -> dict[str, Array]:
+    """Return what a flavor answers (table, column, array, dict, list) as arrays by output name."""
+    if hasattr(answer, "detach"):
+        answer = answer.detach().cpu().numpy()
+    if isinstance(answer, Mapping) or type(answer).__name__ == "DataFrame":
+        return {str(name): _plain(np.asarray(answer[name])) for name in answer}
+    name = (
+        schema.outputs[0].name if len(schema.outputs) == 1 else str(getattr(answer, "name", None) or "output")
+    )
+    return {name: _plain(np.asarray(answer))}
+
+
+def _plain(array: Array) -> Array:
+    """Return an array whose type v2 can name."""
+    if array.dtype.kind in "OUS":
+        return array.astype(np.object_)
+    return array if array.dtype in map(np.dtype, NUMPY_TYPES.values()) else array.astype(np.float64)

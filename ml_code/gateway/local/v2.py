@@ -1,0 +1,81 @@
+"""KServe v2 without a Triton: the local model's tensors in and out, as JSON or binary data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from ...triton_deploy.model.smoke_case import Array
+from ...triton_deploy.rules.schema import Schema
+from ..http.errors import Malformed
+from ..v2.tensors import datatype, read_inputs, to_bytes, to_json
+
+
+def inputs_of(request: Mapping[str, Any], binary: memoryview, schema: Schema) -> dict[str, Array]:
+    """Return the tensors of a request that ``v2_guard`` let through.
+
+    Raises:
+        Malformed: they are not those of the model.
+    """
+    given = read_inputs(request, binary)
+    known = {tensor.name: tensor for tensor in schema.inputs}
+    for name, array in given.items():
+        tensor = known.get(name)
+        if tensor is None:
+            raise Malformed(f"Unexpected inference input {name!r}; the model has {', '.join(known)}.")
+        fits = len(array.shape) == len(tensor.shape) and all(
+            want in (-1, got) for want, got in zip(tensor.shape, array.shape, strict=True)
+        )
+        if datatype(array) != tensor.datatype or not fits:
+            raise Malformed(f"Input {name!r} is {datatype(array)}{list(array.shape)}, expected {tensor}.")
+    missing = [name for name, tensor in known.items() if name not in given and not tensor.optional]
+    if missing:
+        raise Malformed(f"Inputs are missing: {', '.join(missing)}.")
+    return given
+
+
+def response(
+    request: Mapping[str, Any], model: str, version: str, outputs: Mapping[str, Array]
+) -> tuple[bytes, int | None]:
+    """Return the body of an answer, and its JSON's size when binary data follows it.
+
+    Raises:
+        Malformed: the request wants an output that there is not.
+    """
+    wanted = request.get("outputs") or [{"name": name} for name in outputs]
+    by_default = (request.get("parameters") or {}).get("binary_data_output", False)
+    entries, blobs = [], []
+    for want in wanted:
+        name = want.get("name")
+        if name not in outputs:
+            raise Malformed(
+                f"Unexpected inference output {str(name)[:100]!r}; the model has {', '.join(outputs)}."
+            )
+        array = outputs[name]
+        entry: dict[str, Any] = {"name": name, "datatype": datatype(array), "shape": list(array.shape)}
+        if (want.get("parameters") or {}).get("binary_data", by_default):
+            blobs.append(to_bytes(array))
+            entry["parameters"] = {"binary_data_size": len(blobs[-1])}
+        else:
+            entry["data"] = to_json(array.reshape(-1))
+        entries.append(entry)
+    identity = {"id": request["id"]} if request.get("id") else {}
+    head = orjson.dumps({**identity, "model_name": model, "model_version": version, "outputs": entries})
+    return b"".join((head, *blobs)), len(head) if blobs else None
+
+
+def metadata(model: str, version: str, schema: Schema) -> dict[str, Any]:
+    """Return a model's metadata as Triton does."""
+
+    def side(tensors: Any) -> list[dict[str, Any]]:
+        return [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in tensors]
+
+    return {
+        "name": model,
+        "versions": [version],
+        "platform": "local",
+        "inputs": side(schema.inputs),
+        "outputs": side(schema.outputs),
+    }

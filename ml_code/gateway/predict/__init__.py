@@ -1,0 +1,1 @@
+"""Rows of a client become tensors, and the answer rows: ``/predict``."""

@@ -1,0 +1,1 @@
+"""Triton as the backend: connections, the candidate, the predecessor."""

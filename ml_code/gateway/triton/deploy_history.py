@@ -1,0 +1,125 @@
+"""The releases of a model and the deployments that failed, for the page and ``/model-info``. Only reads; belongs in a thread."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ...triton_deploy.errors import DeployError
+from ...triton_deploy.repository import ModelFolder
+from ...triton_deploy.repository.verdicts import in_a_line
+from ...triton_deploy.rules.records import Release, State
+
+SHOWN = 20
+
+
+@dataclass(frozen=True)
+class FailedDeploy:
+    """A deployment that was rolled back, and why."""
+
+    version: int
+    step: str
+    error: str
+    at_utc: str
+    deploy_id: str
+
+
+class DeployHistory:
+    """Reads what happened to one model; what has ended is read once.
+
+    Args:
+        root: the model repository.
+        model: its name.
+    """
+
+    def __init__(self, root: Path, model: str) -> None:
+        self._folder = ModelFolder.at(root, model)
+        self._deployments = root / model / "deployments"
+        self._ended: set[str] = set()
+        self._verdicts: dict[int, str] = {}
+        self.releases: tuple[Release, ...] = ()
+        self.failures: tuple[FailedDeploy, ...] = ()
+
+    def look(self, generation: int) -> None:
+        """Read what is new.
+
+        Args:
+            generation: of the live release; the releases are read again when it is another one.
+        """
+        if not self.releases or self.releases[0].generation != generation:
+            self.releases = tuple(self._newest_releases())
+        self._verdicts = self._how_they_did()
+        found = {
+            failure.deploy_id: failure
+            for failure in (*self.failures, *self._quarantined(), *self._rolled_back())
+        }
+        self.failures = tuple(
+            sorted(found.values(), key=lambda failure: failure.at_utc, reverse=True)[:SHOWN]
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return both lists as plain JSON values, newest first."""
+        return {
+            "releases": [
+                asdict(release) | {"verdict": self._verdicts.get(release.generation, "")}
+                for release in self.releases
+            ],
+            "failures": [asdict(failure) for failure in self.failures],
+        }
+
+    def _how_they_did(self) -> dict[int, str]:
+        """Return how releases were judged, in a line each, by their generation; of earlier ones that is read once."""
+        found = {}
+        for place, release in enumerate(self.releases):
+            known = self._verdicts.get(release.generation)
+            # The bake of the one that was just replaced may end yet, without a verdict.
+            found[release.generation] = (
+                in_a_line(self._folder, release) if known is None or place < 2 else known
+            )
+        return found
+
+    def _newest_releases(self) -> list[Release]:
+        releases: list[Release] = []
+        try:
+            for release in self._folder.releases.history():
+                releases.append(release)
+                if len(releases) == SHOWN:
+                    break
+        except DeployError:
+            # One that can't be read hides those before it, not what is live.
+            pass
+        return releases
+
+    def _quarantined(self) -> list[FailedDeploy]:
+        """Return the failures whose directory is still there, also when their deployment's record is not."""
+        return [
+            FailedDeploy(
+                version=int(failure.get("version", 0)),
+                step=str(failure.get("step", "")),
+                error=str(failure.get("error", "")),
+                at_utc=str(failure.get("at_utc", "")),
+                deploy_id=str(failure.get("deploy_id", path.name)),
+            )
+            for path, failure in self._folder.versions.quarantined()
+        ]
+
+    def _rolled_back(self) -> list[FailedDeploy]:
+        failures = []
+        names = {path.name for path in self._deployments.iterdir()} if self._deployments.is_dir() else set()
+        for name in names - self._ended:
+            try:
+                record = self._folder.journal.find(name)
+            except DeployError:
+                continue
+            if record is None or not record.finished:
+                continue
+            self._ended.add(name)
+            if record.state is State.ROLLED_BACK and record.failure:
+                failure = record.failure
+                failures.append(
+                    FailedDeploy(
+                        record.version, failure.step, failure.error, failure.at_utc, record.deploy_id
+                    )
+                )
+        return failures

@@ -1,0 +1,1 @@
+"""Asks the servers: MLflow, the artifact stores, Triton, Prometheus and the gateways."""

@@ -1,0 +1,119 @@
+"""Asks the gateways what they have counted of a version; see ``canary_floor``."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from ..errors import AccessDenied, DeployError, Misconfigured, Unavailable
+from ..rules.canary_floor import Counts, counted_in
+from ..rules.web_address import credentials, split
+from ..settings import Settings
+from .http import new_session, send, shown
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 8
+"""Gateways that are asked at the same time."""
+MOST_BYTES = 4 << 20
+"""Largest page of figures that is read, bytes."""
+
+
+class GatewayCounts:
+    """A counter for ``CanaryWatch``.
+
+    Args:
+        urls: base URLs of the gateways; a name behind ``http://`` stands for every address that it has.
+        timeout_s: longest wait for one of them, seconds.
+        api_key: what they want to be shown; empty where they want none.
+    """
+
+    def __init__(self, urls: Sequence[str], timeout_s: float, api_key: str = "") -> None:
+        self._urls, self._timeout_s = urls, timeout_s
+        self._headers = {"X-Api-Key": api_key} if api_key else {}
+        self._session = new_session(pool_size=AT_ONCE)
+
+    @classmethod
+    def of(cls, settings: Settings) -> GatewayCounts:
+        """Return the counter that the settings describe."""
+        return cls(settings.gateway_urls, settings.prometheus_timeout_s, settings.gateway_api_key)
+
+    def __call__(self, model: str, version: int) -> Counts:
+        """Return what each gateway has counted of a version; one that can't be asked is logged and left out."""
+
+        def known(address: str) -> Mapping[str, float] | None:
+            try:
+                return self.counted(address, model, version)
+            except DeployError as error:
+                log.warning("what a gateway counted is not known: %s", error)
+                return None
+
+        addresses = self.addresses()
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            found = dict(zip(addresses, pool.map(known, addresses), strict=True))
+        return {credentials(url)[0]: counts for url, counts in found.items() if counts is not None}
+
+    def addresses(self) -> list[str]:
+        """Return the address of each gateway, as far as its name can be resolved."""
+        return list(dict.fromkeys(address for url in self._urls for address in _addresses(url)))
+
+    def counted(self, address: str, model: str, version: int) -> Mapping[str, float]:
+        """Return what one gateway has counted of a version, by the name of the figure; see ``canary_floor.counted_in``.
+
+        Raises:
+            AccessDenied: it wants another key.
+            Misconfigured: it is no gateway.
+            Unavailable: it can't be reached, or not in time.
+        """
+        base, user, password = credentials(address)
+        name = f"The gateway at {shown(base)}"
+        response = send(
+            self._session,
+            "GET",
+            f"{base}/metrics",
+            timeout_s=self._timeout_s,
+            server=name,
+            hint="Check TRITON_DEPLOY_GATEWAY_URLS and that it runs.",
+            headers=self._headers,
+            auth=(user, password) if user else None,
+            max_bytes=MOST_BYTES,
+        )
+        if response.status_code in (401, 403):
+            raise AccessDenied(
+                f"{name} denies access ({response.status_code}).",
+                hint="Set GATEWAY_API_KEY to a key of the gateways for everything, for whoever deploys too.",
+            )
+        if response.status_code >= 500:
+            raise Unavailable(f"{name} answers {response.status_code}.", hint="See its log.")
+        counts = counted_in(response.text, model, version) if response.status_code == 200 else None
+        if counts is None:
+            raise Misconfigured(
+                f"{name} is none: it has no figures of a gateway at /metrics.",
+                hint="Correct TRITON_DEPLOY_GATEWAY_URLS.",
+            )
+        return counts
+
+
+def _addresses(url: str) -> Iterator[str]:
+    """Yield the address of each gateway that a URL stands for; the URL itself where its name can't be taken apart, or a certificate names it."""
+    url = url.rstrip("/")
+    parts = split(url)
+    if parts is None or parts.scheme != "http" or not parts.hostname or "@" in parts.netloc:
+        yield url
+        return
+    try:
+        found = socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_STREAM)
+    except OSError:
+        yield url
+        return
+    # A machine has an address of either kind, and a gateway that listens on one of them is not away.
+    family = min(entry[0] for entry in found)
+    hosts = sorted({str(entry[4][0]) for entry in found if entry[0] == family})
+    if len(hosts) == 1:
+        yield url
+        return
+    for host in hosts:
+        name = f"[{host}]" if ":" in host else host
+        yield parts._replace(netloc=f"{name}:{parts.port or 80}").geturl()

@@ -1,0 +1,258 @@
+"""The MLflow registry, by its REST API: what an alias means right now."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..errors import (
+    AliasNotFound,
+    ArtifactRejected,
+    DeployError,
+    InvalidInput,
+    Misconfigured,
+    NotFound,
+    Unavailable,
+)
+from ..errors.texts import excerpt
+from ..rules.locations import (
+    ForeignPlace,
+    Location,
+    LoggedModelRef,
+    ProxyPlace,
+    RunPlace,
+    S3Place,
+    VersionRef,
+    is_run_id,
+    parse,
+    parse_place,
+)
+from ..rules.names import check_version
+from ..rules.version_files import DIGEST_TAG
+from ..settings import Settings
+from .http.answers import JsonAnswer
+from .mlflow_api import MlflowApi
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisteredVersion:
+    """A model version as the registry knows it.
+
+    Attributes:
+        version: its number.
+        run_id: the run that made it, or empty.
+        artifact_uris: places where its ``model.onnx`` may be, most likely first: the version's own artifacts, then the
+            run's ``onnx`` directory. Those of a run that is gone are left out where only the run knows them.
+        expected_digest: what training recorded, or empty.
+    """
+
+    version: int
+    run_id: str
+    artifact_uris: tuple[str, ...]
+    expected_digest: str
+
+    def __post_init__(self) -> None:
+        """Raise InvalidInput for a number that no version has, whatever registry gave it: it becomes the name of a directory."""
+        check_version(self.version)
+
+
+class Registry(Protocol):
+    """What a deploy asks of a model registry."""
+
+    def resolve(self, model: str, alias: str) -> RegisteredVersion:
+        """Return the version that an alias names now.
+
+        Raises:
+            AliasNotFound: the model has no such alias.
+            NotFound: there is no such model.
+            AccessDenied, Misconfigured, Unavailable: the registry refuses, is not one, or does not answer.
+            InvalidInput: where it says that the files are is no place.
+        """
+
+
+class MlflowRegistry:
+    """An MLflow tracking server's registry.
+
+    Args:
+        settings: address, credentials and deadlines.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._api = MlflowApi(settings)
+        self._runs: dict[str, JsonAnswer] = {}
+
+    def resolve(self, model: str, alias: str) -> RegisteredVersion:
+        """See Registry.resolve."""
+        return self._known(
+            model, self._api.get("mlflow/registered-models/alias", "model_version", name=model, alias=alias)
+        )
+
+    def find(self, model: str, version: int) -> RegisteredVersion:
+        """Return a version by its number; the errors are those of ``resolve``, without AliasNotFound."""
+        return self._known(
+            model,
+            self._api.get("mlflow/model-versions/get", "model_version", name=model, version=str(version)),
+        )
+
+    def run_place(self, run_id: str, path: str) -> str:
+        """Return where a folder of a run's artifacts is; same errors."""
+        root = self._run(run_id).part("info").text("artifact_uri")
+        try:
+            return str(parse_place(root).child(path))
+        except InvalidInput as error:
+            raise self._no_place(error, f"for run {run_id}") from error
+
+    def run_tags(self, run_id: str) -> dict[str, str]:
+        """Return the tags of a run; same errors."""
+        run = self._run(run_id)
+        return tags_of(run.part("data")) if run.value.get("data") else {}
+
+    def _run(self, run_id: str) -> JsonAnswer:
+        if run_id not in self._runs:
+            self._runs[run_id] = self._api.get("mlflow/runs/get", "run", run_id=run_id)
+        return self._runs[run_id]
+
+    def _known(self, model: str, found: JsonAnswer) -> RegisteredVersion:
+        version = _version(found)
+        status = found.text("status", "READY")
+        if status != "READY":
+            raise Unavailable(
+                f"Version {version} of {model} is {excerpt(status, 60)} in MLflow.",
+                hint="Wait until its registration is complete, then deploy again.",
+            )
+        run_id = found.text("run_id", "")
+        if run_id and not is_run_id(run_id):
+            raise found.strange("run_id is no id of a run")
+        places = self._known_places(self._download_place(model, version), run_id)
+        tags = tags_of(found)
+        return RegisteredVersion(
+            version=version,
+            run_id=run_id,
+            artifact_uris=tuple(dict.fromkeys(places)),
+            expected_digest=tags.get(DIGEST_TAG, ""),
+        )
+
+    def _known_places(self, location: Location, run_id: str) -> list[str]:
+        """Return where a version's files may be; a run or logged model that is gone names no place, and fails none that is known.
+
+        The run's folder is one more place to look at: what else is wrong with it ends nothing while there is another.
+        """
+        places: list[str] = []
+        with contextlib.suppress(NotFound):
+            places.append(self._real_place(location))
+        try:
+            if run_id:
+                places.append(self.run_place(run_id, "onnx"))
+        except NotFound:
+            pass
+        except DeployError as error:
+            if error.retryable or not places:
+                raise
+        return places
+
+    def _real_place(self, location: Location, hops: int = 3) -> str:
+        """Follow MLflow's own schemes to the place where files are."""
+        match location:
+            case RunPlace(run_id, path):
+                return self.run_place(run_id, path)
+            case LoggedModelRef(model_id) if hops:
+                logged = self._api.get(f"mlflow/logged-models/{model_id}", "model")
+                place = self._parsed(logged.part("info").text("artifact_uri"), f"for logged model {model_id}")
+                return self._real_place(place, hops - 1)
+            case VersionRef(model, version) if hops:
+                return self._real_place(self._download_place(model, version), hops - 1)
+            case S3Place() | ProxyPlace() | ForeignPlace():
+                return str(location)
+        raise Misconfigured(
+            f"{self._api.server} says that the files are at {location}, which leads to no place.",
+            hint="Register the model version again, from a run or a logged model.",
+        )
+
+    def _download_place(self, model: str, version: int) -> Location:
+        endpoint = "mlflow/model-versions/get-download-uri"
+        text = self._api.ask(endpoint, name=model, version=str(version)).text("artifact_uri")
+        return self._parsed(text, f"for version {version} of {model}")
+
+    def _parsed(self, text: str, asked: str) -> Location:
+        try:
+            return parse(text)
+        except InvalidInput as error:
+            raise self._no_place(error, asked) from error
+
+    def _no_place(self, error: InvalidInput, asked: str) -> InvalidInput:
+        return InvalidInput(
+            f"{self._api.server} was asked {asked} where the files are, and answers no place. {error.message}",
+            hint=error.hint,
+        )
+
+
+def _version(found: JsonAnswer) -> int:
+    number = found.value.get("version")
+    if isinstance(number, bool) or not isinstance(number, str | int):
+        raise found.strange(f"version is {'missing' if number is None else 'no number'}")
+    try:
+        # The name of a directory, later: what Triton can't take is refused here, whoever gave it.
+        return check_version(number)
+    except InvalidInput as error:
+        raise found.strange(error.message.rstrip(".")) from error
+
+
+def tags_of(found: JsonAnswer) -> dict[str, str]:
+    """Return the tags of MLflow's JSON of a version or a run; one without a value is empty."""
+    return {tag.text("key"): tag.text("value", "") for tag in found.items("tags")}
+
+
+def wait_for_alias(
+    registry: Registry,
+    model: str,
+    alias: str,
+    settings: Settings,
+    report: Callable[[str], None],
+) -> RegisteredVersion:
+    """Resolve an alias, waiting while it is not set yet, and only then.
+
+    Args:
+        registry: the registry.
+        model: model name.
+        alias: alias name.
+        settings: ``alias_wait_s`` and ``alias_poll_s``.
+        report: told what is being waited for.
+
+    Raises:
+        AliasNotFound: it was not set in time.
+        DeployError: any other refusal of the registry, at once.
+    """
+    waited_s = 0.0
+    while True:
+        asked = time.monotonic()
+        try:
+            return registry.resolve(model, alias)
+        except AliasNotFound as error:
+            waited_s += time.monotonic() - asked
+            left_s = settings.alias_wait_s - waited_s
+            if left_s <= 0:
+                waited = f" Waited {settings.alias_wait_s:g} s for it." if settings.alias_wait_s else ""
+                raise AliasNotFound(error.message + waited, hint=error.hint) from error
+        pause_s = min(max(settings.alias_poll_s, 0.05), left_s)
+        report(
+            f"Alias {alias} of {model} is not set yet; looking again in {pause_s:.0f} s, for {left_s:.0f} s more."
+        )
+        time.sleep(pause_s)
+        waited_s += pause_s
+
+
+def no_onnx(model: str, version: int, places: tuple[str, ...]) -> DeployError:
+    """Return the error for a version that has no ``model.onnx`` in any place, or whose place nobody knows."""
+    if not places:
+        return NotFound(
+            f"Where the files of version {version} of {model} are is not known: its run, or the logged model that it was registered from, "
+            "is gone from MLflow.",
+            hint="Log the model again, and register a new version.",
+        )
+    return ArtifactRejected(
+        f"Version {version} of {model} has no model.onnx in {' or '.join(places)}.",
+        hint="Log the model with mlflow.onnx.log_model, or log its ONNX file to the run as onnx/model.onnx.",
+    )

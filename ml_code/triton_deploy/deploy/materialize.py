@@ -1,0 +1,363 @@
+"""From the artifact store to a version directory: stream, check, install with one rename.
+
+Nothing appears under the version's name before every byte of it is on disk and was looked at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ..clients.artifacts import ArtifactStore
+from ..clients.fetch_version import Artifact, Fetcher, consists_of, proven_digest, refuse_too_large
+from ..errors import ArtifactRejected, NotFound, Quarantined, SchemaChanged, StorageFailed
+from ..model import model_config, onnx_model
+from ..repository.versions import Versions, sha256_of
+from ..rules.identity import has_content_of, refuse_another
+from ..rules.records import Deployment
+from ..rules.schema import Schema, breaking_changes
+from ..rules.unused import unused
+from ..rules.version_files import (
+    DIGEST_TAG,
+    GOLDEN,
+    MODEL_FILE,
+    MOST_BYTES,
+    MOST_EXAMPLE_BYTES,
+    OPTIONS,
+    SERVING_EXAMPLE,
+    SMOKE_CASE,
+    FileEntry,
+    Manifest,
+    RemoteFile,
+    source_fingerprint,
+)
+from ..settings import Settings
+from ..storage import storage_errors
+
+log = logging.getLogger(__name__)
+
+
+class GoldenMissing(ArtifactRejected):
+    """The version was logged without golden inputs, and the operator demands them. Nothing is known against its files."""
+
+    kind, blames_artifact = "golden_missing", False
+
+
+class DigestMissing(ArtifactRejected):
+    """Training recorded no digest of the version, and the operator demands one. Nothing is known against its files."""
+
+    kind, blames_artifact = "digest_missing", False
+
+
+Report = Callable[[int, int], None]
+"""Told bytes done and bytes in all."""
+
+
+class Materializer:
+    """Brings one deployment's artifact into the repository.
+
+    Args:
+        settings: limits and transfer parameters.
+        versions: the model's version directories.
+        store: where the artifact is.
+    """
+
+    def __init__(self, settings: Settings, versions: Versions, store: Callable[[], ArtifactStore]) -> None:
+        self._settings = settings
+        self._versions = versions
+        self._store = store
+
+    def run(self, record: Deployment, released: Callable[[], bool], report: Report) -> Manifest:
+        """Install the pinned version, or find that it is installed.
+
+        Args:
+            record: a pinned deployment.
+            released: whether the version was live before; its directory is trusted then. Raises Superseded when the
+                deployment has lost its lease: whose directory it is can't be said then.
+            report: told about the progress of the transfer.
+
+        Returns:
+            The manifest of the version's directory.
+
+        Raises:
+            ArtifactRejected: the artifact is junk, unsafe, too large or not what training recorded; or it goes over a limit when
+                it is run, because it was logged without golden inputs.
+            GoldenMissing: it was, and the settings demand them.
+            DigestMissing: training recorded no digest, and the settings demand one.
+            OtherFiles: it recorded another one than the files have.
+            SchemaChanged: it would break clients of the live version.
+            Quarantined: its digest failed before.
+            AnotherVersion: the repository has another version of the same number.
+            AccessDenied, NotFound, Unavailable: it can't be read.
+            Unavailable: no process can be started to run it in.
+            StorageFailed: it can't be written, or would fill the disk.
+        """
+        self._check_digest(record)
+        installed = self._versions.manifest(record.version)
+        if installed is not None and installed.deploy_id != record.deploy_id and not released():
+            # Left by a process that went on after its deployment was rolled back.
+            self._versions.set_aside(installed)
+            installed = None
+        if installed is not None:
+            self._versions.sync_names()
+            self._same_content(record, installed)
+            self._check_schema(record, Schema.from_dict(installed.schema))
+            log.info("version %s is in the repository already; nothing is copied", record.version)
+            return installed
+        try:
+            return self._bring(record, report)
+        except StorageFailed:
+            # On a full disk, what was brought takes the room that the rollback needs for its records.
+            with contextlib.suppress(StorageFailed):
+                self._versions.discard_stage(record.deploy_id)
+            raise
+
+    def is_to_be_copied(self, record: Deployment, released: bool) -> bool:
+        """Whether ``run`` would bring the files, or find them installed; looks only.
+
+        Args:
+            record: a pinned deployment.
+            released: whether the version was live before.
+        """
+        installed = self._versions.manifest(record.version)
+        return installed is None or (installed.deploy_id != record.deploy_id and not released)
+
+    def check_before(self, record: Deployment, copied: bool, files: Iterable[RemoteFile]) -> None:
+        """Raise what ``run`` would, as far as it can be known before a byte is read; looks only.
+
+        Args:
+            record: a pinned deployment.
+            copied: whether its files are to be copied.
+            files: the files that it consists of.
+
+        Raises:
+            AnotherVersion, ArtifactRejected, SchemaChanged, StorageFailed: as for ``run``.
+        """
+        self._check_digest(record)
+        if copied:
+            self._check_listing(files)
+        else:
+            installed = self._versions.require(record.version)
+            self._same_content(record, installed)
+            self._check_schema(record, Schema.from_dict(installed.schema))
+
+    def _bring(self, record: Deployment, report: Report) -> Manifest:
+        staging = self._versions.stage(record.deploy_id)
+        files = tuple(self._fetch(record, staging, report))
+        digest = proven_digest(files, record.pinned.expected_digest)
+        if not record.force:
+            refuse_quarantined(self._versions, digest=digest)
+        schema = onnx_model.inspect(
+            staging / MODEL_FILE,
+            max_opset=self._settings.max_opset,
+            max_ir_version=self._settings.max_ir_version,
+        )
+        self._check_schema(record, schema)
+        options = model_config.check_options(_read_json(staging / OPTIONS), schema)
+        smoke_case = self._write_smoke_case(staging, schema)
+        manifest = Manifest(
+            version=record.version,
+            digest=digest,
+            fingerprint=record.pinned.fingerprint,
+            artifact_uri=record.pinned.artifact_uri,
+            run_id=record.pinned.run_id,
+            deploy_id=record.deploy_id,
+            files=(*files, smoke_case),
+            schema=schema.to_dict(),
+            options=options,
+        )
+        self._versions.install(record.deploy_id, manifest)
+        return manifest
+
+    def _fetch(self, record: Deployment, staging: Path, report: Report) -> Iterable[FileEntry]:
+        """Transfer what a version consists of: the model, the external data it names, and the ``triton`` folder."""
+        artifact = Artifact.at(record.pinned.artifact_uri, self._store())
+        listed = artifact.listed
+        if source_fingerprint(artifact.uri, listed.values()) != record.pinned.fingerprint:
+            # Nothing is known against what is there now, so it must not go into quarantine.
+            raise NotFound(
+                f"The files at {artifact.uri} changed since the snapshot.",
+                hint="Deploy again when the upload is complete.",
+            )
+        self._check_listing(listed.values())
+        total = sum(file.size_bytes for file in listed.values())
+        done = 0
+
+        def progress(count: int) -> None:
+            nonlocal done
+            done += count
+            report(min(done, total), total)
+
+        bring = Fetcher(artifact, staging, self._settings, progress)
+        twin = self._versions.with_digest(record.pinned.expected_digest)
+
+        def fetch(path: str) -> FileEntry:
+            known = next((entry for entry in twin.files if entry.path == path), None) if twin else None
+            if twin and known and known.size_bytes == listed[path].size_bytes:
+                source, target = self._versions.path(twin.version) / path, bring.target(path)
+                if _linked(source, target, known, lambda: report(done, total)):
+                    progress(known.size_bytes)
+                    return known
+                log.warning(
+                    "version %s has the same files, but its %s is damaged: it is read from %s instead. See 'triton-deploy reconcile --deep'",
+                    twin.version,
+                    path,
+                    artifact.uri,
+                )
+            return bring(path)
+
+        yield from consists_of(listed, staging, fetch)
+        example = listed.get(SERVING_EXAMPLE)
+        if GOLDEN in listed or example is None:
+            return
+        if example.size_bytes <= MOST_EXAMPLE_BYTES:
+            fetch(SERVING_EXAMPLE)
+        else:
+            log.warning(
+                "%s is not used: it has %s bytes. Inputs are invented instead; log %s",
+                SERVING_EXAMPLE,
+                example.size_bytes,
+                GOLDEN,
+            )
+
+    def _check_listing(self, files: Iterable[RemoteFile]) -> None:
+        """Raise what can be known from the names and sizes of the files, before a byte is read."""
+        listed = tuple(files)
+        if self._settings.require_golden == "yes" and GOLDEN not in {file.path for file in listed}:
+            raise GoldenMissing(
+                f"The version was logged without {GOLDEN}, and TRITON_DEPLOY_REQUIRE_GOLDEN demands it.",
+                hint=f"Log {GOLDEN} beside model.onnx, KServe v2 JSON with inputs and the outputs to expect, and register a new version: see docs/training.md.",
+            )
+        for sentence in unused(file.path for file in listed):
+            log.warning("%s", sentence)
+        _check_sizes(listed)
+        self._check_room(listed)
+
+    def _check_digest(self, record: Deployment) -> None:
+        if self._settings.require_digest == "yes" and not record.pinned.expected_digest:
+            raise DigestMissing(
+                f"Training recorded no digest of version {record.version} (tag {DIGEST_TAG}), and TRITON_DEPLOY_REQUIRE_DIGEST demands it.",
+                hint="Register a new version with its digest in that tag, as ml_code/train_model.py does: see docs/training.md.",
+            )
+
+    def _check_room(self, files: Iterable[RemoteFile]) -> None:
+        size = refuse_too_large(files, self._settings)
+        free = self._versions.free_bytes()
+        if free < size + self._settings.min_free_bytes:
+            raise StorageFailed(
+                f"The model repository has {free} bytes free; the artifact needs {size} and {self._settings.min_free_bytes} must remain (TRITON_DEPLOY_MIN_FREE_BYTES).",
+                hint="Free space on the model repository's file system, then deploy again.",
+            )
+
+    def _same_content(self, record: Deployment, installed: Manifest) -> None:
+        refuse_another(record.model, record.pinned, installed)
+        if not has_content_of(installed, record.pinned):
+            raise ArtifactRejected(
+                f"Version {record.version} is in the repository with other content than MLflow has now.",
+                hint="A version never changes: register the new files as a new version.",
+            )
+
+    def _check_schema(self, record: Deployment, schema: Schema) -> None:
+        if record.base_version is None:
+            return
+        try:
+            live = self._versions.require(record.base_version)
+        except (NotFound, StorageFailed) as error:
+            # What serves has to be replaced all the more.
+            log.warning(
+                "whether clients of version %s would break is not known: %s", record.base_version, error
+            )
+            return
+        changes = breaking_changes(Schema.from_dict(live.schema), schema)
+        if changes and not record.allow_schema_change:
+            raise SchemaChanged(
+                f"Clients of version {record.base_version} would break: {'; '.join(changes)}.",
+                hint="Change the clients first, then deploy with allow_schema_change; or keep the model's inputs and outputs.",
+            )
+
+    def _write_smoke_case(self, staging: Path, schema: Schema) -> FileEntry:
+        # It needs numpy, and the snapshot, which imports this module, does not.
+        from ..model import reference, smoke_case
+
+        given = _read_text(staging / GOLDEN)
+        if given is not None:
+            case = smoke_case.parse_case(given, schema)
+        else:
+            # Its deadline is far below the lease, which is not renewed meanwhile.
+            limits = reference.Limits.of(self._settings)
+            example = _read_text(staging / SERVING_EXAMPLE)
+            case = smoke_case.derive_case(staging / MODEL_FILE, schema, example, limits)
+            log.info(
+                "the model was logged without golden inputs; it is tried with %s",
+                smoke_case.told(case.source),
+            )
+        data = case.to_json().encode()
+        with storage_errors(f"writing {staging / SMOKE_CASE}"):
+            (staging / SMOKE_CASE).write_bytes(data)
+        return FileEntry(path=SMOKE_CASE, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def refuse_quarantined(versions: Versions, *, digest: str = "", fingerprint: str = "") -> None:
+    """Raise Quarantined when an artifact of this digest or fingerprint failed before by its own fault."""
+    for path, failure in versions.quarantined():
+        same = (digest and failure.get("digest") == digest) or (
+            fingerprint and failure.get("fingerprint") == fingerprint
+        )
+        if same and failure.get("blames_artifact"):
+            raise Quarantined(
+                f"This artifact failed before, at {failure.get('step')}: {failure.get('error')} It is in quarantine at {path}.",
+                hint="Register a repaired version; to try the same files again, deploy with force.",
+            )
+
+
+def _check_sizes(files: Iterable[RemoteFile]) -> None:
+    for file in files:
+        if file.size_bytes > MOST_BYTES.get(file.path, file.size_bytes):
+            raise ArtifactRejected(
+                f"{file.path} has {file.size_bytes} bytes, more than the {MOST_BYTES[file.path]} that are read.",
+                hint="Log the model again with a smaller one.",
+            )
+
+
+def _linked(source: Path, target: Path, known: FileEntry, still_at_it: Callable[[], object]) -> bool:
+    """Give an installed file a second name and read it there; returns whether its bytes are the known ones, else there is no second name.
+
+    Args:
+        source: the installed file.
+        target: its second name.
+        known: what its manifest says of it.
+        still_at_it: called for every block that was read.
+    """
+    with storage_errors(f"linking {target}"):
+        if source.is_symlink() or not source.is_file():
+            return False
+        os.link(source, target)
+        # A block that can't be read any more is damage as well.
+        with contextlib.suppress(OSError):
+            if sha256_of(target, lambda count: still_at_it()) == known.sha256:
+                return True
+        target.unlink()
+        return False
+
+
+def _read_text(path: Path) -> str | None:
+    """Return what a staged file holds, or None when the artifact has none."""
+    with storage_errors(f"reading {path}"):
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+
+
+def _read_json(path: Path) -> Any:
+    text = _read_text(path)
+    try:
+        return {} if text is None else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactRejected(
+            f"{OPTIONS} of the model version is not JSON: {error}.",
+            hint="Correct it and log the model again.",
+        ) from error

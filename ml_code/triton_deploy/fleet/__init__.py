@@ -1,0 +1,1 @@
+"""All the Tritons that serve one repository: what is loaded in which, and how the public name is switched in each."""

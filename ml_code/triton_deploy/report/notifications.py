@@ -1,0 +1,225 @@
+"""Tells people of what went wrong and was put right: a webhook gets a sentence, as chat programs take it, or all of the facts.
+
+Best effort: a notification that can't be sent is logged, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..clients.http import explanation, new_session, send
+from ..errors import DeployError
+from ..errors.texts import for_chat, printable
+from ..repository import ModelFolder
+from ..rules.records import BakeVerdict, Deployment, Release, State
+from ..settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notification:
+    """Something that people have to know.
+
+    Attributes:
+        event: ``rolled_back``, ``rollback_failed``, ``reverted``, ``bake_failed``, ``no_data`` or ``refused``.
+        model: its name.
+        text: what happened, and what is live now, in sentences.
+        deploy_id: the deployment that it is about; empty when it is about a release alone.
+        version: the version that it is about, or None.
+        live_version: the version that is live now, or None.
+        run: who did it, as the orchestrator names it.
+    """
+
+    event: str
+    model: str
+    text: str
+    deploy_id: str = ""
+    version: int | None = None
+    live_version: int | None = None
+    run: str = ""
+
+
+def notify(settings: Settings, notification: Notification) -> bool:
+    """Send a notification to the webhook of the settings.
+
+    Args:
+        settings: where to, and in which form; without an address nothing is sent.
+        notification: what to tell.
+
+    Returns:
+        Whether somebody took it.
+    """
+    if not settings.notify_url:
+        return False
+    text = notification.text + (f" ({notification.run})" if notification.run else "")
+    body: dict[str, Any] = {"text": for_chat(text)}
+    if settings.notify_format == "json":
+        body = asdict(notification) | {"text": printable(text)}
+    try:
+        response = send(
+            new_session(pool_size=1),
+            "POST",
+            settings.notify_url,
+            timeout_s=settings.notify_timeout_s,
+            # The address is a secret: whoever knows it can write there.
+            server="The webhook of TRITON_DEPLOY_NOTIFY_URL",
+            hint="Check TRITON_DEPLOY_NOTIFY_URL.",
+            body=body,
+        )
+    except DeployError as error:
+        log.warning("nobody was notified: %s", error)
+        return False
+    taken = 200 <= response.status_code < 300
+    if not taken:
+        log.warning(
+            "nobody was notified: the webhook answers %s: %s", response.status_code, explanation(response)
+        )
+    return taken
+
+
+def of_rollback(folder: ModelFolder, deploy_id: str, run: str, *, done: bool) -> Notification | None:
+    """Return what is to be told when a deployment was to be rolled back.
+
+    Args:
+        folder: the model's place in the repository.
+        deploy_id: the deployment.
+        run: who did it.
+        done: whether the rollback ended; otherwise it failed.
+
+    Returns:
+        None when there is nothing to tell: nothing had begun, or the deployment was committed after all.
+
+    Raises:
+        StorageFailed: the repository can't be read.
+    """
+    record, live = folder.journal.find(deploy_id), folder.releases.latest()
+    if record is None or record.state is State.COMMITTED:
+        return None
+    if done:
+        event, text = (
+            "rolled_back",
+            f"Version {record.version} of {folder.model} was rolled back: {_why(record)}",
+        )
+    else:
+        event = "rollback_failed"
+        text = (
+            f"The rollback of version {record.version} of {folder.model} did not complete; reconcile_triton repeats it, "
+            f"sooner: triton-deploy rollback {folder.model} --deploy-id {deploy_id}. It was to be undone because: {_why(record)}"
+        )
+    return Notification(
+        event=event,
+        model=folder.model,
+        text=f"{text} {_live(folder.model, live)}",
+        deploy_id=deploy_id,
+        version=record.version,
+        live_version=live.active_version if live else None,
+        run=run,
+    )
+
+
+def of_revert(folder: ModelFolder, run: str) -> Notification | None:
+    """Return what is to be told after a revert, of the release that it made; None when nothing is live.
+
+    Args:
+        folder: the model's place in the repository.
+        run: who did it.
+
+    Raises:
+        StorageFailed: the repository can't be read.
+    """
+    live = folder.releases.latest()
+    if live is None:
+        return None
+    return Notification(
+        event="reverted",
+        model=folder.model,
+        text=f"Version {live.previous_version} of {folder.model} was taken back: {live.reason.rstrip('.')}. "
+        + _live(folder.model, live),
+        deploy_id=live.deploy_id,
+        version=live.previous_version,
+        live_version=live.active_version,
+        run=run,
+    )
+
+
+def of_held_canary(folder: ModelFolder, record: Deployment, hold_s: float) -> Notification:
+    """Return what is to be told of a canary that waits, so that a person decides in time.
+
+    Args:
+        folder: the model's place in the repository.
+        record: its deployment, whose canary is held.
+        hold_s: longest that it waits, seconds.
+
+    Raises:
+        StorageFailed: the repository can't be read.
+    """
+    canary, live = record.canary, folder.releases.latest()
+    assert canary is not None
+    return Notification(
+        event="canary_held",
+        model=folder.model,
+        text=f"The canary of version {record.version} of {folder.model} waits, {hold_s / 60:g} minutes at most, because {canary.held_for}. "
+        f"'triton-deploy canary promote {folder.model}' ends the step, 'triton-deploy canary abort {folder.model}' the canary; in Airflow: "
+        f"decide_canary. {_live(folder.model, live)}",
+        deploy_id=record.deploy_id,
+        version=record.version,
+        live_version=live.active_version if live else None,
+        run=record.actor,
+    )
+
+
+def of_refusal(model: str, why: str, run: str) -> Notification:
+    """Return what is to be told of a run that was refused before anything was done.
+
+    Args:
+        model: the model that it would have been about; empty when it names none.
+        why: why, in sentences.
+        run: the run.
+    """
+    return Notification(event="refused", model=model, text=f"A run was refused. {why}", run=run)
+
+
+def of_bake(folder: ModelFolder, deploy_id: str, run: str) -> Notification | None:
+    """Return what is to be told of how a release baked; None when it did well, or has not ended.
+
+    Args:
+        folder: the model's place in the repository.
+        deploy_id: the deployment that committed it.
+        run: who watched.
+
+    Raises:
+        StorageFailed: the repository can't be read.
+    """
+    record = folder.journal.find(deploy_id)
+    release = folder.releases.of_deployment(deploy_id, record.generation) if record else None
+    bake = folder.bakes.find(release.generation) if release else None
+    if bake is None or bake.verdict not in (BakeVerdict.FAILED, BakeVerdict.NO_DATA):
+        return None
+    failed = bake.verdict is BakeVerdict.FAILED
+    what = "failed its bake" if failed else "could not be judged"
+    live = folder.releases.latest()
+    return Notification(
+        event="bake_failed" if failed else "no_data",
+        model=folder.model,
+        text=f"Version {bake.version} of {folder.model} (release {bake.generation}) {what}: "
+        f"{'; '.join(bake.reasons)}. {_live(folder.model, live)}",
+        deploy_id=deploy_id,
+        version=bake.version,
+        live_version=live.active_version if live else None,
+        run=run,
+    )
+
+
+def _why(record: Deployment) -> str:
+    if record.failure is None:
+        return "somebody asked for it."
+    return f"{record.failure.step}: {record.failure.error.rstrip('.')}."
+
+
+def _live(model: str, live: Release | None) -> str:
+    if live is None:
+        return f"No version of {model} is live."
+    return f"Version {live.active_version} is live (release {live.generation})."

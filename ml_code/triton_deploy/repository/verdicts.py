@@ -1,0 +1,146 @@
+"""What is known of how releases did with clients, and which versions a bake found bad. Only reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..errors import DeployError, TakenBack
+from ..rules.identity import Origin, is_another, origin_of, same_files
+from ..rules.records import BAKED_BADLY, NOT_JUDGED, Bake, BakeVerdict, Pinned, Release
+from ..rules.version_files import Manifest
+from . import ModelFolder
+
+CANARY, BAKE = "canary", "bake"
+"""What judges a release: before its commit, and after it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """How a release was judged.
+
+    Attributes:
+        bake: how its bake ended; None when it has not, or when none was due.
+        unjudged: why steps of its canary ended that nobody had judged, a sentence each.
+    """
+
+    bake: Bake | None = None
+    unjudged: tuple[str, ...] = ()
+
+    @property
+    def without_verdict(self) -> tuple[str, ...]:
+        """Which of both were to judge it and did not."""
+        baked = self.bake is not None and self.bake.verdict is BakeVerdict.NO_DATA
+        return (*((CANARY,) if self.unjudged else ()), *((BAKE,) if baked else ()))
+
+    def __str__(self) -> str:
+        """Return it in a line; empty when nothing judged it or was to."""
+        parts = [f"its canary {NOT_JUDGED}{'; '.join(self.unjudged)}"] if self.unjudged else []
+        if self.bake is not None:
+            said = {
+                BakeVerdict.PASSED: "passed its bake: ",
+                BakeVerdict.FAILED: BAKED_BADLY,
+                BakeVerdict.NO_DATA: NOT_JUDGED,
+                BakeVerdict.SUPERSEDED: "not watched to the end: ",
+            }
+            parts.append(said[self.bake.verdict] + "; ".join(self.bake.reasons))
+        return ". ".join(parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadVersion:
+    """A version that a bake found bad, and no later one good.
+
+    Attributes:
+        version: its number.
+        generation: the release that baked.
+        why: what the bake found.
+        at_utc: when.
+        origin: where the version came from; None when its release is gone.
+    """
+
+    version: int
+    generation: int
+    why: str
+    at_utc: str
+    origin: Origin | None
+
+
+def judged(folder: ModelFolder, release: Release) -> Judged:
+    """Return how a release was judged; raises StorageFailed when a record of it can't be read.
+
+    Args:
+        folder: the model's place in the repository.
+        release: one of its releases.
+    """
+    record = folder.journal.find(release.deploy_id)
+    canary = record.canary if record else None
+    return Judged(bake=folder.bakes.find(release.generation), unjudged=canary.unjudged if canary else ())
+
+
+def in_a_line(folder: ModelFolder, release: Release) -> str:
+    """Return how a release was judged, in a line, for people; also when a record of it can't be read. See ``judged``."""
+    try:
+        return str(judged(folder, release))
+    except DeployError:
+        return "how it was judged can't be read"
+
+
+def bad_versions(folder: ModelFolder) -> list[BadVersion]:
+    """Return the versions that a bake found bad and no later one good, the last one found first; raises StorageFailed.
+
+    A bake without a verdict of either kind changes nothing.
+    """
+    found: dict[int, Bake] = {}
+    for bake in folder.bakes.newest_first():
+        if bake.verdict in (BakeVerdict.PASSED, BakeVerdict.FAILED):
+            found.setdefault(bake.version, bake)
+    return [
+        BadVersion(
+            version=bake.version,
+            generation=bake.generation,
+            why="; ".join(bake.reasons),
+            at_utc=bake.ended_at_utc,
+            origin=_origin(folder, bake),
+        )
+        for bake in found.values()
+        if bake.verdict is BakeVerdict.FAILED
+    ]
+
+
+def refuse_bad(folder: ModelFolder, wanted: Pinned | Manifest) -> None:
+    """Raise TakenBack when a bake found a version bad, or another one with the same files; what serves now is refused to nobody.
+
+    Args:
+        folder: the model's place in the repository.
+        wanted: what is to be deployed.
+    """
+    origin, live = origin_of(wanted), folder.releases.latest()
+    if live is not None and live.active_version == wanted.version and live.run_id == wanted.run_id:
+        return
+    same = next((bad for bad in bad_versions(folder) if _is_same(bad, wanted.version, origin)), None)
+    if same is not None:
+        which = "" if same.version == wanted.version else f", which has the files of version {same.version},"
+        raise TakenBack(
+            f"Version {wanted.version} of {folder.model}{which} {BAKED_BADLY}{same.why} (release {same.generation}, {same.at_utc}).",
+            hint="Register a repaired version; to deploy this one again all the same, use --force (the parameter force).",
+        )
+
+
+def not_bad(folder: ModelFolder, versions: Iterable[int]) -> int | None:
+    """Return the first of some versions that no bake found bad; None when each was."""
+    bad = {one.version for one in bad_versions(folder)}
+    return next((version for version in versions if version not in bad), None)
+
+
+def _is_same(bad: BadVersion, version: int, wanted: Origin) -> bool:
+    if bad.origin is None:
+        return bad.version == version
+    if bad.version == version and not is_another(bad.origin, wanted):
+        return True
+    return same_files(bad.origin, wanted)
+
+
+def _origin(folder: ModelFolder, bake: Bake) -> Origin | None:
+    release = folder.releases.find(bake.generation)
+    return Origin(run_id=release.run_id, digest=release.digest) if release else None

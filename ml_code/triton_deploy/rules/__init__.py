@@ -1,0 +1,1 @@
+"""Pure rules and records: what is allowed, what follows, what is written down. No file, no network; time is an argument."""

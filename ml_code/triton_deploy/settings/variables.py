@@ -1,0 +1,154 @@
+"""Environment variables that look like a setting and are none: a misspelt one is silently the default, which nobody notices."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+
+from ..errors import Misconfigured
+from .environment import FromEnvironment, kubernetes_address
+
+log = logging.getLogger(__name__)
+
+NEAR_EDITS = 2
+"""With so few letters changed, left out, added or swapped, a name is a misspelt one."""
+LONG = 10
+"""Letters of a prefix that nobody else's variable has by chance, even misspelt."""
+CORRECT = "Correct the name, or unset it: nothing is changed with another value than was meant."
+SHOWN = 3
+"""How many settings a name may have meant."""
+
+_OF_KUBERNETES = re.compile(
+    r"_SERVICE_HOST$|_SERVICE_PORT(?:_[A-Z0-9_]+)?$|_PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PORT|PROTO|ADDR))?$"
+)
+"""What Kubernetes tells every pod of each Service of its namespace, beside ``…_PORT``, which has an address in it."""
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A variable that has a prefix of ours, or nearly the name of a setting, and is none.
+
+    Attributes:
+        name: its name.
+        meant: the settings that may be meant, the likeliest first.
+        misspelt: whether the first of them is so near that it must be meant.
+    """
+
+    name: str
+    meant: tuple[str, ...]
+    misspelt: bool
+
+    def __str__(self) -> str:
+        which = f" Did you mean {' or '.join(self.meant)}?" if self.meant else ""
+        return f"{self.name} is set, and no setting has that name: it changes nothing.{which}"
+
+
+def unknown(
+    environ: Mapping[str, str], settings: Iterable[type[FromEnvironment]], also: Collection[str] = ()
+) -> list[Unknown]:
+    """Return the variables that look like a setting and are none, by name.
+
+    Args:
+        environ: the variables.
+        settings: what is read from them. Its prefixes are those of its variables up to the second ``_`` (``GATEWAY_``: the first).
+        also: further names that are known.
+    """
+    known = {f.metadata["variable"] for one in settings for f in fields(one)}  # type: ignore[arg-type]
+    prefixes = {prefix for name in known if (prefix := _prefix(name))}
+    ours = [name for name in known if _prefix(name)]
+    found = []
+    for name in sorted(environ):
+        if name in known or name in also or not environ[name].strip() or _is_of_kubernetes(name, environ):
+            continue
+        near = _near(name.upper(), ours) if _has_nearly(name.upper(), prefixes) else []
+        if near or name.upper().startswith(tuple(prefixes)):
+            found.append(Unknown(name, tuple(near[:1] or _alike(name.upper(), ours)), bool(near)))
+    return found
+
+
+def check(
+    settings: Iterable[type[FromEnvironment]],
+    *,
+    changes: bool,
+    environ: Mapping[str, str] | None = None,
+    also: Collection[str] = (),
+) -> None:
+    """Log each variable that looks like a setting and is none.
+
+    Args:
+        settings: see ``unknown``.
+        changes: whether something is changed with these settings, so that a misspelt one is refused.
+        environ: variables to look at; the process's own by default.
+        also: see ``unknown``.
+
+    Raises:
+        Misconfigured: one is misspelt, and ``changes``.
+    """
+    found = unknown(os.environ if environ is None else environ, settings, also)
+    misspelt = [one for one in found if one.misspelt]
+    if misspelt and changes:
+        raise Misconfigured(" ".join(map(str, misspelt)), hint=CORRECT)
+    for one in found:
+        log.warning("%s", one)
+
+
+def _prefix(variable: str) -> str:
+    """Return the part of a setting's name that is ours alone; empty for one of another program, such as MLFLOW_TRACKING_URI."""
+    found = re.match(r"TRITON_(?:DEPLOY|EVENTS)_|GATEWAY_|GATE_|RETRAIN_", variable)
+    return found[0] if found else ""
+
+
+def _is_of_kubernetes(name: str, environ: Mapping[str, str]) -> bool:
+    if _OF_KUBERNETES.search(name):
+        return True
+    return name.endswith("_PORT") and bool(kubernetes_address(environ[name].strip()))
+
+
+def _has_nearly(name: str, prefixes: Collection[str]) -> bool:
+    """Whether a name begins with a prefix, or with a misspelt one that is too long to be met by chance."""
+    return any(
+        name.startswith(prefix)
+        or (len(prefix) > LONG and edits(name[: len(prefix)], prefix, NEAR_EDITS) <= NEAR_EDITS)
+        for prefix in prefixes
+    )
+
+
+def _near(name: str, known: Collection[str]) -> list[str]:
+    """Return the settings of which a name is a misspelt one, the nearest first."""
+    counted = sorted((edits(name, other, NEAR_EDITS), other) for other in known)
+    return [other for count, other in counted if count <= NEAR_EDITS]
+
+
+def _alike(name: str, known: Collection[str]) -> list[str]:
+    """Return the settings that a name resembles beyond the prefix, the likeliest first."""
+    prefix = _prefix(name)
+    rests = {other.removeprefix(prefix): other for other in known if other.startswith(prefix)}
+    return [rests[rest] for rest in get_close_matches(name.removeprefix(prefix), rests, n=SHOWN)]
+
+
+def edits(one: str, other: str, most: int) -> int:
+    """Return how many letters were changed, left out, added, or swapped with their neighbour between two texts.
+
+    Args:
+        one: a text.
+        other: another.
+        most: more need not be counted; then it returns more than this.
+    """
+    if abs(len(one) - len(other)) > most:
+        return most + 1
+    before: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, letter in enumerate(one, 1):
+        earlier, before, row = before, row, [i]
+        for j, against in enumerate(other, 1):
+            cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != against))
+            if i > 1 and j > 1 and letter == other[j - 2] and one[i - 2] == against:
+                cost = min(cost, earlier[j - 2] + 1)
+            row.append(cost)
+        if min(row) > most:
+            return most + 1
+    return row[-1]

@@ -1,0 +1,169 @@
+"""The way forward for a model that was deleted in MLflow and made anew: its version gets a number that is free.
+
+All of it happens in MLflow: nothing that serves is touched, and clients see no number twice. MLflow chooses the numbers, each one above
+the last, so the numbers that are taken are used up by versions that are deleted again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..clients.mlflow_board import Board
+from ..errors import AliasNotFound, AnotherVersion, Superseded
+from ..repository import ModelFolder
+from ..rules.identity import Origin, is_another, origin_of
+from ..rules.names import check_alias
+from ..rules.standing import KEYS, Registered
+
+STOPGAP = "triton_deploy.stopgap"
+"""Tag of a version that is there only to use up its number; it is deleted at the end, or by the next renumbering."""
+
+MOST = 1000
+"""How many numbers are used up at most; it takes some 20 ms for each."""
+
+log = logging.getLogger(__name__)
+
+
+class Registrar(Board, Protocol):
+    """A board on which versions can be registered; the errors are those of Board."""
+
+    def register(self, model: str, like: Registered, tags: Mapping[str, str]) -> int:
+        """Register a version's run and source once more, and return the number that it got: the next one."""
+
+    def set_alias(self, model: str, alias: str, version: int) -> None:
+        """Point an alias at a version."""
+
+    def delete_version(self, model: str, version: int) -> None:
+        """Delete a version; its run and its files stay."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renumbered:
+    """What became of a version's number.
+
+    Attributes:
+        model: model name.
+        alias: the alias that names it.
+        was: its number before.
+        now: its number; in a dry run 0 when it is not known yet; the same as before when that one is free.
+        above: the highest number that the repository knows.
+        run_id: its run, or empty.
+    """
+
+    model: str
+    alias: str
+    was: int
+    now: int
+    above: int
+    run_id: str
+
+    @property
+    def needed(self) -> bool:
+        """Whether the number was taken."""
+        return self.now != self.was
+
+
+class Renumbering:
+    """Gives the version that an alias names a number that the repository does not know.
+
+    Args:
+        folder: the model's place in the repository; it is only read.
+        registrar: MLflow's registry.
+        prefix: what the tags begin with that say how a version stands; they are not copied.
+    """
+
+    def __init__(self, folder: ModelFolder, registrar: Registrar, prefix: str) -> None:
+        self._folder = folder
+        self._registrar = registrar
+        self._prefix = prefix
+
+    def run(self, alias: str, *, dry_run: bool = False) -> Renumbered:
+        """Register the version again above every number that the repository knows, and move the alias to it; safe to repeat.
+
+        Args:
+            alias: the alias.
+            dry_run: only say what would be done.
+
+        Returns:
+            The old and the new number. They are equal, and nothing is done, when the repository has no other version of the number.
+
+        Raises:
+            AliasNotFound: it is not set.
+            AnotherVersion: too many numbers would have to be used up.
+            Superseded: somebody moved the alias meanwhile; it stays where it is.
+            DeployError: MLflow refuses or does not answer; repeat it. The alias names what it named before.
+        """
+        model = self._folder.model
+        named = self._named(check_alias(alias))
+        highest = max(self._numbers(), default=0)
+        done = Renumbered(
+            model=model,
+            alias=alias,
+            was=named.version,
+            now=named.version,
+            above=highest,
+            run_id=named.origin.run_id,
+        )
+        if not self._is_taken(named):
+            return done
+        known = self._registrar.versions(model)
+        last = max(known, default=0)
+        if highest - last > MOST:
+            raise AnotherVersion(
+                f"The repository knows versions of {model} up to {highest}, and MLflow's last one is {last}: more than {MOST} numbers would "
+                "have to be used up.",
+                hint="Register the model under another name, and deploy that one.",
+            )
+        if dry_run:
+            return Renumbered(**{**vars(done), "now": 0})
+        while last < highest:
+            last = self._registrar.register(model, named, {STOPGAP: "yes"})
+        now = self._registrar.register(model, named, self._tags_of(named))
+        if self._named(alias).version != named.version:
+            self._registrar.delete_version(model, now)
+            raise Superseded(
+                f"Alias {alias} of {model} was moved while version {named.version} was registered again.",
+                hint="Look at what it names now: triton-deploy deploy, with --dry-run.",
+            )
+        self._registrar.set_alias(model, alias, now)
+        for version, registered in self._registrar.versions(model).items():
+            if STOPGAP in registered.tags:
+                self._registrar.delete_version(model, version)
+        log.info("version %s of %s is registered again as version %s", named.version, model, now)
+        return Renumbered(**{**vars(done), "now": now})
+
+    def _named(self, alias: str) -> Registered:
+        named = self._registrar.named(self._folder.model, alias)
+        if named is None:
+            raise AliasNotFound(
+                f"Alias {alias} of {self._folder.model} is not set in MLflow.",
+                hint="Set it on the version that is to be deployed.",
+            )
+        return named
+
+    def _is_taken(self, named: Registered) -> bool:
+        """Whether the repository has, or had live, another version of the number: clients would see it for two versions."""
+        manifest = self._folder.versions.manifest(named.version)
+        origins = [origin_of(manifest)] if manifest else []
+        origins += [
+            Origin(run_id=release.run_id, digest=release.digest)
+            for release in self._folder.releases.history()
+            if release.active_version == named.version
+        ]
+        return bool(origins) and all(is_another(origin, named.origin) for origin in origins)
+
+    def _numbers(self) -> Iterator[int]:
+        """Yield every version number that the repository knows."""
+        yield from (release.active_version for release in self._folder.releases.history())
+        yield from self._folder.versions.installed()
+        for name in self._folder.versions.put_aside():
+            number = name.partition(".")[0]
+            if number.isdigit():
+                yield int(number)
+
+    def _tags_of(self, named: Registered) -> dict[str, str]:
+        about_serving = {f"{self._prefix}.{key}" for key in KEYS}
+        return {key: value for key, value in named.tags.items() if key not in {*about_serving, STOPGAP}}

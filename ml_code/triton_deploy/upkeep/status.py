@@ -1,0 +1,173 @@
+"""What is live, what failed, what is under way: read from the repository and asked of Triton. Changes nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from ..clients.triton import tritons_of
+from ..errors import DeployError, Misconfigured, Unavailable
+from ..fleet.fleet import Fleet
+from ..fleet.foreign import FOREIGN, foreign_notice, served_by_others
+from ..fleet.index_cache import IndexCache
+from ..report.mlflow_tags import MlflowTags
+from ..repository import ModelFolder
+from ..repository.verdicts import BadVersion, Judged, bad_versions, judged
+from ..rules.records import Deployment, Release
+from ..rules.standing import Notice
+from ..settings import Settings
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelStatus:
+    """One model's state.
+
+    Attributes:
+        model: its name.
+        live: the last release, or None.
+        serving: by Triton, the version that answers the public name, None, or why it can't be asked.
+        unfinished: a deployment that neither committed nor was rolled back, or None.
+        quarantined: name of each directory that was put aside with its failure.json, oldest first; one that `blames_artifact` is refused.
+        notices: what MLflow says that does not fit; empty too when it can't be asked quickly.
+        problems: what can't be read, and what to do; the rest of the state is as far as it is known without that.
+        verdict: how what is live was judged, in a line; empty when nothing judged it or was to.
+        without_verdict: what was to judge it and did not: ``canary``, ``bake``.
+        taken_back: why versions are not deployed again without force that a bake found bad, by their number.
+    """
+
+    model: str
+    live: Release | None
+    serving: Mapping[str, int | str | None]
+    unfinished: Deployment | None
+    quarantined: Mapping[str, Mapping[str, Any]]
+    notices: tuple[Notice, ...] = ()
+    problems: tuple[str, ...] = ()
+    verdict: str = ""
+    without_verdict: tuple[str, ...] = ()
+    taken_back: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every Triton serves what is live, as far as all of that can be read."""
+        if self.live is None and any(notice.kind == FOREIGN for notice in self.notices):
+            # What serves is somebody else's.
+            return not self.problems
+        return not self.problems and all(version == self._expected for version in self.serving.values())
+
+    @property
+    def differs(self) -> bool:
+        """Whether a Triton that answered serves something else than what is live."""
+        return any(
+            version != self._expected for version in self.serving.values() if not isinstance(version, str)
+        )
+
+    @property
+    def _expected(self) -> int | None:
+        return self.live.active_version if self.live else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the state as plain JSON values."""
+        return {**asdict(self), "agrees": self.agrees}
+
+
+def model_status(
+    settings: Settings, model: str, feedback: MlflowTags | None = None, survey: IndexCache | None = None
+) -> ModelStatus:
+    """Look at one model.
+
+    Args:
+        settings: where the repository and the Tritons are.
+        model: its name.
+        feedback: asks the registry where the alias points; MLflow by default.
+        survey: what the Tritons had loaded a moment ago, for who looks at many models at a time. A model of which one had
+            another version than is live is looked at again: it may have been deployed since.
+
+    Raises:
+        InvalidInput, Misconfigured: there is no such place. A Triton that is away and a file that can't be read are part of
+            the answer.
+    """
+    folder = ModelFolder.at(settings.repository_root, model)
+    problems: list[str] = []
+
+    def seen(look: Callable[[], T], otherwise: T) -> T:
+        try:
+            return look()
+        except DeployError as error:
+            if str(error) not in problems:
+                problems.append(str(error))
+            return otherwise
+
+    live = seen(folder.releases.latest, None)
+    problems += [text for text in folder.evidence.missing(thorough=False) if text not in problems]
+    serving = _serving(settings, folder, survey or IndexCache(settings.repository_root))
+    none: list[str] = []
+    no_drift: tuple[Notice, ...] = ()
+    others = seen(lambda: served_by_others(folder, serving), none) if not problems else none
+    foreign = [foreign_notice([f"{model} in {url}" for url in others])] if others else []
+    how = seen(lambda: judged(folder, live), Judged()) if live else Judged()
+    none_bad: list[BadVersion] = []
+    bad = {one.version: one.why for one in seen(lambda: bad_versions(folder), none_bad)}
+    status = ModelStatus(
+        model=model,
+        live=live,
+        serving=serving,
+        unfinished=seen(lambda: _unfinished(folder), None),
+        quarantined=seen(lambda: {path.name: failure for path, failure in folder.versions.quarantined()}, {}),
+        notices=(*foreign, *seen(lambda: (feedback or MlflowTags(settings)).drift(folder), no_drift)),
+        problems=(
+            *seen(lambda: [trap.warning for trap in folder.versions.traps()], none),
+            *problems,
+        ),
+        verdict=str(how),
+        without_verdict=how.without_verdict,
+        taken_back=bad,
+    )
+    return model_status(settings, model, feedback) if survey and status.differs else status
+
+
+def statuses(settings: Settings, models: Sequence[str]) -> Iterator[ModelStatus]:
+    """Look at one model after the other; one that can't be looked at at all keeps no other from it.
+
+    Raises:
+        Misconfigured: there is no repository.
+    """
+    feedback, survey = MlflowTags(settings), IndexCache(settings.repository_root)
+    for model in models:
+        try:
+            yield model_status(settings, model, feedback, survey)
+        except Misconfigured:
+            raise
+        except Exception as error:
+            # A traceback is for a defect; an error of ours says all that there is.
+            log.error("%s: it was not looked at", model, exc_info=not isinstance(error, DeployError))
+            told = str(error) if isinstance(error, DeployError) else f"{type(error).__name__}: {error}"
+            yield ModelStatus(
+                model=model,
+                live=None,
+                serving={},
+                unfinished=None,
+                quarantined={},
+                problems=(f"not looked at: {told}",),
+            )
+
+
+def _unfinished(folder: ModelFolder) -> Deployment | None:
+    """Return the deployment that has the lease and has not ended, or None."""
+    holder, _ = folder.lease.last(datetime.now(UTC))
+    last = folder.journal.find(holder) if holder else None
+    return last if last and not last.finished else None
+
+
+def _serving(settings: Settings, folder: ModelFolder, survey: IndexCache) -> dict[str, int | str | None]:
+    try:
+        tritons = tritons_of(settings)
+    except Unavailable as error:
+        return {", ".join(settings.triton_grpc_urls): error.message}
+    return Fleet(folder, tritons, settings).public_versions(survey)

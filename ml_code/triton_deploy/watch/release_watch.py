@@ -1,0 +1,216 @@
+"""Watches one release, look by look, until there is a verdict. Changes nothing; its state can be lost at any time."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from ..clients.prometheus import Alertmanager, Prometheus
+from ..errors import AccessDenied, DeployError, Misconfigured, NotFound
+from ..repository import ModelFolder
+from ..rules.bake_rules import Course, Look, Reading, course
+from ..rules.records import Bake, BakeVerdict, Release, utc_text
+from ..settings import Settings
+from .observer import Observed, Observer
+from .policy import BakePolicy
+from .queries import Queries, Span
+from .readings import Baseline
+
+PATIENCE = 4
+"""Looks, from the end of a bake on, until a Prometheus that does not answer is taken for no data."""
+LEAST_SHARE = 0.04
+"""A version that gets less beside the release is one to which gateways still sent requests at the moment of the commit."""
+
+log = logging.getLogger(__name__)
+
+
+class Watch:
+    """The watch over one release.
+
+    What it remembers are its looks. A watch that is begun again, after a restart of the process, looks at the rest of the time;
+    its last look is about the whole of it.
+
+    Args:
+        folder: the model's place in the repository.
+        generation: the release.
+        policy: for how long, how often, by which limits.
+        observer: sees the figures.
+        clock: gives the time, aware.
+
+    Raises:
+        NotFound: there is no such release.
+        StorageFailed: the repository can't be read.
+    """
+
+    def __init__(
+        self,
+        folder: ModelFolder,
+        generation: int,
+        policy: BakePolicy,
+        observer: Observer,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._folder, self._policy, self._observer, self._clock = folder, policy, observer, clock
+        newest_first = iter(folder.releases.history())
+        release = next((one for one in newest_first if one.generation == generation), None)
+        if release is None:
+            raise NotFound(
+                f"There is no release {generation} of {folder.model}.",
+                hint="'triton-deploy history' lists the releases.",
+            )
+        self.release: Release = release
+        self._before = next(newest_first, None)
+        self._began = datetime.fromisoformat(release.updated_at_utc)
+        self._looks: list[Look] = []
+        self._readings: tuple[Reading, ...] = ()
+        self._remarks: tuple[str, ...] = ()
+        self._looked: datetime | None = None
+
+    @classmethod
+    def of(cls, settings: Settings, model: str, generation: int, policy: BakePolicy) -> Watch:
+        """Return the watch that the settings describe.
+
+        Raises:
+            Misconfigured: the file of queries, or the repository, can't be used.
+            NotFound, StorageFailed: see above.
+        """
+        timeout_s = settings.prometheus_timeout_s
+        alerts = (
+            (Alertmanager(settings.alertmanager_url, timeout_s), policy.alerts) if policy.alerts else None
+        )
+        observer = Observer(
+            Queries.read(settings.bake_queries),
+            Prometheus(settings.prometheus_url, timeout_s),
+            policy.limits,
+            alerts,
+            part_s=policy.interval_s,
+        )
+        return cls(ModelFolder.at(settings.repository_root, model), generation, policy, observer)
+
+    def look(self) -> Bake | None:
+        """Look once; return how the bake ended, or None when it goes on.
+
+        Raises:
+            Misconfigured, AccessDenied: Prometheus or Alertmanager refuse, are something else, or do not take a query, at the first look
+                or for so long that no proxy in front of them is being restarted. The release stays as it is.
+
+        A repository that can't be read now is one more reason to know nothing: it is no reason to take a release back.
+        """
+        now = self._clock()
+        try:
+            live = self._folder.releases.latest()
+        except DeployError as error:
+            live, observed = None, Observed(Look(unknown=str(error)))
+        else:
+            if live is not None and live.generation != self.release.generation:
+                return self._ended(BakeVerdict.SUPERSEDED, [f"release {live.generation} is live"], now)
+            observed = self._seen(now)
+        self._looks.append(observed.look)
+        self._readings = observed.readings or self._readings
+        self._remarks = observed.remarks
+        stands = course(
+            self._looks, bad_looks=self._policy.bad_looks, over=self._is_over(now), patience=PATIENCE
+        )
+        log.info("%s version %s: %s", self._folder.model, self.release.active_version, _told(observed))
+        if stands is Course.GOES_ON:
+            return None
+        return self._ended(self._verdict(stands), self._reasons(), now)
+
+    def _is_over(self, now: datetime) -> bool:
+        return now - self._began >= timedelta(seconds=self._policy.duration_s)
+
+    def _seen(self, now: datetime) -> Observed:
+        """Look at the release; what is set up wrongly ends the watch, and is waited for only where it was right a moment ago."""
+        try:
+            return self._observe(now)
+        except (Misconfigured, AccessDenied) as error:
+            if all(look.unknown for look in self._looks[1 - PATIENCE :]):
+                raise
+            return Observed(Look(unknown=str(error)))
+
+    def _observe(self, now: datetime) -> Observed:
+        age_s = max(1, int((now - self._began).total_seconds()))
+        is_over = self._is_over(now)
+        # The last look is about the whole, and there is no other one to wait for.
+        fresh_s = None if is_over or self._looked is None else math.ceil((now - self._looked).total_seconds())
+        window_s = age_s if is_over else min(age_s, int(self._policy.window_s))
+        observed = self._span(window_s, age_s, fresh_s)
+        if window_s < age_s and not observed.look.judged and not (observed.look.bad or observed.look.unknown):
+            # Too little traffic for the last minutes alone: all of it may be enough.
+            observed = self._span(age_s, age_s, fresh_s)
+        if not observed.look.unknown:
+            self._looked = now
+        return observed
+
+    def _span(self, window_s: int, age_s: int, fresh_s: int | None) -> Observed:
+        now = Span(self._folder.model, self.release.active_version, window_s)
+        return self._observer.look(now, self._baselines(now, age_s), since=self._began, fresh_s=fresh_s)
+
+    def _baselines(self, now: Span, age_s: int) -> list[Baseline]:
+        """Return what the release may be compared with: the same time first, then the time before it, then the same age."""
+        if self._before is None or self._before.active_version == self.release.active_version:
+            return []
+        lived = self._began - datetime.fromisoformat(self._before.updated_at_utc)
+        lead_s = max(1, int(lived.total_seconds()))
+        before = replace(now, version=self._before.active_version)
+        length_s = min(lead_s, int(max(self._policy.duration_s, self._policy.window_s)))
+        return [
+            Baseline(before, "the previous release meanwhile", meanwhile=True, least_share=LEAST_SHARE),
+            Baseline(
+                replace(before, window_s=length_s, offset_s=age_s), "the previous release before the commit"
+            ),
+            Baseline(replace(before, offset_s=lead_s), "the previous release at the same age", aged=True),
+        ]
+
+    def _reasons(self) -> list[str]:
+        last = self._looks[-1]
+        if last.bad:
+            return list(last.bad)
+        if last.unknown:
+            return [last.unknown.rstrip(".")]
+        saw = [
+            f"{one.source} saw {one.now.requests:.0f} requests" for one in self._readings if one.now.requests
+        ]
+        not_compared = [f"latency was not compared: {last.uncompared}"] if last.uncompared else []
+        return [*saw, *self._remarks, *not_compared] or ["no source saw a request"]
+
+    def _verdict(self, stands: Course) -> BakeVerdict:
+        """Return the verdict of a course that has ended: without a latency to compare with a release passes only if the policy says so."""
+        held = self._policy.no_baseline != "pass" and self._before is not None
+        if stands is Course.PASSED and self._looks[-1].uncompared and held:
+            return BakeVerdict.NO_DATA
+        return BakeVerdict(stands.value)
+
+    def _ended(self, verdict: BakeVerdict, reasons: list[str], now: datetime) -> Bake:
+        return Bake(
+            model=self._folder.model,
+            generation=self.release.generation,
+            version=self.release.active_version,
+            deploy_id=self.release.deploy_id,
+            verdict=verdict,
+            reasons=tuple(reasons),
+            looks=len(self._looks),
+            judged=sum(look.judged for look in self._looks),
+            figures={one.source: _figures(one) for one in self._readings},
+            began_at_utc=self.release.updated_at_utc,
+            ended_at_utc=utc_text(now),
+            uncompared=self._looks[-1].uncompared if self._looks else "",
+            unmeasured=verdict is BakeVerdict.NO_DATA and bool(self._looks[-1].unknown),
+        )
+
+
+def _figures(reading: Reading) -> Mapping[str, Any]:
+    return {"now": asdict(reading.now), "before": asdict(reading.before) if reading.before else None}
+
+
+def _told(observed: Observed) -> str:
+    look = observed.look
+    if look.unknown:
+        return f"nothing is known: {look.unknown}"
+    if look.bad:
+        return ("bad, by nothing new: " if look.stale else "bad: ") + "; ".join(look.bad)
+    return "good" if look.judged else "too few requests to judge by"
