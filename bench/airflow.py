@@ -170,8 +170,8 @@ def loading_s(log: str) -> float:
 
 
 def dag_files(folder: Path) -> list[str]:
-    """Return the names of the modules in a folder of DAGs that are DAG files, not what those import."""
-    return sorted(path.stem for path in folder.glob("*.py") if path.name not in _imported(folder))
+    """Return the names of the DAG files in a folder."""
+    return sorted(path.stem for path in folder.glob("*.py"))
 
 
 @contextlib.contextmanager
@@ -198,19 +198,11 @@ def _site(versions: int) -> Iterator[Stack]:
 
 
 def _dag_folder(folder: Path) -> Path:
-    """Make a folder with the deploy DAG, what it imports, and the bare chain: no other DAG runs meanwhile."""
+    """Make a folder with the deploy DAG and the bare chain: no other DAG runs meanwhile."""
     folder.mkdir()
-    original = REPO / "dags"
-    for name in [*_imported(original), ".airflowignore", f"{DEPLOY_DAG}.py"]:
-        (folder / name).symlink_to(original / name)
+    (folder / f"{DEPLOY_DAG}.py").symlink_to(REPO / "dags" / f"{DEPLOY_DAG}.py")
     (folder / f"{BARE_DAG}.py").write_text(BARE_FILE, encoding="utf-8")
     return folder
-
-
-def _imported(folder: Path) -> list[str]:
-    """Return the files that ``.airflowignore`` keeps Airflow from parsing."""
-    lines = (folder / ".airflowignore").read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if line and not line.startswith("#")]
 
 
 def _look_inside(stack: Stack, version: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ml_code.triton_deploy.rules.records import Bake, BakeVerdict
-from tests.support.dags import REPO, library_environment
+from tests.support.dags import library_environment
 from tests.support.world import MODEL, World
 
 
@@ -21,8 +21,7 @@ def task_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in library_environment(tmp_path_factory.mktemp("airflow")).items():
             patch.setenv(name, value)
-        patch.syspath_prepend(REPO / "dags")
-        yield importlib.import_module("bake_task")
+        yield importlib.import_module("ml_code.airflow_provider.bake_task")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.airflow import BARE_FILE, TASKS, Measured, dag_files, import_series, loading_s, run_series
+from bench.airflow import BARE_FILE, TASKS, Measured, import_series, loading_s, run_series
 from bench.task_process import ImportClock, in_a_fork
 from stack.airflow_api import Times
 
@@ -58,13 +58,6 @@ def test_triton_loads_from_the_word_that_it_begins_to_the_word_that_it_did() -> 
 
 def test_a_load_that_did_not_end_counts_nothing() -> None:
     assert loading_s(TRITON_LOG.splitlines()[0] + "\n") == 0
-
-
-def test_what_dags_import_is_no_dag_file(tmp_path: Path) -> None:
-    for name in ("a_dag.py", "shared.py", "another_dag.py"):
-        (tmp_path / name).touch()
-    (tmp_path / ".airflowignore").write_text("# No DAG.\nshared.py\n")
-    assert dag_files(tmp_path) == ["a_dag", "another_dag"]
 
 
 def test_each_file_and_each_task_has_a_series_in_milliseconds() -> None:

@@ -24,7 +24,7 @@ from ml_code.triton_deploy.rules.canary_evidence import Judgment
 from ml_code.triton_deploy.rules.names import deploy_id_for
 from ml_code.triton_deploy.rules.records import Bake, BakeVerdict, State
 from ml_code.triton_deploy.settings import Settings
-from tests.support.dags import REPO, library_environment
+from tests.support.dags import library_environment
 from tests.support.world import MODEL, World
 
 RUN = "manual__2026-01-02T03:04:05+00:00"
@@ -33,13 +33,14 @@ DEPLOY_ID = deploy_id_for(RUN)
 
 @pytest.fixture(scope="module")
 def dags(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
-    """What DAG files import, by its bare names."""
+    """What DAG files import, by its names in the package."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in library_environment(tmp_path_factory.mktemp("airflow")).items():
             patch.setenv(name, value)
-        patch.syspath_prepend(REPO / "dags")
         modules = ("canary_task", "notifier")
-        yield SimpleNamespace(**{name: importlib.import_module(name) for name in modules})
+        yield SimpleNamespace(
+            **{name: importlib.import_module(f"ml_code.airflow_provider.{name}") for name in modules}
+        )
 
 
 @pytest.fixture

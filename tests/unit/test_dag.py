@@ -26,9 +26,8 @@ from ml_code.triton_deploy.rules.records import Canary
 from tests.support.dags import REPO, library_environment
 
 DAG_MODULE = "dags.mlflow_to_triton_deploy"
-SHARED = "deploy_tasks"
-IMPORTED = {SHARED, "bake_task", "canary_task", "deploy_run", "notifier", "run_params"}
-DAG_FILES = sorted(path.stem for path in (REPO / "dags").glob("*.py") if path.stem not in IMPORTED)
+SHARED = "ml_code.airflow_provider.deploy_tasks"
+DAG_FILES = sorted(path.stem for path in (REPO / "dags").glob("*.py"))
 ON_ALIAS = "deploy_on_alias"
 """Makes a DAG for each alias that is watched."""
 MARGIN_S = 60
@@ -51,7 +50,6 @@ def dag_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in library_environment(tmp_path_factory.mktemp("airflow")).items():
             patch.setenv(name, value)
-        patch.syspath_prepend(REPO / "dags")
         yield importlib.import_module(DAG_MODULE)
 
 
@@ -100,8 +98,10 @@ def test_a_step_imports_the_client_libraries_that_it_needs_and_no_other() -> Non
     """Each is a process of its own, which waits for what it imports: a step that asks Triton asks no MLflow."""
     code = """
 import sys
-from ml_code.triton_deploy import canary, deployer, intake
-from ml_code.triton_deploy.bake import baking, policy
+from ml_code.triton_deploy.deploy import deployer, intake
+from ml_code.triton_deploy.rules import canary
+from ml_code.triton_deploy.upkeep import baking
+from ml_code.triton_deploy.watch import policy
 print(*sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, check=True, capture_output=True, text=True)

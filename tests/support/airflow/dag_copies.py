@@ -31,9 +31,9 @@ RETRAIN_COPIES: Mapping[str, Mapping[str, str]] = {
 
 
 def dags_with_copies(folder: Path) -> Path:
-    """Make a folder for Airflow that has the project's DAGs and what they import, as links, and the copies."""
+    """Make a folder for Airflow that has the project's DAGs, as links, and the copies."""
     folder.mkdir()
-    for file in [*(REPO / "dags").glob("*.py"), REPO / "dags" / ".airflowignore"]:
+    for file in (REPO / "dags").glob("*.py"):
         (folder / file.name).symlink_to(file)
     for dag_id, copies in ((DEPLOY_DAG, COPIES), (RETRAIN_DAG, RETRAIN_COPIES)):
         # Only the first lines of a file may look into the future.
