@@ -17,6 +17,9 @@ SEEN = "version"
 NOT_SET = ""
 """The version of an alias that is not set."""
 
+KNOWN_AS = "ml_code.alias_events.airflow_trigger"
+"""Module by which Airflow's database knows the trigger; see ``triggers``."""
+
 
 class AfterLook(enum.Enum):
     """What follows from a look."""
@@ -58,7 +61,7 @@ class AliasTrigger(BaseEventTrigger):
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """See BaseTrigger.serialize."""
         arguments = {"model": self.model, "alias": self.alias, "poll_s": self.poll_s}
-        return f"{type(self).__module__}.{type(self).__qualname__}", arguments
+        return f"{KNOWN_AS}.{type(self).__qualname__}", arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look for ever; see BaseTrigger.run."""

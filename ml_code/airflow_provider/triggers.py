@@ -1,6 +1,6 @@
-"""The waits of ``bake_release`` and ``canary_release``, in Airflow's triggerer: they hold no worker slot. The only piece here that knows Airflow.
+"""The waits of ``bake_release`` and ``canary_release``, in Airflow's triggerer: they hold no worker slot.
 
-The triggerer imports it by its path, from what is installed, not from the folder of the DAGs.
+The triggerer imports them by their path, from what is installed, not from the folder of the DAGs.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from ..triton_deploy.rules.records import to_json
 from ..triton_deploy.settings import Settings
 from ..triton_deploy.watch.policy import BakePolicy
 from ..triton_deploy.watch.release_watch import Watch
+
+KNOWN_AS = "ml_code.triton_deploy.bake.airflow_trigger"
+"""Module by which Airflow's database knows the triggers. The next release writes this one's: this one's triggerer knows both."""
 
 
 class BakeTrigger(BaseTrigger):
@@ -42,7 +45,7 @@ class BakeTrigger(BaseTrigger):
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """See BaseTrigger."""
         arguments = {"model": self.model, "generation": self.generation, "minutes": self.minutes}
-        return f"{type(self).__module__}.{type(self).__qualname__}", arguments
+        return f"{KNOWN_AS}.{type(self).__qualname__}", arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """See BaseTrigger."""
@@ -76,7 +79,7 @@ class CanaryTrigger(BaseTrigger):
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """See BaseTrigger."""
         arguments = {"model": self.model, "deploy_id": self.deploy_id}
-        return f"{type(self).__module__}.{type(self).__qualname__}", arguments
+        return f"{KNOWN_AS}.{type(self).__qualname__}", arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """See BaseTrigger."""

@@ -1,1 +1,1 @@
-"""Bake: a release is watched on live traffic after its commit, and taken back by itself when it is bad."""
+"""Old names of modules, for one release: Airflow's database has them."""
