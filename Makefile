@@ -78,10 +78,11 @@ bench-quick: env  ## the same with a few rounds, printed only
 torch:  ## PyTorch, for the trainers that need it
 	$(ALONE) $(TORCH)
 
-lint: main  ## ruff and mypy --strict
+lint: main  ## ruff, mypy --strict, and who may import whom
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy $(CHECKED)
+	.venv/bin/lint-imports
 
 format: main  ## format and mend what ruff can
 	.venv/bin/ruff format .

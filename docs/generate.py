@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import json
 import re
@@ -11,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import grimp
 import yaml
 
 from bench import bake_verdicts, deploy_tables
@@ -230,6 +232,79 @@ def _shown_cell(cell: dict[str, Any]) -> str:
     return f"{cell['failed']} of {cell['requests']}; {cell['starts']}{staging}"
 
 
+LIBRARY = "ml_code.triton_deploy"
+
+
+def _layers() -> dict[str, list[list[str]]]:
+    """Return the rooms of each package that has some, by layer, the highest first: as the linter is told them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
+    return {
+        contract["containers"][0]: [layer.split(" | ") for layer in contract["layers"]]
+        for contract in contracts
+        if contract["type"] == "layers"
+    }
+
+
+def _sentence(module: str) -> str:
+    """Return the first line of a module's docstring."""
+    path = ROOT / module.replace(".", "/")
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").splitlines()[0]
+
+
+def rooms_table(package: str) -> Callable[[], str]:
+    """Return what gives the rooms of a package, the highest layer first, as a Markdown table."""
+
+    def made() -> str:
+        layers = _layers()[package]
+        lines = ["| room | what is in it | may import |", "|---|---|---|"]
+        for number, layer in enumerate(layers):
+            below = [f"`{room}`" for lower in layers[number + 1 :] for room in lower]
+            lines += [
+                f"| `{room}` | {_sentence(f'{package}.{room}')} | {', '.join(below) or 'none of the others'} |"
+                for room in layer
+            ]
+        return "\n".join(lines)
+
+    return made
+
+
+def neighbours_table() -> str:
+    """Return the packages beside the library, as a Markdown table."""
+    lines = ["| package | what is in it |", "|---|---|"]
+    for folder in sorted((ROOT / "ml_code").iterdir()):
+        module = f"ml_code.{folder.name}"
+        if (folder / "__init__.py").exists() and module != LIBRARY:
+            lines.append(f"| `{folder.name}` | {_sentence(module)} |")
+    return "\n".join(lines)
+
+
+def rooms_drawing() -> str:
+    """Return which room of the library imports which, as a drawing: an arrow that follows from others is left out."""
+    graph = grimp.build_graph("ml_code", exclude_type_checking_imports=True)
+    rooms = [room for layer in _layers()[LIBRARY] for room in layer]
+    owner = {
+        module: room
+        for room in rooms
+        for module in {f"{LIBRARY}.{room}", *graph.find_descendants(f"{LIBRARY}.{room}")}
+    }
+    arrows: dict[str, set[str]] = {room: set() for room in rooms}
+    for module, room in owner.items():
+        arrows[room] |= {
+            owner[one] for one in graph.find_modules_directly_imported_by(module) if one in owner
+        }
+    reached: dict[str, set[str]] = {}
+    for room in reversed(rooms):
+        arrows[room].discard(room)
+        reached[room] = arrows[room].union(*(reached[lower] for lower in arrows[room]))
+    lines = ["```mermaid", "flowchart TD"]
+    for room in rooms:
+        near = arrows[room] - set().union(*(reached[lower] for lower in arrows[room]))
+        lines += [f"    {room} --> {lower}" for lower in rooms if lower in near]
+    return "\n".join([*lines, "```"])
+
+
 def measured() -> dict[str, Any]:
     """Return what ``make bench`` wrote."""
     data: dict[str, Any] = json.loads((ROOT / "docs/performance.json").read_text(encoding="utf-8"))
@@ -264,6 +339,12 @@ def headlines() -> str:
 
 
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
+    "CONTRIBUTING.md": {
+        "rooms": rooms_table(LIBRARY),
+        "rooms of the gateway": rooms_table("ml_code.gateway"),
+        "packages": neighbours_table,
+    },
+    "docs/architecture.md": {"rooms": rooms_drawing},
     "docs/performance.md": {
         "machine": machine,
         "claims": lambda: claims_table(CLAIMS, benches()),
