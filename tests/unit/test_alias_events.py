@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import threading
 import time
@@ -866,5 +867,6 @@ def test_a_triggerer_that_dies_while_it_tells_tells_again() -> None:
 
 def test_the_triggerer_can_make_it_again_from_what_is_serialized() -> None:
     path, arguments = airflow_trigger().AliasTrigger("best_model", "A", poll_s=5).serialize()
-    assert path == "ml_code.airflow_provider.alias_trigger.AliasTrigger"
+    assert path == "ml_code.alias_events.airflow_trigger.AliasTrigger", "what Airflow's database knows"
+    assert importlib.import_module(path.rpartition(".")[0]).AliasTrigger is airflow_trigger().AliasTrigger
     assert airflow_trigger().AliasTrigger(**arguments).serialize() == (path, arguments)

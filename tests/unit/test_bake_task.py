@@ -73,7 +73,7 @@ def test_it_waits_in_the_triggerer_for_the_release_of_its_run(
 ) -> None:
     wait = deferred(task_file)
     path, arguments = wait.trigger.serialize()
-    assert path == "ml_code.airflow_provider.triggers.BakeTrigger"
+    assert path == "ml_code.triton_deploy.bake.airflow_trigger.BakeTrigger", "what Airflow's database knows"
     assert arguments == {"model": MODEL, "generation": 1, "minutes": 15.0}
     assert wait.timeout.total_seconds() == 25 * 60 + 4 * 30
     module, _, name = path.rpartition(".")

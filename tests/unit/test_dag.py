@@ -6,12 +6,14 @@ import importlib
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -94,13 +96,34 @@ def test_parsing_imports_no_client_library(parsed: Parsed) -> None:
     assert [name for name in SLOW if name in parsed.modules] == []
 
 
+def test_dag_files_load_from_a_subfolder_of_anybodys_dags(tmp_path: Path) -> None:
+    """By Airflow's own loader, in another working directory: a DAG file needs nothing beside it."""
+    folder = tmp_path / "dags/of/ours"
+    shutil.copytree(REPO / "dags", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    code = """
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag(sys.argv[1])
+print(json.dumps([sorted(bag.dags), bag.import_errors]))
+"""
+    environment = (
+        os.environ | library_environment(tmp_path / "airflow") | {"TRITON_EVENTS_WATCH": "m@champion"}
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "dags")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    dags, errors = json.loads(done.stdout.splitlines()[-1])
+    assert errors == {}
+    assert dags == sorted({*DAG_FILES, f"{ON_ALIAS}.m.champion"} - {ON_ALIAS})
+
+
 def test_a_step_imports_the_client_libraries_that_it_needs_and_no_other() -> None:
     """Each is a process of its own, which waits for what it imports: a step that asks Triton asks no MLflow."""
     code = """
 import sys
-from ml_code.triton_deploy.deploy import deployer, intake
+from ml_code.triton_deploy.deploy import deployer, request
 from ml_code.triton_deploy.rules import canary
-from ml_code.triton_deploy.upkeep import baking
+from ml_code.triton_deploy.upkeep import bake
 from ml_code.triton_deploy.watch import policy
 print(*sys.modules)
 """
