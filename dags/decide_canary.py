@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, Param, get_current_context, task
+from airflow.sdk import DAG, Param, task
 
-from ml_code.airflow_provider.deploy_run import no_vain_retries
-from ml_code.airflow_provider.run_params import ONE_LINE, known_params_only
+from ml_code.airflow_provider import ONE_LINE, by_hand, known_params_only
 from ml_code.triton_deploy.cli.canary_command import CHOICES
 from ml_code.triton_deploy.rules.names import DEPLOY_ID_PATTERN, LONGEST_REASON, MODEL_PATTERN
 from ml_code.triton_deploy.settings import Settings
@@ -58,25 +57,7 @@ with DAG(
         ),
     },
 ) as dag:
-
-    @task(execution_timeout=timedelta(minutes=5), retries=2, retry_delay=timedelta(seconds=5))
-    def decide() -> str:
-        """Record what is said, for the run of the deploy to do; returns what comes of it."""
-        from ml_code.triton_deploy.cli.canary_command import done
-        from ml_code.triton_deploy.rules.names import check_reason
-
-        context = get_current_context()
-        params = context["params"]
-        with no_vain_retries():
-            _, lines = done(
-                Settings.from_env(),
-                params["model"],
-                params["decision"],
-                by=f"airflow:{context['run_id']}",
-                reason=check_reason(params["reason"] or ""),
-                deploy_id=params["deploy_id"] or "",
-            )
-        print(*lines, sep="\n")
-        return lines[0]
-
+    decide = task(execution_timeout=timedelta(minutes=5), retries=2, retry_delay=timedelta(seconds=5))(
+        by_hand.decide
+    )
     decide()

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from airflow.sdk import DAG, Asset, AssetWatcher
 
-from ml_code.airflow_provider.run_params import known_params_only
+from ml_code.airflow_provider import known_params_only
 from ml_code.alias_events.settings import EventSettings
 from ml_code.triton_deploy.settings import Settings
 
@@ -24,7 +24,7 @@ def deploys(model: str, alias: str) -> DAG:
     # Where nothing is looked at nothing of this is imported, at every parse.
     from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 
-    from ml_code.airflow_provider.alias_trigger import AliasTrigger
+    from ml_code.airflow_provider import AliasTrigger
 
     name = f"{model}.{alias}"
     watcher = AssetWatcher(name=name, trigger=AliasTrigger(model=model, alias=alias, poll_s=POLL_S))

@@ -10,8 +10,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param
 
-from ml_code.airflow_provider.deploy_tasks import bake_minutes, deploy_tasks
-from ml_code.airflow_provider.run_params import ONE_LINE, known_params_only
+from ml_code.airflow_provider import ONE_LINE, bake_minutes, deploy_tasks, known_params_only
 from ml_code.triton_deploy.rules.canary import STEPS_PATTERN
 from ml_code.triton_deploy.rules.names import ALIAS_PATTERN, DEPLOY_ID_PATTERN, MODEL_PATTERN
 from ml_code.triton_deploy.settings import Settings

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from airflow.sdk import DAG, Param, get_current_context, task
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk import DAG, Param, task
 
-from ml_code.airflow_provider.run_params import known_params_only
+from ml_code.airflow_provider import known_params_only, upkeep
 from ml_code.triton_deploy.settings import Settings
 
 SETTINGS = Settings.from_env()
@@ -36,19 +35,8 @@ with DAG(
     },
 ) as dag:
     # Each model has deadlines of its own; this is for all of them, one after the other. The next run waits for this one.
-    @task(
+    task(
         execution_timeout=timedelta(seconds=4 * SETTINGS.load_timeout_s + 3600),
         retries=2,
         retry_delay=timedelta(seconds=10),
-    )
-    def reconcile() -> None:
-        """Reconcile every model of the repository; the next run tries again what failed, and a next try what was killed."""
-        from ml_code.triton_deploy.upkeep.reconcile import Reconciler
-
-        deep = get_current_context()["params"]["deep"]
-        results = Reconciler(Settings.from_env()).run_all(deep=deep)
-        problems = [f"{result.model}: {problem}" for result in results for problem in result.problems]
-        if problems:
-            raise AirflowFailException("; ".join(problems))
-
-    reconcile()
+    )(upkeep.reconcile)()

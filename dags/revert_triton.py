@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, Param, get_current_context, task
+from airflow.sdk import DAG, Param, task
 
-from ml_code.airflow_provider.deploy_run import no_vain_retries
-from ml_code.airflow_provider.notifier import DeployNotifier
-from ml_code.airflow_provider.run_params import ONE_LINE, known_params_only
+from ml_code.airflow_provider import ONE_LINE, DeployNotifier, by_hand, known_params_only
 from ml_code.triton_deploy.rules.names import (
     LONGEST_REASON,
     MAX_VERSION,
     MIN_VERSION,
     MODEL_PATTERN,
-    deploy_id_for,
 )
 from ml_code.triton_deploy.settings import Settings
 
@@ -63,8 +60,7 @@ with DAG(
         ),
     },
 ) as dag:
-
-    @task(
+    task(
         # All steps in one; it may load four times: to settle what an abandoned deploy left, what it reverts to (into one Triton, then
         # into the rest), and, if that fails, what serves.
         execution_timeout=timedelta(
@@ -77,27 +73,4 @@ with DAG(
         retries=2,
         retry_delay=timedelta(seconds=5),
         on_success_callback=DeployNotifier("reverted"),
-    )
-    def revert() -> None:
-        """Check the earlier version as a candidate and make it live."""
-        from ml_code.triton_deploy.deploy.deployer import Deployer
-        from ml_code.triton_deploy.deploy.request import RevertRequest
-        from ml_code.triton_deploy.rules.names import check_reason
-
-        context = get_current_context()
-        params = context["params"]
-        # The try is part of the id: one that was rolled back is not taken up again. It is 0 in 'airflow tasks test'.
-        run_id, this_try = context["run_id"], context["ti"].try_number
-        earlier = [deploy_id_for(f"{run_id}-{attempt}") for attempt in range(1, this_try)]
-        with no_vain_retries():
-            request = RevertRequest(
-                model=params["model"],
-                deploy_id=deploy_id_for(f"{run_id}-{this_try}"),
-                version=params["to"],
-                actor=f"airflow:{run_id}",
-                reason=check_reason(params["reason"] or ""),
-                unverified=params["unverified"],
-            )
-            Deployer(Settings.from_env()).revert(request, earlier)
-
-    revert()
+    )(by_hand.revert)()

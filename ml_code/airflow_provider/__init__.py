@@ -1,1 +1,56 @@
-"""What knows Airflow: the operators, triggers and tasks of which the DAGs are made."""
+"""What knows Airflow: the operators, triggers and tasks of which the DAGs are made.
+
+A DAG of your own imports what it needs from here, whatever folder it is in::
+
+    from ml_code.airflow_provider import ONE_LINE, bake_minutes, deploy_tasks, known_params_only
+
+Each name is imported when it is asked for: the triggerer, which imports its trigger from this package, needs none of the tasks.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .alias_trigger import AliasTrigger
+    from .bake_task import BakeOperator
+    from .canary_task import CanaryOperator
+    from .deploy_run import deploy_id_of, no_vain_retries
+    from .notifier import DeployNotifier
+    from .run_params import ONE_LINE, known_params_only, own_deployment_only
+    from .tasks import DeployTasks, bake_minutes, deploy_tasks, limit
+
+__all__ = [
+    "ONE_LINE",
+    "AliasTrigger",
+    "BakeOperator",
+    "CanaryOperator",
+    "DeployNotifier",
+    "DeployTasks",
+    "bake_minutes",
+    "deploy_id_of",
+    "deploy_tasks",
+    "known_params_only",
+    "limit",
+    "no_vain_retries",
+    "own_deployment_only",
+]
+
+_MODULES = {
+    "alias_trigger": ("AliasTrigger",),
+    "bake_task": ("BakeOperator",),
+    "canary_task": ("CanaryOperator",),
+    "deploy_run": ("deploy_id_of", "no_vain_retries"),
+    "notifier": ("DeployNotifier",),
+    "run_params": ("ONE_LINE", "known_params_only", "own_deployment_only"),
+    "tasks": ("DeployTasks", "bake_minutes", "deploy_tasks", "limit"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of ``__all__`` from its module."""
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -28,7 +28,7 @@ from ml_code.triton_deploy.rules.records import Canary
 from tests.support.dags import REPO, library_environment
 
 DAG_MODULE = "dags.mlflow_to_triton_deploy"
-SHARED = "ml_code.airflow_provider.deploy_tasks"
+SHARED = "ml_code.airflow_provider.tasks"
 DAG_FILES = sorted(path.stem for path in (REPO / "dags").glob("*.py"))
 ON_ALIAS = "deploy_on_alias"
 """Makes a DAG for each alias that is watched."""
@@ -392,13 +392,14 @@ def test_a_try_of_a_revert_names_the_tries_before_it(
     recorded: RecordingDeployer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     revert_file = importlib.import_module("dags.revert_triton")
+    by_hand = importlib.import_module("ml_code.airflow_provider.by_hand")
     for number in (0, 1, 3):
         context = {
             "params": {"model": "m", "to": None, "reason": "fire", "unverified": number == 3},
             "run_id": "r",
             "ti": SimpleNamespace(try_number=number),
         }
-        monkeypatch.setattr(revert_file, "get_current_context", lambda context=context: context)
+        monkeypatch.setattr(by_hand, "get_current_context", lambda context=context: context)
         revert_file.dag.get_task("revert").python_callable()
     (_, (_, none_in_tasks_test)), (_, (first, nothing_before)), (_, (third, before)) = recorded.calls
     assert none_in_tasks_test == nothing_before == []
@@ -439,6 +440,12 @@ def test_only_what_a_retry_can_mend_is_retried(
 
 
 # Retraining: the same tasks behind a gate
+
+
+@pytest.fixture
+def retrain(dag_file: ModuleType) -> ModuleType:
+    """What the tasks of a retraining do."""
+    return importlib.import_module("ml_code.airflow_provider.retrain")
 
 
 @pytest.fixture
@@ -499,12 +506,13 @@ def test_an_approval_that_is_not_given_in_time_is_a_refusal(retraining: ModuleTy
 )
 def test_the_gate_lets_through_what_is_better(
     retraining: ModuleType,
+    retrain: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
     promote: bool,
     approval: bool,
     next_task: str | None,
 ) -> None:
-    monkeypatch.setattr(retraining, "get_current_context", lambda: {"params": {"approval": approval}})
+    monkeypatch.setattr(retrain, "get_current_context", lambda: {"params": {"approval": approval}})
     chosen = retraining.dag.get_task("gate").python_callable({"promote": promote, "headline": "why"})
     assert chosen == next_task
 
@@ -531,12 +539,12 @@ def test_the_form_of_a_retraining_refuses(retraining: ModuleType, param: str, va
 
 
 def test_rules_that_can_not_be_meant_cost_no_training(
-    retraining: ModuleType, monkeypatch: pytest.MonkeyPatch
+    retraining: ModuleType, retrain: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from airflow.sdk.exceptions import AirflowFailException
 
     params = {"params": {**retraining.dag.params.dump(), "rules": {"margni": 1}}}
-    monkeypatch.setattr(retraining, "get_current_context", lambda: params)
+    monkeypatch.setattr(retrain, "get_current_context", lambda: params)
     with pytest.raises(AirflowFailException, match="'margni' is no rule of the gate"):
         retraining.dag.get_task("train").python_callable()
 
