@@ -90,9 +90,7 @@ def imports_of_task_s(dag: Any, task_id: str, context: dict[str, Any]) -> float:
     """Run a task as Airflow's process does, and return how long its imports took, seconds."""
     task = dag.get_task(task_id)
     # A task function asks for the context; an operator is given it.
-    vars(importlib.import_module("ml_code.airflow_provider.tasks"))["get_current_context"] = lambda: (
-        context
-    )
+    vars(importlib.import_module("ml_code.airflow_provider.tasks"))["get_current_context"] = lambda: context
     work = getattr(task, "python_callable", None)
     with ImportClock() as clock:
         work() if work else task.execute(context)

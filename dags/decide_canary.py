@@ -11,7 +11,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, Param, task
 
 from ml_code.airflow_provider import ONE_LINE, by_hand, known_params_only
-from ml_code.triton_deploy.cli.canary_command import CHOICES
+from ml_code.triton_deploy.deploy.canary_decisions import CHOICES
 from ml_code.triton_deploy.rules.names import DEPLOY_ID_PATTERN, LONGEST_REASON, MODEL_PATTERN
 from ml_code.triton_deploy.settings import Settings
 

@@ -34,7 +34,7 @@ def revert() -> None:
 
 def decide() -> str:
     """Record what is said, for the run of the deploy to do; returns what comes of it."""
-    from ..triton_deploy.cli.canary_command import done
+    from ..triton_deploy.deploy.canary_decisions import done
     from ..triton_deploy.rules.names import check_reason
 
     context = get_current_context()

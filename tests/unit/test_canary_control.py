@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 
 from ml_code.triton_deploy import cli
-from ml_code.triton_deploy.cli import canary_command
+from ml_code.triton_deploy.deploy import canary_decisions
 from ml_code.triton_deploy.deploy.canary_control import CanaryControl
 from ml_code.triton_deploy.errors import (
     AnswersDiffer,
@@ -467,11 +467,11 @@ def on_the_command_line(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Scene:
 
     monkeypatch.setenv("TRITON_DEPLOY_REPOSITORY", str(scene.world.root))
     monkeypatch.setattr(
-        canary_command,
+        canary_decisions,
         "CanaryControl",
         lambda settings, model: canary_control.CanaryControl(settings, model, lambda: scene.world.now),
     )
-    monkeypatch.setattr(canary_command, "datetime", Clock)
+    monkeypatch.setattr(canary_decisions, "datetime", Clock)
     return scene
 
 

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ..deploy import canary_decisions
 from ..deploy.deployer import Deployer
 from ..errors import DeployError
 from ..errors.texts import OneLine
@@ -256,7 +257,7 @@ def _bake_arguments(bake: argparse.ArgumentParser) -> None:
 def _canary_arguments(canary: argparse.ArgumentParser) -> None:
     canary.add_argument(
         "decision",
-        choices=canary_command.CHOICES,
+        choices=canary_decisions.CHOICES,
         metavar="DECISION",
         help="status: only look, and show the testers' key; pause: its step does not end by itself; resume: take that back; promote: end "
         "its step now (the next one begins, or the candidate is committed); abort: roll it back, and blame nobody",

@@ -41,7 +41,7 @@ class CanaryControl:
     """The canary of one model that is under way.
 
     Args:
-        settings: see settings.py.
+        settings: see ``Settings``.
         model: public model name.
         clock: gives the time, aware.
     """

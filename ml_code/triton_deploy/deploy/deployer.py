@@ -62,7 +62,7 @@ class Deployer:
     """Takes what an alias names to what Triton serves, or leaves everything as it was.
 
     Args:
-        settings: see settings.py.
+        settings: see ``Settings``.
         registry: the model registry; MLflow by default.
         stores: gives the artifact store of a location; by default as its scheme says.
         tritons: the servers; by default those of the settings.
@@ -371,7 +371,7 @@ class Deployer:
         return self._deployments(model).rollback(deploy_id, by)
 
     def plan_deploy(self, request: DeployRequest) -> Plan:
-        """Return what a deploy would do, and change nothing: see plan.plan_deploy."""
+        """Return what a deploy would do, and change nothing: see dry_run.plan_deploy."""
         check_deploy_id(request.deploy_id)
         check_alias(request.alias)
         return plan_deploy(
@@ -385,12 +385,12 @@ class Deployer:
         )
 
     def plan_revert(self, request: RevertRequest) -> Plan:
-        """Return what a revert would do, and change nothing: see plan.plan_revert."""
+        """Return what a revert would do, and change nothing: see dry_run.plan_revert."""
         check_deploy_id(request.deploy_id)
         return plan_revert(request, self._deployments(request.model))
 
     def plan_rollback(self, model: str, deploy_id: str) -> Plan:
-        """Return what a rollback would do, and change nothing: see plan.plan_rollback."""
+        """Return what a rollback would do, and change nothing: see dry_run.plan_rollback."""
         return plan_rollback(check_deploy_id(deploy_id), self._deployments(model))
 
     def what_serves(self, model: str) -> str:

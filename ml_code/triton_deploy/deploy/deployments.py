@@ -40,7 +40,7 @@ class Deployments:
         serving: gives the model's Tritons; asked only when they are needed.
         settings: lease and warm versions.
         clock: gives the time, aware.
-        tell: told of a deployment that has ended, when nothing remains to be done; must not raise (see feedback.py).
+        tell: told of a deployment that has ended, when nothing remains to be done; must not raise (see ``MlflowTags.tell``).
     """
 
     folder: ModelFolder

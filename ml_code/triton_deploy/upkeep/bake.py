@@ -39,7 +39,7 @@ class Baking:
     """The bakes of one model's releases.
 
     Args:
-        settings: see settings.py.
+        settings: see ``Settings``.
         model: its name.
         policy: how its releases are watched.
         deployer: takes bad ones back; by default that of the settings.

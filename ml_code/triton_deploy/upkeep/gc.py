@@ -74,7 +74,7 @@ class GarbageCollector:
     """Applies the retention to models of one repository.
 
     Args:
-        settings: see settings.py.
+        settings: see ``Settings``.
         tritons: the servers, asked only when an abandoned deployment has to be settled; by default those of the settings.
         clock: gives the time, aware.
     """

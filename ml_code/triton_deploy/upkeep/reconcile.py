@@ -94,7 +94,7 @@ class Reconciler:
     """Reconciles models of one repository.
 
     Args:
-        settings: see settings.py.
+        settings: see ``Settings``.
         tritons: the servers; by default those of the settings.
         clock: gives the time, aware.
         feedback: tells the registry what serves; MLflow by default.

@@ -51,7 +51,7 @@ class BakePolicy:
         """Return the policy of the settings.
 
         Args:
-            settings: see settings.py.
+            settings: see ``Settings``.
             minutes: how long to watch, instead of what the settings say.
 
         Raises:

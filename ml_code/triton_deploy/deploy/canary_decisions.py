@@ -1,0 +1,58 @@
+"""What a person says of a canary that is under way, and what comes of it, in sentences: for the command line and the DAG ``decide_canary``."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from ..rules.canary import Decision, left_s
+from ..rules.records import Deployment
+from ..settings import Settings
+from .canary_control import CanaryControl
+
+STATUS = "status"
+CHOICES = (STATUS, *map(str, Decision))
+"""What can be said of a canary; the first only looks."""
+
+
+def done(
+    settings: Settings, model: str, decision: str, *, by: str, reason: str = "", deploy_id: str = ""
+) -> tuple[Deployment, list[str]]:
+    """Do what somebody asks for; return the deployment and what there is to say, a sentence a line.
+
+    Args:
+        settings: see ``Settings``.
+        model: public model name.
+        decision: one of CHOICES.
+        by: who asks.
+        reason: why, or empty.
+        deploy_id: the deployment that is meant; by default the one that is under way.
+
+    Raises:
+        NotFound, InvalidInput, Superseded, StorageFailed: see CanaryControl.
+    """
+    control = CanaryControl(settings, model)
+    if decision == STATUS:
+        record = control.under_way(deploy_id)
+        return record, list(control.lines(record))
+    what = Decision(decision)
+    record = control.decide(what, by=by, reason=reason, deploy_id=deploy_id)
+    return record, [_said(record, what, settings), *control.lines(record)]
+
+
+def _said(record: Deployment, what: Decision, settings: Settings) -> str:
+    """Say what comes of a decision, and when."""
+    who = f"version {record.version} of {record.model}"
+    come = {
+        Decision.PAUSE: f"The canary of {who} is paused: its step does not end by itself, and waits "
+        f"{settings.canary_hold_minutes:g} minutes at most before it is rolled back.",
+        Decision.RESUME: f"The canary of {who} goes on.",
+        Decision.PROMOTE: f"The step of the canary of {who} ends at the next look, unless the candidate is bad.",
+        Decision.ABORT: f"The canary of {who} is aborted: no client gets it any more, and it is rolled back at the next look.",
+    }[what]
+    assert record.canary is not None
+    if record.canary.step and left_s(record.canary, datetime.now(UTC)) <= 0:
+        come += (
+            " Nobody watches it at the moment: it is done when somebody goes on, and "
+            f"'triton-deploy rollback {record.model} --deploy-id {record.deploy_id}' ends it now."
+        )
+    return come
