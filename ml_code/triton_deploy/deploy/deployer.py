@@ -19,7 +19,7 @@ from ..clients.registry import MlflowRegistry, Registry, wait_for_alias
 from ..clients.triton import Triton, staging_of, tritons_of
 from ..errors import DeployError, IllegalTransition, Misconfigured, Superseded
 from ..fleet.fleet import Fleet
-from ..fleet.foreign import refuse_foreign, refuse_foreign_version
+from ..fleet.foreign import refuse_foreign
 from ..fleet.staging import Staging
 from ..report.mlflow_tags import MlflowTags
 from ..repository import ModelFolder
@@ -189,7 +189,7 @@ class Deployer:
         deployments.settle_abandoned(request.deploy_id)
         found = wait_for_alias(self._the_registry(), request.model, request.alias, self._settings, log.info)
         pinned = pinned_version(request, found, self._stores, folder)
-        refuse_foreign_version(folder, pinned.version)
+        folder.ownership.refuse_version(pinned.version)
         if not request.force:
             refuse_quarantined(folder.versions, fingerprint=pinned.fingerprint)
             refuse_bad(folder, pinned)

@@ -14,7 +14,7 @@ from typing import Any
 from ..clients.artifacts import ArtifactStore
 from ..clients.registry import Registry, wait_for_alias
 from ..errors import DeployError, LeaseHeld, TakenBack
-from ..fleet.foreign import refuse_foreign, refuse_foreign_version
+from ..fleet.foreign import refuse_foreign
 from ..repository.verdicts import refuse_bad
 from ..rules.canary import steps_of
 from ..rules.records import Canary, Deployment, Pinned, State
@@ -300,7 +300,7 @@ def _plan_of_pinned(
         if not request.force:
             draft.obstacles.append(error)
     with draft.obstacle():
-        refuse_foreign_version(folder, pinned.version)
+        folder.ownership.refuse_version(pinned.version)
     live = folder.releases.latest()
     refuse_taken_number(folder, pinned)
     draft.facts["is_live"] = live is not None and draft.deployments.is_live(live, pinned)

@@ -61,11 +61,6 @@ def refuse_foreign(folder: ModelFolder, serving: Callable[[], Fleet], root: Path
         folder.ownership.refuse_files(files, loaded if others else "")
 
 
-def refuse_foreign_version(folder: ModelFolder, version: int) -> None:
-    """Raise Foreign when somebody else has something in the places that a deploy of a version needs."""
-    folder.ownership.refuse_files(folder.ownership.foreign_of_version(version))
-
-
 def served_by_others(folder: ModelFolder, serving: Mapping[str, int | str | None]) -> list[str]:
     """Return which Tritons serve a model of this name that this deployer did not release, where it has released none.
 

@@ -146,6 +146,10 @@ class Ownership:
                 if not re.fullmatch(r"[0-9]+\.json", path.name) and not durable.is_temporary(path)
             )
 
+    def refuse_version(self, version: int) -> None:
+        """Raise Foreign when somebody else has something in the places that a deploy of a version needs."""
+        self.refuse_files(self.foreign_of_version(version))
+
     def refuse_files(self, paths: Iterable[Path], loaded: str = "") -> None:
         """Raise Foreign when there is somebody else's.
 
