@@ -313,7 +313,3 @@ def _add_deploy_options(deploy: argparse.ArgumentParser) -> None:
         metavar="MINUTES",
         help="how long each of those steps is watched at least (default: %(default)s)",
     )
-
-
-if __name__ == "__main__":
-    sys.exit(program())

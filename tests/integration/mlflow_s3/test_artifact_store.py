@@ -263,9 +263,9 @@ def test_a_target_that_cant_be_written_is_the_repositorys_failure(place: Place) 
 MEMORY = """
 import json, resource, sys
 from pathlib import Path
-from ml_code.triton_deploy.artifacts import store_for
+from ml_code.triton_deploy.clients.artifacts import store_for
 from ml_code.triton_deploy.settings import Settings
-from ml_code.triton_deploy.transfer import Transfer
+from ml_code.triton_deploy.clients.transfer import Transfer
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
