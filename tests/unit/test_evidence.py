@@ -159,7 +159,9 @@ def test_a_commit_writes_no_first_release_again(deployed: World, monkeypatch: py
     deployer.snapshot(deployed.request("d4"))
     for step in STEPS[:-1]:
         getattr(deployer, step)(MODEL, "d4")
-    monkeypatch.setattr("ml_code.triton_deploy.deploy.step.Step.refuse_outdated", remove_once(deployed))
+    monkeypatch.setattr(
+        "ml_code.triton_deploy.deploy.step.RunningStep.refuse_outdated", remove_once(deployed)
+    )
     with pytest.raises(StorageFailed, match="releases"):
         deployer.commit(MODEL, "d4")
     assert not (deployed.root / MODEL / "releases/000004.json").exists()

@@ -131,7 +131,7 @@ def test_an_abandoned_flip_is_undone(deployed: World, monkeypatch: pytest.Monkey
     for step in STEPS[:-1]:
         getattr(deployer, step)(MODEL, "d3")
     with monkeypatch.context() as patch:
-        patch.setattr("ml_code.triton_deploy.deploy.step.Step.keep_lease", lambda self: None)
+        patch.setattr("ml_code.triton_deploy.deploy.step.RunningStep.keep_lease", lambda self: None)
         patch.setattr("ml_code.triton_deploy.fleet.fleet.Fleet._check", killed)
         patch.setattr(
             "ml_code.triton_deploy.deploy.deployments.Deployments.try_to_restore", lambda self: None

@@ -97,6 +97,7 @@ def test_a_release_that_fails_its_bake_is_reverted_and_its_run_failed(
     assert model.quarantined == {}
 
 
+@pytest.mark.soak
 def test_a_person_who_reverts_during_the_bake_is_not_overruled(
     server: AirflowServer, model: Model, stack_with_airflow: Stack
 ) -> None:

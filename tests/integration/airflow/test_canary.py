@@ -110,6 +110,7 @@ def test_a_canary_that_somebody_pauses_and_aborts_in_other_runs_ends_its_run(
     assert live.current == before
 
 
+@pytest.mark.soak
 def test_a_canary_that_somebody_rolls_back_fails_its_run(live: Model, server: AirflowServer) -> None:
     live.register()
     before = live.current

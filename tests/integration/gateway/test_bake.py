@@ -113,6 +113,7 @@ def test_a_release_that_fails_for_all_is_taken_back_within_25_seconds(site: Site
         assert site.live == 1
 
 
+@pytest.mark.soak
 def test_failures_of_clients_that_go_around_the_gateway_are_seen_in_triton(
     site: Site, releases: Releases
 ) -> None:

@@ -195,7 +195,7 @@ def test_a_failed_deploy_is_unnoticed(gateway: Gateway, releases: Releases) -> N
     assert traffic.seen.versions == {live}
 
 
-@pytest.mark.parametrize("how", ["stopped", "killed"])
+@pytest.mark.parametrize("how", ["stopped", pytest.param("killed", marks=pytest.mark.soak)])
 def test_the_loss_of_one_of_two_tritons_is_unnoticed(gateway: Gateway, releases: Releases, how: str) -> None:
     stack = releases.stacks[1]
     with Traffic(gateway.address, releases.model) as traffic:

@@ -400,7 +400,7 @@ def test_what_lies_beside_the_versions_is_in_nobodys_way(site: Site, name: str, 
     assert_serves(site, ours.model, 3)
 
 
-@pytest.mark.parametrize("leftover", ["9" * 21, f"-{'9' * 21}.bak"])
+@pytest.mark.parametrize("leftover", ["9" * 21, pytest.param(f"-{'9' * 21}.bak", marks=pytest.mark.soak)])
 def test_a_directory_that_begins_with_a_long_number_ends_triton_at_the_next_load(
     own_site: Callable[..., Site], name: str, leftover: str
 ) -> None:
