@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -159,6 +160,28 @@ def test_who_sleeps_takes_nothing_of_the_same_version_away(
         survives(copy, 4, lambda copy=copy: copy.triton.restart(MODEL))
     assert sweep.tried > 1
     sweep.ended()
+
+
+def test_a_load_that_wakes_up_late_gives_back_what_another_deployment_released(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it writes the engine, whichever call that is: a sample may pass over it."""
+    copy = copied(deployed(world), tmp_path / "copy")
+    copy.register_times(4)
+    load, slept = Fleet.load_candidate, []
+
+    def late(self: Fleet, *arguments: Any, **options: Any) -> None:
+        if not slept:
+            slept.append(True)
+            the_same_commits(copy)
+        load(self, *arguments, **options)
+
+    monkeypatch.setattr(Fleet, "load_candidate", late)
+    with suppress(DeployError):
+        LATE["deploy"][1](copy, copy.deployer())
+    assert slept
+    last_release_everywhere(copy, 4)
+    survives(copy, 4, lambda: copy.triton.restart(MODEL))
 
 
 @EXTENT
