@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -13,7 +13,7 @@ from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import BakeFailed, BakeHeld, InvalidInput, LeaseHeld, NotFound, Unavailable
 from ml_code.triton_deploy.rules.bake_rules import Limits
-from ml_code.triton_deploy.rules.records import BAKED_BADLY, Bake, BakeVerdict, to_json
+from ml_code.triton_deploy.rules.records import BAKED_BADLY, Bake, BakeVerdict, State, to_json, utc_text
 from ml_code.triton_deploy.rules.standing import standings
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.upkeep.bake import Baking
@@ -207,6 +207,35 @@ def test_the_previous_release_is_asked_about_at_the_same_time_before_the_commit_
     watched.world.later(240)
     watch.look()
     assert asked(watched, "requests", 1) == ["120s", "600s offset 300s", "120s offset 3600s"]
+
+
+def test_a_previous_release_that_was_never_as_old_is_not_asked_at_that_age(world: World) -> None:
+    """A source that does not tell versions apart would give this release's own figures for that time."""
+    world.register_times(1)
+    world.deploy("d1")
+    world.later(30)
+    world.register_times(2)
+    world.deploy("d2")
+    watched = Watched(world, Metrics({2: 1000}, {}, {2: 0.02}))
+    watch = watched.watch()
+    world.later(60)
+    watch.look()
+    assert asked(watched, "requests", 1) == ["60s", "30s offset 60s"]
+
+
+def test_the_time_before_ends_when_clients_may_have_got_the_release(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched.metrics.requests[1] = 0
+    journal = watched.world.folder.journal
+    record = journal.get("d2")
+    flipped = utc_text(watched.world.now - timedelta(seconds=7))
+    switched = replace(record, times_utc={**record.times_utc, State.SWITCHING: flipped})
+    monkeypatch.setattr(type(journal), "find", lambda self, deploy_id: switched)
+    watch = watched.watch()
+    watched.world.later(60)
+    watch.look()
+    assert asked(watched, "requests", 1) == ["60s", "600s offset 67s", "60s offset 3600s"]
 
 
 def test_what_saw_enough_is_compared_with_and_nothing_else_is_asked(watched: Watched) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from ..clients.prometheus import Alertmanager, Prometheus
 from ..errors import AccessDenied, DeployError, Misconfigured, NotFound
 from ..repository import ModelFolder
 from ..rules.bake_rules import Course, Look, Reading, course
-from ..rules.records import Bake, BakeVerdict, Release, utc_text
+from ..rules.records import Bake, BakeVerdict, Release, State, utc_text
 from ..settings import Settings
 from .observer import Observed, Observer
 from .policy import BakePolicy
@@ -158,13 +159,28 @@ class Watch:
         lead_s = max(1, int(lived.total_seconds()))
         before = replace(now, version=self._before.active_version)
         length_s = min(lead_s, int(max(self._policy.duration_s, self._policy.window_s)))
-        return [
+        # A source that does not tell versions apart counts for the one before what clients got of this one from its flip on.
+        met_s = age_s + math.ceil((self._began - self._flipped()).total_seconds())
+        found = [
             Baseline(before, "the previous release meanwhile", meanwhile=True, least_share=LEAST_SHARE),
             Baseline(
-                replace(before, window_s=length_s, offset_s=age_s), "the previous release before the commit"
+                replace(before, window_s=length_s, offset_s=met_s), "the previous release before the commit"
             ),
-            Baseline(replace(before, offset_s=lead_s), "the previous release at the same age", aged=True),
         ]
+        if lead_s >= met_s:
+            # Else it was never as old: that time is this release's own.
+            aged = replace(before, offset_s=lead_s)
+            found.append(Baseline(aged, "the previous release at the same age", aged=True))
+        return found
+
+    def _flipped(self) -> datetime:
+        """Return when the first client may have got the release: its commit is recorded when it has answered rightly by its public name."""
+        record = None
+        # Without it there is the moment of the commit.
+        with contextlib.suppress(DeployError):
+            record = self._folder.journal.find(self.release.deploy_id)
+        told = record.times_utc.get(State.SWITCHING) if record else None
+        return min(self._began, datetime.fromisoformat(told)) if told else self._began
 
     def _reasons(self) -> list[str]:
         last = self._looks[-1]
