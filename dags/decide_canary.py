@@ -10,9 +10,9 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param, task
 
-from ml_code.airflow_provider import ONE_LINE, by_hand, known_params_only
+from ml_code.airflow_provider import ONE_LINE, by_hand, known_params_only, model_param, reason_param
 from ml_code.triton_deploy.deploy.canary_decisions import CHOICES
-from ml_code.triton_deploy.rules.names import DEPLOY_ID_PATTERN, LONGEST_REASON, MODEL_PATTERN
+from ml_code.triton_deploy.rules.names import DEPLOY_ID_PATTERN
 from ml_code.triton_deploy.settings import Settings
 
 SETTINGS = Settings.from_env()
@@ -26,13 +26,7 @@ with DAG(
     tags=["deploy", "triton"],
     doc_md=__doc__,
     params={
-        "model": Param(
-            SETTINGS.default_model,
-            type="string",
-            pattern=MODEL_PATTERN,
-            description="Model in Triton.",
-            **ONE_LINE,
-        ),
+        "model": model_param(SETTINGS.default_model, "Model in Triton."),
         "decision": Param(
             CHOICES[0],
             type="string",
@@ -41,13 +35,7 @@ with DAG(
             "abort: roll it back, and blame nobody.",
             **ONE_LINE,
         ),
-        "reason": Param(
-            None,
-            type=["null", "string"],
-            maxLength=LONGEST_REASON,
-            description="Why, for the record.",
-            **ONE_LINE,
-        ),
+        "reason": reason_param("Why, for the record."),
         "deploy_id": Param(
             None,
             type=["null", "string"],

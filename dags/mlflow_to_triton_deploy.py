@@ -10,9 +10,9 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param
 
-from ml_code.airflow_provider import ONE_LINE, bake_minutes, deploy_tasks, known_params_only
+from ml_code.airflow_provider import ONE_LINE, bake_minutes, deploy_tasks, known_params_only, model_param
 from ml_code.triton_deploy.rules.canary import STEPS_PATTERN
-from ml_code.triton_deploy.rules.names import ALIAS_PATTERN, DEPLOY_ID_PATTERN, MODEL_PATTERN
+from ml_code.triton_deploy.rules.names import ALIAS_PATTERN, DEPLOY_ID_PATTERN
 from ml_code.triton_deploy.settings import Settings
 
 SETTINGS = Settings.from_env()
@@ -31,13 +31,7 @@ with DAG(
         "alias": Param(
             "A", type="string", pattern=ALIAS_PATTERN, description="MLflow alias to deploy.", **ONE_LINE
         ),
-        "model": Param(
-            SETTINGS.default_model,
-            type="string",
-            pattern=MODEL_PATTERN,
-            description="Model, in MLflow and in Triton.",
-            **ONE_LINE,
-        ),
+        "model": model_param(SETTINGS.default_model, "Model, in MLflow and in Triton."),
         "allow_schema_change": Param(
             False,
             type="boolean",

@@ -19,11 +19,12 @@ from ml_code.airflow_provider import (
     deploy_tasks,
     known_params_only,
     limit,
+    model_param,
     own_deployment_only,
     retrain,
 )
 from ml_code.gate.settings import RetrainSettings
-from ml_code.triton_deploy.rules.names import ALIAS_PATTERN, MODEL_PATTERN
+from ml_code.triton_deploy.rules.names import ALIAS_PATTERN
 from ml_code.triton_deploy.settings import Settings
 
 SETTINGS = Settings.from_env()
@@ -47,13 +48,7 @@ with DAG(
     tags=["deploy", "mlflow", "training", "triton"],
     doc_md=__doc__,
     params={
-        "model": Param(
-            SETTINGS.default_model,
-            type="string",
-            pattern=MODEL_PATTERN,
-            description="Model, in MLflow and in Triton.",
-            **ONE_LINE,
-        ),
+        "model": model_param(SETTINGS.default_model, "Model, in MLflow and in Triton."),
         "alias": Param(
             RETRAIN.alias,
             type="string",

@@ -9,12 +9,16 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param, task
 
-from ml_code.airflow_provider import ONE_LINE, DeployNotifier, by_hand, known_params_only
+from ml_code.airflow_provider import (
+    DeployNotifier,
+    by_hand,
+    known_params_only,
+    model_param,
+    reason_param,
+)
 from ml_code.triton_deploy.rules.names import (
-    LONGEST_REASON,
     MAX_VERSION,
     MIN_VERSION,
-    MODEL_PATTERN,
 )
 from ml_code.triton_deploy.settings import Settings
 
@@ -32,13 +36,7 @@ with DAG(
     tags=["deploy", "triton"],
     doc_md=__doc__,
     params={
-        "model": Param(
-            SETTINGS.default_model,
-            type="string",
-            pattern=MODEL_PATTERN,
-            description="Model in Triton.",
-            **ONE_LINE,
-        ),
+        "model": model_param(SETTINGS.default_model, "Model in Triton."),
         "to": Param(
             None,
             type=["null", "integer"],
@@ -46,13 +44,7 @@ with DAG(
             maximum=MAX_VERSION,
             description="Version to go back to; empty: the one before the live one.",
         ),
-        "reason": Param(
-            None,
-            type=["null", "string"],
-            maxLength=LONGEST_REASON,
-            description="Why, for the history.",
-            **ONE_LINE,
-        ),
+        "reason": reason_param("Why, for the history."),
         "unverified": Param(
             False,
             type="boolean",

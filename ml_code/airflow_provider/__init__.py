@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .canary_task import CanaryOperator
     from .deploy_run import deploy_id_of, no_vain_retries
     from .notifier import DeployNotifier
-    from .run_params import ONE_LINE, known_params_only, own_deployment_only
+    from .run_params import ONE_LINE, known_params_only, model_param, own_deployment_only, reason_param
     from .tasks import DeployTasks, bake_minutes, deploy_tasks, limit
 
 __all__ = [
@@ -33,8 +33,10 @@ __all__ = [
     "deploy_tasks",
     "known_params_only",
     "limit",
+    "model_param",
     "no_vain_retries",
     "own_deployment_only",
+    "reason_param",
 ]
 
 _MODULES = {
@@ -43,7 +45,7 @@ _MODULES = {
     "canary_task": ("CanaryOperator",),
     "deploy_run": ("deploy_id_of", "no_vain_retries"),
     "notifier": ("DeployNotifier",),
-    "run_params": ("ONE_LINE", "known_params_only", "own_deployment_only"),
+    "run_params": ("ONE_LINE", "known_params_only", "model_param", "own_deployment_only", "reason_param"),
     "tasks": ("DeployTasks", "bake_minutes", "deploy_tasks", "limit"),
 }
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from ..alias_events.settings import EventSettings
 from ..triton_deploy.errors import DeployError
-from ..triton_deploy.rules.names import UNSEEN_PATTERN
+from ..triton_deploy.rules.names import LONGEST_REASON, MODEL_PATTERN, UNSEEN_PATTERN
 from ..triton_deploy.settings import Settings, variables
 from .deploy_run import deploy_id_of
 from .notifier import DeployNotifier
@@ -16,6 +17,25 @@ from .run_conf import refuse_ignored, refuse_no_number, refuse_unknown
 
 ONE_LINE: dict[str, Any] = {"not": {"type": "string", "pattern": UNSEEN_PATTERN}}
 """For the schema of a param that is a text: the "$" of a pattern alone would let a line break at the end through."""
+
+
+def model_param(default: str, description: str) -> Param:
+    """Return the param that names a model.
+
+    Args:
+        default: the model that is meant by default.
+        description: what the form says of it.
+    """
+    return Param(default, type="string", pattern=MODEL_PATTERN, description=description, **ONE_LINE)
+
+
+def reason_param(description: str) -> Param:
+    """Return the param that says why; empty for no reason.
+
+    Args:
+        description: what the form says of it.
+    """
+    return Param(None, type=["null", "string"], maxLength=LONGEST_REASON, description=description, **ONE_LINE)
 
 
 def known_params_only(context: Any) -> None:

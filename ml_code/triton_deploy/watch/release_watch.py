@@ -66,6 +66,7 @@ class Watch:
         self.release: Release = release
         self._before = next(newest_first, None)
         self._began = datetime.fromisoformat(release.updated_at_utc)
+        self._flipped = self._time_of_flip()
         self._looks: list[Look] = []
         self._readings: tuple[Reading, ...] = ()
         self._remarks: tuple[str, ...] = ()
@@ -160,7 +161,7 @@ class Watch:
         before = replace(now, version=self._before.active_version)
         length_s = min(lead_s, int(max(self._policy.duration_s, self._policy.window_s)))
         # A source that does not tell versions apart counts for the one before what clients got of this one from its flip on.
-        met_s = age_s + math.ceil((self._began - self._flipped()).total_seconds())
+        met_s = age_s + math.ceil((self._began - self._flipped).total_seconds())
         found = [
             Baseline(before, "the previous release meanwhile", meanwhile=True, least_share=LEAST_SHARE),
             Baseline(
@@ -173,7 +174,7 @@ class Watch:
             found.append(Baseline(aged, "the previous release at the same age", aged=True))
         return found
 
-    def _flipped(self) -> datetime:
+    def _time_of_flip(self) -> datetime:
         """Return when the first client may have got the release: its commit is recorded when it has answered rightly by its public name."""
         record = None
         # Without it there is the moment of the commit.

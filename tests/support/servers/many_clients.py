@@ -10,7 +10,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -26,7 +26,26 @@ def one_row(number: int) -> Rows:
     return [[1.0, 1.0]]
 
 
-class ManyClients:
+class _InThreads:
+    """Runs ``_threads`` until it is left; each looks at ``_stop``."""
+
+    _threads: Sequence[threading.Thread]
+    _stop: threading.Event
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(timeout=60)
+
+
+class ManyClients(_InThreads):
     """Clients with a name each, that ask one after the other while the block runs.
 
     Args:
@@ -56,17 +75,10 @@ class ManyClients:
         self.answers: Counter[int] = Counter()
         self.failures: Counter[int] = Counter()
 
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(timeout=60)
+        super().__exit__(kind, error, trace)
         print(f"answers by version: {dict(self.answers)}, failures by status: {dict(self.failures)}")
 
     def ask_for(self, seconds: float) -> None:
@@ -113,7 +125,7 @@ class ManyClients:
                 self.failures[response.status_code] += 1
 
 
-class StalledReaders:
+class StalledReaders(_InThreads):
     """Clients that ask for a large answer and never read it, again and again while the block runs.
 
     Args:
@@ -132,18 +144,6 @@ class StalledReaders:
         self._request = _binary_request(address, model, rows)
         self._give_up_s, self._stop = give_up_s, threading.Event()
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(count)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(timeout=60)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -178,7 +178,7 @@ def _binary_request(address: str, model: str, rows: int) -> bytes:
     return "\r\n".join(lines).encode() + body
 
 
-class Flood:
+class Flood(_InThreads):
     """Clients that all ask about many rows at the same moment, once a second, while the block runs: more than the gateway has room for.
 
     Args:
