@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from markdown_it import MarkdownIt
 
 from bench.plots import PICTURES, Picture
 from tests.support.documents import ways_out
@@ -43,6 +44,16 @@ def test_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)", document.read_text()):
         if not target.startswith("http"):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+@pytest.mark.parametrize(
+    "document", [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")], ids=lambda path: path.name
+)
+def test_a_paragraph_is_one_line(document: Path) -> None:
+    """A changed word is one changed line then, not a paragraph that was wrapped again."""
+    for block in MarkdownIt("gfm-like", {"linkify": False}).parse(document.read_text()):
+        breaks = [part for part in block.children or () if part.type == "softbreak"]
+        assert not breaks, f"{document.name}:{block.map and block.map[0] + 1}: {block.content[:60]}"
 
 
 def test_every_make_target_that_the_readme_names_exists() -> None:
