@@ -35,7 +35,9 @@ def run(quick: bool) -> list[Series]:
 def _swap(site: SmallSite, number: int) -> None:
     """Make the other one of versions 1 and 2 live. What was not kept warm has to be loaded by the next swap."""
     # MLflow need not show each of them: that takes longer than the swap.
-    deployer = site.deployer(keep_warm=0 if number % EVERY == 0 else 1, feedback_prefix="off")
+    deployer = site.deployer(
+        retention__keep_warm=0 if number % EVERY == 0 else 1, mlflow__feedback_prefix="off"
+    )
     revert(deployer, 1 + number % 2)
 
 

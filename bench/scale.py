@@ -222,7 +222,7 @@ def _of_history(settings: Settings, count: int) -> dict[str, Task]:
     environment = {
         **os.environ,
         "TRITON_DEPLOY_REPOSITORY": str(settings.repository_root),
-        "TRITON_DEPLOY_GRPC_URLS": ",".join(settings.triton_grpc_urls),
+        "TRITON_DEPLOY_GRPC_URLS": ",".join(settings.triton.grpc_urls),
     }
 
     def command(name: str) -> Task:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ml_code.triton_deploy.rules.schema import Schema
 from ml_code.triton_deploy.rules.version_files import SMOKE_CASE
 from ml_code.triton_deploy.settings import Settings
 from stack import Stack
+from tests.support.settings import changed
 
 MODEL = "best_model"
 
@@ -32,7 +33,7 @@ class Site:
 
     def deployer(self, **changes: Any) -> Deployer:
         """Return a deployer with some settings changed."""
-        return Deployer(replace(self.settings, **changes))
+        return Deployer(changed(self.settings, **changes))
 
     @property
     def folder(self) -> ModelFolder:

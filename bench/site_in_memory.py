@@ -24,6 +24,7 @@ from ml_code.triton_deploy.rules.records import Deployment
 from ml_code.triton_deploy.settings import Settings
 from tests.support.fakes import FakeRegistry, FakeStore, FakeTriton, fake_store
 from tests.support.models import files, golden, times
+from tests.support.settings import changed
 
 
 class Publisher:
@@ -58,13 +59,14 @@ class Publisher:
 
 def settings_at(root: Path, *urls: str) -> Settings:
     """Return settings for a repository whose registry is here."""
-    return Settings(
+    return changed(
+        Settings(),
         repository=root,
-        triton_grpc_urls=urls or ("stood-in:0",),
-        alias_wait_s=0,
-        min_free_bytes=0,
+        triton__grpc_urls=urls or ("stood-in:0",),
+        mlflow__alias_wait_s=0,
+        transfer__min_free_bytes=0,
         # A wait for clients, of whom there are none.
-        settle_s=0,
+        triton__settle_s=0,
     )
 
 

@@ -207,7 +207,7 @@ class _Rounds:
         self._window(NAIVE_UNLOADABLE, NAIVE, lambda: self._fail_naive(unloadable))
         self._window(WARM, MODEL, lambda: self._revert(2))
         # What is not kept warm has to be loaded the next time.
-        revert(site.deployer(keep_warm=0), swapped_in)
+        revert(site.deployer(retention__keep_warm=0), swapped_in)
         self._window(COLD, MODEL, lambda: self._revert(2))
         self._window(NAIVE_BACK, NAIVE, lambda: self._revert_naive(swapped_in, 2))
 
@@ -276,7 +276,7 @@ class _Watched(Deployer):
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.triton = _WatchedTriton(settings.triton_grpc_urls[0], settings.switch_timeout_s)
+        self.triton = _WatchedTriton(settings.triton.grpc_urls[0], settings.triton.switch_timeout_s)
         super().__init__(settings, tritons=[self.triton])
         self.verified_s = math.inf
 

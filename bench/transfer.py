@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,6 +25,7 @@ from bench.site import servers
 from ml_code.triton_deploy.clients.artifacts import S3Store
 from ml_code.triton_deploy.clients.transfer import Transfer
 from ml_code.triton_deploy.settings import Settings
+from tests.support.settings import changed
 
 STREAMS, RANGE_BYTES, BLOCK_BYTES = 4, 16 << 20, 1 << 20
 BUCKET, KEY = "bench", "model.onnx"
@@ -55,7 +55,7 @@ def _measure(
 ) -> list[Series]:
     with mock.patch.dict(os.environ, environment):
         settings = Settings.from_env({**environment, "TRITON_DEPLOY_REPOSITORY": str(folder)})
-        settings = replace(settings, transfer_streams=STREAMS, transfer_range_bytes=RANGE_BYTES)
+        settings = changed(settings, transfer__streams=STREAMS, transfer__range_bytes=RANGE_BYTES)
         store = S3Store(settings)
         original, target = folder / "original", folder / "target"
         block = os.urandom(RANGE_BYTES)

@@ -16,7 +16,7 @@ from ml_code.alias_events.settings import EventSettings
 from ml_code.triton_deploy.settings import Settings
 
 SETTINGS = EventSettings.from_env()
-POLL_S = Settings.from_env().alias_poll_s
+POLL_S = Settings.from_env().mlflow.alias_poll_s
 
 
 def deploys(model: str, alias: str) -> DAG:

@@ -36,7 +36,7 @@ with DAG(
 ) as dag:
     # Each model has deadlines of its own; this is for all of them, one after the other. The next run waits for this one.
     task(
-        execution_timeout=timedelta(seconds=4 * SETTINGS.load_timeout_s + 3600),
+        execution_timeout=timedelta(seconds=4 * SETTINGS.triton.load_timeout_s + 3600),
         retries=2,
         retry_delay=timedelta(seconds=10),
     )(upkeep.reconcile)()

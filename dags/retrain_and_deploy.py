@@ -104,11 +104,11 @@ with DAG(
 
     promote = task(
         trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS,
-        execution_timeout=limit(4 * SETTINGS.mlflow_timeout_s),
+        execution_timeout=limit(4 * SETTINGS.mlflow.timeout_s),
     )(retrain.promote)
     settle_alias = task(
         trigger_rule=TriggerRule.ALL_DONE,
-        execution_timeout=limit(4 * SETTINGS.mlflow_timeout_s),
+        execution_timeout=limit(4 * SETTINGS.mlflow.timeout_s),
         # Another deployment of the version may have to end first.
         retries=10,
         retry_delay=timedelta(seconds=30),

@@ -56,10 +56,10 @@ with DAG(
         # All steps in one; it may load four times: to settle what an abandoned deploy left, what it reverts to (into one Triton, then
         # into the rest), and, if that fails, what serves.
         execution_timeout=timedelta(
-            seconds=4 * SETTINGS.load_timeout_s
-            + SETTINGS.ready_timeout_s
-            + 35 * SETTINGS.infer_timeout_s
-            + SETTINGS.trial_limit_s
+            seconds=4 * SETTINGS.triton.load_timeout_s
+            + SETTINGS.triton.ready_timeout_s
+            + 35 * SETTINGS.triton.infer_timeout_s
+            + SETTINGS.triton.trial_limit_s
             + MARGIN_S
         ),
         retries=2,

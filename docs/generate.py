@@ -8,7 +8,6 @@ import json
 import re
 import tomllib
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def settings_table(settings: type[FromEnvironment] = Settings) -> str:
     """Return every setting with its default, as a Markdown table."""
     lines = ["| variable | default | meaning |", "|---|---|---|"]
-    for f in fields(settings):  # type: ignore[arg-type]
+    for f in settings.declared():
         default = ",".join(f.default) if isinstance(f.default, tuple) else f.default
         shown = "" if default in (None, "") else f"`{default}`"
         lines.append(f"| `{f.metadata['variable']}` | {shown} | {f.metadata['doc']} |")

@@ -64,7 +64,7 @@ class BakeOperator(BaseOperator):
             trigger=BakeTrigger(record.model, release.generation, minutes),
             method_name="resume",
             # The last looks, and a triggerer that is restarted.
-            timeout=timedelta(minutes=minutes + 10, seconds=PATIENCE * settings.bake_interval_s),
+            timeout=timedelta(minutes=minutes + 10, seconds=PATIENCE * settings.bake.interval_s),
         )
 
     def _conclude(self, baking: Any, bake: Any) -> str:
@@ -80,6 +80,6 @@ def _baking(context: Any) -> tuple[Any, float]:
 
     settings, params = Settings.from_env(), context["params"]
     minutes = params.get("bake_minutes")
-    minutes = settings.bake_minutes if minutes is None else float(minutes)
+    minutes = settings.bake.minutes if minutes is None else float(minutes)
     policy = BakePolicy.of(settings, minutes)
     return Baking(settings, params["model"], policy, actor=f"airflow:{context['run_id']}"), minutes

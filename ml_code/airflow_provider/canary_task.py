@@ -19,7 +19,7 @@ MARGIN = timedelta(hours=4)
 
 def longest(settings: Settings) -> timedelta:
     """Return how long the wait may take: the longest canary with all that its steps wait, and a margin."""
-    return timedelta(seconds=longest_s(settings.canary_hold_s)) + MARGIN
+    return timedelta(seconds=longest_s(settings.canary.hold_s)) + MARGIN
 
 
 class CanaryOperator(BaseOperator):

@@ -32,7 +32,7 @@ class DeployNotifier(BaseNotifier):
         from ..triton_deploy.report.notifications import notify
 
         settings = Settings.from_env()
-        if not settings.notify_url:
+        if not settings.notify.url:
             return
         try:
             notification = self._notification(settings, context)

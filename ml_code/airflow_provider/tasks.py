@@ -116,28 +116,32 @@ def deploy_tasks(settings: Settings, promoted_by: str | None = None) -> DeployTa
             history; by default whatever the alias names is deployed.
     """
     # A handful of inferences: each step does them on one Triton, then on the others at once.
-    one_triton_s = 7 * settings.infer_timeout_s
+    one_triton_s = 7 * settings.triton.infer_timeout_s
 
     # It may have to load what serves again, when it settles what an abandoned deploy left.
-    @task(execution_timeout=limit(settings.alias_wait_s, settings.load_timeout_s))
+    @task(execution_timeout=limit(settings.mlflow.alias_wait_s, settings.triton.load_timeout_s))
     def snapshot_current() -> None:
         """Resolve the alias once and record what is to be deployed."""
         run_step("snapshot", promoted_by)
 
     # The transfer ends by itself when it is too slow; Celery would hand out a task of a day to a second worker.
-    largest_s = min(settings.max_artifact_bytes / TRANSFER_BYTES_PER_S, 20 * 3600)
+    largest_s = min(settings.transfer.max_artifact_bytes / TRANSFER_BYTES_PER_S, 20 * 3600)
 
     @task(execution_timeout=limit(3600, largest_s))
     def materialize_repo() -> None:
         """Stream the artifact into the model repository and check it."""
         run_step("materialize")
 
-    @task(execution_timeout=limit(2 * settings.load_timeout_s, one_triton_s, settings.trial_limit_s))
+    @task(
+        execution_timeout=limit(
+            2 * settings.triton.load_timeout_s, one_triton_s, settings.triton.trial_limit_s
+        )
+    )
     def triton_load() -> None:
         """Try the candidate in the staging Triton, then load it beside the live version."""
         run_step("load")
 
-    @task(execution_timeout=limit(settings.ready_timeout_s))
+    @task(execution_timeout=limit(settings.triton.ready_timeout_s))
     def triton_ready() -> None:
         """Ask every Triton for exactly this version."""
         run_step("ready")
@@ -148,14 +152,14 @@ def deploy_tasks(settings: Settings, promoted_by: str | None = None) -> DeployTa
         run_step("smoke")
 
     # A flip that fails is undone at once; what serves may have to be loaded for that.
-    @task(execution_timeout=limit(2 * one_triton_s, settings.load_timeout_s))
+    @task(execution_timeout=limit(2 * one_triton_s, settings.triton.load_timeout_s))
     def commit_current() -> None:
         """Make the candidate live."""
         run_step("commit")
 
     @task(
         trigger_rule=TriggerRule.ONE_FAILED,
-        execution_timeout=limit(settings.load_timeout_s),
+        execution_timeout=limit(settings.triton.load_timeout_s),
         retries=5,
         retry_delay=timedelta(seconds=5),
         pre_execute=own_deployment_only,
@@ -189,7 +193,8 @@ def deploy_tasks(settings: Settings, promoted_by: str | None = None) -> DeployTa
         on_success_callback=DeployNotifier("baked"),
         on_failure_callback=DeployNotifier("baked"),
         # Its wait in the triggerer counts, a day at most; then it may load three times, as every revert.
-        execution_timeout=timedelta(days=1) + limit(3 * settings.load_timeout_s, settings.ready_timeout_s),
+        execution_timeout=timedelta(days=1)
+        + limit(3 * settings.triton.load_timeout_s, settings.triton.ready_timeout_s),
     )
     chain(*steps, bake, deployed)
     steps >> rollback

@@ -92,7 +92,7 @@ class CanaryTrigger(BaseTrigger):
                 pause_s = await asyncio.to_thread(deployer.look_at_canary, self.model, self.deploy_id)
                 if pause_s is None:
                     break
-                if settings.notify_url:
+                if settings.notify.url:
                     held_utc = await asyncio.to_thread(self._tell_held, settings, held_utc)
                 await asyncio.sleep(pause_s)
         except DeployError as error:
@@ -110,5 +110,5 @@ class CanaryTrigger(BaseTrigger):
         record = folder.journal.get(self.deploy_id)
         held_utc = record.canary.held_utc if record.canary else ""
         if held_utc and held_utc != told_utc:
-            notify(settings, of_held_canary(folder, record, settings.canary_hold_s))
+            notify(settings, of_held_canary(folder, record, settings.canary.hold_s))
         return held_utc

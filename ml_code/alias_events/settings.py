@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..triton_deploy.errors import Misconfigured
-from ..triton_deploy.rules.web_address import credentials, fault, remedy, shown
+from ..triton_deploy.rules.web_address import credentials, fault, shown
+from ..triton_deploy.settings.checks import web_address
 from ..triton_deploy.settings.environment import FromEnvironment, setting
 from .moves import ANY, Followed
 
 SHORTEST_SECRET = 16
+
+
+def _pairs(variable: str, texts: Sequence[str], default: object) -> None:
+    """Check that each text is ``model@alias``."""
+    for text in texts:
+        Followed.parse(text)
+
+
+def _named_pairs(variable: str, texts: Sequence[str], default: object) -> None:
+    pairs = [Followed.parse(text) for text in texts]
+    if any(ANY in (pair.model, pair.alias) for pair in pairs):
+        raise Misconfigured(
+            f"{variable} has a '*': what is looked at has to be named.", hint="Write model@alias for each."
+        )
+
+
+def _receivers_address(variable: str, url: str, default: str) -> None:
+    web_address(variable, url, default)
+    if "@" in url:
+        raise Misconfigured(
+            f"{variable}={shown(url)!r} has a user or a password in it, which MLflow shows to everybody who may see webhooks.",
+            hint="Leave them out: the receiver knows MLflow by the signature (TRITON_EVENTS_SECRET).",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +48,13 @@ class EventSettings(FromEnvironment):
         "TRITON_EVENTS_ALLOW",
         ("best_model@A",),
         "Moves that the receiver deploys, `model@alias`, comma-separated; `*` stands for every model or every alias.",
+        check=_pairs,
     )
     watch: tuple[str, ...] = setting(
         "TRITON_EVENTS_WATCH",
         (),
         "Aliases that Airflow's triggerer looks at, `model@alias`, comma-separated, every `TRITON_DEPLOY_ALIAS_POLL_S`; none by default.",
+        check=_named_pairs,
     )
     secret: tuple[str, ...] = setting(
         "TRITON_EVENTS_SECRET",
@@ -39,11 +66,13 @@ class EventSettings(FromEnvironment):
         "TRITON_EVENTS_URL",
         "",
         "Where MLflow reaches the receiver, for example `https://events.example.org`. If set, the receiver registers its webhook there by itself.",
+        check=_receivers_address,
     )
     airflow_url: str = setting(
         "TRITON_EVENTS_AIRFLOW_URL",
         "http://127.0.0.1:8080",
         "Airflow's API server. A user and password in it are used, and shown nowhere.",
+        check=web_address,
     )
     airflow_username: str = setting("TRITON_EVENTS_AIRFLOW_USERNAME", "", "User that triggers the deploys.")
     airflow_password: str = setting("TRITON_EVENTS_AIRFLOW_PASSWORD", "", "Its password.", secret=True)
@@ -96,23 +125,3 @@ class EventSettings(FromEnvironment):
                 hint=f"Set it to {SHORTEST_SECRET} random characters or more: openssl rand -hex 32.",
             )
         return self.secret
-
-    def check(self) -> None:
-        """See FromEnvironment.check."""
-        _ = self.allowed
-        if ANY in [name for pair in self.watched for name in (pair.model, pair.alias)]:
-            raise Misconfigured(
-                "TRITON_EVENTS_WATCH has a '*': what is looked at has to be named.",
-                hint="Write model@alias for each.",
-            )
-        for variable, url in (
-            ("TRITON_EVENTS_AIRFLOW_URL", self.airflow_url),
-            ("TRITON_EVENTS_URL", self.url),
-        ):
-            if url and (why := fault(url)):
-                raise Misconfigured(f"{variable}={shown(url)!r} is {why}.", hint=remedy(url))
-        if "@" in self.url:
-            raise Misconfigured(
-                f"TRITON_EVENTS_URL={shown(self.url)!r} has a user or a password in it, which MLflow shows to everybody who may see webhooks.",
-                hint="Leave them out: the receiver knows MLflow by the signature (TRITON_EVENTS_SECRET).",
-            )

@@ -131,7 +131,7 @@ def limits_of(settings: Settings, rules: Rules) -> Limits:
     """Return what a model may take that is judged."""
     return Limits(
         timeout_s=rules.timeout_s,
-        memory_bytes=settings.reference_memory_bytes,
+        memory_bytes=settings.smoke.reference_memory_bytes,
         timeout_variable="GATE_TIMEOUT_S",
     )
 

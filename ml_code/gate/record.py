@@ -61,15 +61,15 @@ def record(settings: Settings, comparison: Comparison) -> None:
     """
     # Read by MLflow's client at every request, whose own defaults retry for minutes; what the user has set wins.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", f"{settings.mlflow_timeout_s:.0f}")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", f"{settings.mlflow.timeout_s:.0f}")
     # The settings have taken them off the address, where they may have stood.
-    if settings.mlflow_username:
-        os.environ["MLFLOW_TRACKING_USERNAME"] = settings.mlflow_username
-        os.environ["MLFLOW_TRACKING_PASSWORD"] = settings.mlflow_password
+    if settings.mlflow.username:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = settings.mlflow.username
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = settings.mlflow.password
     from mlflow import MlflowClient
     from mlflow.entities import Metric, RunTag
 
-    client: Any = MlflowClient(tracking_uri=settings.tracking_url)
+    client: Any = MlflowClient(tracking_uri=settings.mlflow.tracking_url)
     now_ms = int(time.time() * 1000)
     try:
         if _takes_records(client, comparison.run_id):

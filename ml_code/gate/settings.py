@@ -9,7 +9,34 @@ from typing import Any
 
 from ..triton_deploy.errors import DeployError, Misconfigured
 from ..triton_deploy.rules.names import check_alias
+from ..triton_deploy.settings.checks import one_of
 from ..triton_deploy.settings.environment import FromEnvironment, setting
+
+
+def _alias_name(variable: str, name: str, default: str) -> None:
+    try:
+        check_alias(name)
+    except DeployError as error:
+        raise Misconfigured(f"{variable}: {error.message}", hint=error.hint) from error
+
+
+def _time_to_answer(variable: str, seconds: float, default: float) -> None:
+    if not seconds:
+        raise Misconfigured(
+            f"{variable} is 0: every promotion would be refused.",
+            hint="Use a time in which somebody can answer, in seconds.",
+        )
+
+
+def _json_object(variable: str, text: str, default: str) -> None:
+    try:
+        options = json.loads(text)
+    except ValueError:
+        options = None
+    if not isinstance(options, dict):
+        raise Misconfigured(
+            f"{variable}={text!r} is no JSON object.", hint='Write it like {"dataset": "digits"}.'
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,19 +48,25 @@ class RetrainSettings(FromEnvironment):
         "@daily",
         "When `retrain_and_deploy` runs: a cron expression or preset, UTC; `off`: only when it is triggered.",
     )
-    alias: str = setting("RETRAIN_ALIAS", "A", "Alias that a version which passed the gate gets.")
+    alias: str = setting(
+        "RETRAIN_ALIAS", "A", "Alias that a version which passed the gate gets.", check=_alias_name
+    )
     trainer: str = setting("RETRAIN_TRAINER", "classifier", "What trains: see `ml_code.train_model --help`.")
-    options: str = setting("RETRAIN_OPTIONS", "{}", "The trainer's options, as a JSON object.")
+    options: str = setting(
+        "RETRAIN_OPTIONS", "{}", "The trainer's options, as a JSON object.", check=_json_object
+    )
     experiment: str = setting("RETRAIN_EXPERIMENT", "training", "MLflow experiment of the runs.")
     approval: str = setting(
         "RETRAIN_APPROVAL",
         "off",
         "`required`: a person approves each promotion in Airflow; `off`: the gate decides alone.",
+        check=one_of("off", "required"),
     )
     approval_timeout_s: float = setting(
         "RETRAIN_APPROVAL_TIMEOUT_S",
         43200.0,
         "How long a promotion waits for an answer, seconds; none in time is a refusal.",
+        check=_time_to_answer,
     )
     train_timeout_s: float = setting(
         "RETRAIN_TRAIN_TIMEOUT_S", 14400.0, "Longest time that training may take, seconds."
@@ -44,29 +77,3 @@ class RetrainSettings(FromEnvironment):
         """The trainer's options."""
         options: Mapping[str, Any] = json.loads(self.options)
         return options
-
-    def check(self) -> None:
-        """See FromEnvironment.check."""
-        try:
-            check_alias(self.alias)
-        except DeployError as error:
-            raise Misconfigured(f"RETRAIN_ALIAS: {error.message}", hint=error.hint) from error
-        if self.approval not in ("off", "required"):
-            raise Misconfigured(
-                f"RETRAIN_APPROVAL={self.approval!r} is neither 'off' nor 'required'.",
-                hint="Unset it for the default, off.",
-            )
-        if not self.approval_timeout_s:
-            raise Misconfigured(
-                "RETRAIN_APPROVAL_TIMEOUT_S is 0: every promotion would be refused.",
-                hint="Use a time in which somebody can answer, in seconds.",
-            )
-        try:
-            options = json.loads(self.options)
-        except ValueError:
-            options = None
-        if not isinstance(options, dict):
-            raise Misconfigured(
-                f"RETRAIN_OPTIONS={self.options!r} is no JSON object.",
-                hint='Write it like {"dataset": "digits"}.',
-            )

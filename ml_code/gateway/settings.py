@@ -2,31 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..triton_deploy.errors import Misconfigured
 from ..triton_deploy.rules.names import check_alias, check_model
 from ..triton_deploy.settings import Settings
-from ..triton_deploy.settings.environment import FromEnvironment, is_address, setting
-from .http.keys import Keys
+from ..triton_deploy.settings.checks import Check, is_address
+from ..triton_deploy.settings.environment import FromEnvironment, Problem, setting
+from .http.keys import Key
 
-CHOICES: Mapping[str, tuple[str, ...]] = {
-    "backend": ("triton", "local"),
-    "nan_policy": ("reject", "allow"),
-    "access_log": ("all", "errors", "off"),
-}
-AT_LEAST_ONE = (
-    "workers",
-    "max_concurrency",
-    "max_connections",
-    "max_head_bytes",
-    "max_url_bytes",
-    "local_threads",
-    "max_json_depth",
-)
-MOST: Mapping[str, float] = {"baseline_percent": 50, "baseline_minutes": 60}
+
+def _known(*choices: str) -> Check:
+    """Return the check that a text is one of the choices."""
+
+    def check(variable: str, value: str, default: str) -> None:
+        if value not in choices:
+            raise Misconfigured(f"{variable}={value!r} is not known.", hint=f"Use {' or '.join(choices)}.")
+
+    return check
+
+
+def _at_most(maximum: int) -> Check:
+    """Return the check that a number is not above the maximum."""
+
+    def check(variable: str, value: float, default: float) -> None:
+        if value > maximum:
+            raise Misconfigured(f"{variable} is more than {maximum}.", hint=f"Use 0 to {maximum}.")
+
+    return check
+
+
+def _one_at_least(variable: str, value: int, default: int) -> None:
+    if value < 1:
+        raise Misconfigured(f"{variable} is less than 1.", hint="Unset it for the default.")
+
+
+def _model_name(variable: str, name: str, default: str) -> None:
+    check_model(name)
+
+
+def _alias_name(variable: str, name: str, default: str) -> None:
+    check_alias(name)
+
+
+def _keys(variable: str, entries: Sequence[str], default: object) -> None:
+    for entry in entries:
+        Key.parse(entry)
+
+
+def _tritons(variable: str, urls: Sequence[str], default: object) -> None:
+    if not urls:
+        raise Misconfigured(f"{variable} names no Triton.", hint="Set it to host:port of each one.")
+    _ports("HTTP", 8000)(variable, urls, default)
+
+
+def _ports(protocol: str, port: int) -> Check:
+    """Return the check that each address is ``host:port``."""
+
+    def check(variable: str, urls: Sequence[str], default: object) -> None:
+        for url in urls:
+            if not is_address(url):
+                raise Misconfigured(
+                    f"{variable} has {url!r}, which is not host:port.",
+                    hint=f"Use Triton's {protocol} port ({port} by default), without a scheme.",
+                )
+
+    return check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +83,11 @@ class GatewaySettings(FromEnvironment):
         "GATEWAY_BACKEND",
         "triton",
         "Who runs the models: `triton`, or `local` for an MLflow alias in process.",
+        check=_known("triton", "local"),
     )
-    model: str = setting("GATEWAY_MODEL", "best_model", "Model of the paths that name none.")
+    model: str = setting(
+        "GATEWAY_MODEL", "best_model", "Model of the paths that name none.", check=_model_name
+    )
     repository: Path | None = setting(
         "TRITON_DEPLOY_REPOSITORY",
         None,
@@ -51,16 +97,20 @@ class GatewaySettings(FromEnvironment):
         "GATEWAY_TRITON_URLS",
         ("127.0.0.1:8000",),
         "HTTP endpoints of every Triton on that repository, `host:port`, comma-separated.",
+        check=_tritons,
     )
     triton_grpc_urls: tuple[str, ...] = setting(
         "GATEWAY_TRITON_GRPC_URLS",
         (),
         "gRPC endpoints of the same Tritons in the same order, as the deployer knows them: a canary is on one of them. Needed only where their hosts do not tell which is which.",
+        check=_ports("gRPC", 8001),
     )
-    alias: str = setting("GATEWAY_ALIAS", "A", "MLflow alias that the local backend follows.")
+    alias: str = setting(
+        "GATEWAY_ALIAS", "A", "MLflow alias that the local backend follows.", check=_alias_name
+    )
     host: str = setting("GATEWAY_HOST", "127.0.0.1", "Address to listen on; `0.0.0.0` for all.")
     port: int = setting("GATEWAY_PORT", 8100, "Port to listen on; 0 for any free one.")
-    workers: int = setting("GATEWAY_WORKERS", 1, "Processes.")
+    workers: int = setting("GATEWAY_WORKERS", 1, "Processes.", check=_one_at_least)
     api_key: str = setting(
         "GATEWAY_API_KEY",
         "",
@@ -71,6 +121,7 @@ class GatewaySettings(FromEnvironment):
         "GATEWAY_API_KEYS",
         (),
         "Further keys by their hashes, comma-separated: `sha256:<hex>` for everything, `sha256:<hex>@model+model` for these models. Several at once let clients change over.",
+        check=_keys,
     )
     cors_origins: tuple[str, ...] = setting(
         "GATEWAY_CORS_ORIGINS",
@@ -100,16 +151,22 @@ class GatewaySettings(FromEnvironment):
         "Longest time until the head of a request is complete, seconds; then 408. No key has been looked at by then.",
     )
     max_head_bytes: int = setting(
-        "GATEWAY_MAX_HEAD_BYTES", 32 << 10, "Largest head of a request, bytes; more gets 431."
+        "GATEWAY_MAX_HEAD_BYTES",
+        32 << 10,
+        "Largest head of a request, bytes; more gets 431.",
+        check=_one_at_least,
     )
-    max_url_bytes: int = setting("GATEWAY_MAX_URL_BYTES", 8 << 10, "Longest URL, bytes; more gets 414.")
+    max_url_bytes: int = setting(
+        "GATEWAY_MAX_URL_BYTES", 8 << 10, "Longest URL, bytes; more gets 414.", check=_one_at_least
+    )
     max_connections: int = setting(
         "GATEWAY_MAX_CONNECTIONS",
         1000,
         "Connections of clients, in each process; at more the one without a request for the longest is ended.",
+        check=_one_at_least,
     )
     max_concurrency: int = setting(
-        "GATEWAY_MAX_CONCURRENCY", 64, "Requests at the models at once, in each process."
+        "GATEWAY_MAX_CONCURRENCY", 64, "Requests at the models at once, in each process.", check=_one_at_least
     )
     max_queue: int = setting(
         "GATEWAY_MAX_QUEUE", 256, "Requests that wait for their turn, in each process; more get 429."
@@ -120,7 +177,9 @@ class GatewaySettings(FromEnvironment):
     max_json_bytes: int = setting(
         "GATEWAY_MAX_JSON_BYTES", 8 << 20, "Largest JSON body or JSON part, bytes; more gets 413."
     )
-    max_json_depth: int = setting("GATEWAY_MAX_JSON_DEPTH", 32, "Deepest nesting of JSON; more gets 400.")
+    max_json_depth: int = setting(
+        "GATEWAY_MAX_JSON_DEPTH", 32, "Deepest nesting of JSON; more gets 400.", check=_one_at_least
+    )
     max_buffer_bytes: int = setting(
         "GATEWAY_MAX_BUFFER_BYTES",
         256 << 20,
@@ -141,32 +200,40 @@ class GatewaySettings(FromEnvironment):
     )
     smoke_rtol: float = setting(
         "TRITON_DEPLOY_SMOKE_RTOL",
-        Settings.smoke_rtol,
+        Settings.smoke.rtol,
         "Relative tolerance within which a shadow's answer is the same as the live one's, unless the candidate's golden file has its own.",
     )
     smoke_atol: float = setting(
         "TRITON_DEPLOY_SMOKE_ATOL",
-        Settings.smoke_atol,
+        Settings.smoke.atol,
         "Absolute tolerance of the same; for both, the value that the deployer has.",
     )
     baseline_percent: int = setting(
         "GATEWAY_BASELINE_PERCENT",
         0,
         "Share of the requests that the version before goes on answering after a release while it is loaded, so that a bake compares both at the same time; 0 for none, 50 at most.",
+        check=_at_most(50),
     )
     baseline_minutes: float = setting(
-        "GATEWAY_BASELINE_MINUTES", 15.0, "How long after a release it does so, minutes; 60 at most."
+        "GATEWAY_BASELINE_MINUTES",
+        15.0,
+        "How long after a release it does so, minutes; 60 at most.",
+        check=_at_most(60),
     )
     nan_policy: str = setting(
         "GATEWAY_NAN_POLICY",
         "reject",
         "Numbers that are not finite in JSON: `reject`, or `allow` (`null` is NaN in /predict, NaN literals pass in v2).",
+        check=_known("reject", "allow"),
     )
     access_log: str = setting(
-        "GATEWAY_ACCESS_LOG", "all", "Requests to log: `all`, `errors` (status 400 and more) or `off`."
+        "GATEWAY_ACCESS_LOG",
+        "all",
+        "Requests to log: `all`, `errors` (status 400 and more) or `off`.",
+        check=_known("all", "errors", "off"),
     )
     local_threads: int = setting(
-        "GATEWAY_LOCAL_THREADS", 2, "Requests that the local backend computes at once."
+        "GATEWAY_LOCAL_THREADS", 2, "Requests that the local backend computes at once.", check=_one_at_least
     )
     cache_dir: Path | None = setting(
         "GATEWAY_CACHE_DIR",
@@ -185,50 +252,20 @@ class GatewaySettings(FromEnvironment):
         return self.repository
 
     def check(self) -> None:
-        """See FromEnvironment.check."""
-        check_model(self.model)
-        Keys(self.api_key, self.api_keys, self.model)
-        check_alias(self.alias)
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                variable = self.__dataclass_fields__[name].metadata["variable"]
-                raise Misconfigured(
-                    f"{variable}={getattr(self, name)!r} is not known.", hint=f"Use {' or '.join(choices)}."
-                )
-        self._check_limits()
-        self._check_tritons()
+        """See FromEnvironment.check; a gateway before Triton needs a repository."""
+        super().check()
         if self.backend == "triton":
             _ = self.repository_root
 
-    def _check_limits(self) -> None:
-        for name in AT_LEAST_ONE:
-            if getattr(self, name) < 1:
-                variable = self.__dataclass_fields__[name].metadata["variable"]
-                raise Misconfigured(f"{variable} is less than 1.", hint="Unset it for the default.")
-        for name, most in MOST.items():
-            if getattr(self, name) > most:
-                variable = self.__dataclass_fields__[name].metadata["variable"]
-                raise Misconfigured(f"{variable} is more than {most}.", hint=f"Use 0 to {most}.")
-
-    def _check_tritons(self) -> None:
-        if not self.triton_urls:
-            raise Misconfigured(
-                "GATEWAY_TRITON_URLS names no Triton.", hint="Set it to host:port of each one."
-            )
-        for url in self.triton_urls:
-            if not is_address(url):
-                raise Misconfigured(
-                    f"GATEWAY_TRITON_URLS has {url!r}, which is not host:port.",
-                    hint="Use Triton's HTTP port (8000 by default), without a scheme.",
-                )
-        for url in self.triton_grpc_urls:
-            if not is_address(url):
-                raise Misconfigured(
-                    f"GATEWAY_TRITON_GRPC_URLS has {url!r}, which is not host:port.",
-                    hint="Use Triton's gRPC port (8001 by default), without a scheme.",
-                )
+    def problems(self) -> Iterator[Problem]:
+        """See FromEnvironment.problems."""
+        yield from super().problems()
         if self.triton_grpc_urls and len(self.triton_grpc_urls) != len(self.triton_urls):
-            raise Misconfigured(
-                f"GATEWAY_TRITON_GRPC_URLS names {len(self.triton_grpc_urls)} Tritons and GATEWAY_TRITON_URLS {len(self.triton_urls)}.",
-                hint="Name the same Tritons in both, in the same order.",
+            yield Problem(
+                "GATEWAY_TRITON_GRPC_URLS",
+                Misconfigured(
+                    f"GATEWAY_TRITON_GRPC_URLS names {len(self.triton_grpc_urls)} Tritons and GATEWAY_TRITON_URLS {len(self.triton_urls)}.",
+                    hint="Name the same Tritons in both, in the same order.",
+                ),
+                beside=("GATEWAY_TRITON_URLS",),
             )

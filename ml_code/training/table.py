@@ -154,7 +154,7 @@ def _whole(source: Source, location: str, settings: Settings) -> bytes:
         "GET",
         source.url,
         headers={"Accept-Encoding": "identity"},
-        timeout_s=settings.transfer_timeout_s,
+        timeout_s=settings.transfer.timeout_s,
         server=source.server,
         hint=_AGAIN,
         stream=True,
@@ -162,7 +162,7 @@ def _whole(source: Source, location: str, settings: Settings) -> bytes:
     with response:
         if response.status_code != 200:
             # The rest of a refusal is short, or of no use.
-            said = http.refusal_of(response, settings.transfer_timeout_s)
+            said = http.refusal_of(response, settings.transfer.timeout_s)
             raise DataError(
                 f"{location} can't be read: {source.server} answers {response.status_code}, {said}",
                 "Check bucket and key, and that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are those of a user who may read it.",
@@ -176,7 +176,7 @@ def _whole(source: Source, location: str, settings: Settings) -> bytes:
 def _blocks(response: requests.Response, location: str, settings: Settings) -> Iterator[bytes]:
     begun_s, count = time.monotonic(), 0
     while True:
-        http.limit(response, settings.transfer_timeout_s)
+        http.limit(response, settings.transfer.timeout_s)
         block = response.raw.read1(_BLOCK_BYTES, decode_content=False)
         if not block:
             _need_all(response, count, location)
@@ -188,7 +188,7 @@ def _blocks(response: requests.Response, location: str, settings: Settings) -> I
                 f"{location} has more than {LARGEST_BYTES >> 30} GiB",
                 "Give a smaller table: it has to fit into memory.",
             )
-        allowed_s = settings.transfer_timeout_s + count / max(1, settings.transfer_min_bytes_per_s)
+        allowed_s = settings.transfer.timeout_s + count / max(1, settings.transfer.min_bytes_per_s)
         if time.monotonic() - begun_s > allowed_s:
             raise DataError(
                 f"{location} comes too slowly", "Look at the S3 server and the network, then try again."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from ml_code.gateway.triton.release_follower import ReleaseFollower
@@ -13,6 +12,7 @@ from ml_code.triton_deploy.rules.canary import Decision, Exposure, canary_of
 from ml_code.triton_deploy.rules.canary_course import CanaryVerdict
 from ml_code.triton_deploy.rules.canary_evidence import Judge, Judgment, Watched
 from ml_code.triton_deploy.rules.records import Canary, Deployment
+from tests.support.settings import changed
 from tests.support.world import MODEL, World
 
 SHARES = "5,25,50"
@@ -80,7 +80,7 @@ class Scene:
 
     def set(self, **changes: Any) -> None:
         """Change settings."""
-        self.world.settings = replace(self.world.settings, **changes)
+        self.world.settings = changed(self.world.settings, **changes)
 
     def say(self, what: Decision, reason: str = "") -> Deployment:
         """Say what a person says."""

@@ -22,10 +22,17 @@ from ml_code.triton_deploy.rules.records import Deployment
 from ml_code.triton_deploy.settings import Settings
 from tests.support.fakes import FakeRegistry, FakeStore, FakeTriton, fake_store, ones
 from tests.support.models import files, golden, times
+from tests.support.settings import changed
 
 MODEL = "best_model"
-SETTINGS = Settings(
-    alias_wait_s=0, ready_timeout_s=0.1, min_free_bytes=0, lease_s=900, load_timeout_s=60, settle_s=0
+SETTINGS = changed(
+    Settings(),
+    mlflow__alias_wait_s=0,
+    triton__ready_timeout_s=0.1,
+    transfer__min_free_bytes=0,
+    lease_s=900,
+    triton__load_timeout_s=60,
+    triton__settle_s=0,
 )
 
 
@@ -65,7 +72,7 @@ class World:
     ) -> Deployer:
         """Return a deployer to ``tritons``, by default the one of this world."""
         return Deployer(
-            replace(self.settings, **changes),
+            changed(self.settings, **changes),
             registry=self.registry,
             stores=lambda uri: self.store,
             tritons=tritons or [self.triton],

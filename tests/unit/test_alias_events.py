@@ -33,6 +33,7 @@ from ml_code.triton_deploy.settings import Settings
 from tests.support.deliveries import MOVE, SECRET, event, signed
 from tests.support.fake_airflow import FakeAirflow, fake_airflow, takes_a_delivery_once
 from tests.support.lazily import lazily
+from tests.support.settings import changed
 
 airflow_trigger = lazily("ml_code.airflow_provider.alias_trigger")
 
@@ -382,7 +383,7 @@ def test_what_is_not_airflow_is_said(settings: EventSettings, airflow_server: Fa
 def test_what_airflow_refuses_is_said_with_what_to_do(
     settings: EventSettings, change: dict[str, str], error: type[DeployError], text: str
 ) -> None:
-    airflow = Airflow(replace(settings, **change))  # type: ignore[arg-type]
+    airflow = Airflow(changed(settings, **change))  # type: ignore[arg-type]
     with pytest.raises(error, match=text):
         airflow.deploy(MOVE, "d-1")
     assert airflow.why_not_ready()
@@ -695,7 +696,8 @@ def test_the_command_serves_with_bounds_for_what_comes_before_the_signature(
 
 def test_a_receiver_whose_webhook_is_not_registered_is_not_ready(settings: EventSettings) -> None:
     app = receiver.create_app(
-        replace(settings, url="http://receiver"), Settings(mlflow_tracking_uri="http://127.0.0.1:1")
+        replace(settings, url="http://receiver"),
+        changed(Settings(), mlflow__tracking_uri="http://127.0.0.1:1"),
     )
 
     async def run() -> None:
@@ -771,7 +773,7 @@ def mlflow_that_says(status: int, content: dict[str, Any]) -> Iterator[Webhooks]
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield Webhooks(Settings(mlflow_tracking_uri=f"http://127.0.0.1:{server.server_port}"))
+            yield Webhooks(changed(Settings(), mlflow__tracking_uri=f"http://127.0.0.1:{server.server_port}"))
         finally:
             server.shutdown()
             thread.join()

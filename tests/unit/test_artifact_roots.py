@@ -18,6 +18,7 @@ from ml_code.triton_deploy.rules.artifact_roots import ArtifactRoots
 from ml_code.triton_deploy.rules.locations import parse_place
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.upkeep.initialize import InitRequest, initialize
+from tests.support.settings import changed
 
 ALLOWED = [
     ((), "mlflow-artifacts:/1/r/artifacts/model", True),
@@ -89,7 +90,9 @@ def test_another_place_is_refused_with_the_line_to_set_before_anything_is_asked(
     monkeypatch.setattr(artifacts, "S3Store", asked)
     monkeypatch.setattr(artifacts, "ProxiedStore", asked)
     with pytest.raises(Misconfigured, match=f"The artifacts are at {uri}, ") as caught:
-        store_for(uri, Settings(artifact_roots=roots, mlflow_tracking_uri="http://mlflow"))
+        store_for(
+            uri, changed(Settings(), transfer__artifact_roots=roots, mlflow__tracking_uri="http://mlflow")
+        )
     assert line in caught.value.hint
 
 
@@ -103,7 +106,7 @@ def test_the_doctor_names_experiments_whose_versions_would_be_refused(
 ) -> None:
     places = {"a": "mlflow-artifacts:/1", "b": "s3://bucket/b", "c": "s3://bucket/c"}
     found = [Experiment(name, at, parse_place(at)) for name, at in places.items()]
-    check = ArtifactsCheck(Settings(artifact_roots=("s3://bucket/b",)))
+    check = ArtifactsCheck(changed(Settings(), transfer__artifact_roots=("s3://bucket/b",)))
     [warned] = [one for one in check._roots(found) if one.fix]
     assert "'c' at s3://bucket/c" in warned.what
     assert "'b'" not in warned.what
@@ -119,7 +122,12 @@ def test_init_says_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     request = InitRequest(bucket="bucket", proxied="m", direct="m-direct")
     [step] = initialize(Settings(), request, dry_run=True)
     assert step.to_set == "TRITON_DEPLOY_ARTIFACT_ROOTS=s3://bucket/m-direct"
-    assert list(initialize(Settings(artifact_roots=("s3://bucket",)), request, dry_run=True)) == []
-    [more] = initialize(Settings(artifact_roots=("s3://other",)), request, dry_run=True)
+    assert (
+        list(
+            initialize(changed(Settings(), transfer__artifact_roots=("s3://bucket",)), request, dry_run=True)
+        )
+        == []
+    )
+    [more] = initialize(changed(Settings(), transfer__artifact_roots=("s3://other",)), request, dry_run=True)
     assert more.to_set == "TRITON_DEPLOY_ARTIFACT_ROOTS=s3://other,s3://bucket/m-direct"
     assert list(initialize(Settings(), InitRequest(bucket="", proxied="m", direct=""), dry_run=True)) == []

@@ -22,6 +22,7 @@ from ml_code.triton_deploy.watch.policy import BakePolicy
 from ml_code.triton_deploy.watch.queries import Queries
 from ml_code.triton_deploy.watch.release_watch import PATIENCE, Watch
 from tests.support.fakes import unavailable
+from tests.support.settings import changed
 from tests.support.world import MODEL, World
 
 QUERIES = Queries.parse(
@@ -514,7 +515,7 @@ def test_a_deploy_that_is_under_way_is_waited_for(watched: Watched) -> None:
         pauses.append(seconds)
         watched.world.deployer().rollback(MODEL, "d3")
 
-    settings = replace(watched.world.settings, prometheus_url="http://prometheus")
+    settings = changed(watched.world.settings, bake__prometheus_url="http://prometheus")
     baking = Baking(settings, MODEL, POLICY, deployer=watched.world.deployer())
     with pytest.raises(BakeFailed, match="Version 1 is live again"):
         baking.run(2, pause=pause)
@@ -566,7 +567,7 @@ def test_a_bake_is_read_back_as_it_was_written(watched: Watched) -> None:
 
 
 def test_without_a_prometheus_or_for_no_minutes_nothing_is_watched() -> None:
-    asked = Settings(prometheus_url="http://prometheus")
+    asked = changed(Settings(), bake__prometheus_url="http://prometheus")
     assert BakePolicy.of(Settings()).duration_s == 0
     assert BakePolicy.of(asked).duration_s == 900
     assert BakePolicy.of(asked, 0).duration_s == 0

@@ -54,7 +54,7 @@ def test_a_good_candidate_gets_a_growing_share_and_is_committed(scene: Scene) ->
     looks = [watched for watched in scene.watched if not watched.mirrored]
     assert {(watched.candidate, watched.live) for watched in looks} == {(2, 1)}
     assert max(watched.seconds for watched in looks) == 120
-    assert len(looks) == 3 * 120 / scene.world.settings.canary_interval_s
+    assert len(looks) == 3 * 120 / scene.world.settings.canary.interval_s
 
 
 def test_a_shadow_comes_before_the_first_share(scene: Scene) -> None:
@@ -120,7 +120,7 @@ def test_without_a_canary_there_is_nothing_to_look_at(scene: Scene) -> None:
 def test_a_first_release_shares_with_nobody(world: World) -> None:
     world.register_times(1)
     request = world.request("d1", canary=canary_of(SHARES, 20, 2))
-    assert world.deployer(prometheus_url="http://p:9090").deploy(request).state is State.COMMITTED
+    assert world.deployer(bake__prometheus_url="http://p:9090").deploy(request).state is State.COMMITTED
 
 
 @pytest.mark.parametrize(("shares", "shadow"), [("5,25", 0), ("", 20), ("pause", 0)])
@@ -285,7 +285,7 @@ def test_earlier_code_reads_a_record_that_names_a_triton_and_this_code_reads_one
 def test_a_candidate_that_ended_its_triton_is_stopped_at_the_next_look(scene: Scene) -> None:
     scene.verdict = lambda watched: CanaryVerdict.ENDED if watched.seconds > 20 else CanaryVerdict.PASS
     deployer = scene.until_canary()
-    assert scene.world.settings.bake_bad_looks > 1
+    assert scene.world.settings.bake.bad_looks > 1
     with pytest.raises(
         EndedTriton, match="Triton at fake:1 ended while it had a request of version 2"
     ) as told:

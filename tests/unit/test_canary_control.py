@@ -72,7 +72,7 @@ def test_a_step_that_saw_too_few_requests_goes_on_until_it_has_them(scene: Scene
 def test_without_requests_it_is_rolled_back_in_the_end_and_nobody_is_blamed(
     scene: Scene, caplog: pytest.LogCaptureFixture, no_data: str
 ) -> None:
-    scene.set(canary_no_data=no_data, canary_hold_minutes=5.0)
+    scene.set(canary__no_data=no_data, canary__hold_minutes=5.0)
     scene.verdict = always(CanaryVerdict.NO_DATA)
     with pytest.raises(
         CanaryUndecided,
@@ -88,7 +88,7 @@ def test_without_requests_it_is_rolled_back_in_the_end_and_nobody_is_blamed(
 
 
 def test_pass_goes_on_in_the_end_and_says_so(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
-    scene.set(canary_no_data="pass", canary_hold_minutes=5.0)
+    scene.set(canary__no_data="pass", canary__hold_minutes=5.0)
     scene.verdict = always(CanaryVerdict.NO_DATA)
     assert scene.deploy("5").state is State.COMMITTED
     said = "TRITON_DEPLOY_CANARY_NO_DATA is pass: too few requests: so the test says"
@@ -125,7 +125,7 @@ def test_what_nothing_measures_is_rolled_back_and_not_blamed(
     scene: Scene, no_data: str, longest_s: float
 ) -> None:
     """As with a Prometheus that is away, or a triggerer that does not know it."""
-    scene.set(canary_no_data=no_data, canary_hold_minutes=5.0)
+    scene.set(canary__no_data=no_data, canary__hold_minutes=5.0)
     deployer = scene.deployer(nobody)
     began = scene.world.now
     scene.until_canary("50")
@@ -147,7 +147,7 @@ def test_a_gateway_that_can_be_asked_itself_keeps_the_share(scene: Scene) -> Non
 
 def test_no_canary_takes_longer_than_any_may(scene: Scene) -> None:
     """One whose measurement comes and goes begins its step again and again."""
-    scene.set(canary_hold_minutes=1.0)
+    scene.set(canary__hold_minutes=1.0)
     deployer = scene.until_canary("50")
     deployer.look_at_canary(MODEL, "d2")
     scene.world.later(longest_s(60))
@@ -346,7 +346,7 @@ def test_testers_have_it_before_any_client(scene: Scene) -> None:
 
 
 def test_nobody_comes(scene: Scene) -> None:
-    scene.set(canary_hold_minutes=5.0)
+    scene.set(canary__hold_minutes=5.0)
     with pytest.raises(CanaryUndecided, match="a person has to end this step"):
         scene.deploy("5,pause")
     rolled_back(scene, CanaryUndecided, blamed=False)
@@ -532,7 +532,7 @@ def test_status_says_what_is_held_against_a_candidate_and_what_is_not(
     on_the_command_line: Scene, capsys: pytest.CaptureFixture[str], verdict: CanaryVerdict, said: str
 ) -> None:
     scene = on_the_command_line
-    scene.set(canary_hold_minutes=0.0)
+    scene.set(canary__hold_minutes=0.0)
     scene.verdict = always(verdict)
     with pytest.raises(DeployError):
         scene.deploy("5")

@@ -15,6 +15,7 @@ from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.watch.canary_judge import CanaryJudge
 from ml_code.triton_deploy.watch.observer import Observer
 from ml_code.triton_deploy.watch.queries import Queries
+from tests.support.settings import changed
 
 SHADOW = Watched("m", 2, 1, True, 60, 60, ("label", "scores"))
 SOURCE = {
@@ -124,8 +125,8 @@ def test_the_name_of_an_output_can_be_anything() -> None:
 
 
 def test_a_step_has_a_minimum_of_its_own() -> None:
-    few = Settings(bake_min_requests=100, canary_min_requests=10)
+    few = changed(Settings(), bake__min_requests=100, canary__min_requests=10)
     assert few.canary_requests == 10
-    assert Settings(bake_min_requests=100).canary_requests == 100
-    judge = CanaryJudge.of(replace(few, prometheus_url="http://p:9090"))
+    assert changed(Settings(), bake__min_requests=100).canary_requests == 100
+    judge = CanaryJudge.of(changed(few, bake__prometheus_url="http://p:9090"))
     assert judge._observer._limits.min_requests == 10

@@ -7,7 +7,6 @@ import importlib
 import json
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +24,7 @@ from ml_code.triton_deploy.rules.names import deploy_id_for
 from ml_code.triton_deploy.rules.records import Bake, BakeVerdict, State
 from ml_code.triton_deploy.settings import Settings
 from tests.support.dags import library_environment
+from tests.support.settings import changed
 from tests.support.world import MODEL, World
 
 RUN = "manual__2026-01-02T03:04:05+00:00"
@@ -107,7 +107,7 @@ def test_the_trigger_watches_to_the_end(
 ) -> None:
     from ml_code.airflow_provider import triggers as airflow_trigger
 
-    airflow_world.settings = replace(airflow_world.settings, canary_hold_minutes=1.0)
+    airflow_world.settings = changed(airflow_world.settings, canary__hold_minutes=1.0)
     deployer = until_canary(airflow_world, "5,50", lambda watched: Judgment(verdict, "the test says so"))
     monkeypatch.setattr(airflow_trigger, "Deployer", lambda settings: deployer)
 
@@ -295,9 +295,9 @@ def test_a_webhook_that_fails_or_is_away_changes_nothing_and_is_not_named(
 ) -> None:
     notification = Notification(event="reverted", model=MODEL, text="It was.")
     with Webhook(500) as refusing:
-        assert not notify(replace(world.settings, notify_url=refusing.url), notification)
+        assert not notify(changed(world.settings, notify__url=refusing.url), notification)
         assert len(refusing.bodies) == 1
-    assert not notify(replace(world.settings, notify_url=refusing.url), notification)
+    assert not notify(changed(world.settings, notify__url=refusing.url), notification)
     assert caplog.text.count("nobody was notified") == 2
     assert "secret" not in caplog.text
     assert not notify(world.settings, notification), "nobody is to be told"
@@ -310,7 +310,7 @@ def test_what_others_wrote_is_no_command_in_a_chat(world: World) -> None:
         ("json", text),
     ):
         with Webhook() as taking:
-            settings = replace(world.settings, notify_url=taking.url, notify_format=form)
+            settings = changed(world.settings, notify__url=taking.url, notify__format=form)
             assert notify(settings, Notification(event="rolled_back", model=MODEL, text=text))
         assert taking.bodies[0]["text"] == told.replace("\x1b", "\\x1b")
 
@@ -319,4 +319,4 @@ def test_a_wrong_address_is_refused_without_being_shown() -> None:
     with pytest.raises(Misconfigured) as caught:
         Settings.from_env({"TRITON_DEPLOY_NOTIFY_URL": "hooks.example/secret"})
     assert "secret" not in str(caught.value)
-    assert "secret" not in repr(Settings(notify_url="http://hooks.example/secret"))
+    assert "secret" not in repr(changed(Settings(), notify__url="http://hooks.example/secret"))

@@ -8,7 +8,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,19 @@ from ml_code.triton_deploy.upkeep.reconcile import Reconciled, Reconciler
 from tests.support.fakes import unavailable
 from tests.support.findings import bad_name, snapshot_of, torn_release, unreadable
 from tests.support.models import files, golden, times
+from tests.support.settings import changed
 from tests.support.world import MODEL, World
 
 DAY_S = 86_400
 
 
 def gc(world: World, *, dry_run: bool = False, **policy: Any) -> Collected:
-    kept = {"keep_releases": 2, "keep_quarantined": 1, "quarantine_days": 7.0} | policy
-    settings = replace(world.settings, **kept)
+    kept = {
+        "retention__keep_releases": 2,
+        "retention__keep_quarantined": 1,
+        "retention__quarantine_days": 7.0,
+    } | policy
+    settings = changed(world.settings, **kept)
     return GarbageCollector(settings, tritons=[world.triton], clock=lambda: world.now).run(
         MODEL, dry_run=dry_run
     )
@@ -180,7 +184,7 @@ def test_bytes_that_another_version_shares_are_not_freed(world: World) -> None:
     world.register_times(3)
     world.deploy("d3")
     own = sum((world.root / MODEL / "1" / name).stat().st_size for name in ("manifest.json", "smoke.json"))
-    (removed,) = gc(world, keep_releases=1).removed
+    (removed,) = gc(world, retention__keep_releases=1).removed
     assert (removed.name, removed.size_bytes) == ("1", own)
     assert (world.root / MODEL / "2/model.onnx").stat().st_nlink == 1
 
@@ -390,7 +394,7 @@ def test_a_model_that_can_not_be_collected_keeps_no_other_waiting(
     deployed: World, break_one: Callable[[World], None]
 ) -> None:
     break_one(deployed)
-    settings = replace(deployed.settings, keep_releases=2)
+    settings = changed(deployed.settings, retention__keep_releases=2)
     collector = GarbageCollector(settings, tritons=[deployed.triton], clock=lambda: deployed.now)
     found = {collected.model: collected for collected in collector.run_all()}
     (broken,) = found.keys() - {MODEL}

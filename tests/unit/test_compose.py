@@ -14,7 +14,6 @@ import sys
 import threading
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -463,7 +462,7 @@ def test_the_staging_triton_is_reached_by_the_deployer_and_prometheus_alone(
 def test_a_candidate_is_tried_in_a_staging_triton_that_starts_empty(env_file: Path, tritons: str) -> None:
     found = services(env_file, tritons)
     (name,) = {name for name in found if name in STAGING}
-    url = Settings.from_env(found["airflow-worker"]["environment"]).staging_grpc_url
+    url = Settings.from_env(found["airflow-worker"]["environment"]).triton.staging_grpc_url
     host, _, port = url.partition(":")
     assert names_on(found, "staging")[host] == [name]
     assert int(port) in LISTENS[name]
@@ -483,12 +482,12 @@ def test_one_can_do_without_a_staging_triton(env_file: Path, tmp_path: Path) -> 
     without.write_text(re.sub("^STAGING_GRPC_URL=.*$", "STAGING_GRPC_URL=", text, flags=re.MULTILINE))
     found = services(without, "core")
     assert found["triton-staging"]["deploy"]["replicas"] == 0
-    assert Settings.from_env(found["airflow-worker"]["environment"]).staging_grpc_url == ""
+    assert Settings.from_env(found["airflow-worker"]["environment"]).triton.staging_grpc_url == ""
     # An .env of before there was one gets it.
     older = tmp_path / "older"
     older.write_text(re.sub("^STAGING_.*\n", "", env_file.read_text(), flags=re.MULTILINE))
     assert services(older, "core")["triton-staging"]["deploy"]["replicas"] == 1
-    assert Settings.from_env(services(older, "core")["airflow-worker"]["environment"]).staging_grpc_url
+    assert Settings.from_env(services(older, "core")["airflow-worker"]["environment"]).triton.staging_grpc_url
 
 
 @pytest.mark.parametrize("tritons", ["core", "gpu"])
@@ -659,7 +658,7 @@ def test_the_deployer_and_the_gateway_can_be_started_with_what_they_are_told(
     everything: Mapping[str, dict[str, Any]],
 ) -> None:
     deployer = Settings.from_env(everything["airflow-worker"]["environment"])
-    assert deployer.triton_grpc_urls == ("dns:///triton:8001",)
+    assert deployer.triton.grpc_urls == ("dns:///triton:8001",)
     for name in ("gateway-1", "gateway-2"):
         gateway = GatewaySettings.from_env(everything[name]["environment"])
         assert gateway.port == GatewaySettings.port
@@ -672,10 +671,10 @@ def test_the_deployer_and_the_gateway_can_be_started_with_what_they_are_told(
     for service in everything.values():
         assert unknown(service.get("environment", {}), [Settings, GatewaySettings, EventSettings]) == []
     # Only what the keys of S3 open, and no more than MLflow's bucket.
-    assert deployer.artifact_roots == ("s3://mlflow",)
+    assert deployer.transfer.artifact_roots == ("s3://mlflow",)
 
 
-def all_settings() -> list[type]:
+def all_settings() -> list[type[FromEnvironment]]:
     for module in pkgutil.walk_packages(ml_code.__path__, "ml_code."):
         if module.name.endswith((".settings", ".rules")):
             importlib.import_module(module.name)
@@ -683,12 +682,14 @@ def all_settings() -> list[type]:
 
 
 @pytest.mark.parametrize("settings", all_settings(), ids=lambda kind: kind.__name__)
-def test_every_setting_is_set_or_documented(everything: Mapping[str, dict[str, Any]], settings: type) -> None:
+def test_every_setting_is_set_or_documented(
+    everything: Mapping[str, dict[str, Any]], settings: type[FromEnvironment]
+) -> None:
     """What is documented can be set in settings.env, which every service gets that reads settings."""
     told = {variable for service in everything.values() for variable in service.get("environment", {})}
     texts = [path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))]
     documented = {name for text in texts for name in re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)}
-    variables = {f.metadata["variable"] for f in fields(settings)}
+    variables = {f.metadata["variable"] for f in settings.declared()}
     assert variables
     assert variables <= told | documented
 

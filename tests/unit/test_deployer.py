@@ -682,14 +682,14 @@ def test_an_answer_of_another_shape_fails_the_smoke_test(world: World) -> None:
 def test_a_full_disk_is_noticed_before_it_is_full(world: World) -> None:
     world.register_times(1)
     with pytest.raises(StorageFailed, match="must remain"):
-        world.deployer(min_free_bytes=1 << 60).deploy(world.request())
+        world.deployer(transfer__min_free_bytes=1 << 60).deploy(world.request())
     assert "1" not in world.names
 
 
 def test_an_artifact_over_the_limit_is_refused(world: World) -> None:
     world.register_times(1)
     with pytest.raises(ArtifactRejected, match="more than the 10"):
-        world.deployer(max_artifact_bytes=10).deploy(world.request())
+        world.deployer(transfer__max_artifact_bytes=10).deploy(world.request())
 
 
 @pytest.mark.parametrize("model", ["../x", "", "a/b", "a.b", "x" * 101, "-x", "best_model\n"])
@@ -764,7 +764,7 @@ def test_a_deploy_id_is_for_what_was_asked_for(world: World, changes: dict[str, 
     world.deployer().snapshot(world.request())
     (what,) = changes
     with pytest.raises(Superseded, match=f"was asked for with {what}"):
-        world.deployer(prometheus_url="http://p:9090").snapshot(world.request(**changes))
+        world.deployer(bake__prometheus_url="http://p:9090").snapshot(world.request(**changes))
     assert world.deploy().state is State.COMMITTED, "the first one goes on"
 
 
@@ -914,7 +914,7 @@ def test_the_alias_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) 
             world.registry.models[MODEL]["A"] = found
 
     monkeypatch.setattr("ml_code.triton_deploy.clients.registry.time.sleep", sleep)
-    assert world.deployer(alias_wait_s=300).deploy(world.request()).state is State.COMMITTED
+    assert world.deployer(mlflow__alias_wait_s=300).deploy(world.request()).state is State.COMMITTED
     assert slept == [5.0, 5.0, 5.0]
 
 
@@ -923,14 +923,14 @@ def test_an_alias_that_does_not_come_is_given_up(world: World, monkeypatch: pyte
     slept: list[float] = []
     monkeypatch.setattr("ml_code.triton_deploy.clients.registry.time.sleep", slept.append)
     with pytest.raises(AliasNotFound, match="Waited 12 s"):
-        world.deployer(alias_wait_s=12).deploy(world.request())
+        world.deployer(mlflow__alias_wait_s=12).deploy(world.request())
     assert slept == pytest.approx([5.0, 5.0, 2.0], abs=0.1)
 
 
 def test_an_unknown_model_is_not_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ml_code.triton_deploy.clients.registry.time.sleep", pytest.fail)
     with pytest.raises(NotFound):
-        world.deployer(alias_wait_s=300).deploy(world.request())
+        world.deployer(mlflow__alias_wait_s=300).deploy(world.request())
 
 
 def test_an_output_that_is_an_input_is_refused(world: World) -> None:

@@ -30,6 +30,7 @@ from ml_code.triton_deploy.repository.lease import STAGING as LEASE
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from tests.support.fakes import FakeTriton, unavailable
+from tests.support.settings import changed
 from tests.support.world import MODEL, World
 
 # The examination
@@ -126,7 +127,7 @@ def test_each_setting_that_cant_be_used_is_named_and_the_others_count() -> None:
     )
     assert set(wrong) == {"MLFLOW_S3_ENDPOINT_URL", "TRITON_DEPLOY_LEASE_S"}
     assert "http://minio:9000" in wrong["MLFLOW_S3_ENDPOINT_URL"].hint
-    assert settings == Settings(triton_grpc_urls=("triton:8001",))
+    assert settings == changed(Settings(), triton__grpc_urls=("triton:8001",))
 
 
 def test_with_nothing_set_up_every_check_still_says_something(tmp_path: Path) -> None:
@@ -229,7 +230,7 @@ def test_a_folder_that_would_end_triton_is_named_whosever_model_it_is_in(world: 
 
 
 def test_a_repository_without_room_is_named(world: World) -> None:
-    (found,) = complaints(look_at(replace(world.settings, min_free_bytes=1 << 62)))
+    (found,) = complaints(look_at(changed(world.settings, transfer__min_free_bytes=1 << 62)))
     assert "bytes free" in found.what
     assert "TRITON_DEPLOY_MIN_FREE_BYTES" in found.fix
 
@@ -281,7 +282,7 @@ class FakeServer(FakeTriton):
 
 
 def ask(world: World, *servers: FakeServer, **changes: int) -> list[Finding]:
-    settings = replace(world.settings, max_opset=21, max_ir_version=10, **changes)  # type: ignore[arg-type]
+    settings = changed(world.settings, triton__max_opset=21, triton__max_ir_version=10, **changes)  # type: ignore[arg-type]
     found = run_all([TritonCheck(settings, lambda: servers)], {})
     assert not list(world.root.glob(f"{PREFIX}*"))
     return found
@@ -351,7 +352,7 @@ def test_what_a_tritons_onnx_runtime_takes_is_compared_with_the_settings(
 ) -> None:
     triton = FakeServer(world.root, "one:1")
     triton.version = version
-    settings = replace(world.settings, max_opset=opset, max_ir_version=10)
+    settings = changed(world.settings, triton__max_opset=opset, triton__max_ir_version=10)
     found = run_all([TritonCheck(settings, lambda: [triton])], {})
     (limits,) = [one for one in found if "ONNX" in one.what]
     assert limits.verdict is verdict
@@ -395,7 +396,7 @@ STAGING_URL = "192.0.2.7:8001"
 
 
 def compare(world: World, server: FakeServer, *serving: FakeServer, **changes: str) -> list[Finding]:
-    settings = replace(world.settings, **{"staging_grpc_url": STAGING_URL, **changes})  # type: ignore[arg-type]
+    settings = changed(world.settings, **{"triton__staging_grpc_url": STAGING_URL, **changes})  # type: ignore[arg-type]
     asked = []
 
     def at(url: str) -> FakeServer:
@@ -403,7 +404,7 @@ def compare(world: World, server: FakeServer, *serving: FakeServer, **changes: s
         return server
 
     found = run_all([StagingCheck(settings, at, lambda: serving)], {})
-    assert asked == [settings.staging_grpc_url]
+    assert asked == [settings.triton.staging_grpc_url]
     assert not list(world.root.glob(f"{PREFIX}*"))
     return found
 
@@ -446,7 +447,7 @@ def test_a_staging_triton_that_is_away_counts_as_it_is_needed(
     world: World, staging: FakeServer, serving: FakeServer, setting: str, verdict: DoctorVerdict, words: str
 ) -> None:
     staging.fail["about"] = unavailable()
-    (found,) = compare(world, staging, serving, staging=setting)
+    (found,) = compare(world, staging, serving, triton__staging=setting)
     assert found.verdict is verdict
     assert words in found.what
     assert "TRITON_DEPLOY_STAGING_GRPC_URL" in found.fix
@@ -456,7 +457,7 @@ def test_a_staging_triton_under_the_address_of_one_that_serves_is_named(
     world: World, staging: FakeServer
 ) -> None:
     serving = FakeServer(world.root, "127.0.0.1:8001")
-    found = compare(world, staging, serving, staging_grpc_url="localhost:8001")
+    found = compare(world, staging, serving, triton__staging_grpc_url="localhost:8001")
     assert [one.verdict for one in found] == [DoctorVerdict.FAILED]
     assert "localhost:8001 is the Triton at 127.0.0.1:8001, which serves" in found[0].what
     assert staging.calls == [], "nothing is unloaded there"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -14,6 +13,7 @@ from ml_code.triton_deploy.clients.gateway_counts import GatewayCounts
 from ml_code.triton_deploy.doctor import DoctorVerdict, Finding
 from ml_code.triton_deploy.doctor.examination import run_all
 from ml_code.triton_deploy.doctor.gateways import GatewaysCheck
+from tests.support.settings import changed
 from tests.support.world import SETTINGS
 
 KEY = "a key"
@@ -47,7 +47,9 @@ def gateway(page: bytes = PAGE, status: int = 200) -> Iterator[str]:
 
 
 def findings(*urls: str, key: str = KEY) -> list[Finding]:
-    settings = replace(SETTINGS, gateway_urls=urls, gateway_api_key=key, prometheus_timeout_s=2)
+    settings = changed(
+        SETTINGS, canary__gateway_urls=urls, canary__gateway_api_key=key, bake__prometheus_timeout_s=2
+    )
     return run_all([GatewaysCheck(settings)], {})
 
 

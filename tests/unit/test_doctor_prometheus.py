@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +18,7 @@ from ml_code.triton_deploy.clients.prometheus import seconds
 from ml_code.triton_deploy.doctor import DoctorVerdict, Finding
 from ml_code.triton_deploy.doctor.examination import run_all
 from ml_code.triton_deploy.doctor.prometheus import PrometheusCheck
+from tests.support.settings import changed
 from tests.support.world import MODEL, World
 
 
@@ -73,9 +74,13 @@ class Site:
         return 200, {"status": "success", "data": {"resultType": "vector", "result": result}}
 
     def findings(self, **changes: Any) -> list[Finding]:
-        settings = replace(
+        settings = changed(
             self.world.settings,
-            **{"prometheus_url": self.url, "alertmanager_url": self.url, "bake_alerts": ("ShopIsDown",)}
+            **{
+                "bake__prometheus_url": self.url,
+                "bake__alertmanager_url": self.url,
+                "bake__alerts": ("ShopIsDown",),
+            }
             | changes,
         )
         now = self.world.now + self.age
@@ -129,7 +134,7 @@ def test_a_set_up_that_is_right_is_all_ok(site: Site) -> None:
 
 
 def test_without_one_it_says_what_there_is_not(site: Site) -> None:
-    (found,) = site.findings(prometheus_url="", alertmanager_url="", bake_alerts=())
+    (found,) = site.findings(bake__prometheus_url="", bake__alertmanager_url="", bake__alerts=())
     assert (found.verdict, "No release bakes" in found.what) == (DoctorVerdict.UNKNOWN, True)
 
 
@@ -144,7 +149,7 @@ def test_one_that_does_not_answer_rightly_fails(site: Site, status: int, said: s
 
 
 def test_one_that_is_away_fails(site: Site) -> None:
-    (found,) = site.findings(prometheus_url="http://127.0.0.1:9")
+    (found,) = site.findings(bake__prometheus_url="http://127.0.0.1:9")
     assert (found.verdict, "can't be reached" in found.what) == (DoctorVerdict.FAILED, True)
 
 
@@ -196,7 +201,7 @@ def test_a_check_of_ones_own_that_does_not_parse_is_named(site: Site, tmp_path: 
         '[sources.a]\nrequests = "1"\nfailures = "1"\nlatency_s = "1"\n[[checks]]\nname = "refused rows"\nquery = "sum("\nmax = 1\n'
     )
     site.wrong_query = "sum("
-    said = told(site.findings(bake_queries=path), DoctorVerdict.FAILED)
+    said = told(site.findings(bake__queries=path), DoctorVerdict.FAILED)
     assert any("The check 'refused rows' of TRITON_DEPLOY_BAKE_QUERIES is not taken" in one for one in said)
 
 

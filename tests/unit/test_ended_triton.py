@@ -121,7 +121,7 @@ def test_clients_of_one_triton_meet_a_version_before_those_of_the_rest(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ml_code.triton_deploy.fleet.fleet.time.sleep", a_client_asks)
         with pytest.raises(EndedTriton):
-            world.deployer(tritons=two, settle_s=7.0).deploy(world.request("d2"))
+            world.deployer(tritons=two, triton__settle_s=7.0).deploy(world.request("d2"))
     assert second == [(1,)]
     assert two[1].starts == 1
     live_everywhere(world, two)
@@ -132,7 +132,7 @@ def test_a_version_that_clients_have_met_is_flipped_to_at_once(world: World, two
     with pytest.MonkeyPatch.context() as patch:
         slept: list[float] = []
         patch.setattr("ml_code.triton_deploy.fleet.fleet.time.sleep", slept.append)
-        deployer = world.deployer(tritons=two, settle_s=7.0)
+        deployer = world.deployer(tritons=two, triton__settle_s=7.0)
         deployer.revert(RevertRequest(model=MODEL, deploy_id="r1", actor="me"))
     assert 7.0 not in slept
 

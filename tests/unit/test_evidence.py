@@ -19,6 +19,7 @@ from ml_code.triton_deploy.upkeep.reconcile import Reconciled, Reconciler
 from ml_code.triton_deploy.upkeep.status import model_status
 from tests.support.fakes import unavailable
 from tests.support.findings import STEPS, snapshot_of
+from tests.support.settings import changed
 from tests.support.world import MODEL, World
 
 
@@ -86,7 +87,7 @@ LOST: dict[str, Callable[[World], None]] = {
 
 
 def gc(world: World) -> tuple[str, ...]:
-    settings = replace(world.settings, keep_releases=1, quarantine_days=1)
+    settings = changed(world.settings, retention__keep_releases=1, retention__quarantine_days=1)
     return GarbageCollector(settings, tritons=[world.triton], clock=lambda: world.now).run(MODEL).problems
 
 

@@ -30,6 +30,7 @@ from ml_code.triton_deploy.upkeep.reconcile import Reconciled, Reconciler
 from ml_code.triton_deploy.upkeep.status import model_status
 from tests.support.fakes import FakeBoard, unavailable
 from tests.support.models import files, golden, times
+from tests.support.settings import changed
 from tests.support.world import MODEL, World
 
 
@@ -186,7 +187,7 @@ class Told(World):
     board: FakeBoard
 
     def feedback(self, **changes: object) -> MlflowTags:
-        return MlflowTags(replace(self.settings, **changes), lambda: self.board)  # type: ignore[arg-type]
+        return MlflowTags(changed(self.settings, **changes), lambda: self.board)  # type: ignore[arg-type]
 
     def tags(self, version: int) -> dict[str, str]:
         return {
@@ -194,7 +195,7 @@ class Told(World):
         }
 
     def reconcile(self, dry_run: bool = False, **changes: object) -> Reconciled:
-        settings = replace(self.settings, **changes)  # type: ignore[arg-type]
+        settings = changed(self.settings, **changes)  # type: ignore[arg-type]
         feedback = MlflowTags(settings, lambda: self.board)
         reconciler = Reconciler(settings, tritons=[self.triton], clock=lambda: self.now, feedback=feedback)
         return reconciler.run(MODEL, dry_run=dry_run)
@@ -203,7 +204,7 @@ class Told(World):
 @pytest.fixture
 def told(world: World) -> Told:
     told = Told(**vars(world))
-    told.settings = replace(told.settings, feedback_timeout_s=60)
+    told.settings = changed(told.settings, mlflow__feedback_timeout_s=60)
     told.board = FakeBoard()
     told.board.shelves[MODEL] = {version: {} for version in (1, 2, 3)}
     told.deployer = lambda **changes: World.deployer(told, feedback=told.feedback(), **changes)  # type: ignore[method-assign]
@@ -266,7 +267,7 @@ def hanging(told: Told) -> Iterator[threading.Event]:
 
 
 def test_an_mlflow_that_hangs_holds_nothing_up(told: Told, hanging: threading.Event) -> None:
-    told.settings = replace(told.settings, feedback_timeout_s=0.2)
+    told.settings = changed(told.settings, mlflow__feedback_timeout_s=0.2)
     told.register_times(3)
     started = time.monotonic()
     assert told.deploy("d3").state is State.COMMITTED
@@ -355,13 +356,13 @@ def test_feedback_that_is_off_tells_nothing_and_still_sees_drift(told: Told) -> 
     told.board.written.clear()
     told.board.shelves[MODEL][1].clear()
     told.board.pointing[MODEL]["A"] = 3
-    found = told.reconcile(feedback_prefix="off")
+    found = told.reconcile(mlflow__feedback_prefix="off")
     assert told.board.written == []
     assert [notice.kind for notice in found.notices] == [ALIAS_DRIFT]
 
 
 def test_two_environments_on_one_mlflow_have_their_own_tags(told: Told) -> None:
-    told.reconcile(feedback_prefix="staging")
+    told.reconcile(mlflow__feedback_prefix="staging")
     assert told.board.shelves[MODEL][2]["staging.status"] == "live"
     assert told.tags(2)["status"] == "live"
 
@@ -372,7 +373,7 @@ def test_an_alias_that_moved_on_is_a_notice_and_a_problem_when_told_so(told: Tol
     assert found.problems == ()
     assert [notice.kind for notice in found.notices] == [ALIAS_DRIFT]
     assert "names version 3" in found.notices[0].text
-    strict = told.reconcile(alias_drift="problem")
+    strict = told.reconcile(mlflow__alias_drift="problem")
     assert strict.notices == ()
     assert strict.problems == (found.notices[0].text,)
 
@@ -388,7 +389,7 @@ def test_an_alias_on_a_version_that_failed_is_not_to_be_deployed_again(told: Tol
 
 
 def test_status_shows_drift_and_is_silent_when_mlflow_is_away(told: Told) -> None:
-    settings = replace(told.settings, triton_grpc_urls=("127.0.0.1:1",), switch_timeout_s=0.5)
+    settings = changed(told.settings, triton__grpc_urls=("127.0.0.1:1",), triton__switch_timeout_s=0.5)
     told.board.pointing[MODEL]["A"] = 3
     (notice,) = model_status(settings, MODEL, told.feedback()).notices
     assert notice.kind == ALIAS_DRIFT
@@ -425,7 +426,9 @@ def test_a_setting_of_the_feedback_that_cant_be_meant_is_refused(environ: dict[s
 
 
 def test_an_mlflow_that_is_not_there_is_a_notice(world: World) -> None:
-    settings = replace(world.settings, mlflow_tracking_uri="http://127.0.0.1:1", feedback_timeout_s=60)
+    settings = changed(
+        world.settings, mlflow__tracking_uri="http://127.0.0.1:1", mlflow__feedback_timeout_s=60
+    )
     world.register_times(1)
     world.deploy()
     told, notices = MlflowTags(settings).settle(world.folder, dry_run=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from ml_code.triton_deploy.upkeep.status import model_status
 from tests.support.fakes import unavailable
 from tests.support.findings import STEPS, snapshot_of
 from tests.support.models import times
+from tests.support.settings import changed
 from tests.support.world import MODEL, World
 
 DAY_S = 86_400
@@ -33,7 +33,12 @@ def reconcile(world: World, **options: bool) -> Reconciled:
 
 
 def gc(world: World) -> Collected:
-    settings = replace(world.settings, keep_releases=1, keep_quarantined=0, quarantine_days=1)
+    settings = changed(
+        world.settings,
+        retention__keep_releases=1,
+        retention__keep_quarantined=0,
+        retention__quarantine_days=1,
+    )
     return GarbageCollector(settings, tritons=[world.triton], clock=lambda: world.now).run(MODEL)
 
 

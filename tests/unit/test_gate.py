@@ -47,6 +47,7 @@ from ml_code.triton_deploy.rules.records import Deployment, Pinned, Release, Sta
 from ml_code.triton_deploy.settings import Settings
 from tests.support.lazily import lazily
 from tests.support.models import times
+from tests.support.settings import changed
 
 metrics = lazily("sklearn.metrics")
 
@@ -557,7 +558,7 @@ def test_a_champion_that_computes_for_ever_is_incomparable(tmp_path: Path) -> No
 
 
 def test_the_limits_of_the_gate_are_its_rule_and_the_deployers_memory() -> None:
-    limits = limits_of(Settings(reference_memory_bytes=1 << 30), Rules(timeout_s=7))
+    limits = limits_of(changed(Settings(), smoke__reference_memory_bytes=1 << 30), Rules(timeout_s=7))
     assert (limits.timeout_s, limits.memory_bytes) == (7, 1 << 30)
 
 

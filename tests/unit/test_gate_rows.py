@@ -27,6 +27,7 @@ from ml_code.triton_deploy.rules.records import Release
 from ml_code.triton_deploy.settings import Settings
 from tests.support.fakes import fake_store
 from tests.support.labelled import BAD, GOOD, classifier, labelled
+from tests.support.settings import changed
 
 LIMITS = Limits()
 RULES = Rules(max_latency_ratio=0, max_size_ratio=0, max_ece_increase=1)
@@ -79,7 +80,7 @@ class Registry:
 
 def kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tags: Mapping[str, str], stored: HeldOut) -> Any:
     """What the gate gets of a run with these tags and this file."""
-    challengers = Challengers(Settings(mlflow_tracking_uri="http://mlflow"))
+    challengers = Challengers(changed(Settings(), mlflow__tracking_uri="http://mlflow"))
     challengers._registry = Registry(tags)  # type: ignore[assignment]
     with fake_store() as store:
         store.objects["fake://runs/r4/evaluation/heldout.npz"] = stored.to_bytes()

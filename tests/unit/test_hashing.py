@@ -448,9 +448,9 @@ def test_the_last_release_of_a_version_counts(deployed: World) -> None:
 def test_a_version_without_a_recorded_digest_is_refused_where_one_is_demanded(world: World) -> None:
     world.register_times(1)
     request = world.request()
-    plan = world.deployer(require_digest="yes").plan_deploy(request)
+    plan = world.deployer(transfer__require_digest="yes").plan_deploy(request)
     with pytest.raises(DigestMissing, match="TRITON_DEPLOY_REQUIRE_DIGEST demands it") as refused:
-        world.deployer(require_digest="yes").deploy(request)
+        world.deployer(transfer__require_digest="yes").deploy(request)
     assert [(error.kind, error.message) for error in plan.obstacles] == [
         ("digest_missing", refused.value.message)
     ]
@@ -460,4 +460,4 @@ def test_a_version_without_a_recorded_digest_is_refused_where_one_is_demanded(wo
     # Nothing is held against its files.
     digest = world.deploy("d2").digest
     world.register(2, files(times(1.0), triton__golden_json=golden(1.0)), digest=digest)
-    assert world.deployer(require_digest="yes").deploy(world.request("d3")).state is State.COMMITTED
+    assert world.deployer(transfer__require_digest="yes").deploy(world.request("d3")).state is State.COMMITTED

@@ -8,7 +8,6 @@ import re
 import shutil
 import tarfile
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -284,11 +283,11 @@ def test_the_deployer_is_told_of_the_key_that_gateways_want(everything: Rendered
 
 
 def test_the_deployer_is_told_the_address_of_all_tritons(triton: Rendered) -> None:
-    [default] = Settings().triton_grpc_urls
+    [default] = Settings().triton.grpc_urls
     port = default.rpartition(":")[2]
     [told] = re.findall(r"TRITON_DEPLOY_GRPC_URLS=(\S+)", triton.notes)
     assert told == f"dns:///{NAME}-triton.{NAMESPACE}.svc:{port}"
-    assert Settings.from_env({"TRITON_DEPLOY_GRPC_URLS": told}).triton_grpc_urls == (told,)
+    assert Settings.from_env({"TRITON_DEPLOY_GRPC_URLS": told}).triton.grpc_urls == (told,)
     assert ports(triton.one("StatefulSet", "-triton"))["grpc"] == int(port)
     assert int(port) in {p["port"] for p in triton.one("Service", "-triton")["spec"]["ports"]}
 
@@ -437,7 +436,7 @@ def test_only_the_deployer_and_prometheus_reach_the_staging_triton(everything: R
 
 def test_the_deployer_is_told_the_address_of_the_staging_triton(everything: Rendered) -> None:
     [told] = re.findall(r"TRITON_DEPLOY_STAGING_GRPC_URL=(\S+)", everything.notes)
-    assert Settings.from_env({"TRITON_DEPLOY_STAGING_GRPC_URL": told}).staging_grpc_url == told
+    assert Settings.from_env({"TRITON_DEPLOY_STAGING_GRPC_URL": told}).triton.staging_grpc_url == told
     name, _, port = told.partition(":")
     service = everything.one("Service", "-staging")
     assert name == f"{service['metadata']['name']}.{NAMESPACE}.svc"
@@ -491,7 +490,7 @@ def test_autoscaling_leaves_the_number_of_gateways_alone(everything: Rendered) -
 
 def test_the_gateway_understands_what_it_is_told(chart: Rendered) -> None:
     container = chart.container("gateway")
-    known = {f.metadata["variable"] for f in (*fields(GatewaySettings), *fields(Settings))}
+    known = {f.metadata["variable"] for f in (*GatewaySettings.declared(), *Settings.declared())}
     assert {entry["name"] for entry in container["env"]} <= known
     settings = GatewaySettings.from_env(variables(container))
     Settings.from_env(variables(container))
@@ -504,11 +503,11 @@ def test_every_setting_of_the_gateway_can_be_given_and_no_other(
 ) -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     settings = schema["properties"]["gateway"]["properties"]["settings"]["propertyNames"]["enum"]
-    gateway = {f.metadata["variable"] for f in fields(GatewaySettings)}
+    gateway = {f.metadata["variable"] for f in GatewaySettings.declared()}
     own = {entry["name"] for chart in (everything, local) for entry in chart.container("gateway")["env"]}
     given = {name for values in VALUE_SETS for name in value_set(values)["gateway"].get("settings", {})}
     assert gateway - set(settings) == (own - given) & gateway
-    assert set(settings) - gateway <= {f.metadata["variable"] for f in fields(Settings) if f.repr}
+    assert set(settings) - gateway <= {f.metadata["variable"] for f in Settings.declared() if f.repr}
 
 
 def test_the_gateway_calls_every_triton_by_its_own_service(triton: Rendered, everything: Rendered) -> None:
@@ -562,7 +561,7 @@ def test_the_local_backend_gets_mlflow_and_nothing_of_triton(local: Rendered) ->
     told = variables(container)
     assert GatewaySettings.from_env(told).backend == "local"
     assert GatewaySettings.from_env(told).alias == "champion"
-    assert Settings.from_env(told).tracking_url == "http://mlflow:5000"
+    assert Settings.from_env(told).mlflow.tracking_url == "http://mlflow:5000"
     assert container["envFrom"] == [{"secretRef": {"name": "mlflow-login"}}]
     assert local.one("Deployment", "-gateway") == local.workloads()[0]
     assert "triton-0" not in str(local.objects)
@@ -572,7 +571,9 @@ def test_the_local_backend_gets_mlflow_and_nothing_of_triton(local: Rendered) ->
 def test_secrets_are_only_referred_to(chart: Rendered) -> None:
     assert chart.all("Secret") == []
     # The metadata of a secret setting keeps it out of what is printed of the settings.
-    secret = {f.metadata["variable"] for f in (*fields(GatewaySettings), *fields(Settings)) if not f.repr}
+    secret = {
+        f.metadata["variable"] for f in (*GatewaySettings.declared(), *Settings.declared()) if not f.repr
+    }
     assert {"GATEWAY_API_KEY", "MLFLOW_TRACKING_PASSWORD"} <= secret
     for pod in chart.pods():
         for container in pod["spec"]["containers"]:

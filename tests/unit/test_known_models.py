@@ -12,6 +12,7 @@ from ml_code.triton_deploy import cli
 from ml_code.triton_deploy.errors import NotFound
 from ml_code.triton_deploy.report import known_models
 from ml_code.triton_deploy.settings import Settings
+from tests.support.settings import changed
 from tests.support.world import World
 
 
@@ -79,5 +80,10 @@ def test_a_model_that_is_only_registered_is_told_as_that(
 
 def test_without_an_mlflow_nobody_is_asked(tmp_path: Path) -> None:
     assert not known_models._is_registered(Settings(repository=tmp_path), "m")
-    away = Settings(repository=tmp_path, mlflow_tracking_uri="http://127.0.0.1:1", feedback_timeout_s=2)
+    away = changed(
+        Settings(),
+        repository=tmp_path,
+        mlflow__tracking_uri="http://127.0.0.1:1",
+        mlflow__feedback_timeout_s=2,
+    )
     assert not known_models._is_registered(away, "m")

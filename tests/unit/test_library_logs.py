@@ -13,6 +13,7 @@ from ml_code.triton_deploy.clients.artifacts import ProxiedStore, S3Store
 from ml_code.triton_deploy.errors import DeployError
 from ml_code.triton_deploy.settings import Settings
 from tests.support.servers.plain import answer, as_json, plain_server, sent
+from tests.support.settings import changed
 
 SECRETS = ("the-signature", "the-password", "the-secret-key", "X-Amz-Signature")
 
@@ -43,13 +44,17 @@ def test_nothing_of_an_address_is_logged(
         with plain_server(
             lambda request: as_json({"url": "http://127.0.0.1:1/f?X-Amz-Signature=the-signature"})
         ) as mlflow:
-            store = S3Store(Settings(s3_endpoint_url="http://127.0.0.1:1", transfer_timeout_s=0.3))
+            store = S3Store(
+                changed(Settings(), transfer__s3_endpoint_url="http://127.0.0.1:1", transfer__timeout_s=0.3)
+            )
             session = http.new_session(pool_size=1)
             with everything_logged():
                 http.send(session, "GET", url, timeout_s=3, server="S3", hint="")
                 with pytest.raises(DeployError):
                     store.list_files("s3://bucket/place")
-                proxied = ProxiedStore(Settings(mlflow_tracking_uri=mlflow.url, probe_timeout_s=0.3))
+                proxied = ProxiedStore(
+                    changed(Settings(), mlflow__tracking_uri=mlflow.url, transfer__probe_timeout_s=0.3)
+                )
                 assert not proxied.source("mlflow-artifacts:/1", "f").ranged
     assert len(s3.requests) == 3
     assert not [secret for secret in SECRETS if secret in caplog.text]

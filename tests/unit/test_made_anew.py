@@ -32,6 +32,7 @@ from ml_code.triton_deploy.upkeep.renumber import MOST, STOPGAP, Renumbering
 from ml_code.triton_deploy.upkeep.status import model_status
 from tests.support.fakes import FakeBoard, FakeRegistry
 from tests.support.models import files, golden, times
+from tests.support.settings import changed
 from tests.support.world import MODEL, World
 
 FORMER, ANEW = "a" * 32, "b" * 32
@@ -77,7 +78,7 @@ class Site(World):
 
     @property
     def feedback(self) -> MlflowTags:
-        return MlflowTags(replace(self.settings, feedback_timeout_s=60), lambda: self.board)
+        return MlflowTags(changed(self.settings, mlflow__feedback_timeout_s=60), lambda: self.board)
 
     def deploy_told(self, deploy_id: str) -> State:
         record = self.deployer(self.feedback).deploy(self.request(deploy_id))
@@ -85,7 +86,7 @@ class Site(World):
         return record.state
 
     def reconcile(self) -> Reconciled:
-        settings = replace(self.settings, feedback_timeout_s=60)
+        settings = changed(self.settings, mlflow__feedback_timeout_s=60)
         reconciler = Reconciler(
             settings, tritons=[self.triton], clock=lambda: self.now, feedback=self.feedback
         )
@@ -190,7 +191,7 @@ def test_drift_and_status_say_that_it_is_another_version_1(site: Site) -> None:
         f"triton-deploy renumber {MODEL} --alias A. It registers the version again in MLflow, above every number that the repository "
         "knows, and moves the alias to it. What serves is not touched. Then deploy."
     )
-    settings = replace(site.settings, triton_grpc_urls=("127.0.0.1:1",), switch_timeout_s=0.5)
+    settings = changed(site.settings, triton__grpc_urls=("127.0.0.1:1",), triton__switch_timeout_s=0.5)
     assert model_status(settings, MODEL, site.feedback).notices == (Notice(ALIAS_DRIFT, site.drift),)
 
 

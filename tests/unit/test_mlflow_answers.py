@@ -16,6 +16,7 @@ from ml_code.triton_deploy.clients.registry import MlflowRegistry
 from ml_code.triton_deploy.errors import AccessDenied, DeployError, Misconfigured, Unavailable
 from ml_code.triton_deploy.settings import Settings
 from tests.support.servers.plain import Plain, Say, answer, as_json, path_of, plain_server
+from tests.support.settings import changed
 
 VERSION = {"name": "m", "version": "3", "status": "READY", "run_id": "r", "tags": [{"key": "a"}]}
 RIGHT = {
@@ -30,7 +31,13 @@ LOGIN = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>" + b"x"
 
 
 def settings_for(server: Plain, **more: Any) -> Settings:
-    return Settings(mlflow_tracking_uri=server.url, mlflow_timeout_s=2.0, probe_timeout_s=0.2, **more)
+    return changed(
+        Settings(),
+        mlflow__tracking_uri=server.url,
+        mlflow__timeout_s=2.0,
+        transfer__probe_timeout_s=0.2,
+        **more,
+    )
 
 
 def mlflow(**changed: Say) -> Callable[[str], Say]:
@@ -165,11 +172,11 @@ def test_a_busy_mlflow_is_asked_again_later() -> None:
         (401, {}, "Set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."),
         (
             401,
-            {"mlflow_username": "u", "mlflow_password": "p"},
+            {"mlflow__username": "u", "mlflow__password": "p"},
             "MLFLOW_TRACKING_PASSWORD are set and wrong: correct them.",
         ),
-        (401, {"mlflow_token": "t"}, "MLFLOW_TRACKING_TOKEN is set and wrong: correct it."),
-        (403, {"mlflow_token": "t"}, "MLFLOW_TRACKING_TOKEN is set, and not of a user who may do this"),
+        (401, {"mlflow__token": "t"}, "MLFLOW_TRACKING_TOKEN is set and wrong: correct it."),
+        (403, {"mlflow__token": "t"}, "MLFLOW_TRACKING_TOKEN is set, and not of a user who may do this"),
     ],
 )
 def test_credentials_that_are_not_taken_are_told_from_none(
@@ -200,9 +207,9 @@ def test_s3_where_mlflow_should_be_is_told_as_that() -> None:
 @pytest.mark.parametrize(
     ("set_", "secrets"),
     [
-        ({"mlflow_token": "a-long-token"}, ["a-long-token"]),
+        ({"mlflow__token": "a-long-token"}, ["a-long-token"]),
         (
-            {"mlflow_username": "me", "mlflow_password": "hunter2-long"},
+            {"mlflow__username": "me", "mlflow__password": "hunter2-long"},
             ["hunter2-long", "bWU6aHVudGVyMi1sb25n"],
         ),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from ml_code.triton_deploy.rules.records import State, advance
 from tests.support.fakes import unavailable
 from tests.support.findings import STEPS, snapshot_of
 from tests.support.models import files, golden, times
+from tests.support.settings import changed
 from tests.support.world import MODEL, World, deployed
 
 
@@ -183,20 +183,20 @@ def test_a_plan_ends_as_the_deploy_would(deployed: World, prepare: Any) -> None:
 
 
 def test_a_full_disk_is_foreseen(deployed: World) -> None:
-    deployed.settings = replace(deployed.settings, min_free_bytes=1 << 60)
+    deployed.settings = changed(deployed.settings, transfer__min_free_bytes=1 << 60)
     plan = plan_deploy(deployed)
     assert (plan.exit_code, plan.obstacles[0].kind) == (5, "storage")
     assert exit_code_of_deploy(deployed) == 5
 
 
 def test_an_artifact_that_is_too_large_is_foreseen(deployed: World) -> None:
-    deployed.settings = replace(deployed.settings, max_artifact_bytes=10)
+    deployed.settings = changed(deployed.settings, transfer__max_artifact_bytes=10)
     assert plan_deploy(deployed).exit_code == 4
     assert exit_code_of_deploy(deployed) == 4
 
 
 def test_a_version_without_golden_inputs_is_foreseen_where_they_are_demanded(deployed: World) -> None:
-    deployed.settings = replace(deployed.settings, require_golden="yes")
+    deployed.settings = changed(deployed.settings, smoke__require_golden="yes")
     assert plan_deploy(deployed).obstacles == ()
     deployed.register(4, files(times(4.0)), uri="fake://without")
     plan = plan_deploy(deployed)
@@ -205,7 +205,7 @@ def test_a_version_without_golden_inputs_is_foreseen_where_they_are_demanded(dep
     assert "Log triton/golden.json beside model.onnx" in plan.obstacles[0].hint
     assert exit_code_of_deploy(deployed) == 4
     # Nothing is held against its files: where they are not demanded any more, it is deployed.
-    deployed.settings = replace(deployed.settings, require_golden="no")
+    deployed.settings = changed(deployed.settings, smoke__require_golden="no")
     assert deployed.deploy("d5").state is State.COMMITTED
 
 
@@ -398,7 +398,7 @@ def test_every_output_says_what_serves(deployed: World, command: Any, argv: list
 
 
 def test_gc_tells_what_goes_and_what_stays(deployed: World, command: Any) -> None:
-    deployed.settings = replace(deployed.settings, keep_releases=1)
+    deployed.settings = changed(deployed.settings, retention__keep_releases=1)
     code, out, _ = command("gc", "--dry-run")
     assert code == 0
     assert out.startswith("best_model: version 3 is live\n  to remove: version 1 (")

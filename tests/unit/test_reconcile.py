@@ -414,6 +414,6 @@ def test_a_reconcile_that_is_killed_keeps_nobody_waiting_for_long(deployed: Worl
         Lease.release = release  # type: ignore[method-assign]
         del deployed.triton.load
     assert reconcile(deployed).under_way.startswith("reconcile-")
-    deployed.later(deployed.settings.load_timeout_s + 61)
+    deployed.later(deployed.settings.triton.load_timeout_s + 61)
     assert reconcile(deployed).problems == ()
     healthy(deployed)

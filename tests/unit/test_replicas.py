@@ -28,6 +28,7 @@ from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.upkeep.reconcile import Reconciled, Reconciler
 from tests.support.fakes import FakeTriton, ones
 from tests.support.models import files, times
+from tests.support.settings import changed
 from tests.support.world import MODEL, World
 
 
@@ -38,7 +39,7 @@ class Fleet:
         self.world = world
         self.tritons = [FakeTriton(world.root, f"fake:{number}") for number in (1, 2, 3)]
         world.register_times(1)
-        self.deploy("d1", quorum="all")
+        self.deploy("d1", triton__quorum="all")
 
     def deployer(self, **changes: Any) -> Deployer:
         return self.world.deployer(tritons=self.tritons, **changes)
@@ -107,7 +108,7 @@ def test_by_default_one_that_is_away_stops_a_deploy(fleet: Fleet) -> None:
 def test_a_quorum_deploys_and_the_one_that_was_away_is_brought_along(fleet: Fleet) -> None:
     cut_off(fleet.tritons[1])
     fleet.world.register_times(2)
-    record = fleet.deploy("d2", quorum="majority")
+    record = fleet.deploy("d2", triton__quorum="majority")
     assert record.state is State.COMMITTED
     assert list(record.away) == ["fake:2"]
     assert "can't be reached" in record.away["fake:2"]
@@ -125,7 +126,7 @@ def test_too_few_for_the_quorum_are_all_named(fleet: Fleet) -> None:
         cut_off(triton)
     fleet.world.register_times(2)
     with pytest.raises(Unavailable, match=r"fake:2 can't be reached\. Triton at fake:3 can't be reached"):
-        fleet.deploy("d2", quorum="2")
+        fleet.deploy("d2", triton__quorum="2")
     assert fleet.served() == [1, 1, 1]
 
 
@@ -137,7 +138,7 @@ def test_a_version_that_one_triton_answers_wrongly_is_refused_whatever_the_quoru
     fleet.tritons[which].fail = {"infer best_model.v2": wrong}
     fleet.world.register_times(2)
     with pytest.raises(TritonsDiffer, match=r"answers 3\. Triton at fake:. took the same candidate"):
-        fleet.deploy("d2", quorum="1")
+        fleet.deploy("d2", triton__quorum="1")
     assert fleet.served() == [1, 1, 1]
     record = fleet.world.folder.journal.get("d2")
     assert record.failure is not None
@@ -213,7 +214,7 @@ def test_a_switch_that_can_not_be_loaded_is_not_held_against_the_model(fleet: Fl
 def test_one_that_is_lost_at_the_flip_is_passed_over_by_a_quorum(fleet: Fleet) -> None:
     fleet.world.register_times(2)
     fleet.tritons[0].fail = {"load best_model": Unavailable("Triton at fake:1 is silent.", hint="Wait.")}
-    record = fleet.deploy("d2", quorum="2")
+    record = fleet.deploy("d2", triton__quorum="2")
     assert record.away == {"fake:1": "Triton at fake:1 is silent."}
     assert fleet.served() == [1, 2, 2]
 
@@ -221,7 +222,7 @@ def test_one_that_is_lost_at_the_flip_is_passed_over_by_a_quorum(fleet: Fleet) -
 def test_one_that_was_restarted_before_the_flip_is_not_flipped(fleet: Fleet) -> None:
     """A switch to a version that is not loaded takes the public name down, at least until it is."""
     fleet.world.register_times(2)
-    deployer = fleet.deployer(quorum="2")
+    deployer = fleet.deployer(triton__quorum="2")
     deployer.snapshot(fleet.world.request("d2"))
     for step in (deployer.materialize, deployer.load, deployer.ready, deployer.smoke):
         step(MODEL, "d2")
@@ -239,7 +240,7 @@ def test_a_version_that_a_triton_still_serves_is_not_taken_from_it(fleet: Fleet)
     lagging = fleet.tritons[1]
     lagging.calls.clear()
     lagging.fail = {"load": Unavailable("Triton at fake:2 is silent.", hint="Wait.")}
-    fleet.deploy("d2", quorum="2", keep_warm=0)
+    fleet.deploy("d2", triton__quorum="2", retention__keep_warm=0)
     assert fleet.served() == [2, 1, 2]
     assert "unload best_model.v1" not in lagging.calls
     assert "unload best_model.v1" in fleet.tritons[0].calls
@@ -252,7 +253,7 @@ def test_a_version_that_a_triton_still_serves_is_not_taken_from_it(fleet: Fleet)
 def test_a_rollback_by_quorum_does_not_wait_for_one_that_is_gone(fleet: Fleet) -> None:
     """It may be gone for good: the others are put back, and reconcile looks after it if it returns."""
     fleet.world.register_times(2)
-    deployer = fleet.deployer(quorum="2")
+    deployer = fleet.deployer(triton__quorum="2")
     deployer.snapshot(fleet.world.request("d2"))
     for step in (deployer.materialize, deployer.load, deployer.ready, deployer.smoke):
         step(MODEL, "d2")
@@ -282,7 +283,7 @@ def test_a_revert_says_whom_it_passed_over(fleet: Fleet) -> None:
     fleet.world.register_times(2)
     fleet.deploy("d2")
     cut_off(fleet.tritons[0])
-    record = fleet.deployer(quorum="2").revert(RevertRequest(model=MODEL, deploy_id="r1"))
+    record = fleet.deployer(triton__quorum="2").revert(RevertRequest(model=MODEL, deploy_id="r1"))
     assert list(record.away) == ["fake:1"]
     assert fleet.served() == [2, 1, 1]
 
@@ -308,7 +309,7 @@ def test_an_error_that_is_not_of_ours_is_not_swallowed(fleet: Fleet) -> None:
 
 def test_what_is_live_already_is_asked_of_the_quorum_alone(fleet: Fleet) -> None:
     cut_off(fleet.tritons[0])
-    assert fleet.deploy("again", quorum="2").state is State.UNCHANGED
+    assert fleet.deploy("again", triton__quorum="2").state is State.UNCHANGED
     with pytest.raises(DeployError):
         fleet.deploy("again-all")
 
@@ -325,7 +326,7 @@ def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[socket.AddressF
 
 
 def urls(*endpoints: str) -> list[str]:
-    return [triton.url for triton in tritons_of(Settings(triton_grpc_urls=endpoints))]
+    return [triton.url for triton in tritons_of(changed(Settings(), triton__grpc_urls=endpoints))]
 
 
 def test_every_address_of_a_name_is_a_triton(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,7 +360,7 @@ def test_a_version_that_breaks_clients_is_refused_before_any_triton_is_asked(fle
     fleet.world.register(2, files(times(2.0, target="z")))
     asked = [len(triton.calls) for triton in fleet.tritons]
     with pytest.raises(DeployError, match="would break"):
-        fleet.deploy("d2", quorum="1")
+        fleet.deploy("d2", triton__quorum="1")
     assert [len(triton.calls) for triton in fleet.tritons] == asked
 
 
@@ -392,7 +393,7 @@ def test_the_public_name_is_answered_whatever_two_of_three_do_at_the_flip(
     """A flip that was given up arrives when the deployment has ended: what it points at is still there."""
     late: list[Callable[[], None]] = []
     fleet.world.register_times(2)
-    deployer = fleet.deployer(quorum=quorum)
+    deployer = fleet.deployer(triton__quorum=quorum)
     deployer.snapshot(fleet.world.request("d2"))
     for step in (deployer.materialize, deployer.load, deployer.ready, deployer.smoke):
         step(MODEL, "d2")

@@ -15,6 +15,7 @@ from ml_code.triton_deploy.clients.artifacts import S3Store
 from ml_code.triton_deploy.errors import AccessDenied, DeployError, Misconfigured, NotFound, Unavailable
 from ml_code.triton_deploy.settings import Settings
 from tests.support.servers.plain import Plain, Say, answer, plain_server
+from tests.support.settings import changed
 
 URI = "s3://bucket/place"
 SECRET = "a-very-secret-key"
@@ -37,7 +38,7 @@ def _keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def store(server: Plain) -> S3Store:
-    return S3Store(Settings(s3_endpoint_url=server.url, transfer_timeout_s=2.0))
+    return S3Store(changed(Settings(), transfer__s3_endpoint_url=server.url, transfer__timeout_s=2.0))
 
 
 def page(objects: dict[str, str], token: str = "") -> bytes:
@@ -211,7 +212,7 @@ def test_another_variable_that_cant_be_is_an_error_of_the_operator(
 
 
 def test_an_address_can_be_asked_for_again() -> None:
-    source = S3Store(Settings(s3_endpoint_url="http://127.0.0.1:1")).source(URI, "f")
+    source = S3Store(changed(Settings(), transfer__s3_endpoint_url="http://127.0.0.1:1")).source(URI, "f")
     assert source.renew is not None
     assert urlsplit(source.renew().url).path == urlsplit(source.url).path == "/bucket/place/f"
     assert "Signature" not in repr(source)

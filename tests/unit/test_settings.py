@@ -1,6 +1,5 @@
 """Settings from the environment; a wrong one is named with its variable."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,14 +8,15 @@ from ml_code.gateway.settings import GatewaySettings
 from ml_code.triton_deploy.errors import DeployError, Misconfigured
 from ml_code.triton_deploy.rules.web_address import shown
 from ml_code.triton_deploy.settings import Settings
+from tests.support.settings import changed
 
 
 def test_defaults() -> None:
     settings = Settings.from_env({})
     assert settings == Settings()
-    assert settings.alias_wait_s == 300
-    assert settings.alias_poll_s == 5
-    assert settings.keep_warm == 1
+    assert settings.mlflow.alias_wait_s == 300
+    assert settings.mlflow.alias_poll_s == 5
+    assert settings.retention.keep_warm == 1
 
 
 def test_values_are_parsed_by_their_default() -> None:
@@ -30,9 +30,9 @@ def test_values_are_parsed_by_their_default() -> None:
         }
     )
     assert settings.repository == Path("/models")
-    assert settings.triton_grpc_urls == ("a:8001", "b:8001")
-    assert settings.keep_warm == 2
-    assert settings.alias_wait_s == 0
+    assert settings.triton.grpc_urls == ("a:8001", "b:8001")
+    assert settings.retention.keep_warm == 2
+    assert settings.mlflow.alias_wait_s == 0
     assert settings.default_model == "best_model"
 
 
@@ -145,11 +145,11 @@ def test_no_address_is_shown_by_half(url: str, seen: str) -> None:
 
 def test_a_user_and_password_in_mlflows_address_are_used_and_stand_nowhere() -> None:
     settings = Settings.from_env({"MLFLOW_TRACKING_URI": "https://me:p%40ss@mlflow:5000/base/"})
-    assert (settings.mlflow_username, settings.mlflow_password) == ("me", "p@ss")
-    assert settings.tracking_url == "https://mlflow:5000/base"
+    assert (settings.mlflow.username, settings.mlflow.password) == ("me", "p@ss")
+    assert settings.mlflow.tracking_url == "https://mlflow:5000/base"
     assert "p@ss" not in repr(settings)
     assert "p%40ss" not in repr(settings)
-    assert replace(settings, keep_warm=3).mlflow_password == "p@ss"
+    assert changed(settings, retention__keep_warm=3).mlflow.password == "p@ss"
     # MLflow's own client takes those of the address as well when both are there.
     both = Settings.from_env(
         {
@@ -158,7 +158,7 @@ def test_a_user_and_password_in_mlflows_address_are_used_and_stand_nowhere() -> 
             "MLFLOW_TRACKING_PASSWORD": "yours",
         }
     )
-    assert (both.mlflow_username, both.mlflow_password) == ("me", "mine")
+    assert (both.mlflow.username, both.mlflow.password) == ("me", "mine")
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_a_wrong_setting_makes_no_other_wrong() -> None:
         }
     )
     assert set(wrong) == {"TRITON_DEPLOY_STAGING_GRPC_URL", "MLFLOW_TRACKING_URI"}
-    assert settings.triton_grpc_urls == ("a:8001",)
+    assert settings.triton.grpc_urls == ("a:8001",)
 
 
 def test_an_empty_list_of_tritons_is_refused() -> None:
@@ -270,9 +270,9 @@ def test_a_repository_that_is_not_there_is_named_when_it_is_needed(repository: P
 
 def test_the_tracking_server_is_needed_only_to_deploy() -> None:
     with pytest.raises(Misconfigured, match="MLFLOW_TRACKING_URI"):
-        _ = Settings().tracking_url
+        _ = Settings().mlflow.tracking_url
 
 
 def test_secrets_are_not_printed() -> None:
-    text = repr(Settings(mlflow_password="hidden1", mlflow_token="hidden2"))
+    text = repr(changed(Settings(), mlflow__password="hidden1", mlflow__token="hidden2"))
     assert "hidden" not in text

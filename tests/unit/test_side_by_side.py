@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ml_code.triton_deploy.upkeep.status import model_status
 from tests.support.earlier import EarlierCode, write_repository
 from tests.support.fakes import FakeTriton
 from tests.support.recorded import NOW, RECORD
+from tests.support.settings import by_variable, changed
 from tests.support.world import MODEL, World, deployed
 
 COMMITS = ("537c519", "39eb77d", "d7e7a7d")
@@ -110,7 +111,12 @@ def test_it_is_reverted(world: World, commit: str, version: int) -> None:
 
 def test_gc_lets_go_what_is_old(world: World, commit: str) -> None:
     went_on(world, commit, "live").later(100 * 86_400)
-    settings = replace(world.settings, keep_releases=1, keep_quarantined=0, quarantine_days=1.0)
+    settings = changed(
+        world.settings,
+        retention__keep_releases=1,
+        retention__keep_quarantined=0,
+        retention__quarantine_days=1.0,
+    )
     found = GarbageCollector(settings, tritons=[world.triton], clock=lambda: world.now).run(MODEL)
     assert found.problems == ()
     assert [one.name for one in found.removed if one.kind == "version"] == ["1"]
@@ -149,11 +155,8 @@ class Earlier:
     def __init__(self, code: EarlierCode, world: World) -> None:
         self.code = code
         self.world = world
-        known = {
-            name: getattr(world.settings, name)
-            for name in code.module("settings").Settings.__dataclass_fields__
-        }
-        self.settings = code.module("settings").Settings(**known)
+        kind, values = code.module("settings").Settings, by_variable(world.settings)
+        self.settings = kind(**{f.name: values[f.metadata["variable"]] for f in fields(kind)})
 
     @property
     def folder(self) -> Any:
@@ -189,7 +192,7 @@ def old(earlier: EarlierCode, world: World) -> Earlier:
         world.deploy("d4")
     world.register_times(5)
     staged = Deployer(
-        replace(world.settings, staging_grpc_url="staging:1", staging_wait_s=0),
+        changed(world.settings, triton__staging_grpc_url="staging:1", triton__staging_wait_s=0),
         registry=world.registry,
         stores=lambda uri: world.store,
         tritons=[world.triton],
@@ -274,7 +277,7 @@ def test_earlier_code_finds_right_what_ours_made_of_its_own(old: Earlier) -> Non
 def test_earlier_code_leaves_alone_what_ours_has_under_way_and_undoes_it_when_it_went_silent(
     old: Earlier, shares: str
 ) -> None:
-    world, deployer = old.world, old.world.deployer(prometheus_url="http://prometheus:9090")
+    world, deployer = old.world, old.world.deployer(bake__prometheus_url="http://prometheus:9090")
     deployer.snapshot(world.request("d6", canary=canary_of(shares, 0, 10)))
     for step in (deployer.materialize, deployer.load, deployer.ready, deployer.smoke):
         step(MODEL, "d6")

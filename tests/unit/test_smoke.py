@@ -69,12 +69,12 @@ def test_the_slowest_triton_decides_whether_a_candidate_is_too_slow(
     for at, triton in enumerate(tritons):
         triton.change = taking(2.0 if at == slow else 0.1)
     with pytest.raises(VerificationFailed, match=r"takes 2\.000 s a request, more than 1 s"):
-        deploy(world, tritons, "d2", smoke_latency_limit_s=1.0)
+        deploy(world, tritons, "d2", smoke__latency_limit_s=1.0)
     assert [triton.ready_versions(MODEL) for triton in tritons] == [(1,), (1,)]
     world.register_times(3)
     for triton in tritons:
         triton.change = taking(0.9)
-    assert deploy(world, tritons, "d3", smoke_latency_limit_s=1.0).state is State.COMMITTED
+    assert deploy(world, tritons, "d3", smoke__latency_limit_s=1.0).state is State.COMMITTED
 
 
 @pytest.mark.parametrize("version", [1, 3])

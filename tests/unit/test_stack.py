@@ -84,8 +84,8 @@ def test_a_deployer_is_told_of_the_staging_triton_by_default(tmp_path: Path) -> 
     settings = Settings.from_env(
         {name: value for name, value in stack.environment.items() if name.startswith("TRITON_DEPLOY")}
     )
-    assert settings.staging_grpc_url == stack.url("triton-staging-grpc")
-    assert settings.staging_grpc_url not in settings.triton_grpc_urls
+    assert settings.triton.staging_grpc_url == stack.url("triton-staging-grpc")
+    assert settings.triton.staging_grpc_url not in settings.triton.grpc_urls
     assert STAGING in services_here()
 
 

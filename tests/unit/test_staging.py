@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,6 +23,7 @@ from ml_code.triton_deploy.rules.records import Deployment, State
 from ml_code.triton_deploy.settings import Settings
 from tests.support.fakes import FakeTriton, unavailable
 from tests.support.models import files
+from tests.support.settings import changed
 from tests.support.world import MODEL, World
 
 CANDIDATE = "best_model.v2"
@@ -45,7 +45,7 @@ class Staged:
     def deployer(self, **changes: Any) -> Deployer:
         world = self.world
         return Deployer(
-            replace(world.settings, staging_grpc_url=URL, staging_wait_s=0, **changes),
+            changed(world.settings, triton__staging_grpc_url=URL, triton__staging_wait_s=0, **changes),
             registry=world.registry,
             stores=lambda uri: world.store,
             tritons=[world.triton],
@@ -151,7 +151,7 @@ def test_where_it_is_required_and_away_the_deploy_fails_and_nobody_is_blamed(sta
 
 def test_where_it_is_optional_and_away_the_record_says_so(staged: Staged) -> None:
     away(staged.staging)
-    record = staged.deploy("d2", staging="optional")
+    record = staged.deploy("d2", triton__staging="optional")
     assert record.state is State.COMMITTED
     assert record.staging["result"] == "unreachable"
 
@@ -168,7 +168,7 @@ def test_what_hangs_there_is_not_tried_on_those_who_serve(staged: Staged, stagin
     staged.staging.unload = holds  # type: ignore[method-assign]
     staged.staging.fail = {f"load {CANDIDATE}": unavailable()}
     with pytest.raises(Unavailable, match=r"In the staging Triton: .* Restart the staging Triton"):
-        staged.deploy("d2", staging=staging)
+        staged.deploy("d2", triton__staging=staging)
     assert staged.record("d2").staging["result"] == "stuck"
     staged.untouched()
 
@@ -231,7 +231,7 @@ def test_what_can_t_be_taken_out_says_restart_it(staged: Staged) -> None:
     staged.staging.load("best_model.v1", 1)
     staged.staging.unload = lambda model, timeout_s: None  # type: ignore[method-assign]
     with pytest.raises(Unavailable, match=r"does not let go of best_model\.v1.*Restart the staging Triton"):
-        staged.deploy("d2", switch_timeout_s=0.0)
+        staged.deploy("d2", triton__switch_timeout_s=0.0)
     assert staged.record("d2").staging["result"] == "stuck"
     staged.untouched()
 
@@ -243,7 +243,7 @@ def test_one_deployment_uses_it_at_a_time(staged: Staged) -> None:
         staged.deploy("d2")
     assert staged.record("d2").staging["result"] == "busy"
     staged.untouched()
-    assert staged.deploy("d3", staging="optional").state is State.COMMITTED
+    assert staged.deploy("d3", triton__staging="optional").state is State.COMMITTED
     staged.world.register_times(3)
     staged.world.later(200)
     assert staged.deploy("d4").staging["result"] == "passed", "who had it is silent"
@@ -282,12 +282,12 @@ def test_a_revert_to_a_warm_version_asks_nobody_there(staged: Staged) -> None:
 
 
 def test_a_revert_to_a_version_that_is_not_warm_does_not_need_it(staged: Staged) -> None:
-    staged.deploy("d2", keep_warm=0)
+    staged.deploy("d2", retention__keep_warm=0)
     revert = RevertRequest(model=MODEL, deploy_id="r1", actor="me")
-    assert staged.deployer(keep_warm=0).revert(revert).staging["result"] == "passed"
+    assert staged.deployer(retention__keep_warm=0).revert(revert).staging["result"] == "passed"
     away(staged.staging)
     revert = RevertRequest(model=MODEL, deploy_id="r2", actor="me")
-    assert staged.deployer(keep_warm=0).revert(revert).state is State.COMMITTED
+    assert staged.deployer(retention__keep_warm=0).revert(revert).state is State.COMMITTED
 
 
 def test_a_model_that_would_not_fit_is_refused_before_its_load(staged: Staged) -> None:
@@ -295,13 +295,13 @@ def test_a_model_that_would_not_fit_is_refused_before_its_load(staged: Staged) -
     with pytest.raises(
         NoRoom, match=r"Version 2 of best_model needs about \d+ bytes .* are left beside the 1 versions"
     ):
-        staged.deploy("d2", triton_memory_bytes=2 * size)
+        staged.deploy("d2", triton__memory_bytes=2 * size)
     staged.untouched()
     assert not [call for call in staged.staging.calls if call.startswith("load")]
     record = staged.record("d2")
     assert record.failure is not None
     assert not record.failure.blames_artifact
-    assert staged.deploy("d3", triton_memory_bytes=100 * size).state is State.COMMITTED
+    assert staged.deploy("d3", triton__memory_bytes=100 * size).state is State.COMMITTED
 
 
 @pytest.mark.parametrize(

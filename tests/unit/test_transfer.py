@@ -7,7 +7,6 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from ml_code.triton_deploy.clients.transfer import AHEAD, Transfer
 from ml_code.triton_deploy.errors import StorageFailed
 from ml_code.triton_deploy.settings import Settings
 from tests.support.fakes import fake_store
+from tests.support.settings import changed
 
 MIB = 1 << 20
 STREAMS = 2
@@ -34,7 +34,7 @@ def source() -> Iterator[Source]:
 @pytest.fixture
 def fetching(tmp_path: Path) -> Transfer:
     settings = Settings.from_env({"TRITON_DEPLOY_REPOSITORY": str(tmp_path)})
-    return Transfer(replace(settings, transfer_range_bytes=MIB, transfer_streams=STREAMS))
+    return Transfer(changed(settings, transfer__range_bytes=MIB, transfer__streams=STREAMS))
 
 
 def test_what_was_written_goes_to_disk_while_more_is_read(

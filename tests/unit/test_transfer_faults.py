@@ -21,6 +21,7 @@ from ml_code.triton_deploy.clients.transfer import RESTARTS, Transfer
 from ml_code.triton_deploy.errors import AccessDenied, DeployError, Misconfigured, NotFound, Unavailable
 from ml_code.triton_deploy.settings import Settings
 from tests.support.servers.scripted_store import Said, ScriptedStore, scripted_store, within
+from tests.support.settings import changed
 
 MIB = 1 << 20
 SIZE = 4 * MIB + 5
@@ -55,8 +56,8 @@ class Reader:
         return replace(Source(self.store.url + path, "S3 at s3", ranged, trust=kind), **fields)  # type: ignore[arg-type]
 
     def read(self, source: Source | None = None, size: int = SIZE, **settings: object) -> str:
-        given = {"transfer_timeout_s": 30.0, "transfer_range_bytes": MIB, "transfer_streams": 3}
-        transfer = Transfer(replace(Settings(), **(given | settings)))  # type: ignore[arg-type]
+        given = {"transfer__timeout_s": 30.0, "transfer__range_bytes": MIB, "transfer__streams": 3}
+        transfer = Transfer(changed(Settings(), **(given | settings)))  # type: ignore[arg-type]
         return transfer.fetch(source or self.source(), self.target, size, self._told)
 
     def read_right(self, source: Source | None = None, **settings: object) -> None:
@@ -117,7 +118,7 @@ def test_the_rest_of_a_broken_range_is_of_the_same_object(reader: Reader) -> Non
 
     reader.store.twist = twist
     with pytest.raises(Unavailable, match="was replaced"):
-        reader.read(transfer_range_bytes=SIZE)
+        reader.read(transfer__range_bytes=SIZE)
 
 
 def test_each_request_after_the_first_answer_names_what_it_wants_the_rest_of(reader: Reader) -> None:
@@ -138,7 +139,7 @@ def test_what_nothing_tells_apart_is_read_in_one_stream(reader: Reader, range_by
         del said.headers["ETag"], said.headers["Last-Modified"]
 
     reader.store.twist = twist
-    reader.read_right(transfer_range_bytes=range_bytes)
+    reader.read_right(transfer__range_bytes=range_bytes)
     assert "Range" not in reader.store.asked[-1]
 
 
@@ -158,7 +159,7 @@ def test_a_server_without_ranges_is_read_in_one_stream(reader: Reader) -> None:
 @pytest.mark.parametrize("streams", [1, 3])
 def test_bytes_of_a_broken_range_are_kept(reader: Reader, streams: int) -> None:
     reader.store.twist = lambda said: setattr(said, "cut_at", 300_000)
-    reader.read_right(transfer_range_bytes=2 * MIB, transfer_streams=streams)
+    reader.read_right(transfer__range_bytes=2 * MIB, transfer__streams=streams)
     asked = sum(min(end - start, 300_000) for start, end in reader.store.ranges)
     assert asked == SIZE, "no byte is sent twice"
 
@@ -186,7 +187,7 @@ def test_an_overloaded_server_is_asked_again_and_gets_pauses(reader: Reader) -> 
             said.refuse(503, b"<Error><Code>SlowDown</Code></Error>")
 
     reader.store.twist = twist
-    reader.read_right(transfer_streams=1)
+    reader.read_right(transfer__streams=1)
     assert asked_s[12] - asked_s[0] > 12 * 0.02
 
 
@@ -197,7 +198,7 @@ def test_a_server_that_stays_overloaded_is_given_up_with_what_it_said(reader: Re
         within(2 * TIMEOUT_S + 5),
         pytest.raises(Unavailable, match=r"failed to hand out the artifact: \(503\)"),
     ):
-        reader.read(transfer_timeout_s=TIMEOUT_S)
+        reader.read(transfer__timeout_s=TIMEOUT_S)
 
 
 @pytest.mark.parametrize("asked_s", ["3600", "99999999999999999999", "Fri, 31 Dec 2126 23:59:59 GMT", "soon"])
@@ -208,7 +209,7 @@ def test_a_server_that_asks_for_hours_gets_the_limit(reader: Reader, asked_s: st
 
     reader.store.twist = twist
     with within(2 * TIMEOUT_S + 5):
-        reader.read_right(transfer_timeout_s=TIMEOUT_S)
+        reader.read_right(transfer__timeout_s=TIMEOUT_S)
 
 
 def test_a_stream_without_ranges_begins_again(reader: Reader) -> None:
@@ -247,7 +248,7 @@ def test_drops_are_no_transfer(reader: Reader, ranged: bool) -> None:
 
     reader.store.twist = twist
     with within(2 * TIMEOUT_S + 5), pytest.raises(Unavailable, match="sends too slowly") as failure:
-        reader.read(reader.source(ranged=ranged), transfer_timeout_s=TIMEOUT_S)
+        reader.read(reader.source(ranged=ranged), transfer__timeout_s=TIMEOUT_S)
     assert not isinstance(failure.value, SilentServer)
     assert "TRITON_DEPLOY_TRANSFER_MIN_BYTES_PER_S" in failure.value.hint
 
@@ -262,7 +263,7 @@ def test_a_server_that_stops_in_the_middle_is_silent(reader: Reader, ranged: boo
         within(2 * TIMEOUT_S + 5),
         pytest.raises(SilentServer, match="did not answer in time"),
     ):
-        reader.read(reader.source(ranged=ranged), transfer_timeout_s=TIMEOUT_S)
+        reader.read(reader.source(ranged=ranged), transfer__timeout_s=TIMEOUT_S)
 
 
 def test_a_slow_line_is_no_slow_server(reader: Reader) -> None:
@@ -273,7 +274,7 @@ def test_a_slow_line_is_no_slow_server(reader: Reader) -> None:
 
     reader.store.twist = twist
     began_s = time.monotonic()
-    reader.read_right(transfer_timeout_s=TIMEOUT_S)
+    reader.read_right(transfer__timeout_s=TIMEOUT_S)
     assert time.monotonic() - began_s > TIMEOUT_S
 
 
@@ -285,7 +286,7 @@ def test_one_stream_that_hangs_is_asked_for_again_while_others_go_on(reader: Rea
             said.piece_bytes, said.pause_s = 100_000, 0.06
 
     reader.store.twist = twist
-    reader.read_right(transfer_timeout_s=TIMEOUT_S)
+    reader.read_right(transfer__timeout_s=TIMEOUT_S)
     assert len(reader.store.asked) == 6
 
 
@@ -298,7 +299,7 @@ def test_a_stream_that_fails_ends_the_others(reader: Reader) -> None:
 
     reader.store.twist = twist
     with within(10), pytest.raises(NotFound):
-        reader.read(transfer_timeout_s=30.0)
+        reader.read(transfer__timeout_s=30.0)
 
 
 # Presigned URLs that expire
@@ -332,20 +333,20 @@ class Signer:
 
 def test_an_address_that_expired_is_asked_for_again(reader: Reader) -> None:
     signer = Signer(reader, good_for=2)
-    reader.read_right(signer.source(), transfer_streams=1)
+    reader.read_right(signer.source(), transfer__streams=1)
     assert signer.made == 3, "five ranges"
 
 
 def test_streams_that_are_refused_together_ask_for_one_new_address(reader: Reader) -> None:
     signer = Signer(reader, good_for=3)
-    reader.read_right(signer.source(), transfer_range_bytes=MIB, transfer_streams=5)
+    reader.read_right(signer.source(), transfer__range_bytes=MIB, transfer__streams=5)
     assert signer.made == 2
 
 
 def test_a_new_address_that_is_refused_as_well_is_denied(reader: Reader) -> None:
     signer = Signer(reader, good_for=0)
     with pytest.raises(AccessDenied, match="Request has expired") as failure:
-        reader.read(signer.source(), transfer_streams=1)
+        reader.read(signer.source(), transfer__streams=1)
     assert signer.made == 2
     assert "clocks agree" in failure.value.hint
 
@@ -354,14 +355,14 @@ def test_an_address_that_may_not_be_used_is_not_asked_for_again(reader: Reader) 
     signer = Signer(reader, good_for=9)
     reader.store.twist = lambda said: said.refuse(403, b"<Error><Code>AccessDenied</Code></Error>")
     with pytest.raises(AccessDenied):
-        reader.read(signer.source(), transfer_streams=1)
+        reader.read(signer.source(), transfer__streams=1)
     assert signer.made == len(reader.store.asked) == 1
 
 
 def test_what_was_in_s3_may_have_to_come_from_mlflow(reader: Reader) -> None:
     signer = Signer(reader, good_for=2)
     source = replace(signer.source(), renew=lambda: reader.source("/by-mlflow", ranged=False))
-    reader.read_right(source, transfer_streams=1)
+    reader.read_right(source, transfer__streams=1)
     assert "/by-mlflow" in signer.used
 
 
@@ -375,7 +376,7 @@ def test_signers_that_do_not_answer_are_asked_again(reader: Reader) -> None:
         return signer.source()
 
     source = signer.source()
-    reader.read_right(replace(source, renew=renew), transfer_range_bytes=3 * MIB, transfer_streams=1)
+    reader.read_right(replace(source, renew=renew), transfer__range_bytes=3 * MIB, transfer__streams=1)
 
 
 # What would be the same again
@@ -386,7 +387,7 @@ def test_signers_that_do_not_answer_are_asked_again(reader: Reader) -> None:
     [
         (True, {}, "S3 keys"),
         (False, {}, "Set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME"),
-        (False, {"mlflow_token": "x"}, "MLFLOW_TRACKING_TOKEN is set and wrong"),
+        (False, {"mlflow__token": "x"}, "MLFLOW_TRACKING_TOKEN is set and wrong"),
     ],
 )
 def test_who_is_denied_is_told_which_credentials_to_correct(
@@ -405,7 +406,7 @@ def test_who_is_denied_is_told_which_credentials_to_correct(
 def test_a_refusal_is_not_repeated(reader: Reader, ranged: bool, status: int, error: type[Exception]) -> None:
     reader.store.twist = lambda said: said.refuse(status)
     with pytest.raises(error):
-        reader.read(reader.source(ranged=ranged), transfer_streams=1)
+        reader.read(reader.source(ranged=ranged), transfer__streams=1)
     assert len(reader.store.asked) == 1
 
 
@@ -413,7 +414,7 @@ def test_a_refusal_is_not_repeated(reader: Reader, ranged: bool, status: int, er
 @pytest.mark.parametrize("listed", [SIZE - 1, SIZE + 1, 1, 3 * SIZE])
 def test_another_size_is_not_repeated_and_never_written(reader: Reader, ranged: bool, listed: int) -> None:
     with pytest.raises(Unavailable, match="not what was listed"):
-        reader.read(reader.source(ranged=ranged), listed, transfer_streams=1)
+        reader.read(reader.source(ranged=ranged), listed, transfer__streams=1)
     assert len(reader.store.asked) == 1
     assert reader.target.stat().st_size <= listed
 
@@ -433,7 +434,7 @@ def test_a_compressed_answer_is_refused(reader: Reader, ranged: bool) -> None:
 
     reader.store.twist = twist
     with pytest.raises(Misconfigured, match="encoding 'gzip'"):
-        reader.read(reader.source(ranged=ranged), transfer_streams=1)
+        reader.read(reader.source(ranged=ranged), transfer__streams=1)
     assert {asked["Accept-Encoding"] for asked in reader.store.asked} == {"identity"}
 
 
@@ -445,5 +446,5 @@ def test_what_a_refusal_repeats_of_the_address_is_not_shown(reader: Reader) -> N
     signer = Signer(reader, good_for=9)
     reader.store.twist = twist
     with pytest.raises(DeployError, match=r"could not get /model\.onnx") as failure:
-        reader.read(signer.source(), transfer_timeout_s=3)
+        reader.read(signer.source(), transfer__timeout_s=3)
     assert "secret" not in str(failure.value)

@@ -76,7 +76,7 @@ def test_what_resembles_nothing_is_told_without_a_guess() -> None:
 def test_no_setting_is_a_misspelling_of_another() -> None:
     """Else whoever sets the one in an older version is refused for the other."""
     for kind in ALL:
-        names = list({field.metadata["variable"] for field in kind.__dataclass_fields__.values()})
+        names = list({field.metadata["variable"] for field in kind.declared()})
         assert unknown(dict.fromkeys(names, "1"), [kind, Settings]) == []
 
 

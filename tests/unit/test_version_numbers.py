@@ -14,6 +14,7 @@ from ml_code.triton_deploy.deploy.request import DeployRequest, RevertRequest
 from ml_code.triton_deploy.errors import InvalidInput, Misconfigured
 from ml_code.triton_deploy.rules.names import MAX_VERSION
 from ml_code.triton_deploy.settings import Settings
+from tests.support.settings import changed
 from tests.support.world import MODEL, World
 
 NONE = [0, -1, MAX_VERSION + 1, 10**30]
@@ -34,7 +35,7 @@ def test_a_number_that_mlflow_gives_is_refused(monkeypatch: pytest.MonkeyPatch, 
         return JsonAnswer(answer, "MLflow at http://mlflow", endpoint, "{…}")
 
     monkeypatch.setattr(MlflowApi, "get", get)
-    registry = MlflowRegistry(Settings(mlflow_tracking_uri="http://127.0.0.1:1"))
+    registry = MlflowRegistry(changed(Settings(), mlflow__tracking_uri="http://127.0.0.1:1"))
     with pytest.raises(Misconfigured, match="not a valid model version") as caught:
         registry.resolve("m", "A")
     assert not caught.value.blames_artifact

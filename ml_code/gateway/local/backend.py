@@ -165,8 +165,8 @@ class LocalBackend:
     async def not_live(self) -> str | None:
         """See Backend.not_live: an alias that does not come is reported by ending, so that somebody looks."""
         waited_s = time.monotonic() - self._began
-        late = self._served is None and waited_s > self._deploy.alias_wait_s
-        return f"waited {self._deploy.alias_wait_s:g} s: {self._reason}" if late else None
+        late = self._served is None and waited_s > self._deploy.mlflow.alias_wait_s
+        return f"waited {self._deploy.mlflow.alias_wait_s:g} s: {self._reason}" if late else None
 
     async def info(self, model: str) -> dict[str, Any]:
         """See Backend.info."""
@@ -254,7 +254,7 @@ class LocalBackend:
     async def _follow(self) -> None:
         while True:
             await self._look()
-            await asyncio.sleep(self._deploy.alias_poll_s)
+            await asyncio.sleep(self._deploy.mlflow.alias_poll_s)
 
     async def _look(self) -> None:
         """Look at the alias once, and bring what it names if that is new."""

@@ -65,7 +65,9 @@ class OnnxModel:
         import onnxruntime
 
         self.schema = onnx_model.inspect(
-            folder / MODEL_FILE, max_opset=settings.max_opset, max_ir_version=settings.max_ir_version
+            folder / MODEL_FILE,
+            max_opset=settings.triton.max_opset,
+            max_ir_version=settings.triton.max_ir_version,
         )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -107,7 +109,7 @@ def _try_onnx(model: OnnxModel, folder: Path, settings: Settings) -> None:
             f"The model fails on its golden inputs: {error}",
             hint="Repair the model, or its triton/golden.json.",
         ) from error
-    largest_error(case, answers, rtol=settings.smoke_rtol, atol=settings.smoke_atol)
+    largest_error(case, answers, rtol=settings.smoke.rtol, atol=settings.smoke.atol)
 
 
 class PyfuncModel:

@@ -159,7 +159,7 @@ def renumber(options: argparse.Namespace, settings: Settings) -> int:
     from ..upkeep.renumber import Renumbering
 
     folder = ModelFolder.at(settings.repository_root, options.model)
-    renumbering = Renumbering(folder, MlflowBoard(settings), settings.feedback_prefix)
+    renumbering = Renumbering(folder, MlflowBoard(settings), settings.mlflow.feedback_prefix)
     done = renumbering.run(options.alias, dry_run=options.dry_run)
     number = f"version {done.was} of {done.model}"
     if not done.needed:
@@ -312,7 +312,7 @@ def init(options: argparse.Namespace, settings: Settings) -> int:
     from ..upkeep.initialize import InitRequest, initialize
 
     # In AWS a bucket's name is the whole world's: there it has to be chosen.
-    bucket = options.bucket or ("mlflow" if settings.s3_endpoint_url else "")
+    bucket = options.bucket or ("mlflow" if settings.transfer.s3_endpoint_url else "")
     name = options.experiment or settings.default_model
     request = InitRequest(bucket=bucket, proxied=name, direct=f"{name}-direct")
     made = "to make" if options.dry_run else "made"

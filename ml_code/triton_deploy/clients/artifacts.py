@@ -23,7 +23,7 @@ def store_for(uri: str, settings: Settings) -> ArtifactStore:
         ArtifactRejected: no place at all.
     """
     place = place_of(uri)
-    settings.allowed_artifacts.require(place)
+    settings.transfer.allowed_artifacts.require(place)
     if isinstance(place, S3Place):
         return S3Store(settings)
     if isinstance(place, ProxyPlace):

@@ -152,9 +152,9 @@ def proven_digest(entries: Iterable[FileEntry], recorded: str) -> str:
 def refuse_too_large(files: Iterable[RemoteFile], settings: Settings) -> int:
     """Return the size of an artifact's files, bytes; raises ArtifactRejected when it is more than the settings allow."""
     size = sum(file.size_bytes for file in files)
-    if size > settings.max_artifact_bytes:
+    if size > settings.transfer.max_artifact_bytes:
         raise ArtifactRejected(
-            f"The artifact has {size} bytes, more than the {settings.max_artifact_bytes} that are allowed.",
+            f"The artifact has {size} bytes, more than the {settings.transfer.max_artifact_bytes} that are allowed.",
             hint="Make the model smaller, or raise TRITON_DEPLOY_MAX_ARTIFACT_BYTES.",
         )
     return size

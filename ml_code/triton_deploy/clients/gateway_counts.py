@@ -38,7 +38,9 @@ class GatewayCounts:
     @classmethod
     def of(cls, settings: Settings) -> GatewayCounts:
         """Return the counter that the settings describe."""
-        return cls(settings.gateway_urls, settings.prometheus_timeout_s, settings.gateway_api_key)
+        return cls(
+            settings.canary.gateway_urls, settings.bake.prometheus_timeout_s, settings.canary.gateway_api_key
+        )
 
     def __call__(self, model: str, version: int) -> Counts:
         """Return what each gateway has counted of a version; one that can't be asked is logged and left out."""

@@ -35,7 +35,7 @@ class MlflowApi:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.base = settings.tracking_url
+        self.base = settings.mlflow.tracking_url
         self.server = f"MLflow at {http.shown(self.base)}"
         self._settings = settings
         self._session = http.new_session(pool_size=1, trust=tls.trust("mlflow"))
@@ -62,7 +62,7 @@ class MlflowApi:
 
     def every(self, endpoint: str, part: str, **params: str) -> list[JsonAnswer]:
         """Ask for all pages of a list; same errors as ``ask``. MLflow leaves an empty list out of its answer."""
-        listing = Listing(endpoint, self.server, self._settings.mlflow_timeout_s)
+        listing = Listing(endpoint, self.server, self._settings.mlflow.timeout_s)
         items: list[JsonAnswer] = []
         while True:
             response = self.response(
@@ -107,7 +107,7 @@ class MlflowApi:
             body=body,
             headers=headers,
             auth=auth,
-            timeout_s=self._settings.mlflow_timeout_s if timeout_s is None else timeout_s,
+            timeout_s=self._settings.mlflow.timeout_s if timeout_s is None else timeout_s,
             server=self.server,
             hint="Check that it runs and that MLFLOW_TRACKING_URI is right, then deploy again.",
         )
@@ -133,8 +133,8 @@ class MlflowApi:
 
 def login(settings: Settings) -> tuple[Mapping[str, str], tuple[str, str] | None]:
     """Return the headers, and the user and password, with which MLflow is asked."""
-    headers = {"Authorization": f"Bearer {settings.mlflow_token}"} if settings.mlflow_token else {}
-    return headers, (settings.mlflow_username, settings.mlflow_password) if settings.mlflow_username else None
+    headers = {"Authorization": f"Bearer {settings.mlflow.token}"} if settings.mlflow.token else {}
+    return headers, (settings.mlflow.username, settings.mlflow.password) if settings.mlflow.username else None
 
 
 def credentials_hint(settings: Settings, status: int) -> str:
@@ -144,9 +144,9 @@ def credentials_hint(settings: Settings, status: int) -> str:
         settings: which are set.
         status: 401, or 403 for a user whom MLflow knows.
     """
-    if settings.mlflow_username:
+    if settings.mlflow.username:
         used = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-    elif settings.mlflow_token:
+    elif settings.mlflow.token:
         used = "MLFLOW_TRACKING_TOKEN"
     else:
         return "Set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."

@@ -42,7 +42,7 @@ class ProxiedStore:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._server = f"MLflow at {http.shown(settings.tracking_url)}"
+        self._server = f"MLflow at {http.shown(settings.mlflow.tracking_url)}"
         self._trust = tls.trust("mlflow")
         self._session = http.new_session(pool_size=1, trust=self._trust)
         self._reached: dict[str, bool] = {}
@@ -50,7 +50,7 @@ class ProxiedStore:
     def list_files(self, uri: str) -> list[RemoteFile]:
         """See ArtifactStore.list_files."""
         root = _proxied(uri).path
-        listing = Listing(uri, self._server, self._settings.mlflow_timeout_s)
+        listing = Listing(uri, self._server, self._settings.mlflow.timeout_s)
         files: list[RemoteFile] = []
         folders = [PurePosixPath()]
         while folders:
@@ -66,7 +66,7 @@ class ProxiedStore:
     def source(self, uri: str, path: str) -> Source:
         """See ArtifactStore.source."""
         full = quote(_proxied(uri).child(path).path)
-        response = self._get(f"presigned/{full}", self._settings.mlflow_timeout_s)
+        response = self._get(f"presigned/{full}", self._settings.mlflow.timeout_s)
         if response.status_code == 200:
             url = http.answer_of(response, self._server, _PRESIGNED, "MLFLOW_TRACKING_URI").text("url")
             if self._reachable(url):
@@ -81,7 +81,7 @@ class ProxiedStore:
             raise self._refusal(response)
         headers, auth = login(self._settings)
         return Source(
-            f"{self._settings.tracking_url}/api/2.0/mlflow-artifacts/artifacts/{full}",
+            f"{self._settings.mlflow.tracking_url}/api/2.0/mlflow-artifacts/artifacts/{full}",
             self._server,
             ranged=False,
             headers=headers,
@@ -130,7 +130,7 @@ class ProxiedStore:
                 "GET",
                 url,
                 headers={"Range": "bytes=0-0", "Accept-Encoding": "identity"},
-                timeout_s=self._settings.probe_timeout_s,
+                timeout_s=self._settings.transfer.probe_timeout_s,
                 server=f"S3 at {origin}",
                 hint="The files are read through MLflow.",
                 stream=True,
@@ -149,7 +149,7 @@ class ProxiedStore:
         return http.send(
             self._session,
             "GET",
-            f"{self._settings.tracking_url}/api/2.0/mlflow-artifacts/{endpoint}",
+            f"{self._settings.mlflow.tracking_url}/api/2.0/mlflow-artifacts/{endpoint}",
             params=params,
             headers=headers,
             auth=auth,

@@ -232,11 +232,15 @@ def wait_for_alias(
             return registry.resolve(model, alias)
         except AliasNotFound as error:
             waited_s += time.monotonic() - asked
-            left_s = settings.alias_wait_s - waited_s
+            left_s = settings.mlflow.alias_wait_s - waited_s
             if left_s <= 0:
-                waited = f" Waited {settings.alias_wait_s:g} s for it." if settings.alias_wait_s else ""
+                waited = (
+                    f" Waited {settings.mlflow.alias_wait_s:g} s for it."
+                    if settings.mlflow.alias_wait_s
+                    else ""
+                )
                 raise AliasNotFound(error.message + waited, hint=error.hint) from error
-        pause_s = min(max(settings.alias_poll_s, 0.05), left_s)
+        pause_s = min(max(settings.mlflow.alias_poll_s, 0.05), left_s)
         report(
             f"Alias {alias} of {model} is not set yet; looking again in {pause_s:.0f} s, for {left_s:.0f} s more."
         )

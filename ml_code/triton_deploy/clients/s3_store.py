@@ -40,9 +40,9 @@ class S3Store:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._endpoint = settings.s3_endpoint_url
+        self._endpoint = settings.transfer.s3_endpoint_url
         self._server = f"S3 at {http.shown(self._endpoint) if self._endpoint else 'AWS'}"
-        self._timeout_s = settings.transfer_timeout_s
+        self._timeout_s = settings.transfer.timeout_s
         self._trust = tls.trust("s3")
         self._client: Any = _made(lambda: _client(settings, self._trust))
         self._session = http.new_session(pool_size=1, trust=self._trust)
@@ -195,14 +195,14 @@ def _client(settings: Settings, trust: tls.Trust) -> Any:
     session.register_component("data_loader", _descriptions_of_aws())
     client = session.create_client(
         "s3",
-        endpoint_url=settings.s3_endpoint_url or None,
+        endpoint_url=settings.transfer.s3_endpoint_url or None,
         verify=trust.verify,
         config=Config(
             signature_version="s3v4",
-            s3={"addressing_style": "path" if settings.s3_endpoint_url else "auto"},
+            s3={"addressing_style": "path" if settings.transfer.s3_endpoint_url else "auto"},
             # Three attempts within the limit.
-            connect_timeout=settings.transfer_timeout_s / 3,
-            read_timeout=settings.transfer_timeout_s / 3,
+            connect_timeout=settings.transfer.timeout_s / 3,
+            read_timeout=settings.transfer.timeout_s / 3,
             retries={"total_max_attempts": 3},
         ),
     )

@@ -72,7 +72,7 @@ class Transfer:
         A server that neither refuses nor hands the file out is given up after ``transfer_timeout_s`` without a byte, and when fewer than
         ``transfer_min_bytes_per_s`` come on the average of such a time.
         """
-        pace = Pace(self._settings.transfer_timeout_s, self._settings.transfer_min_bytes_per_s)
+        pace = Pace(self._settings.transfer.timeout_s, self._settings.transfer.min_bytes_per_s)
         remote = RemoteObject(source, size_bytes, self._ask, pace, self._credentials)
         # Closing is a part of it: NFS tells of a full disk there.
         with storage_errors(f"writing {target}"):
@@ -82,7 +82,7 @@ class Transfer:
                 if source.ranged and size_bytes > 0:
                     try:
                         return copy.by_ranges(
-                            self._settings.transfer_range_bytes, self._settings.transfer_streams
+                            self._settings.transfer.range_bytes, self._settings.transfer.streams
                         )
                     except OneStreamOnly as reason:
                         log.info("%s is read in one stream: %s", target.name, reason)
@@ -111,7 +111,7 @@ class Transfer:
     def _session_for(self, trust: Trust) -> requests.Session:
         # A file may come from S3 first and, once its address had to be renewed, from MLflow.
         if trust not in self._sessions:
-            self._sessions[trust] = http.new_session(pool_size=self._settings.transfer_streams, trust=trust)
+            self._sessions[trust] = http.new_session(pool_size=self._settings.transfer.streams, trust=trust)
         return self._sessions[trust]
 
 

@@ -148,7 +148,7 @@ class CanaryControl:
         if canary.told:
             yield f"  said: {canary.told.get('what')}, by {who_told(canary)} at {canary.told.get('at_utc')}"
         if canary.held_utc:
-            until = datetime.fromisoformat(canary.held_utc) + timedelta(seconds=self._settings.canary_hold_s)
+            until = datetime.fromisoformat(canary.held_utc) + timedelta(seconds=self._settings.canary.hold_s)
             yield f"  it waits since {canary.held_utc}, until {utc_text(until)} at most: {canary.held_for}"
 
     def _none_under_way(self, record: Deployment | None) -> NotFound:

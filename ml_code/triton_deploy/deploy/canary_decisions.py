@@ -44,7 +44,7 @@ def _said(record: Deployment, what: Decision, settings: Settings) -> str:
     who = f"version {record.version} of {record.model}"
     come = {
         Decision.PAUSE: f"The canary of {who} is paused: its step does not end by itself, and waits "
-        f"{settings.canary_hold_minutes:g} minutes at most before it is rolled back.",
+        f"{settings.canary.hold_minutes:g} minutes at most before it is rolled back.",
         Decision.RESUME: f"The canary of {who} goes on.",
         Decision.PROMOTE: f"The step of the canary of {who} ends at the next look, unless the candidate is bad.",
         Decision.ABORT: f"The canary of {who} is aborted: no client gets it any more, and it is rolled back at the next look.",

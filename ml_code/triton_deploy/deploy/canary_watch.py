@@ -95,7 +95,7 @@ class CanaryWatch:
         if self._step.record.failure is not None or left <= 0:
             log.warning(
                 "nobody watched the canary for %.0f s, so its share had ended: the step begins anew",
-                self._settings.canary_silence_s - left,
+                self._settings.canary.silence_s - left,
             )
             return self._begin(self._canary.step, now)
         return self._go_on(live, now)
@@ -121,7 +121,7 @@ class CanaryWatch:
         if not canary.step:
             canary = replace(canary, counted=self._counter(self._step.folder.model, version))
         canary = replace(canary, key=canary.key or secrets.token_urlsafe(KEY_BYTES))
-        canary = begun(canary, number, now, self._settings.canary_silence_s)
+        canary = begun(canary, number, now, self._settings.canary.silence_s)
         self._step.note(canary=canary)
         log.info(
             "canary of version %s on Triton at %s: %s for %g s%s",
@@ -139,7 +139,7 @@ class CanaryWatch:
             return f", then until 'triton-deploy canary promote {self._step.folder.model}'"
         return (
             f" and until {self._settings.canary_requests} requests were seen, "
-            f"{self._settings.canary_hold_minutes:g} minutes longer at most"
+            f"{self._settings.canary.hold_minutes:g} minutes longer at most"
         )
 
     def _go_on(self, live: Release, now: datetime) -> float | None:
@@ -149,7 +149,7 @@ class CanaryWatch:
         self._refuse_lost(judgment, now, ends=over or is_told(self._canary, Decision.PROMOTE))
         noted = self._noted(judgment, now)
         found = stand(self._seen(judgment, noted, over=over, now=now), _policy(self._settings))
-        if self._exposed_s(now) > longest_s(self._settings.canary_hold_s) and found.course is Course.HELD:
+        if self._exposed_s(now) > longest_s(self._settings.canary.hold_s) and found.course is Course.HELD:
             found = Stand(Course.UNDECIDED, f"the canary takes longer than any may: {found.why}")
         self._refuse_bad(judgment, found)
         if is_withdrawn(self._canary) and judgment.verdict is not CanaryVerdict.UNMEASURED:
@@ -169,7 +169,7 @@ class CanaryWatch:
         counts = self._counter(model, version)
         self._canary = replace(self._canary, counted=baseline(self._canary.counted, counts))
         grown = since(self._canary.counted, counts)
-        found = complaint(grown, self._settings.bake_max_failure_ratio)
+        found = complaint(grown, self._settings.bake.max_failure_ratio)
         if found is not None:
             failures = sum(count for name, count in grown.items() if name.endswith(("/failed", "/timeout")))
             return Judgment(*found, figures={"gateways": dict(grown)}, evidence=failures), True
@@ -198,7 +198,7 @@ class CanaryWatch:
         return prolonged(
             self._canary,
             now,
-            self._settings.canary_silence_s,
+            self._settings.canary.silence_s,
             verdict=judgment.verdict,
             why=judgment.why,
             bad_looks=bad,
@@ -237,12 +237,12 @@ class CanaryWatch:
             noted = withdrawn(noted)
         before = self._step.record.canary
         assert before is not None
-        due = left_s(before, now) < self._settings.canary_silence_s * 2 / 3
+        due = left_s(before, now) < self._settings.canary.silence_s * 2 / 3
         if due or _told_apart(noted) != _told_apart(before):
             self._step.note(canary=noted)
 
     def _tell_held(self, found: Stand, now: datetime) -> None:
-        model, until = self._step.folder.model, now + timedelta(seconds=self._settings.canary_hold_s)
+        model, until = self._step.folder.model, now + timedelta(seconds=self._settings.canary.hold_s)
         log.warning(
             "canary of version %s, %s: it waits until %s at most, because %s. Then it is %s. 'triton-deploy canary promote %s' ends the "
             "step now, 'triton-deploy canary abort %s' the canary.",
@@ -251,7 +251,7 @@ class CanaryWatch:
             utc_text(until),
             found.why,
             "rolled back"
-            if self._settings.canary_no_data != "pass" or found.withdrawn
+            if self._settings.canary.no_data != "pass" or found.withdrawn
             else "ended or rolled back",
             model,
             model,
@@ -341,7 +341,7 @@ class CanaryWatch:
             )
 
     def _pause_s(self, spent_s: float) -> float:
-        pause_s = min(self._settings.canary_interval_s, self._settings.canary_silence_s / 3)
+        pause_s = min(self._settings.canary.interval_s, self._settings.canary.silence_s / 3)
         rest_s = self._canary.step_s - spent_s
         return min(pause_s, rest_s) if rest_s > 0 else pause_s
 
@@ -369,7 +369,7 @@ def _told_apart(canary: Canary) -> tuple[object, ...]:
 
 def _policy(settings: Settings) -> Policy:
     return Policy(
-        no_data=settings.canary_no_data,
-        bad_looks=settings.bake_bad_looks,
-        hold_s=settings.canary_hold_s,
+        no_data=settings.canary.no_data,
+        bad_looks=settings.bake.bad_looks,
+        hold_s=settings.canary.hold_s,
     )

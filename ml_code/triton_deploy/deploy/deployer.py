@@ -403,7 +403,7 @@ class Deployer:
         """Return how long clients meet a version on one Triton alone, seconds: none for one that they have met before."""
         record, releases = step.record, step.folder.releases
         met = record.canary is not None or releases.releases_version(record.version)
-        return 0.0 if met or releases.latest() is None else self._settings.settle_s
+        return 0.0 if met or releases.latest() is None else self._settings.triton.settle_s
 
     def _try_in_staging(self, step: RunningStep, manifest: Manifest) -> None:
         """Try a candidate that clients have not had before, or not lately: a warm version is loaded, and is asked of nobody."""
@@ -414,7 +414,11 @@ class Deployer:
             return
         # What was live before may be needed at once, because what is live now is bad.
         released = manifest.deploy_id != step.record.deploy_id
-        settings = replace(self._settings, staging="optional") if released else self._settings
+        settings = (
+            replace(self._settings, triton=replace(self._settings.triton, staging="optional"))
+            if released
+            else self._settings
+        )
         Staging(self._staging, step.folder, settings, self._clock).try_out(
             manifest,
             step.record.deploy_id,
@@ -430,13 +434,13 @@ class Deployer:
         if self._judge is None:
             from ..watch.canary_judge import CanaryJudge
 
-            self._judge = CanaryJudge.of(self._settings) if self._settings.prometheus_url else nobody
+            self._judge = CanaryJudge.of(self._settings) if self._settings.bake.prometheus_url else nobody
         return self._judge
 
     def _the_counter(self) -> Counter:
         if self._counter is None:
             self._counter = no_counts
-            if self._settings.gateway_urls:
+            if self._settings.canary.gateway_urls:
                 from ..clients.gateway_counts import GatewayCounts
 
                 self._counter = GatewayCounts.of(self._settings)
@@ -444,7 +448,7 @@ class Deployer:
 
     def _refuse_unmeasured(self, request: DeployRequest) -> None:
         """Raise Misconfigured for a canary that nobody would judge."""
-        if request.canary is not None and self._judge is None and not self._settings.prometheus_url:
+        if request.canary is not None and self._judge is None and not self._settings.bake.prometheus_url:
             raise Misconfigured(
                 "A canary or shadow is judged by what Prometheus saw, and TRITON_DEPLOY_PROMETHEUS_URL is not set: nothing was done.",
                 hint="Set it for whoever deploys (Airflow's workers and its triggerer), or deploy without --canary and --shadow-percent.",

@@ -238,7 +238,7 @@ class Deployments:
             self.folder.evidence.require()
             try:
                 releases.publish(
-                    next_release(record, releases.latest(), self.clock(), self.settings.keep_warm)
+                    next_release(record, releases.latest(), self.clock(), self.settings.retention.keep_warm)
                 )
             except Superseded as error:
                 self.try_to_restore()
@@ -417,7 +417,7 @@ class Deployments:
     @property
     def _lease_s(self) -> float:
         # A load can't renew the lease while it waits for Triton.
-        return self.settings.lease_s + self.settings.load_timeout_s
+        return self.settings.lease_s + self.settings.triton.load_timeout_s
 
     def _end(self, record: Deployment, by: str) -> Deployment:
         if record.state is State.COMMITTING:

@@ -21,7 +21,7 @@ def require_room(settings: Settings, version: int, folder: ModelFolder) -> None:
         version: the candidate.
         folder: its model's place in the repository.
     """
-    memory = settings.triton_memory_bytes
+    memory = settings.triton.memory_bytes
     if not memory:
         return
     root = settings.repository_root

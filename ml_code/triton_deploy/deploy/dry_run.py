@@ -252,7 +252,7 @@ def _of_canary(canary: Canary, settings: Settings) -> str:
     )
     return (
         f"watch {canary.step_s / 60:g} minutes each, and until {settings.canary_requests} requests were seen, "
-        f"{settings.canary_hold_minutes:g} minutes longer at most: {steps}"
+        f"{settings.canary.hold_minutes:g} minutes longer at most: {steps}"
     )
 
 
@@ -316,8 +316,8 @@ def _plan_of_pinned(
         else "copy nothing: its files are here"
     )
     tried = (
-        f"try version {pinned.version} in the staging Triton at {settings.staging_grpc_url}, then "
-        if settings.staging_grpc_url
+        f"try version {pinned.version} in the staging Triton at {settings.triton.staging_grpc_url}, then "
+        if settings.triton.staging_grpc_url
         else ""
     )
     draft.does.append(f"{what}; {tried}load and check version {pinned.version} beside what serves")

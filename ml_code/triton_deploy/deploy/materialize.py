@@ -155,8 +155,8 @@ class Materializer:
             refuse_quarantined(self._versions, digest=digest)
         schema = onnx_model.inspect(
             staging / MODEL_FILE,
-            max_opset=self._settings.max_opset,
-            max_ir_version=self._settings.max_ir_version,
+            max_opset=self._settings.triton.max_opset,
+            max_ir_version=self._settings.triton.max_ir_version,
         )
         self._check_schema(record, schema)
         options = model_config.check_options(_read_json(staging / OPTIONS), schema)
@@ -229,7 +229,7 @@ class Materializer:
     def _check_listing(self, files: Iterable[RemoteFile]) -> None:
         """Raise what can be known from the names and sizes of the files, before a byte is read."""
         listed = tuple(files)
-        if self._settings.require_golden == "yes" and GOLDEN not in {file.path for file in listed}:
+        if self._settings.smoke.require_golden == "yes" and GOLDEN not in {file.path for file in listed}:
             raise GoldenMissing(
                 f"The version was logged without {GOLDEN}, and TRITON_DEPLOY_REQUIRE_GOLDEN demands it.",
                 hint=f"Log {GOLDEN} beside model.onnx, KServe v2 JSON with inputs and the outputs to expect, and register a new version: see docs/training.md.",
@@ -240,7 +240,7 @@ class Materializer:
         self._check_room(listed)
 
     def _check_digest(self, record: Deployment) -> None:
-        if self._settings.require_digest == "yes" and not record.pinned.expected_digest:
+        if self._settings.transfer.require_digest == "yes" and not record.pinned.expected_digest:
             raise DigestMissing(
                 f"Training recorded no digest of version {record.version} (tag {DIGEST_TAG}), and TRITON_DEPLOY_REQUIRE_DIGEST demands it.",
                 hint="Register a new version with its digest in that tag, as ml_code/train_model.py does: see docs/training.md.",
@@ -249,9 +249,9 @@ class Materializer:
     def _check_room(self, files: Iterable[RemoteFile]) -> None:
         size = refuse_too_large(files, self._settings)
         free = self._versions.free_bytes()
-        if free < size + self._settings.min_free_bytes:
+        if free < size + self._settings.transfer.min_free_bytes:
             raise StorageFailed(
-                f"The model repository has {free} bytes free; the artifact needs {size} and {self._settings.min_free_bytes} must remain (TRITON_DEPLOY_MIN_FREE_BYTES).",
+                f"The model repository has {free} bytes free; the artifact needs {size} and {self._settings.transfer.min_free_bytes} must remain (TRITON_DEPLOY_MIN_FREE_BYTES).",
                 hint="Free space on the model repository's file system, then deploy again.",
             )
 

@@ -48,10 +48,10 @@ class ClocksCheck:
     def look(self) -> Iterator[Finding]:
         """See Check.look."""
         settings = self._settings
-        if settings.mlflow_tracking_uri:
+        if settings.mlflow.tracking_uri:
             yield self._compared(MLFLOW, lambda: self._dated(f"{MlflowApi(settings).base}/version", "mlflow"))
-        if settings.s3_endpoint_url:
-            yield self._compared(S3, lambda: self._dated(settings.s3_endpoint_url, "s3"))
+        if settings.transfer.s3_endpoint_url:
+            yield self._compared(S3, lambda: self._dated(settings.transfer.s3_endpoint_url, "s3"))
         if settings.repository:
             yield self._compared("the model repository's file system", self._file)
         yield self._report.unknown(

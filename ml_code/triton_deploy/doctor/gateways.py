@@ -29,7 +29,7 @@ class GatewaysCheck:
 
     def look(self) -> Iterator[Finding]:
         """See Check.look."""
-        if not self._settings.gateway_urls:
+        if not self._settings.canary.gateway_urls:
             yield self._report.unknown(NONE, "Set it for whoever deploys, where gateways are used.")
             return
         counter, right = GatewayCounts.of(self._settings), 0

@@ -169,7 +169,7 @@ class ArtifactsCheck:
 
     def _roots(self, experiments: list[Experiment]) -> Iterator[Finding]:
         """Hold the experiments against the places that files may be read from."""
-        roots, outside = self._settings.allowed_artifacts, []
+        roots, outside = self._settings.transfer.allowed_artifacts, []
         for one in experiments:
             if isinstance(one.place, S3Place | ProxyPlace) and not roots.allow(one.place):
                 outside.append((one, one.place))

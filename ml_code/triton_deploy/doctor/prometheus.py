@@ -64,11 +64,11 @@ class PrometheusCheck:
 
     def look(self) -> Iterator[Finding]:
         """See Check.look."""
-        if not self._settings.prometheus_url:
+        if not self._settings.bake.prometheus_url:
             yield self._report.unknown(NONE, SET_ONE)
             return
         # What it raises is the finding: away, slow, refused, or something else.
-        metrics = Prometheus(self._settings.prometheus_url, self._settings.prometheus_timeout_s)
+        metrics = Prometheus(self._settings.bake.prometheus_url, self._settings.bake.prometheus_timeout_s)
         metrics.value("1")
         yield self._report.ok("It answers, and takes queries.")
         live = self._live()
@@ -119,7 +119,7 @@ class PrometheusCheck:
         span = Span(
             about.model if about else self._settings.default_model,
             about.release.active_version if about else 1,
-            max(1, int(self._settings.bake_window_s)),
+            max(1, int(self._settings.bake.window_s)),
         )
         asked = refused = 0
         for variable, queries in self._files():
@@ -136,10 +136,10 @@ class PrometheusCheck:
             yield self._report.ok(f"It takes all {asked} queries of bake and canary.")
 
     def _files(self) -> Iterator[tuple[str, Queries]]:
-        yield "TRITON_DEPLOY_BAKE_QUERIES", Queries.read(self._settings.bake_queries)
+        yield "TRITON_DEPLOY_BAKE_QUERIES", Queries.read(self._settings.bake.queries)
         yield (
             "TRITON_DEPLOY_CANARY_QUERIES",
-            Queries.read(self._settings.canary_queries, canary_judge.QUERIES),
+            Queries.read(self._settings.canary.queries, canary_judge.QUERIES),
         )
 
     def _scraped(self, metrics: Prometheus) -> Iterator[Finding]:
@@ -152,11 +152,11 @@ class PrometheusCheck:
         slow = {
             job: interval_s
             for job, interval_s in known.items()
-            if SCRAPES_A_WINDOW * interval_s > self._settings.bake_window_s
+            if SCRAPES_A_WINDOW * interval_s > self._settings.bake.window_s
         }
         for job, interval_s in slow.items():
             yield self._report.warning(
-                f"It scrapes {job} every {interval_s:g} s, and a look of the bake looks back {self._settings.bake_window_s:g} s: "
+                f"It scrapes {job} every {interval_s:g} s, and a look of the bake looks back {self._settings.bake.window_s:g} s: "
                 f"fewer than {SCRAPES_A_WINDOW} scrapes.",
                 f"Scrape more often, or set TRITON_DEPLOY_BAKE_WINDOW_S to {SCRAPES_A_WINDOW * interval_s:g} or more.",
             )
@@ -188,10 +188,12 @@ class PrometheusCheck:
             yield self._report.ok("It has figures of the first minutes of what is live.")
 
     def _alerting(self, metrics: Prometheus) -> Iterator[Finding]:
-        if not self._settings.alertmanager_url:
+        if not self._settings.bake.alertmanager_url:
             return
         try:
-            alerts = Alertmanager(self._settings.alertmanager_url, self._settings.prometheus_timeout_s)
+            alerts = Alertmanager(
+                self._settings.bake.alertmanager_url, self._settings.bake.prometheus_timeout_s
+            )
             alerts.firing(datetime.fromtimestamp(self._clock(), UTC))
         except DeployError as error:
             yield self._report.failed(error.message, error.hint)
@@ -202,7 +204,7 @@ class PrometheusCheck:
         except Misconfigured:
             yield self._report.unknown("It does not tell which alerts it has.")
             return
-        if missing := [name for name in self._settings.bake_alerts if name not in known]:
+        if missing := [name for name in self._settings.bake.alerts if name not in known]:
             yield self._report.failed(
                 f"It has no alert of the name {', '.join(missing)}: it would fail no bake.",
                 "Correct TRITON_DEPLOY_BAKE_ALERTS, or load the rule into Prometheus.",
@@ -231,4 +233,4 @@ def _every(queries: Queries, span: Span) -> Iterator[tuple[str, str]]:
 
 
 def _at_least(settings: Settings) -> str:
-    return f"See that gateways and Tritons are scraped every {settings.bake_window_s / SCRAPES_A_WINDOW:g} s or more often."
+    return f"See that gateways and Tritons are scraped every {settings.bake.window_s / SCRAPES_A_WINDOW:g} s or more often."

@@ -81,7 +81,7 @@ class RepositoryCheck:
             yield self._report.ok(f"{root} can be written, and link, rename and fsync work.")
 
     def _room(self, root: Path) -> Iterator[Finding]:
-        free, wanted = shutil.disk_usage(root).free, self._settings.min_free_bytes
+        free, wanted = shutil.disk_usage(root).free, self._settings.transfer.min_free_bytes
         if free < wanted:
             yield self._report.failed(
                 f"{root} has {free} bytes free, and {wanted} must remain beside a new version.",

@@ -28,7 +28,10 @@ class S3Check:
     deadline_s = 40.0
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = replace(settings, transfer_timeout_s=min(settings.transfer_timeout_s, SILENCE_S))
+        self._settings = replace(
+            settings,
+            transfer=replace(settings.transfer, timeout_s=min(settings.transfer.timeout_s, SILENCE_S)),
+        )
         self._report = Report(self.name)
 
     def look(self) -> Iterator[Finding]:
@@ -39,7 +42,7 @@ class S3Check:
             what = f"MLflow can't be asked which buckets are in use: {error.message}"
             yield self._report.unknown(what, after="MLflow")
             return
-        allowed = self._settings.allowed_artifacts.allow
+        allowed = self._settings.transfer.allowed_artifacts.allow
         buckets = sorted({place.bucket for place in places if isinstance(place, S3Place) and allowed(place)})
         if not buckets:
             yield self._report.ok(

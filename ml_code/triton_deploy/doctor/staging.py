@@ -49,9 +49,12 @@ class StagingCheck:
         staging: Callable[[str], Examined] | None = None,
         tritons: Callable[[], Sequence[Examined]] | None = None,
     ) -> None:
-        quick = replace(settings, switch_timeout_s=min(settings.switch_timeout_s, CALL_S))
+        quick = replace(
+            settings,
+            triton=replace(settings.triton, switch_timeout_s=min(settings.triton.switch_timeout_s, CALL_S)),
+        )
         self._settings = settings
-        self._staging = staging or (lambda url: GrpcTriton(url, quick.switch_timeout_s))
+        self._staging = staging or (lambda url: GrpcTriton(url, quick.triton.switch_timeout_s))
         self._tritons = tritons or (lambda: tritons_of(quick))
         self._probe = Probe(settings.repository)
         self._lease = Lease(settings.repository or Path(), "the staging Triton", LEASE)
@@ -59,7 +62,7 @@ class StagingCheck:
 
     def look(self) -> Iterator[Finding]:
         """See Check.look."""
-        url = self._settings.staging_grpc_url
+        url = self._settings.triton.staging_grpc_url
         if not url:
             yield self._report.unknown(NONE, START_ONE)
             return
@@ -95,7 +98,7 @@ class StagingCheck:
             return ()
 
     def _away(self, error: DeployError) -> Finding:
-        if self._settings.staging == "optional":
+        if self._settings.triton.staging == "optional":
             return self._report.warning(
                 f"{error.message} Deploys go on without it (TRITON_DEPLOY_STAGING=optional).",
                 "Start it, or correct TRITON_DEPLOY_STAGING_GRPC_URL.",

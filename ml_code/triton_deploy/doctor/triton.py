@@ -80,7 +80,10 @@ class TritonCheck:
     deadline_s = 40.0
 
     def __init__(self, settings: Settings, tritons: Callable[[], Sequence[Examined]] | None = None) -> None:
-        quick = replace(settings, switch_timeout_s=min(settings.switch_timeout_s, CALL_S))
+        quick = replace(
+            settings,
+            triton=replace(settings.triton, switch_timeout_s=min(settings.triton.switch_timeout_s, CALL_S)),
+        )
         self._settings = settings
         self._tritons = tritons or (lambda: tritons_of(quick))
         self._probe = Probe(settings.repository)
@@ -139,7 +142,7 @@ class TritonCheck:
         major, _, rest = version.partition(".")
         minor = rest.partition(".")[0]
         known = ONNX_LIMITS.get(int(minor)) if major == "2" and minor.isdigit() else None
-        opset, ir = self._settings.max_opset, self._settings.max_ir_version
+        opset, ir = self._settings.triton.max_opset, self._settings.triton.max_ir_version
         if known is None:
             return self._report.unknown(
                 f"Which ONNX Runtime Triton {version} at {url} has is not known here, and it does not say so.",

@@ -66,7 +66,7 @@ class Fleet:
         self._model = folder.model
         self._versions = folder.versions
         self._engines = folder.engines
-        self._replicas = Replicas(tritons, settings.quorum)
+        self._replicas = Replicas(tritons, settings.triton.quorum)
         self._settings = settings
         self.unanswered: dict[str, str] = {}
         self.ended: dict[str, str] = {}
@@ -105,8 +105,8 @@ class Fleet:
                 return False
             # Also when it is not loaded: after a load that hung, an unload of an earlier deploy may wait inside Triton,
             # and would take away what is loaded now. Triton does one after the other.
-            triton.unload(engine, self._settings.switch_timeout_s)
-            self._load(triton, engine, self._settings.load_timeout_s, config)
+            triton.unload(engine, self._settings.triton.switch_timeout_s)
+            self._load(triton, engine, self._settings.triton.load_timeout_s, config)
             return True
 
         def load_and_ask(triton: Triton) -> bool:
@@ -151,9 +151,9 @@ class Fleet:
         held = self._held(version, "answered with", ask)
         measured = self._replicas.one_then_rest(held, held).answers
         latency_s = max(latency for latency, _ in measured.values())
-        if latency_s > self._settings.smoke_latency_limit_s:
+        if latency_s > self._settings.smoke.latency_limit_s:
             raise AnsweredLate(
-                f"The candidate takes {latency_s:.3f} s a request, more than {self._settings.smoke_latency_limit_s:g} s.",
+                f"The candidate takes {latency_s:.3f} s a request, more than {self._settings.smoke.latency_limit_s:g} s.",
                 hint="A busy machine looks the same: deploy again. If it lasts, make the model faster, or raise TRITON_DEPLOY_SMOKE_LATENCY_LIMIT_S.",
             )
         return {
@@ -233,12 +233,14 @@ class Fleet:
         pointing = triton.ready_versions(self._model)
         if manifest is None:
             if pointing:
-                triton.unload(self._model, self._settings.switch_timeout_s)
+                triton.unload(self._model, self._settings.triton.switch_timeout_s)
             return
         if pointing == (manifest.version,):
             return
         if not self._is_ready(triton, manifest.version):
-            self._load(triton, engine_name(self._model, manifest.version), self._settings.load_timeout_s)
+            self._load(
+                triton, engine_name(self._model, manifest.version), self._settings.triton.load_timeout_s
+            )
         self._flip(manifest, triton)
 
     def restore_without_files(self, version: int, spared: Collection[str] = ()) -> None:
@@ -262,7 +264,7 @@ class Fleet:
                 raise NotFound("It is not loaded there, and its files are gone.", hint="Restore them.")
             # The last commit wrote it, and no deploy that failed has changed it.
             config = model_config.json_of(self._versions.switch() or "", self._model, version)
-            self._load(triton, self._model, self._settings.switch_timeout_s, config)
+            self._load(triton, self._model, self._settings.triton.switch_timeout_s, config)
         except Unavailable:
             raise
         except (DeployError, ValueError) as error:
@@ -275,7 +277,7 @@ class Fleet:
 
         def load(triton: Triton) -> None:
             if not self._is_ready(triton, version):
-                self._load(triton, engine_name(self._model, version), self._settings.load_timeout_s)
+                self._load(triton, engine_name(self._model, version), self._settings.triton.load_timeout_s)
 
         self._replicas.on_all(load)
 
@@ -376,7 +378,9 @@ class Fleet:
                             "Triton at %s still serves version %s: it stays loaded there", triton.url, version
                         )
                     else:
-                        triton.unload(engine_name(self._model, version), self._settings.switch_timeout_s)
+                        triton.unload(
+                            engine_name(self._model, version), self._settings.triton.switch_timeout_s
+                        )
                 except DeployError as error:
                     log.warning("version %s stays loaded for now: %s", version, error)
                     hangs = hangs or self._hangs(triton, version)
@@ -385,7 +389,7 @@ class Fleet:
 
     def load(self, triton: Triton, version: int) -> None:
         """Load a version's engine into one Triton, as its files say."""
-        self._load(triton, engine_name(self._model, version), self._settings.load_timeout_s)
+        self._load(triton, engine_name(self._model, version), self._settings.triton.load_timeout_s)
 
     def _load(self, triton: Triton, name: str, timeout_s: float, config: str | None = None) -> None:
         """The one place that loads: a directory that came meanwhile and ends a Triton is seen here."""
@@ -414,15 +418,18 @@ class Fleet:
     def _point(self, manifest: Manifest, triton: Triton) -> None:
         config = model_config.to_json(self._switch(manifest))
         try:
-            self._load(triton, self._model, self._settings.switch_timeout_s, config)
+            self._load(triton, self._model, self._settings.triton.switch_timeout_s, config)
         except Misconfigured:
             # Somebody changed something in the engine's folder since its load, a hard link or a mode, and Triton has read the file:
             # see engines.py. A load that carries the configuration makes it look away again, and loads no weights.
             engine = model_config.to_json(self._engine(manifest))
             self._load(
-                triton, engine_name(self._model, manifest.version), self._settings.load_timeout_s, engine
+                triton,
+                engine_name(self._model, manifest.version),
+                self._settings.triton.load_timeout_s,
+                engine,
             )
-            self._load(triton, self._model, self._settings.switch_timeout_s, config)
+            self._load(triton, self._model, self._settings.triton.switch_timeout_s, config)
 
     def _held(self, version: int, doing: str, act: Callable[[Triton], T]) -> Callable[[Triton], T]:
         """Return an action during which the Triton is held by a lifeline.
@@ -480,14 +487,14 @@ class Fleet:
         engine = engine_name(self._model, version)
         try:
             return [
-                triton.infer(engine, case.inputs, self._settings.infer_timeout_s, version)
+                triton.infer(engine, case.inputs, self._settings.triton.infer_timeout_s, version)
                 for _ in range(1 + SMOKE_REQUESTS)
             ]
         except ArtifactRejected as error:
             raise smoke_case.asked_with(case, error) from error
 
     def _ask_public(self, triton: Triton, case: SmokeCase) -> Inference:
-        timeout_s = self._settings.infer_timeout_s
+        timeout_s = self._settings.triton.infer_timeout_s
         began = time.monotonic()
         try:
             return triton.infer(self._model, case.inputs, timeout_s)
@@ -498,7 +505,7 @@ class Fleet:
             raise AnsweredLate(error.message, hint=error.hint) from error
 
     def _wait_ready(self, triton: Triton, version: int) -> None:
-        deadline = time.monotonic() + self._settings.ready_timeout_s
+        deadline = time.monotonic() + self._settings.triton.ready_timeout_s
         while not self._is_ready(triton, version):
             if time.monotonic() >= deadline:
                 raise self._not_ready(triton, version)
@@ -528,7 +535,7 @@ class Fleet:
                 hint="Check who else loads models into this Triton, then deploy again.",
             )
         return smoke_case.largest_error(
-            case, answer.outputs, rtol=self._settings.smoke_rtol, atol=self._settings.smoke_atol
+            case, answer.outputs, rtol=self._settings.smoke.rtol, atol=self._settings.smoke.atol
         )
 
     def _is_ready(self, triton: Triton, version: int) -> bool:

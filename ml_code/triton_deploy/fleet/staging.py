@@ -59,8 +59,12 @@ class Staging:
         self._triton = triton
         self._folder = folder
         # A busy machine that serves nobody may answer slowly; there is one of it.
-        self._settings = replace(settings, smoke_latency_limit_s=float("inf"), quorum="all")
-        self._required = settings.staging == "required"
+        self._settings = replace(
+            settings,
+            smoke=replace(settings.smoke, latency_limit_s=float("inf")),
+            triton=replace(settings.triton, quorum="all"),
+        )
+        self._required = settings.triton.staging == "required"
         self._clock = clock
         self._sleep = sleep
         self._lease = Lease(settings.repository_root, "the staging Triton", STAGING)
@@ -170,7 +174,7 @@ class Staging:
         finally:
             for name in (self._folder.model, engine_name(self._folder.model, manifest.version)):
                 try:
-                    self._triton.unload(name, self._settings.switch_timeout_s)
+                    self._triton.unload(name, self._settings.triton.switch_timeout_s)
                 except DeployError as error:
                     self._left.add(name)
                     log.warning(
@@ -194,7 +198,7 @@ class Staging:
                 return round(time.monotonic() - began, 3)
             except (LeaseHeld, Superseded):
                 waited_s = time.monotonic() - began
-                if waited_s >= self._settings.staging_wait_s:
+                if waited_s >= self._settings.triton.staging_wait_s:
                     raise LeaseHeld(
                         f"The staging Triton at {self._triton.url} was in use by {holder or 'another deployment'} for {waited_s:.0f} s.",
                         hint="Deploy again, or raise TRITON_DEPLOY_STAGING_WAIT_S.",
@@ -225,7 +229,11 @@ class Staging:
     def _lease_s(self) -> float:
         # As long as one call may take.
         settings = self._settings
-        return max(settings.load_timeout_s, 6 * settings.infer_timeout_s) + settings.ready_timeout_s + 60
+        return (
+            max(settings.triton.load_timeout_s, 6 * settings.triton.infer_timeout_s)
+            + settings.triton.ready_timeout_s
+            + 60
+        )
 
     def _empty(self) -> list[str]:
         """Take out what others left in it; returns the names."""
@@ -234,8 +242,8 @@ class Staging:
         names = sorted({*busy, *self._left})
         # The public names first: Triton keeps an engine while a switch points at it.
         for name in sorted(names, key=lambda name: ".v" in name):
-            self._triton.unload(name, self._settings.switch_timeout_s)
-        deadline = time.monotonic() + self._settings.switch_timeout_s
+            self._triton.unload(name, self._settings.triton.switch_timeout_s)
+        deadline = time.monotonic() + self._settings.triton.switch_timeout_s
         self._left.clear()
         while names and (left := self._busy()):
             if time.monotonic() >= deadline:
@@ -270,7 +278,7 @@ class Staging:
         return sorted(self._triton.index().held)
 
     def _wait_until_back(self, keep: Callable[[], object]) -> None:
-        deadline = time.monotonic() + self._settings.load_timeout_s
+        deadline = time.monotonic() + self._settings.triton.load_timeout_s
         while time.monotonic() < deadline:
             keep()
             try:

@@ -51,15 +51,17 @@ class Limits:
         timeout_variable: the setting that ``timeout_s`` comes from, for messages.
     """
 
-    timeout_s: float = Settings.reference_timeout_s
-    memory_bytes: int = Settings.reference_memory_bytes
+    timeout_s: float = Settings.smoke.reference_timeout_s
+    memory_bytes: int = Settings.smoke.reference_memory_bytes
     output_bytes: int = OUTPUT_BYTES
     timeout_variable: str = "TRITON_DEPLOY_REFERENCE_TIMEOUT_S"
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """Return the deployer's limits."""
-        return cls(timeout_s=settings.reference_timeout_s, memory_bytes=settings.reference_memory_bytes)
+        return cls(
+            timeout_s=settings.smoke.reference_timeout_s, memory_bytes=settings.smoke.reference_memory_bytes
+        )
 
 
 class ModelFailed(Exception):

@@ -60,8 +60,10 @@ def _listed(known: list[str]) -> str:
 
 def _is_registered(settings: Settings, model: str) -> bool:
     """Whether MLflow knows the model; no, when it can't be asked quickly."""
-    limit_s = settings.feedback_timeout_s
-    quick = replace(settings, mlflow_timeout_s=min(settings.mlflow_timeout_s, limit_s))
+    limit_s = settings.mlflow.feedback_timeout_s
+    quick = replace(
+        settings, mlflow=replace(settings.mlflow, timeout_s=min(settings.mlflow.timeout_s, limit_s))
+    )
 
     def ask() -> bool:
         MlflowApi(quick).get("mlflow/registered-models/get", "registered_model", name=model)

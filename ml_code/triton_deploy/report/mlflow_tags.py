@@ -53,15 +53,18 @@ class MlflowTags:
     def __init__(self, settings: Settings, board: Callable[[], Board] | None = None) -> None:
         self._settings = settings
         quick = replace(
-            settings, mlflow_timeout_s=min(settings.mlflow_timeout_s, settings.feedback_timeout_s)
+            settings,
+            mlflow=replace(
+                settings.mlflow, timeout_s=min(settings.mlflow.timeout_s, settings.mlflow.feedback_timeout_s)
+            ),
         )
         self._board = board or (lambda: MlflowBoard(quick))
-        self._asks = board is not None or bool(settings.mlflow_tracking_uri)
+        self._asks = board is not None or bool(settings.mlflow.tracking_uri)
         self._away: DeployError | None = None
 
     @property
     def _tells(self) -> bool:
-        return self._asks and self._settings.feedback_prefix != "off"
+        return self._asks and self._settings.mlflow.feedback_prefix != "off"
 
     def tell(self, folder: ModelFolder, ended: Deployment) -> None:
         """Show how a deployment ended. Never raises, and takes no longer than the time limit.
@@ -137,7 +140,7 @@ class MlflowTags:
 
         def write() -> list[str]:
             shown = board.versions(folder.model)
-            found = changes(wanted, shown, self._settings.feedback_prefix)
+            found = changes(wanted, shown, self._settings.mlflow.feedback_prefix)
             for change in () if dry_run else found:
                 if change.value is None:
                     board.delete_tag(folder.model, change.version, change.key)
@@ -152,7 +155,7 @@ class MlflowTags:
 
     def _within(self, doing: str, action: Callable[[], T]) -> T:
         try:
-            return within(self._settings.feedback_timeout_s, doing, action)
+            return within(self._settings.mlflow.feedback_timeout_s, doing, action)
         except (LookupError, TypeError, ValueError) as error:
             raise Misconfigured(
                 f"{doing[:1].upper()}{doing[1:]} failed on an answer that MLflow 3 does not give: {type(error).__name__}: {error}.",

@@ -52,18 +52,18 @@ def notify(settings: Settings, notification: Notification) -> bool:
     Returns:
         Whether somebody took it.
     """
-    if not settings.notify_url:
+    if not settings.notify.url:
         return False
     text = notification.text + (f" ({notification.run})" if notification.run else "")
     body: dict[str, Any] = {"text": for_chat(text)}
-    if settings.notify_format == "json":
+    if settings.notify.format == "json":
         body = asdict(notification) | {"text": printable(text)}
     try:
         response = send(
             new_session(pool_size=1),
             "POST",
-            settings.notify_url,
-            timeout_s=settings.notify_timeout_s,
+            settings.notify.url,
+            timeout_s=settings.notify.timeout_s,
             # The address is a secret: whoever knows it can write there.
             server="The webhook of TRITON_DEPLOY_NOTIFY_URL",
             hint="Check TRITON_DEPLOY_NOTIFY_URL.",

@@ -1,24 +1,26 @@
-"""Settings as a frozen dataclass: each field with its variable, its default and what it means; read from the environment once."""
+"""Settings as frozen dataclasses: each field declares its variable, default, meaning and check; read from the environment once."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import Field, dataclass, field, fields
 from typing import Any, Self
 
 from ..errors import DeployError, Misconfigured
-from ..rules.web_address import HIDDEN, shown
-
-MOST_SECONDS = 1e9
-"""Thirty years: the system's clocks and timers take no much longer time."""
-MOST = 2**62
-"""Above every count and size of a machine."""
+from .checks import Check
+from .parsing import kubernetes_address, of_kubernetes, parse
 
 
-def setting(variable: str, default: Any, doc: str, *, secret: bool = False, positive: bool = False) -> Any:
+def setting(
+    variable: str,
+    default: Any,
+    doc: str,
+    *,
+    secret: bool = False,
+    positive: bool = False,
+    check: Check | None = None,
+) -> Any:
     """Return a dataclass field that is read from the environment.
 
     Args:
@@ -27,16 +29,15 @@ def setting(variable: str, default: Any, doc: str, *, secret: bool = False, posi
         doc: what it means, with its unit, as the tables in the documents have it.
         secret: never shown in the object's text, nor in an error.
         positive: a number that can't be 0.
+        check: raises Misconfigured for a value that can't be right; see ``checks``.
     """
-    metadata = {"variable": variable, "doc": doc, "secret": secret, "positive": positive}
+    metadata = {"variable": variable, "doc": doc, "secret": secret, "positive": positive, "check": check}
     return field(default=default, repr=not secret, metadata=metadata)
 
 
-def is_address(text: str) -> bool:
-    """Whether a text is ``host:port``, without a scheme, a user or a path."""
-    host, _, port = text.rpartition(":")
-    named = re.fullmatch(r"\[[0-9A-Fa-f:.%]+\]|[^\s/@:\[\]]+", host) is not None
-    return named and re.fullmatch("[0-9]{1,5}", port) is not None and 0 < int(port) < 65536
+def group(kind: type[FromEnvironment]) -> Any:
+    """Return a dataclass field that is a group of settings."""
+    return field(default=kind())
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Problem:
     Attributes:
         variable: the one that is at fault.
         error: why, and what to do.
-        beside: the others that make it wrong.
+        beside: the other variables that make it wrong.
     """
 
     variable: str
@@ -55,7 +56,16 @@ class Problem:
 
 
 class FromEnvironment:
-    """Base of a frozen dataclass whose fields were made by ``setting``."""
+    """Base of a frozen dataclass whose fields were made by ``setting``, or are groups: dataclasses of the same base."""
+
+    @classmethod
+    def declared(cls) -> Iterator[Field[Any]]:
+        """Yield the field of every setting, those of the groups included, in the order of their declaration."""
+        for f in _fields(cls):
+            if isinstance(f.default, FromEnvironment):
+                yield from f.default.declared()
+            else:
+                yield f
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
@@ -68,7 +78,8 @@ class FromEnvironment:
             Misconfigured: a value can't be parsed or can't be right; the text names the variable.
         """
         environ = os.environ if environ is None else environ
-        settings = cls(**dict(_read(f, environ) for f in fields(cls) if _is_set(f, environ)))  # type: ignore[arg-type]
+        given = [f for f in cls.declared() if _is_set(f, environ)]
+        settings = cls._of({f.metadata["variable"]: _read(f, environ) for f in given})
         settings.check()
         return settings
 
@@ -80,30 +91,52 @@ class FromEnvironment:
             environ: variables to read; the process's own by default.
 
         Returns:
-            The settings, with the default for what can't be used; and why not, by variable.
+            The settings, with the default for each that can't be used; and the error, by variable.
         """
         environ = os.environ if environ is None else environ
         wrong: dict[str, DeployError] = {}
         values: dict[str, Any] = {}
-        names = {f.metadata["variable"]: f.name for f in fields(cls)}  # type: ignore[arg-type]
-        for f in fields(cls):  # type: ignore[arg-type]
+        for f in cls.declared():
             try:
-                values |= [_read(f, environ)] if _is_set(f, environ) else []
+                values |= {f.metadata["variable"]: _read(f, environ)} if _is_set(f, environ) else {}
             except DeployError as error:
                 wrong[f.metadata["variable"]] = error
-        while found := _first_new(cls(**values), wrong):
+        while found := _first_new(cls._of(values), wrong):
             wrong[found.variable] = found.error
-            values.pop(names[found.variable], None)
-        return cls(**values), wrong
+            values.pop(found.variable, None)
+        return cls._of(values), wrong
+
+    @classmethod
+    def _of(cls, values: Mapping[str, Any]) -> Self:
+        """Return the settings with these values, by variable, and the defaults for the others."""
+        given: dict[str, Any] = {}
+        for f in _fields(cls):
+            if isinstance(f.default, FromEnvironment):
+                given[f.name] = type(f.default)._of(values)
+            elif f.metadata["variable"] in values:
+                given[f.name] = values[f.metadata["variable"]]
+        return cls(**given)
 
     def check(self) -> None:
-        """Raise Misconfigured when a value can't be right."""
+        """Raise the error of the first setting that can't be right."""
         for problem in self.problems():
             raise problem.error
 
     def problems(self) -> Iterator[Problem]:
-        """Yield what can't be right, each by its variable."""
-        yield from ()
+        """Yield the settings that can't be right, by the checks that were declared; a class adds what spans several."""
+        for f in _fields(type(self)):
+            value = getattr(self, f.name)
+            if isinstance(value, FromEnvironment):
+                yield from value.problems()
+            elif check := f.metadata["check"]:
+                try:
+                    check(f.metadata["variable"], value, f.default)
+                except DeployError as error:
+                    yield Problem(f.metadata["variable"], error)
+
+
+def _fields(kind: type[FromEnvironment]) -> tuple[Field[Any], ...]:
+    return fields(kind)  # type: ignore[arg-type]
 
 
 def _first_new(settings: FromEnvironment, wrong: Collection[str]) -> Problem | None:
@@ -118,101 +151,20 @@ def _first_new(settings: FromEnvironment, wrong: Collection[str]) -> Problem | N
     )
 
 
-def _is_set(of: Any, environ: Mapping[str, str]) -> bool:
+def _is_set(of: Field[Any], environ: Mapping[str, str]) -> bool:
     return bool(environ.get(of.metadata["variable"], "").strip())
 
 
-def _read(of: Any, environ: Mapping[str, str]) -> tuple[str, Any]:
-    """Return a field's name and what its variable says; raises Misconfigured."""
+def _read(of: Field[Any], environ: Mapping[str, str]) -> Any:
+    """Return the value that a field's variable has; raises Misconfigured."""
     variable = of.metadata["variable"]
     text = environ[variable].strip()
     if (service := kubernetes_address(text)) and not of.metadata["secret"]:
-        raise _of_kubernetes(variable, service)
-    value = _parse(variable, text, of.default)
+        raise of_kubernetes(variable, service)
+    value = parse(variable, text, of.default)
     if of.metadata["positive"] and not value:
         raise Misconfigured(
             f"{variable}={text!r} is 0: nothing could be done with that.",
             hint=f"Unset it for the default, {of.default}.",
         )
-    return of.name, value
-
-
-def kubernetes_address(text: str) -> str:
-    """Return the address that Kubernetes, or a link of Docker, wrote into a variable; empty for any other text."""
-    return text if re.fullmatch(r"(?:tcp|udp|sctp)://[^\s,]*", text) else ""
-
-
-def _of_kubernetes(variable: str, address: str) -> Misconfigured:
-    service = variable.removesuffix("_PORT").lower().replace("_", "-")
-    if variable.endswith("_PORT"):
-        return Misconfigured(
-            f"{variable}={shown(address)} is what Kubernetes tells every pod of a Service called {service!r}, not a setting.",
-            hint=f"Set enableServiceLinks: false in the pod, rename the Service, or set {variable} in the pod to what is meant.",
-        )
-    return Misconfigured(
-        f"{variable}={shown(address)} begins with {address.partition('://')[0]}://, as Kubernetes and Docker write addresses of "
-        "Services: no setting is written so.",
-        hint=f"Set {variable} to what is meant, and leave that scheme out.",
-    )
-
-
-def _parse(variable: str, text: str, default: Any) -> Any:
-    if isinstance(default, (int, float)):
-        return _number(variable, text, default)
-    if isinstance(default, tuple):
-        return tuple(part.strip() for part in text.split(",") if part.strip())
-    return _path(variable, text) if default is None else text
-
-
-def _number(variable: str, text: str, default: float) -> float:
-    number = None
-    if text.isascii() and "_" not in text:
-        try:
-            number = type(default)(text)
-        except ValueError:
-            number = None
-    if number is None or not 0 <= number < float("inf"):
-        kind = "a whole number" if isinstance(default, int) else "a number"
-        raise Misconfigured(
-            f"{variable}={_cut(text)!r} is not {kind} of 0 or more.",
-            hint=f"Unset it for the default, {default}.",
-        )
-    if number > (MOST if isinstance(default, int) else MOST_SECONDS):
-        raise Misconfigured(
-            f"{variable}={_cut(text)} is more than any machine has.",
-            hint=f"Unset it for the default, {default}.",
-        )
-    return number
-
-
-def _path(variable: str, text: str) -> Path:
-    """Return a path of this machine; a URL is none, and only a shell knows what ``~`` is."""
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", text)
-    if scheme and scheme[1].lower() == "file":
-        raise Misconfigured(
-            f"{variable}={shown(text)} is a URL, and a path of this machine is wanted.",
-            hint=f"Leave the scheme out: {variable}={re.sub('^file:/+', '/', text, flags=re.IGNORECASE)}",
-        )
-    if scheme:
-        raise Misconfigured(
-            f"{variable}={shown(text)} is a URL, and a path of this machine is wanted.",
-            hint=_NO_STORE
-            if variable == "TRITON_DEPLOY_REPOSITORY"
-            else "Copy it to this machine, and write its path.",
-        )
-    if text.startswith("~") or "\0" in text:
-        raise Misconfigured(
-            f"{variable}={_cut(text)!r} is no path: only a shell knows what '~' stands for.",
-            hint="Write the path from the root on.",
-        )
-    return Path(text)
-
-
-_NO_STORE = (
-    "Triton may serve from an object store, but a deploy can't be made safe in one: it needs link(2) and rename(2). Use a folder that "
-    "the deployer shares with every Triton (a local disk, NFS 4, a ReadWriteMany volume), and start Triton with it."
-)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 80 else text[:80] + HIDDEN
+    return value

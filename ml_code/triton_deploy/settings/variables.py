@@ -6,11 +6,12 @@ import logging
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 from ..errors import Misconfigured
-from .environment import FromEnvironment, kubernetes_address
+from .environment import FromEnvironment
+from .parsing import kubernetes_address
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def unknown(
         settings: what is read from them. Its prefixes are those of its variables up to the second ``_`` (``GATEWAY_``: the first).
         also: further names that are known.
     """
-    known = {f.metadata["variable"] for one in settings for f in fields(one)}  # type: ignore[arg-type]
+    known = {f.metadata["variable"] for one in settings for f in one.declared()}
     prefixes = {prefix for name in known if (prefix := _prefix(name))}
     ours = [name for name in known if _prefix(name)]
     found = []

@@ -140,7 +140,7 @@ class Baking:
     @property
     def not_due(self) -> str:
         """Why no release is watched."""
-        if not self._settings.prometheus_url:
+        if not self._settings.bake.prometheus_url:
             return "Not watched: TRITON_DEPLOY_PROMETHEUS_URL is not set."
         return "Not watched: the bake takes 0 minutes."
 

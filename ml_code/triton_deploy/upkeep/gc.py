@@ -197,9 +197,9 @@ class GarbageCollector:
     def _judge(self, folder: ModelFolder) -> list[GcVerdict]:
         settings = self._settings
         policy = Policy(
-            releases=settings.keep_releases,
-            quarantined=settings.keep_quarantined,
-            days=settings.quarantine_days,
+            releases=settings.retention.keep_releases,
+            quarantined=settings.retention.keep_quarantined,
+            days=settings.retention.quarantine_days,
         )
         now = self._clock()
         return [_without_foreign(folder, verdict) for verdict in judge(_inventory(folder, now), policy, now)]

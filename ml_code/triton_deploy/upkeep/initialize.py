@@ -104,7 +104,7 @@ def _roots(settings: Settings, request: InitRequest) -> Iterator[SetUpStep]:
     """Yield what has to be set so that models of the direct experiment are deployed: nobody's environment can be set from here."""
     if not request.bucket:
         return
-    allowed = settings.allowed_artifacts
+    allowed = settings.transfer.allowed_artifacts
     place = parse_place(f"s3://{request.bucket}/{request.direct}")
     if not allowed.allow(place):
         wanted = ",".join(map(str, (*allowed.roots, place)))

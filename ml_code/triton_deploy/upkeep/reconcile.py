@@ -224,7 +224,7 @@ class Reconciler:
         return replace(self._report(folder, [*done, *told], problems, notices=notices), stuck=stuck)
 
     def _is_problem(self, notice: Notice) -> bool:
-        return notice.kind == ALIAS_DRIFT and self._settings.alias_drift == "problem"
+        return notice.kind == ALIAS_DRIFT and self._settings.mlflow.alias_drift == "problem"
 
     def _repair(
         self, deployments: Deployments, look: Callable[[], Iterator[Repair]], me: str, problems: list[str]
@@ -307,7 +307,7 @@ class Reconciler:
     @property
     def _lease_s(self) -> float:
         # Not as long as a deploy's: one that is killed here has left nothing that is worth keeping others away.
-        return self._settings.load_timeout_s + LEASE_S
+        return self._settings.triton.load_timeout_s + LEASE_S
 
     def _keep_lease(self, folder: ModelFolder, me: str) -> None:
         folder.lease.renew(me, self._clock(), self._lease_s)
@@ -486,7 +486,7 @@ class Reconciler:
             if folder.ownership.knows(number):
                 yield Repair(
                     f"unload {name} from {triton.url}",
-                    partial(triton.unload, name, self._settings.switch_timeout_s),
+                    partial(triton.unload, name, self._settings.triton.switch_timeout_s),
                 )
             else:
                 seen.foreign.append(f"{name} in {triton.url}")

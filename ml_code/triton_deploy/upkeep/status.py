@@ -169,5 +169,5 @@ def _serving(settings: Settings, folder: ModelFolder, survey: IndexCache) -> dic
     try:
         tritons = tritons_of(settings)
     except Unavailable as error:
-        return {", ".join(settings.triton_grpc_urls): error.message}
+        return {", ".join(settings.triton.grpc_urls): error.message}
     return Fleet(folder, tritons, settings).public_versions(survey)

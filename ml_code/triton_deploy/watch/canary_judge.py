@@ -65,10 +65,10 @@ class CanaryJudge:
     @classmethod
     def of(cls, settings: Settings) -> CanaryJudge:
         """Return the judge that the settings describe; raises Misconfigured when the file of queries can't be used."""
-        metrics = Prometheus(settings.prometheus_url, settings.prometheus_timeout_s)
-        queries = Queries.read(settings.canary_queries, QUERIES)
+        metrics = Prometheus(settings.bake.prometheus_url, settings.bake.prometheus_timeout_s)
+        queries = Queries.read(settings.canary.queries, QUERIES)
         limits = replace(BakePolicy.of(settings).limits, min_requests=settings.canary_requests)
-        return cls(Observer(queries, metrics, limits), metrics, settings.shadow_max_different)
+        return cls(Observer(queries, metrics, limits), metrics, settings.canary.shadow_max_different)
 
     def __call__(self, watched: Watched) -> Judgment:
         """Look at the whole of the step so far, and whether it was lost since the first; see ``canary_evidence.Judge``."""

@@ -8,7 +8,7 @@ from ..errors import InvalidInput
 from ..rules.bake_rules import Limits
 from ..rules.records import Bake
 from ..settings import Settings
-from ..settings.setting_rules import MAX_BAKE_MINUTES
+from ..settings.bake import MAX_BAKE_MINUTES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class BakePolicy:
         Raises:
             InvalidInput: ``minutes`` is no length of time.
         """
-        minutes = settings.bake_minutes if minutes is None else minutes
+        minutes = settings.bake.minutes if minutes is None else minutes
         if not 0 <= minutes <= MAX_BAKE_MINUTES:
             raise InvalidInput(
                 f"{minutes:g} minutes is no time to watch a release for.",
@@ -65,21 +65,21 @@ class BakePolicy:
             )
         return cls(
             # Without a Prometheus there is nothing to see.
-            duration_s=60 * minutes if settings.prometheus_url else 0,
-            interval_s=settings.bake_interval_s,
-            window_s=settings.bake_window_s,
-            bad_looks=settings.bake_bad_looks,
+            duration_s=60 * minutes if settings.bake.prometheus_url else 0,
+            interval_s=settings.bake.interval_s,
+            window_s=settings.bake.window_s,
+            bad_looks=settings.bake.bad_looks,
             limits=Limits(
-                min_requests=settings.bake_min_requests,
-                min_clients=settings.bake_min_clients,
-                max_failure_ratio=settings.bake_max_failure_ratio,
-                max_failure_rise=settings.bake_max_failure_rise,
-                max_latency_ratio=settings.bake_max_latency_ratio,
-                min_latency_rise_s=settings.bake_min_latency_rise_s,
-                max_latency_s=settings.bake_max_latency_s,
+                min_requests=settings.bake.min_requests,
+                min_clients=settings.bake.min_clients,
+                max_failure_ratio=settings.bake.max_failure_ratio,
+                max_failure_rise=settings.bake.max_failure_rise,
+                max_latency_ratio=settings.bake.max_latency_ratio,
+                min_latency_rise_s=settings.bake.min_latency_rise_s,
+                max_latency_s=settings.bake.max_latency_s,
             ),
-            no_data=settings.bake_no_data,
-            away=settings.bake_prometheus_away,
-            no_baseline=settings.bake_no_baseline,
-            alerts=settings.bake_alerts,
+            no_data=settings.bake.no_data,
+            away=settings.bake.prometheus_away,
+            no_baseline=settings.bake.no_baseline,
+            alerts=settings.bake.alerts,
         )

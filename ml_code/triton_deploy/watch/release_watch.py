@@ -80,13 +80,15 @@ class Watch:
             Misconfigured: the file of queries, or the repository, can't be used.
             NotFound, StorageFailed: see above.
         """
-        timeout_s = settings.prometheus_timeout_s
+        timeout_s = settings.bake.prometheus_timeout_s
         alerts = (
-            (Alertmanager(settings.alertmanager_url, timeout_s), policy.alerts) if policy.alerts else None
+            (Alertmanager(settings.bake.alertmanager_url, timeout_s), policy.alerts)
+            if policy.alerts
+            else None
         )
         observer = Observer(
-            Queries.read(settings.bake_queries),
-            Prometheus(settings.prometheus_url, timeout_s),
+            Queries.read(settings.bake.queries),
+            Prometheus(settings.bake.prometheus_url, timeout_s),
             policy.limits,
             alerts,
             part_s=policy.interval_s,

@@ -110,7 +110,7 @@ def live(platform: Distributed) -> Model:
     """A model whose version 1 is live on both Tritons."""
     # Any host's variables name both Tritons; the URLs are those of its own.
     model = deployed(platform.hosts[0])
-    assert len(model.settings.triton_grpc_urls) == 2
+    assert len(model.settings.triton.grpc_urls) == 2
     return model
 
 

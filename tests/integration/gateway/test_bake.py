@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from tests.support.servers.baked_site import Site
 from tests.support.servers.gateways import Gateway, Releases, free_port
 from tests.support.servers.prometheus_server import Prometheus
 from tests.support.servers.v2_clients import ASKED_A_SECOND, Clients, asking
+from tests.support.settings import changed
 
 pytestmark = pytest.mark.integration
 
@@ -48,16 +48,16 @@ def site(releases: Releases, prometheus: Prometheus, request: pytest.FixtureRequ
     name = "bake_" + request.node.name.removeprefix("test_").partition("[")[0][:40]
     with fake_store() as store:
         own = Releases(releases.root, store, releases.stacks, name)
-        settings = replace(
+        settings = changed(
             own.settings,
-            prometheus_url=prometheus.url,
-            bake_minutes=12 / 60,
-            bake_interval_s=2,
-            bake_window_s=10,
-            bake_min_requests=30,
+            bake__prometheus_url=prometheus.url,
+            bake__minutes=12 / 60,
+            bake__interval_s=2,
+            bake__window_s=10,
+            bake__min_requests=30,
             # Machines of tests are noisy; what is bad here is worse by far.
-            bake_max_latency_ratio=4.0,
-            bake_min_latency_rise_s=0.03,
+            bake__max_latency_ratio=4.0,
+            bake__min_latency_rise_s=0.03,
         )
         own.deploy()
         yield Site(own, settings)
@@ -152,7 +152,7 @@ def test_the_command_line_watches_and_says_how_it_ended(
     site.releases.deploy()
     environment = {
         "TRITON_DEPLOY_REPOSITORY": str(site.releases.root),
-        "TRITON_DEPLOY_GRPC_URLS": ",".join(site.releases.settings.triton_grpc_urls),
+        "TRITON_DEPLOY_GRPC_URLS": ",".join(site.releases.settings.triton.grpc_urls),
         "TRITON_DEPLOY_PROMETHEUS_URL": prometheus.url,
         "TRITON_DEPLOY_BAKE_INTERVAL_S": "1",
         "TRITON_DEPLOY_BAKE_NO_DATA": "hold",

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +31,7 @@ from stack import Stack
 from tests.support.models import picky, slow
 from tests.support.servers.gateways import Gateway, Releases, Traffic
 from tests.support.servers.prometheus_server import Prometheus
+from tests.support.settings import changed
 from tests.support.waiting import eventually
 from tests.support.world import SETTINGS
 
@@ -65,15 +65,15 @@ class Canaries:
     ) -> None:
         self._releases = releases
         self._judge = None if prometheus else nobody
-        self.settings = replace(
+        self.settings = changed(
             releases.settings,
-            canary_interval_s=1,
-            canary_silence_s=15,
-            prometheus_url=prometheus.url if prometheus else "",
-            gateway_urls=tuple(f"http://{one.address}" for one in gateways),
-            bake_min_requests=10,
+            canary__interval_s=1,
+            canary__silence_s=15,
+            bake__prometheus_url=prometheus.url if prometheus else "",
+            canary__gateway_urls=tuple(f"http://{one.address}" for one in gateways),
+            bake__min_requests=10,
             # How fast two versions are on a machine with other work to do says nothing here.
-            bake_max_latency_ratio=0,
+            bake__max_latency_ratio=0,
         )
 
     @property
@@ -450,7 +450,7 @@ def test_one_end_is_seen_however_its_counter_begins_and_an_old_one_is_not(tmp_pa
             # That gateway is started again, and counts from 0.
             gateway_like.set(canary1=1, canary2=1, canary3=1, shadow4=0, shadow5=0)
             eventually(lambda: seen("gateway_shadow_requests_total", 4) == 0, "the start")
-            judge = CanaryJudge.of(replace(SETTINGS, prometheus_url=running.url))
+            judge = CanaryJudge.of(changed(SETTINGS, bake__prometheus_url=running.url))
             verdicts = {
                 version: judge(Watched("m", version, 9, False, 1, 5)).verdict for version in range(1, 7)
             }

@@ -38,15 +38,16 @@ from tests.support.servers.baked_site import Site
 from tests.support.servers.gateways import Gateway, Releases, free_port
 from tests.support.servers.prometheus_server import Alertmanager, Prometheus
 from tests.support.servers.v2_clients import ASKED_A_SECOND, asking
+from tests.support.settings import changed
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
 FAST: dict[str, Any] = {
-    "bake_interval_s": 0.5,
-    "bake_window_s": 10,
-    "bake_min_requests": 30,
-    "bake_max_latency_ratio": 0.0,
+    "bake__interval_s": 0.5,
+    "bake__window_s": 10,
+    "bake__min_requests": 30,
+    "bake__max_latency_ratio": 0.0,
 }
 
 
@@ -66,7 +67,7 @@ def replaced(releases: Releases, prometheus: Prometheus, name: str) -> Iterator[
         own = Releases(releases.root, store, releases.stacks, name)
         own.deploy()
         own.deploy()
-        yield Site(own, replace(own.settings, prometheus_url=prometheus.url, **FAST))
+        yield Site(own, changed(own.settings, bake__prometheus_url=prometheus.url, **FAST))
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +129,7 @@ def test_a_wrong_prometheus_ends_the_bake_at_once_and_leaves_the_release(
 ) -> None:
     """Before: 15 minutes of warnings, then "stays live" and exit 0, with a release that fails a tenth of its requests."""
     with answering(status, body) as url:
-        wrong = site.with_(prometheus_url=url, bake_no_data="revert")
+        wrong = site.with_(bake__prometheus_url=url, bake__no_data="revert")
         began = time.monotonic()
         with pytest.raises(error, match=said) as raised:
             wrong.bake(1.5)
@@ -141,7 +142,7 @@ def test_a_query_of_ones_own_that_does_not_parse_ends_the_bake_at_once(site: Sit
     """Before: as above."""
     path = tmp_path / "queries.toml"
     path.write_text(DEFAULT.read_text() + '\n[[checks]]\nname = "mine"\nquery = "sum(rate(x[5m])"\nmax = 1\n')
-    wrong = site.with_(bake_queries=path)
+    wrong = site.with_(bake__queries=path)
     with pytest.raises(Misconfigured, match=r"parse error.*sum\(rate\(x\[5m\]\)"):
         wrong.bake(1.5)
     assert site.releases.live == 2
@@ -149,7 +150,7 @@ def test_a_query_of_ones_own_that_does_not_parse_ends_the_bake_at_once(site: Sit
 
 def test_a_prometheus_that_is_away_takes_no_release_back(site: Site) -> None:
     """Before: with TRITON_DEPLOY_BAKE_NO_DATA=revert it did, against the docs."""
-    away = site.with_(prometheus_url=f"http://127.0.0.1:{free_port()}", bake_no_data="revert")
+    away = site.with_(bake__prometheus_url=f"http://127.0.0.1:{free_port()}", bake__no_data="revert")
     baked = away.bake(minutes=1 / 60)
     assert baked.bake is not None
     assert (baked.bake.verdict, baked.bake.unmeasured) == (BakeVerdict.NO_DATA, True)
@@ -160,7 +161,9 @@ def test_a_prometheus_that_is_away_takes_no_release_back(site: Site) -> None:
 def test_an_alert_of_the_model_is_seen_that_fires_for_another_one_too(own_site: Site, tmp_path: Path) -> None:
     """Before: passed. The last of several of one name won."""
     with Alertmanager(tmp_path / "alertmanager", "http://127.0.0.1:1/") as alertmanager:
-        watched = own_site.with_(alertmanager_url=alertmanager.url, bake_alerts=("ModelFailsRequests",))
+        watched = own_site.with_(
+            bake__alertmanager_url=alertmanager.url, bake__alerts=("ModelFailsRequests",)
+        )
         alarm(alertmanager, own_site.releases.model, "another", "zzz", "a")
         with pytest.raises(BakeFailed, match="alert ModelFailsRequests fires"):
             watched.bake(1.5)
@@ -212,7 +215,7 @@ def on_trial(site: Site) -> Iterator[list[BaseException]]:
 
 def test_a_bad_release_is_taken_back_while_another_deploys_canary_runs(own_site: Site) -> None:
     """Before: exit 6 for as long as the canary ran, 8 hours at most."""
-    own_site = own_site.with_(canary_interval_s=0.5, canary_silence_s=10)
+    own_site = own_site.with_(canary__interval_s=0.5, canary__silence_s=10)
     with on_trial(own_site) as ended:
         began = time.monotonic()
         own_site.deployer.revert(
@@ -233,7 +236,7 @@ def test_a_bad_release_is_taken_back_while_another_deploys_canary_runs(own_site:
 
 def test_a_canary_that_nobody_could_judge_is_refused_before_anything(site: Site) -> None:
     """Before: committed, with exit 0; then every request failed."""
-    blind = site.with_(prometheus_url="")
+    blind = site.with_(bake__prometheus_url="")
     _, request = site.releases.request(canary_of("5,50", 0, 1))
     with pytest.raises(Misconfigured) as raised:
         blind.deployer.deploy(request)

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,19 +35,20 @@ from tests.support.servers.baked_site import Site
 from tests.support.servers.gateways import Gateway, Releases, free_port
 from tests.support.servers.many_clients import Flood, ManyClients, Rows, StalledReaders, every
 from tests.support.servers.prometheus_server import Prometheus
+from tests.support.settings import changed
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.soak, pytest.mark.timeout(600)]
 
 Make = Callable[[float], onnx.ModelProto]
 FAST: dict[str, Any] = {
-    "bake_interval_s": 2,
-    "bake_window_s": 15,
-    "bake_min_requests": 30,
-    "bake_max_latency_ratio": 4.0,
-    "bake_min_latency_rise_s": 0.05,
-    "canary_interval_s": 1,
-    "canary_silence_s": 15,
+    "bake__interval_s": 2,
+    "bake__window_s": 15,
+    "bake__min_requests": 30,
+    "bake__max_latency_ratio": 4.0,
+    "bake__min_latency_rise_s": 0.05,
+    "canary__interval_s": 1,
+    "canary__silence_s": 15,
 }
 ABOVE_TEN = partial(fails_above, 10)
 BAD_INPUT = [[99.0, 99.0]]
@@ -97,7 +98,7 @@ def begin(releases: Releases, tmp_path: Path, request: pytest.FixtureRequest) ->
             prometheus = running.enter_context(
                 Prometheus(folder / "prometheus", {"gateway": [gateway.address], "triton": tritons})
             )
-            settings = replace(own.settings, prometheus_url=prometheus.url, **FAST)
+            settings = changed(own.settings, bake__prometheus_url=prometheus.url, **FAST)
             yield OwnGateway(own, settings, gateway)
 
     return started
@@ -141,7 +142,7 @@ class Row:
     at_least: int
     minutes: float = 20 / 60
     at_once: int = 3
-    settings: Mapping[str, Any] = field(default_factory=lambda: {"bake_max_latency_ratio": 0.0})
+    settings: Mapping[str, Any] = field(default_factory=lambda: {"bake__max_latency_ratio": 0.0})
 
 
 def stalled(count: int, give_up_s: float) -> Harm:
@@ -222,7 +223,7 @@ ROWS = [
         outcome="slower",
         at_least=1,
         at_once=1,
-        settings={"bake_max_latency_ratio": 2.0, "bake_min_latency_rise_s": 0.01},
+        settings={"bake__max_latency_ratio": 2.0, "bake__min_latency_rise_s": 0.01},
     ),
     Row(
         name="28 % of the inputs are no inputs",
@@ -275,14 +276,13 @@ def is_slower(baked: Baked) -> bool:
 def test_one_failed_request_of_151_takes_nothing_back_with_the_default_settings(begin: Begin) -> None:
     """Before: reverted after 151 s, for 1.7 % of 121 requests by Triton's count."""
     with begin(ABOVE_TEN) as site:
-        site.settings = replace(
+        site.settings = changed(
             Settings(),
-            **{
-                name: getattr(site.settings, name)
-                for name in ("repository", "triton_grpc_urls", "prometheus_url")
-            },
+            repository=site.settings.repository,
+            triton__grpc_urls=site.settings.triton.grpc_urls,
+            bake__prometheus_url=site.settings.bake.prometheus_url,
         )
-        site.settings = replace(site.settings, bake_max_latency_ratio=0.0)
+        site.settings = changed(site.settings, bake__max_latency_ratio=0.0)
         with site.clients(names=3, per_second=1.0) as clients:
             clients.ask_for(20)
             version = site.releases.deploy(ABOVE_TEN)
@@ -314,7 +314,7 @@ def test_a_prometheus_without_a_past_does_not_let_a_slow_release_pass_in_silence
         clients.ask_for(8)
         version = site.releases.deploy(slow)
         with Prometheus(tmp_path / "new", {"gateway": [site.gateway.address]}) as prometheus:
-            new = site.with_(prometheus_url=prometheus.url)
+            new = site.with_(bake__prometheus_url=prometheus.url)
             seen = f'sum(increase({DURATION}_count{{version="{version}"}}[1m]))'
             eventually(lambda: (prometheus.value(seen) or 0) > 60, "it knows enough of the release", 60)
             assert (
@@ -323,10 +323,10 @@ def test_a_prometheus_without_a_past_does_not_let_a_slow_release_pass_in_silence
             )
             assert site.releases.live == version
             with pytest.raises(BakeHeld, match="latency was not compared"):
-                new.with_(bake_no_baseline="hold").bake(0.1)
+                new.with_(bake__no_baseline="hold").bake(0.1)
             assert site.releases.live == version
             with pytest.raises(BakeFailed, match="Version 1 is live again") as raised:
-                new.with_(bake_no_baseline="revert").bake(0.1)
+                new.with_(bake__no_baseline="revert").bake(0.1)
             print(raised.value)
         assert not blamed(site)
     assert site.releases.live == 1
@@ -362,11 +362,11 @@ def test_a_candidate_that_nobody_could_judge_is_not_committed_and_not_blamed(beg
     """Before: committed with exit 0, and 40 of 40 requests failed."""
     with begin() as site, site.clients() as clients:
         clients.ask_for(3)
-        site.settings = replace(
+        site.settings = changed(
             site.settings,
-            prometheus_url=f"http://127.0.0.1:{free_port()}",
-            prometheus_timeout_s=1,
-            canary_hold_minutes=0.2,
+            bake__prometheus_url=f"http://127.0.0.1:{free_port()}",
+            bake__prometheus_timeout_s=1,
+            canary__hold_minutes=0.2,
         )
         _, deploy = candidate(site, picky, "5,50", step_s=4)
         with pytest.raises(DeployError) as raised:

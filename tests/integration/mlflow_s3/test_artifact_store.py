@@ -40,6 +40,7 @@ from stack import Stack
 from tests.support.fakes import fake_store
 from tests.support.servers.ceph_rgw import RadosGateway
 from tests.support.servers.relays import Relay, Reply, relay_to, silent_server
+from tests.support.settings import changed
 
 pytestmark = pytest.mark.integration
 
@@ -91,7 +92,7 @@ class Place:
     ranged: bool = True
 
     def fetch(self, path: str, target: Path, size_bytes: int, **settings: Any) -> str:
-        transfer = Transfer(replace(self.settings, **settings))
+        transfer = Transfer(changed(self.settings, **settings))
         return transfer.fetch(self.store.source(self.uri, path), target, size_bytes, lambda count: None)
 
 
@@ -131,7 +132,7 @@ def place(request: pytest.FixtureRequest, aws: Callable[[str, str], None]) -> It
         client = s3_client(gateway.endpoint_url, gateway.access_key, gateway.secret_key)
         bucket = f"contract-{unique[:8]}"
         client.create_bucket(Bucket=bucket)
-        settings = Settings(s3_endpoint_url=gateway.endpoint_url)
+        settings = changed(Settings(), transfer__s3_endpoint_url=gateway.endpoint_url)
         yield in_s3(S3Store(settings), settings, client, f"s3://{bucket}/a/{unique}", bucket, f"a/{unique}")
         return
     stack: Stack = request.getfixturevalue("mlflow_stack")
@@ -140,17 +141,17 @@ def place(request: pytest.FixtureRequest, aws: Callable[[str, str], None]) -> It
     client = s3_client(environment["MLFLOW_S3_ENDPOINT_URL"], *keys)
     if kind == "rclone":
         aws(*keys)
-        settings = Settings(s3_endpoint_url=environment["MLFLOW_S3_ENDPOINT_URL"])
+        settings = changed(Settings(), transfer__s3_endpoint_url=environment["MLFLOW_S3_ENDPOINT_URL"])
         yield in_s3(S3Store(settings), settings, client, f"s3://mlflow/x/{unique}", "mlflow", f"x/{unique}")
         return
     uri, prefix = f"mlflow-artifacts:/{unique}", f"artifacts/{unique}"
     if kind == "presigned":
-        settings = Settings(mlflow_tracking_uri=environment["MLFLOW_TRACKING_URI"])
+        settings = changed(Settings(), mlflow__tracking_uri=environment["MLFLOW_TRACKING_URI"])
         yield in_s3(ProxiedStore(settings), settings, client, uri, "mlflow", prefix)
         return
     with relay_to(environment["MLFLOW_TRACKING_URI"]) as relay, silent_server() as unreachable:
         relay.spoil = lambda reply: presigned_for(reply, unreachable)
-        settings = Settings(mlflow_tracking_uri=relay.url, probe_timeout_s=0.2)
+        settings = changed(Settings(), mlflow__tracking_uri=relay.url, transfer__probe_timeout_s=0.2)
         proxied = in_s3(ProxiedStore(settings), settings, client, uri, "mlflow", prefix)
         yield replace(proxied, ranged=False)
 
@@ -219,7 +220,7 @@ def test_what_arrives_is_what_was_stored(place: Place, tmp_path: Path, size: int
     body = os.urandom(size)
     place.put("model.onnx", body)
     arrived = []
-    transfer = Transfer(replace(place.settings, transfer_range_bytes=MIB, transfer_streams=3))
+    transfer = Transfer(changed(place.settings, transfer__range_bytes=MIB, transfer__streams=3))
     source = place.store.source(place.uri, "model.onnx")
     assert source.ranged == place.ranged
     sha256 = transfer.fetch(source, tmp_path / "model.onnx", size, arrived.append)
@@ -240,7 +241,7 @@ def test_any_name_can_be_fetched(place: Place, tmp_path: Path, name: str) -> Non
 def test_another_size_than_listed_is_an_error(place: Place, tmp_path: Path, listed: int) -> None:
     place.put("model.onnx", os.urandom(2 * MIB))
     with pytest.raises(Unavailable, match="not what was listed") as failure:
-        place.fetch("model.onnx", tmp_path / "f", listed, transfer_range_bytes=MIB)
+        place.fetch("model.onnx", tmp_path / "f", listed, transfer__range_bytes=MIB)
     assert "log it again" in failure.value.hint
 
 
@@ -289,8 +290,8 @@ def test_memory_does_not_grow_with_the_artifact(place: Place, tmp_path: Path) ->
     place.put("large", large)
     environment = {
         **os.environ,
-        "MLFLOW_S3_ENDPOINT_URL": place.settings.s3_endpoint_url,
-        "MLFLOW_TRACKING_URI": place.settings.mlflow_tracking_uri,
+        "MLFLOW_S3_ENDPOINT_URL": place.settings.transfer.s3_endpoint_url,
+        "MLFLOW_TRACKING_URI": place.settings.mlflow.tracking_uri,
         "TRITON_DEPLOY_PROBE_TIMEOUT_S": "0.2",
         "TRITON_DEPLOY_ARTIFACT_ROOTS": "s3://mlflow",
     }
@@ -322,7 +323,7 @@ class Spoiled:
     body: bytes
 
     def fetch(self, target: Path, **settings: Any) -> str:
-        transfer = Transfer(replace(self.settings, transfer_range_bytes=MIB, **settings))
+        transfer = Transfer(changed(self.settings, transfer__range_bytes=MIB, **settings))
         source = self.store.source("s3://mlflow/spoiled", "model.onnx")
         return transfer.fetch(source, target, len(self.body), lambda count: None)
 
@@ -340,7 +341,7 @@ def spoiled(mlflow_stack: Stack, aws: Callable[[str, str], None]) -> Iterator[Sp
     client = s3_client(environment["MLFLOW_S3_ENDPOINT_URL"], *keys)
     client.put_object(Bucket="mlflow", Key="spoiled/model.onnx", Body=body)
     with relay_to(environment["MLFLOW_S3_ENDPOINT_URL"]) as relay:
-        settings = Settings(s3_endpoint_url=relay.url)
+        settings = changed(Settings(), transfer__s3_endpoint_url=relay.url)
         yield Spoiled(relay, S3Store(settings), settings, client, body)
 
 
@@ -350,7 +351,7 @@ def test_a_range_whose_connection_broke_goes_on_where_it_was(spoiled: Spoiled, t
             reply.sent_bytes = 1000
 
     spoiled.relay.spoil = cut_once
-    sha256 = spoiled.fetch(tmp_path / "f", transfer_streams=1)
+    sha256 = spoiled.fetch(tmp_path / "f", transfer__streams=1)
     assert (tmp_path / "f").read_bytes() == spoiled.body
     assert sha256 == hashlib.sha256(spoiled.body).hexdigest()
     assert spoiled.ranges[1:3] == [f"bytes={MIB}-{2 * MIB - 1}", f"bytes={MIB + 1000}-{2 * MIB - 1}"]
@@ -363,7 +364,7 @@ def test_a_range_whose_connection_broke_goes_on_where_it_was(spoiled: Spoiled, t
 def test_a_connection_that_always_breaks_is_given_up(spoiled: Spoiled, tmp_path: Path) -> None:
     spoiled.relay.spoil = lambda reply: setattr(reply, "sent_bytes", 100)
     with pytest.raises(Unavailable, match="broke the connection off") as failure:
-        spoiled.fetch(tmp_path / "f", transfer_timeout_s=1.0)
+        spoiled.fetch(tmp_path / "f", transfer__timeout_s=1.0)
     assert spoiled.relay.url in failure.value.message
     assert "deploy again" in failure.value.hint
 
@@ -381,7 +382,7 @@ def test_a_stream_through_the_proxy_that_breaks_is_no_model(mlflow_stack: Stack,
 
     with relay_to(environment["MLFLOW_TRACKING_URI"]) as relay:
         relay.spoil = spoil
-        settings = Settings(mlflow_tracking_uri=relay.url)
+        settings = changed(Settings(), mlflow__tracking_uri=relay.url)
         source = ProxiedStore(settings).source("mlflow-artifacts:/broken", "model.onnx")
         with pytest.raises(Unavailable, match="broke the connection off"):
             Transfer(settings).fetch(source, tmp_path / "f", MIB, lambda count: None)
@@ -414,7 +415,12 @@ def test_an_object_that_is_replaced_meanwhile_is_refused(spoiled: Spoiled, tmp_p
 def test_a_silent_server_is_given_up_in_time(tmp_path: Path, aws: Callable[[str, str], None]) -> None:
     aws("key", "secret")
     with silent_server() as host:
-        settings = Settings(s3_endpoint_url=f"http://{host}", transfer_timeout_s=1, transfer_range_bytes=MIB)
+        settings = changed(
+            Settings(),
+            transfer__s3_endpoint_url=f"http://{host}",
+            transfer__timeout_s=1,
+            transfer__range_bytes=MIB,
+        )
         with within(3), pytest.raises(Unavailable, match="MLFLOW_S3_ENDPOINT_URL"):
             S3Store(settings).list_files("s3://bucket/place")
         for ranged in (True, False):
@@ -462,7 +468,7 @@ def test_no_keys_at_all_is_an_access_denied_that_names_the_variables(monkeypatch
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("HOME", "/nonexistent")
-    store = S3Store(Settings(s3_endpoint_url="http://127.0.0.1:1"))
+    store = S3Store(changed(Settings(), transfer__s3_endpoint_url="http://127.0.0.1:1"))
     with pytest.raises(AccessDenied, match="no S3 credentials for s3://bucket/place") as failure:
         store.list_files("s3://bucket/place")
     assert "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in failure.value.hint
@@ -479,7 +485,7 @@ def test_a_bucket_that_is_not_there_is_named(place: Place) -> None:
 
 def test_an_s3_that_refuses_connections_is_named_with_its_variable(aws: Callable[[str, str], None]) -> None:
     aws("key", "secret")
-    store = S3Store(Settings(s3_endpoint_url="http://127.0.0.1:1"))
+    store = S3Store(changed(Settings(), transfer__s3_endpoint_url="http://127.0.0.1:1"))
     with (
         within(5),
         pytest.raises(Unavailable, match=r"S3 at http://127\.0\.0\.1:1 can't be reached") as failure,
@@ -509,7 +515,7 @@ def test_what_mlflows_proxy_refuses_says_what_to_do(
 ) -> None:
     with relay_to(mlflow_stack.environment["MLFLOW_TRACKING_URI"]) as relay:
         relay.spoil = lambda reply: reply.replace_body(text, status)
-        store = ProxiedStore(Settings(mlflow_tracking_uri=relay.url))
+        store = ProxiedStore(changed(Settings(), mlflow__tracking_uri=relay.url))
         for action in (
             lambda: store.list_files("mlflow-artifacts:/x"),
             lambda: store.source("mlflow-artifacts:/x", "f"),
@@ -530,7 +536,9 @@ def test_mlflows_credentials_go_to_mlflow_and_not_to_s3(mlflow_stack: Stack, tmp
         relay_to(environment["MLFLOW_S3_ENDPOINT_URL"]) as s3,
     ):
         # The relay of S3 is seen by the client alone: to S3 the request names another host than was signed.
-        settings = Settings(mlflow_tracking_uri=mlflow.url, mlflow_token="a-token", probe_timeout_s=1)
+        settings = changed(
+            Settings(), mlflow__tracking_uri=mlflow.url, mlflow__token="a-token", transfer__probe_timeout_s=1
+        )
         mlflow.spoil = lambda reply: presigned_for(reply, urlsplit(s3.url).netloc)
         source = ProxiedStore(settings).source("mlflow-artifacts:/with-token", "model.onnx")
         assert not source.ranged, "the signature does not fit the relay"
@@ -568,6 +576,6 @@ def test_a_store_that_nobody_here_can_read_is_refused(uri: str) -> None:
 
 
 def test_a_place_outside_mlflows_store_is_refused() -> None:
-    settings = Settings(mlflow_tracking_uri="http://127.0.0.1:1")
+    settings = changed(Settings(), mlflow__tracking_uri="http://127.0.0.1:1")
     with pytest.raises(ArtifactRejected, match="points outside its store"):
         store_for("mlflow-artifacts:/1/../../etc", settings).list_files("mlflow-artifacts:/1/../../etc")

@@ -24,6 +24,7 @@ from stack import Stack
 from tests.support.fakes import FakeBoard
 from tests.support.models import files, golden, times
 from tests.support.servers.publisher import Publisher
+from tests.support.settings import changed
 
 pytestmark = pytest.mark.integration
 
@@ -43,7 +44,7 @@ def shelf(request: pytest.FixtureRequest) -> Shelf:
         return on_the_fake()
     stack: Stack = request.getfixturevalue("mlflow_stack")
     publisher = Publisher(stack.environment)
-    board = MlflowBoard(Settings(mlflow_tracking_uri=stack.environment["MLFLOW_TRACKING_URI"]))
+    board = MlflowBoard(changed(Settings(), mlflow__tracking_uri=stack.environment["MLFLOW_TRACKING_URI"]))
     return Shelf(board, lambda model: publisher.publish(model, {"f": b"1"}, alias=None), publisher.set_alias)
 
 
@@ -194,7 +195,9 @@ def test_a_model_that_is_made_anew_is_told_apart_and_renumbered(
     publish(3.0)
     assert command("deploy", model)[0] == 0
     requests.delete(
-        f"{settings.tracking_url}/api/2.0/mlflow/registered-models/delete", json={"name": model}, timeout=30
+        f"{settings.mlflow.tracking_url}/api/2.0/mlflow/registered-models/delete",
+        json={"name": model},
+        timeout=30,
     ).raise_for_status()
     again = publish(4.0)
     assert command("deploy", model)[0] == 0, "version 1 of the former model was never here"

@@ -65,7 +65,7 @@ def test_a_verdict_on_a_version_whose_run_is_gone_is_written_to_the_version(
     if purged:
         run_id = uuid.uuid4().hex
     else:
-        url = f"{settings.tracking_url}/api/2.0/mlflow/runs/delete"
+        url = f"{settings.mlflow.tracking_url}/api/2.0/mlflow/runs/delete"
         requests.post(url, json={"run_id": run_id}, timeout=30).raise_for_status()
     record(settings, comparison(model, version, run_id))
     assert board.versions(model)[version].tags["gate.verdict"] == "promote"

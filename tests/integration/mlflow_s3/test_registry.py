@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,12 +34,15 @@ from tests.support.fakes import FakeRegistry
 from tests.support.models import files, times
 from tests.support.servers.publisher import Publisher
 from tests.support.servers.relays import Reply, answering, ask_for_host, relay_to
+from tests.support.settings import changed
 
 pytestmark = pytest.mark.integration
 
 
 def settings_for(stack: Stack, **changes: Any) -> Settings:
-    return replace(Settings(mlflow_tracking_uri=stack.environment["MLFLOW_TRACKING_URI"]), **changes)
+    return changed(
+        changed(Settings(), mlflow__tracking_uri=stack.environment["MLFLOW_TRACKING_URI"]), **changes
+    )
 
 
 @pytest.fixture
@@ -142,7 +145,7 @@ def test_mlflows_answer_to_a_missing_alias_names_model_server_and_what_to_do(
 
 def test_an_alias_that_appears_is_waited_for(shelf: Shelf, model: str) -> None:
     shelf.publish(model, files(times(1)), alias=None)
-    settings = Settings(alias_wait_s=20, alias_poll_s=0.2)
+    settings = changed(Settings(), mlflow__alias_wait_s=20, mlflow__alias_poll_s=0.2)
     told: list[str] = []
     later = threading.Timer(0.5, shelf.move_alias, (model, "A", 1))
     later.start()
@@ -156,7 +159,7 @@ def test_an_alias_that_appears_is_waited_for(shelf: Shelf, model: str) -> None:
 
 def test_an_alias_that_never_appears_is_waited_for_no_longer_than_asked(shelf: Shelf, model: str) -> None:
     shelf.publish(model, files(times(1)), alias=None)
-    settings = Settings(alias_wait_s=0.6, alias_poll_s=0.25)
+    settings = changed(Settings(), mlflow__alias_wait_s=0.6, mlflow__alias_poll_s=0.25)
     started = time.monotonic()
     with pytest.raises(AliasNotFound, match=r"Waited 0\.6 s"):
         wait_for_alias(shelf.registry, model, "A", settings, lambda line: None)
@@ -164,7 +167,7 @@ def test_an_alias_that_never_appears_is_waited_for_no_longer_than_asked(shelf: S
 
 
 def test_an_unknown_model_is_not_waited_for(shelf: Shelf, model: str) -> None:
-    settings = Settings(alias_wait_s=300)
+    settings = changed(Settings(), mlflow__alias_wait_s=300)
     started = time.monotonic()
     with pytest.raises(NotFound):
         wait_for_alias(shelf.registry, model, "A", settings, lambda line: None)
@@ -180,8 +183,8 @@ def paths(stack: Stack, monkeypatch: pytest.MonkeyPatch, uri: str) -> set[str]:
             monkeypatch.setenv(name, value)
     settings = settings_for(
         stack,
-        s3_endpoint_url=stack.environment["MLFLOW_S3_ENDPOINT_URL"],
-        artifact_roots=("s3://mlflow",),
+        transfer__s3_endpoint_url=stack.environment["MLFLOW_S3_ENDPOINT_URL"],
+        transfer__artifact_roots=("s3://mlflow",),
     )
     return {file.path for file in store_for(uri, settings).list_files(uri)}
 
@@ -265,7 +268,7 @@ def test_a_server_that_is_no_mlflow_or_refuses_is_named_at_once(
     status: int, body: bytes, error: type[DeployError], says: str, hint: str
 ) -> None:
     with answering(status, body) as url:
-        registry = MlflowRegistry(Settings(mlflow_tracking_uri=url))
+        registry = MlflowRegistry(changed(Settings(), mlflow__tracking_uri=url))
         started = time.monotonic()
         with pytest.raises(error, match=says) as failure:
             wait_for_alias(registry, "best_model", "A", Settings(), lambda line: None)
@@ -286,7 +289,7 @@ def test_credentials_are_sent_as_mlflow_wants_them(
         return real(adapter, request, **options)
 
     monkeypatch.setattr(HTTPAdapter, "send", send)
-    for changes in ({"mlflow_token": "abc"}, {"mlflow_username": "u", "mlflow_password": "p"}, {}):
+    for changes in ({"mlflow__token": "abc"}, {"mlflow__username": "u", "mlflow__password": "p"}, {}):
         with pytest.raises(NotFound):
             MlflowRegistry(settings_for(mlflow_stack, **changes)).resolve("no_such_model", "A")
     assert [r.headers.get("Authorization") for r in sent] == ["Bearer abc", "Basic dTpw", None]
@@ -304,7 +307,7 @@ def test_a_host_name_that_mlflow_does_not_serve_is_named_with_the_option(
 def test_a_version_whose_registration_is_not_complete_is_not_taken() -> None:
     pending = b'{"model_version": {"name": "m", "version": "3", "status": "PENDING_REGISTRATION"}}'
     with answering(200, pending, "application/json") as url:
-        registry = MlflowRegistry(Settings(mlflow_tracking_uri=url))
+        registry = MlflowRegistry(changed(Settings(), mlflow__tracking_uri=url))
         with pytest.raises(Unavailable, match="Version 3 of m is PENDING_REGISTRATION") as failure:
             registry.resolve("m", "A")
     assert "deploy again" in failure.value.hint
@@ -354,7 +357,7 @@ def test_a_run_that_is_gone_with_the_only_word_on_the_place_leaves_no_place(
 
     with relay_to(mlflow_stack.environment["MLFLOW_TRACKING_URI"]) as relay:
         relay.spoil = spoil
-        found = MlflowRegistry(settings_for(mlflow_stack, mlflow_tracking_uri=relay.url)).resolve(model, "A")
+        found = MlflowRegistry(settings_for(mlflow_stack, mlflow__tracking_uri=relay.url)).resolve(model, "A")
     assert found.artifact_uris == ()
 
 
@@ -378,7 +381,7 @@ def test_a_version_that_mlflow_gives_by_another_name_is_followed_to_its_files(
 
     with relay_to(url) as relay:
         relay.spoil = spoil
-        found = MlflowRegistry(settings_for(mlflow_stack, mlflow_tracking_uri=relay.url)).resolve(model, "A")
+        found = MlflowRegistry(settings_for(mlflow_stack, mlflow__tracking_uri=relay.url)).resolve(model, "A")
     assert next(answers, None) is None, "the other name was given"
     expected = logged["artifact_uri"] if "model_id" in form else found.artifact_uris[0]
     assert found.artifact_uris[0] == expected
@@ -404,5 +407,5 @@ def test_a_version_whose_place_leads_nowhere_is_named(
             else None
         )
         with pytest.raises(error, match=says) as failure:
-            MlflowRegistry(settings_for(mlflow_stack, mlflow_tracking_uri=relay.url)).resolve(model, "A")
+            MlflowRegistry(settings_for(mlflow_stack, mlflow__tracking_uri=relay.url)).resolve(model, "A")
     assert "Register the model version again" in failure.value.hint

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from ml_code.triton_deploy.doctor.gateways import GatewaysCheck
 from ml_code.triton_deploy.doctor.prometheus import PrometheusCheck
 from tests.support.servers.dashboards import asked, live_through_everything, over_time, watched
 from tests.support.servers.gateways import Gateway, Releases
+from tests.support.settings import changed
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.integration
@@ -41,7 +41,9 @@ def test_every_query_of_the_dashboards_returns_data(
             eventually(all_answered, "every query returned a number", 30)
         except AssertionError:
             raise AssertionError(f"without data: {sorted(empty)}") from None
-        settings = replace(releases.settings, prometheus_url=prometheus.url, gateway_urls=(gateway.url,))
+        settings = changed(
+            releases.settings, bake__prometheus_url=prometheus.url, canary__gateway_urls=(gateway.url,)
+        )
         said = {
             one.what: one.verdict for one in run_all([PrometheusCheck(settings), GatewaysCheck(settings)], {})
         }

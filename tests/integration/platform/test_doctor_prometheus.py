@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ml_code.triton_deploy.watch.queries import DEFAULT
 from tests.support.servers.gateways import Gateway, Releases, free_port
 from tests.support.servers.prometheus_server import PASSWORD, Alertmanager, Prometheus
 from tests.support.servers.v2_clients import asking
+from tests.support.settings import changed
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.soak]
@@ -31,7 +32,7 @@ class Watched:
     settings: Settings
 
     def findings(self, **changes: Any) -> list[Finding]:
-        found = run_all([PrometheusCheck(replace(self.settings, **changes))], {})
+        found = run_all([PrometheusCheck(changed(self.settings, **changes))], {})
         for one in found:
             print(f"{one.verdict}: {one.what}{f' [{one.fix}]' if one.fix else ''}")
         return found
@@ -65,11 +66,11 @@ def watched(
             )
         yield Watched(
             prometheus,
-            replace(
+            changed(
                 releases.settings,
-                prometheus_url=prometheus.url,
-                alertmanager_url=alertmanager.url,
-                bake_alerts=("ModelFailsRequests",),
+                bake__prometheus_url=prometheus.url,
+                bake__alertmanager_url=alertmanager.url,
+                bake__alerts=("ModelFailsRequests",),
             ),
         )
 
@@ -92,27 +93,39 @@ def test_what_keeps_a_bake_from_judging_is_told(watched: Watched, tmp_path: Path
     own.write_text(DEFAULT.read_text() + '\n[[checks]]\nname = "mine"\nquery = "sum(rate(x[5m])"\nmax = 1\n')
     for changes, verdict, part in (
         (
-            {"prometheus_url": watched.prometheus.url.replace(PASSWORD, "wrong")},
+            {"bake__prometheus_url": watched.prometheus.url.replace(PASSWORD, "wrong")},
             DoctorVerdict.FAILED,
             "denies access (401)",
         ),
         (
-            {"prometheus_url": f"http://{watched.prometheus.address}"},
+            {"bake__prometheus_url": f"http://{watched.prometheus.address}"},
             DoctorVerdict.FAILED,
             "denies access (401)",
         ),
-        ({"prometheus_url": watched.prometheus.url + "/prom"}, DoctorVerdict.FAILED, "has nothing at"),
-        ({"prometheus_url": f"http://127.0.0.1:{free_port()}"}, DoctorVerdict.FAILED, "can't be reached"),
-        ({"prometheus_url": watched.settings.alertmanager_url}, DoctorVerdict.FAILED, "has nothing at"),
+        ({"bake__prometheus_url": watched.prometheus.url + "/prom"}, DoctorVerdict.FAILED, "has nothing at"),
         (
-            {"bake_queries": own},
+            {"bake__prometheus_url": f"http://127.0.0.1:{free_port()}"},
+            DoctorVerdict.FAILED,
+            "can't be reached",
+        ),
+        (
+            {"bake__prometheus_url": watched.settings.bake.alertmanager_url},
+            DoctorVerdict.FAILED,
+            "has nothing at",
+        ),
+        (
+            {"bake__queries": own},
             DoctorVerdict.FAILED,
             "The check 'mine' of TRITON_DEPLOY_BAKE_QUERIES is not taken",
         ),
-        ({"bake_window_s": 2}, DoctorVerdict.WARNING, "scrapes gateway every 1 s"),
-        ({"bake_alerts": ("NoSuch",)}, DoctorVerdict.FAILED, "no alert of the name NoSuch"),
-        ({"alertmanager_url": f"http://127.0.0.1:{free_port()}"}, DoctorVerdict.FAILED, "can't be reached"),
-        ({"alertmanager_url": watched.prometheus.url}, DoctorVerdict.FAILED, "has nothing at"),
+        ({"bake__window_s": 2}, DoctorVerdict.WARNING, "scrapes gateway every 1 s"),
+        ({"bake__alerts": ("NoSuch",)}, DoctorVerdict.FAILED, "no alert of the name NoSuch"),
+        (
+            {"bake__alertmanager_url": f"http://127.0.0.1:{free_port()}"},
+            DoctorVerdict.FAILED,
+            "can't be reached",
+        ),
+        ({"bake__alertmanager_url": watched.prometheus.url}, DoctorVerdict.FAILED, "has nothing at"),
     ):
         print(f"--- {changes}")
         findings = watched.findings(**changes)

@@ -40,7 +40,7 @@ def made(settings: Settings, request: InitRequest, *, dry_run: bool = False) -> 
 
 def experiment(settings: Settings, name: str) -> dict[str, str]:
     answer = requests.get(
-        f"{settings.tracking_url}/api/2.0/mlflow/experiments/get-by-name",
+        f"{settings.mlflow.tracking_url}/api/2.0/mlflow/experiments/get-by-name",
         params={"experiment_name": name},
         timeout=30,
     )
@@ -96,7 +96,7 @@ def test_an_experiment_that_was_deleted_is_named(settings: Settings, request_of:
     made(settings, request_of)
     found = experiment(settings, request_of.proxied)
     requests.post(
-        f"{settings.tracking_url}/api/2.0/mlflow/experiments/delete",
+        f"{settings.mlflow.tracking_url}/api/2.0/mlflow/experiments/delete",
         json={"experiment_id": found["experiment_id"]},
         timeout=30,
     ).raise_for_status()

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from tests.support.servers.blocked_storage import blocked
 from tests.support.servers.publisher import Publisher
 from tests.support.servers.relays import Reply, relay_to, silent_server
 from tests.support.servers.tritons import triton_without_control
+from tests.support.settings import changed
 
 pytestmark = pytest.mark.integration
 
@@ -347,7 +348,7 @@ def in_process(live: Live, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Dep
     """Makes deployers with the stack's settings, changed as asked, for what happens between two steps."""
     for name, value in live.environment.items():
         monkeypatch.setenv(name, value or "")
-    return lambda **changes: Deployer(replace(Settings.from_env(), **changes))
+    return lambda **changes: Deployer(changed(Settings.from_env(), **changes))
 
 
 def test_files_replaced_after_the_snapshot_are_not_deployed(
@@ -659,7 +660,10 @@ def test_a_triton_that_hangs_in_load_is_given_up_and_the_next_version_goes_live(
     live: Live, in_process: Callable[..., Deployer]
 ) -> None:
     version = live.publish_times(9.0)
-    deployer, deploy_id = in_process(load_timeout_s=2, switch_timeout_s=1), f"hang-{uuid.uuid4().hex[:8]}"
+    deployer, deploy_id = (
+        in_process(triton__load_timeout_s=2, triton__switch_timeout_s=1),
+        f"hang-{uuid.uuid4().hex[:8]}",
+    )
     before = live.state()
     deployer.snapshot(DeployRequest(model=live.model, alias="A", deploy_id=deploy_id))
     deployer.materialize(live.model, deploy_id)

@@ -76,7 +76,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with Fleet(tmp_path_factory.mktemp("fleet"), 2, staging=False) as fleet:
         settings = {
             "TRITON_DEPLOY_REPOSITORY": str(fleet.repository),
-            "TRITON_DEPLOY_GRPC_URLS": ",".join(fleet.settings.triton_grpc_urls),
+            "TRITON_DEPLOY_GRPC_URLS": ",".join(fleet.settings.triton.grpc_urls),
             "TRITON_DEPLOY_LOAD_TIMEOUT_S": "60",
             "TRITON_DEPLOY_SWITCH_TIMEOUT_S": "5",
             "TRITON_DEPLOY_ALIAS_WAIT_S": "0",

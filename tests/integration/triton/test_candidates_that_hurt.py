@@ -154,7 +154,7 @@ class Cell:
             more: list[Gateway] = []
             if self._row.canary:
                 second, prometheus = around.enter_context(fleet.second_gateway())
-                more, self._changes = [second], {"prometheus_url": prometheus.url}
+                more, self._changes = [second], {"bake__prometheus_url": prometheus.url}
             clients = fleet.clients(*more)
             try:
                 with clients:

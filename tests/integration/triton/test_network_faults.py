@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import product
 
@@ -33,17 +33,18 @@ from tests.support.servers.clients import Client
 from tests.support.servers.publisher import Publisher
 from tests.support.servers.tcp_proxy import LOSE_ANSWERS, NONE, RESET, STALL, Fault, TcpProxy, proxy_to
 from tests.support.servers.watched_deployer import Happens, watched_deployer
+from tests.support.settings import changed
 
 pytestmark = pytest.mark.integration
 
 SHORT = {
-    "mlflow_timeout_s": 1.0,
-    "transfer_timeout_s": 2.0,
-    "probe_timeout_s": 1.0,
-    "load_timeout_s": 4.0,
-    "ready_timeout_s": 1.5,
-    "switch_timeout_s": 1.5,
-    "infer_timeout_s": 1.5,
+    "mlflow__timeout_s": 1.0,
+    "transfer__timeout_s": 2.0,
+    "transfer__probe_timeout_s": 1.0,
+    "triton__load_timeout_s": 4.0,
+    "triton__ready_timeout_s": 1.5,
+    "triton__switch_timeout_s": 1.5,
+    "triton__infer_timeout_s": 1.5,
 }
 """Deadlines of a deploy that has to run into one of them; every other one has the usual ones."""
 ALL_DEADLINES_S = 25.0
@@ -74,7 +75,7 @@ class Net:
         return self.publisher.publish(self.model, artifact, direct=direct)
 
     def deployer(self, happens: Happens = lambda moment: None, **deadlines_s: float) -> Deployer:
-        return watched_deployer(replace(self.settings, **deadlines_s), self.model, happens)
+        return watched_deployer(changed(self.settings, **deadlines_s), self.model, happens)
 
     def sets(self, server: str, fault: Fault) -> Callable[[], None]:
         """Return what breaks a network."""
@@ -98,7 +99,7 @@ class Net:
         deadline = time.monotonic() + 20
         while True:
             try:
-                GrpcTriton(self.settings.triton_grpc_urls[0], 5).loaded()
+                GrpcTriton(self.settings.triton.grpc_urls[0], 5).loaded()
                 return
             except Unavailable:
                 assert time.monotonic() < deadline, "Triton is not reached again"
@@ -150,12 +151,12 @@ def net(stack: Stack) -> Iterator[Net]:
         for name, value in stack.environment.items():
             patch.setenv(name, value)
         proxies = {name: running.enter_context(proxy_to(address)) for name, address in servers.items()}
-        settings = replace(
+        settings = changed(
             Settings.from_env(os.environ),
-            mlflow_tracking_uri=f"http://{proxies['mlflow'].address}",
-            s3_endpoint_url=f"http://{proxies['s3'].address}",
-            triton_grpc_urls=(proxies["triton-grpc"].address,),
-            alias_wait_s=0.0,
+            mlflow__tracking_uri=f"http://{proxies['mlflow'].address}",
+            transfer__s3_endpoint_url=f"http://{proxies['s3'].address}",
+            triton__grpc_urls=(proxies["triton-grpc"].address,),
+            mlflow__alias_wait_s=0.0,
         )
         net = Net(stack, model, settings, Publisher(stack.environment), proxies)
         for _ in range(2):
@@ -274,8 +275,8 @@ def test_a_slow_network_is_not_a_broken_one(net: Net) -> None:
     for proxy in net.proxies.values():
         proxy.fault = Fault(bytes_per_s=50_000)
     started = time.monotonic()
-    record = net.deployer(transfer_timeout_s=SHORT["transfer_timeout_s"]).deploy(net.request())
-    assert time.monotonic() - started > SHORT["transfer_timeout_s"]
+    record = net.deployer(transfer__timeout_s=SHORT["transfer__timeout_s"]).deploy(net.request())
+    assert time.monotonic() - started > SHORT["transfer__timeout_s"]
     assert record.state is State.COMMITTED
     net.is_live(version)
 

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -18,6 +17,7 @@ from ml_code.triton_deploy.rules.records import State
 from ml_code.triton_deploy.upkeep.gc import GarbageCollector
 from stack.servers import REPO
 from tests.support.servers.sites import Ours, Site, assert_serves, assert_works, name, own_site, store
+from tests.support.settings import changed
 
 __all__ = ["name", "own_site", "store"]
 
@@ -28,7 +28,7 @@ def gc(ours: Ours, *argv: str) -> subprocess.CompletedProcess[str]:
     """The command, in a process of its own; the versions of the last three releases stay."""
     settings = {
         "TRITON_DEPLOY_REPOSITORY": str(ours.settings.repository),
-        "TRITON_DEPLOY_GRPC_URLS": ",".join(ours.settings.triton_grpc_urls),
+        "TRITON_DEPLOY_GRPC_URLS": ",".join(ours.settings.triton.grpc_urls),
         "TRITON_DEPLOY_KEEP_RELEASES": "3",
     }
     command = [sys.executable, "-m", cli.__name__, "gc", ours.model, "--json", *argv]
@@ -88,7 +88,7 @@ def test_what_is_on_its_way_out_is_in_nobodys_way(
         ours.deploy(version)
     with monkeypatch.context() as patch:
         patch.setattr("ml_code.triton_deploy.repository.durable.remove_tree", lambda path: False)
-        left = GarbageCollector(replace(ours.settings, keep_releases=3)).run(name).still_open
+        left = GarbageCollector(changed(ours.settings, retention__keep_releases=3)).run(name).still_open
     assert [trash[: len(".trash-entry-1-")] for trash in left] == [".trash-entry-1-"]
     folder = ours.settings.repository_root / name
     (folder / "2").rename(folder / ".leaving-entry-2-0badcafe")

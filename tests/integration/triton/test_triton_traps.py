@@ -306,7 +306,9 @@ def test_a_hung_load_blocks_no_other_deploy(site: Site, name: str) -> None:
     ours = Ours(site, name)
     ours.deploy(1)
     with site.hanging(
-        ours.engine(2), 2, lambda: says_so(lambda: ours.deploy(2, load_timeout_s=1, switch_timeout_s=1))
+        ours.engine(2),
+        2,
+        lambda: says_so(lambda: ours.deploy(2, triton__load_timeout_s=1, triton__switch_timeout_s=1)),
     ) as failing:
         eventually(failing.done, limit_s=20)
         assert ours.quarantine() == ["2"]

@@ -48,6 +48,7 @@ from tests.support.faults.damages import (
     snapshot,
 )
 from tests.support.models import files, golden, times
+from tests.support.settings import changed
 from tests.support.world import MODEL, SETTINGS, World, deployed
 
 OTHER = "other"
@@ -503,7 +504,7 @@ class Copies(ABC):
         ready_timeout_s: see settings.py.
     """
 
-    ready_timeout_s = SETTINGS.ready_timeout_s
+    ready_timeout_s = SETTINGS.triton.ready_timeout_s
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -514,7 +515,7 @@ class Copies(ABC):
             root = self._folder / "repository"
             root.mkdir(parents=True)
             store = self._open.enter_context(fake_store())
-            settings = replace(SETTINGS, repository=root, ready_timeout_s=self.ready_timeout_s)
+            settings = changed(SETTINGS, repository=root, triton__ready_timeout_s=self.ready_timeout_s)
             self._world = World(root, settings, FakeRegistry(), store, self._triton(root))
             furnished(self._world)
             self.originals = {False: self._keep(begun=False)}

@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,7 @@ from tests.support.fakes import FakeRegistry, FakeStore, fake_store
 from tests.support.faults.killed_process import Watched
 from tests.support.faults.operations import OPERATIONS
 from tests.support.faults.served_by_fork import start
+from tests.support.settings import changed
 from tests.support.world import SETTINGS, World
 
 IMPORTED = (onnx, onnxruntime, tritonclient.grpc)
@@ -58,7 +59,7 @@ class Job:
 
     def world(self, store: FakeStore) -> World:
         root = Path(self.repository)
-        settings = replace(SETTINGS, repository=root, ready_timeout_s=CALL_S)
+        settings = changed(SETTINGS, repository=root, triton__ready_timeout_s=CALL_S)
         triton: Any = GrpcTriton(self.triton, CALL_S)
         now = datetime.fromisoformat(self.now)
         world = World(root, settings, FakeRegistry(), store, triton, now)

@@ -19,6 +19,7 @@ from ml_code.triton_deploy.upkeep.gc import GarbageCollector
 from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from tests.support.fakes import FakeTriton
 from tests.support.models import files, golden, times
+from tests.support.settings import changed
 from tests.support.world import MODEL, World
 
 
@@ -57,7 +58,12 @@ def prepared_for_reconcile(world: World) -> None:
 
 def collector(world: World) -> GarbageCollector:
     """Keeps as little as can be asked for."""
-    settings = replace(world.settings, keep_releases=0, keep_quarantined=0, quarantine_days=0.0)
+    settings = changed(
+        world.settings,
+        retention__keep_releases=0,
+        retention__keep_quarantined=0,
+        retention__quarantine_days=0.0,
+    )
     return GarbageCollector(settings, tritons=[world.triton], clock=lambda: world.now)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from ml_code.triton_deploy.clients.triton import GrpcTriton
 from stack import Stack
 from tests.support.fakes import FakeRegistry, fake_store
 from tests.support.faults.fork_server import CALL_S
+from tests.support.settings import changed
 from tests.support.world import MODEL, SETTINGS, World, deployed
 
 
@@ -63,7 +64,7 @@ def real_site(folder: Path) -> Iterator[RealSite]:
         Stack(folder / "stack", ["triton"], model_repository=root) as stack,
     ):
         triton: Any = GrpcTriton(stack.url("triton-grpc"), CALL_S)
-        settings = replace(SETTINGS, repository=root, ready_timeout_s=CALL_S)
+        settings = changed(SETTINGS, repository=root, triton__ready_timeout_s=CALL_S)
         world = deployed(World(root, settings, FakeRegistry(), store, triton))
         (folder / "originals").mkdir()
         site = RealSite(world, triton, stack, folder / "originals")

@@ -35,6 +35,7 @@ from ml_code.triton_deploy.upkeep.reconcile import Reconciled, Reconciler
 from tests.support.fakes import FakeRegistry, FakeStore, FakeTriton, ones, unavailable
 from tests.support.faults.killed_process import Killed, Killer, Stopper
 from tests.support.models import files, golden, times, unknown_operator
+from tests.support.settings import changed
 from tests.support.world import MODEL, SETTINGS, World
 
 BEYOND_LEASES_S = 10_000.0
@@ -180,13 +181,13 @@ class TwoDeployers(RuleBasedStateMachine):
         root = Path(tempfile.mkdtemp(prefix="repository-"))
         self.world = World(
             root,
-            replace(
+            changed(
                 SETTINGS,
                 repository=root,
-                ready_timeout_s=0.0,
-                keep_releases=KEEP_RELEASES,
-                keep_quarantined=1,
-                quarantine_days=0.0,
+                triton__ready_timeout_s=0.0,
+                retention__keep_releases=KEEP_RELEASES,
+                retention__keep_quarantined=1,
+                retention__quarantine_days=0.0,
             ),
             FakeRegistry(),
             self.store,

@@ -10,6 +10,7 @@ from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.upkeep.bake import Baked, Baking
 from ml_code.triton_deploy.watch.policy import BakePolicy
 from tests.support.servers.gateways import Releases
+from tests.support.settings import changed
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Site:
 
     def with_(self, **settings: Any) -> Self:
         """The same with other settings."""
-        return replace(self, settings=replace(self.settings, **settings))
+        return replace(self, settings=changed(self.settings, **settings))
 
     def bake(self, minutes: float | None = None, *, act: bool = True) -> Baked:
         """Watch what is live, for so long or as long as the settings say; see ``Baking.run``."""

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from tests.support.models import picky, times
 from tests.support.servers.debian_packages import REPOSITORY
 from tests.support.servers.gateways import Gateway, Releases, Traffic
 from tests.support.servers.prometheus_server import Prometheus
+from tests.support.settings import changed
 
 SHIPPED = REPOSITORY / "deploy/grafana/dashboards"
 RANGES = {"5m": "10s"}
@@ -44,8 +44,11 @@ def does_well(watched: Watched) -> Judgment:
 
 def live_through_everything(releases: Releases, gateway: Gateway, step_s: float) -> None:
     """Failures, a canary that is bad, a shadow and a canary that are good, a commit, a reconcile and a bake, under traffic."""
-    settings = replace(
-        releases.settings, canary_interval_s=min(2.0, step_s), canary_silence_s=30, feedback_prefix="off"
+    settings = changed(
+        releases.settings,
+        canary__interval_s=min(2.0, step_s),
+        canary__silence_s=30,
+        mlflow__feedback_prefix="off",
     )
     own = releases.deployer
     # Nobody judges here: the dashboards show what gateways count.

@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +30,7 @@ from tests.support.servers.gateways import Gateway
 from tests.support.servers.hurtful_candidates import Artifact, checkout_with_ending_backend, good
 from tests.support.servers.prometheus_server import Prometheus
 from tests.support.servers.steady_clients import SteadyClients
+from tests.support.settings import changed
 from tests.support.waiting import eventually
 from tests.support.world import SETTINGS
 
@@ -37,16 +38,16 @@ MODEL = "best_model"
 LATER = timedelta(hours=3)
 """Beyond every lease."""
 DEADLINES: Mapping[str, Any] = {
-    "load_timeout_s": 5.0,
-    "ready_timeout_s": 5.0,
-    "switch_timeout_s": 5.0,
-    "infer_timeout_s": 3.0,
-    "staging_wait_s": 20.0,
-    "smoke_latency_limit_s": 2.0,
-    "canary_interval_s": 1.0,
-    "canary_silence_s": 15.0,
-    "bake_min_requests": 10,
-    "bake_max_latency_ratio": 0.0,
+    "triton__load_timeout_s": 5.0,
+    "triton__ready_timeout_s": 5.0,
+    "triton__switch_timeout_s": 5.0,
+    "triton__infer_timeout_s": 3.0,
+    "triton__staging_wait_s": 20.0,
+    "smoke__latency_limit_s": 2.0,
+    "canary__interval_s": 1.0,
+    "canary__silence_s": 15.0,
+    "bake__min_requests": 10,
+    "bake__max_latency_ratio": 0.0,
 }
 """A user's are longer; a cell that waits for one ends within seconds."""
 
@@ -83,13 +84,13 @@ class Fleet:
         self.repository = folder / "model-repo"
         self.serving = [self._stack(f"triton-{number}", "triton") for number in range(tritons)]
         self.staging = self._stack("staging", STAGING) if staging else None
-        self.settings: Settings = replace(
+        self.settings: Settings = changed(
             SETTINGS,
             repository=self.repository,
-            triton_grpc_urls=tuple(stack.url("triton-grpc") for stack in self.serving),
-            staging_grpc_url=self.staging.url(f"{STAGING}-grpc") if self.staging else "",
+            triton__grpc_urls=tuple(stack.url("triton-grpc") for stack in self.serving),
+            triton__staging_grpc_url=self.staging.url(f"{STAGING}-grpc") if self.staging else "",
             # As users have it: clients meet a candidate on one Triton for so long.
-            settle_s=Settings.settle_s,
+            triton__settle_s=Settings.triton.settle_s,
             **DEADLINES,
         )
         self.model = MODEL
@@ -180,7 +181,7 @@ class Fleet:
         """
         began = time.monotonic()
         deployer = Deployer(
-            replace(self.settings, **changes), registry=self._registry, stores=lambda uri: self._store
+            changed(self.settings, **changes), registry=self._registry, stores=lambda uri: self._store
         )
         try:
             how, text = str(deployer.deploy(request).state), ""
@@ -298,7 +299,7 @@ class Fleet:
         if self.staging:
             self.staging.wait_ready(STAGING)
             # In this process gRPC waits for up to a second before it tries to reach a server again.
-            eventually(lambda: _is_there(self.settings.staging_grpc_url), "the staging Triton answers")
+            eventually(lambda: _is_there(self.settings.triton.staging_grpc_url), "the staging Triton answers")
 
     def heal(self) -> None:
         """Put everything right by hand, after a cell that was not well: the next one begins with a good version that is live everywhere."""

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -34,6 +34,7 @@ from stack import Stack
 from stack.ports import free_ports
 from tests.support.fakes import FakeRegistry, FakeStore, fake_store
 from tests.support.models import files, golden, times
+from tests.support.settings import changed
 from tests.support.waiting import eventually
 from tests.support.world import SETTINGS
 
@@ -144,11 +145,11 @@ class Releases:
         self._store, self._registry = store, FakeRegistry()
         self._ids = (f"d{number:04d}" for number in itertools.count())
         self._versions = itertools.count(1)
-        self.settings = replace(
+        self.settings = changed(
             SETTINGS,
             repository=root,
-            triton_grpc_urls=tuple(stack.url("triton-grpc") for stack in stacks),
-            ready_timeout_s=30,
+            triton__grpc_urls=tuple(stack.url("triton-grpc") for stack in stacks),
+            triton__ready_timeout_s=30,
         )
 
     @property

@@ -28,6 +28,7 @@ from tests.support.fakes import FakeRegistry, FakeStore, fake_store, ones
 from tests.support.models import files, golden, times
 from tests.support.servers.blocked_storage import blocked
 from tests.support.servers.tritons import TritonServer
+from tests.support.settings import changed
 from tests.support.waiting import eventually
 
 COMPLETE = "--disable-auto-complete-config"
@@ -73,13 +74,14 @@ class Ours:
     def __init__(self, site: Site, model: str) -> None:
         self._site, self.model = site, model
         self.registry = FakeRegistry()
-        self.settings = Settings(
+        self.settings = changed(
+            Settings(),
             repository=site.repository,
-            triton_grpc_urls=(site.server.grpc_url,),
-            alias_wait_s=0,
-            ready_timeout_s=0.5,
-            switch_timeout_s=10,
-            settle_s=0,
+            triton__grpc_urls=(site.server.grpc_url,),
+            mlflow__alias_wait_s=0,
+            triton__ready_timeout_s=0.5,
+            triton__switch_timeout_s=10,
+            triton__settle_s=0,
         )
         self.folder = ModelFolder.at(site.repository, model)
 
@@ -87,7 +89,7 @@ class Ours:
         return f"{self.model}.v{version}"
 
     def deployer(self, **changes: Any) -> Deployer:
-        settings = replace(self.settings, **changes)
+        settings = changed(self.settings, **changes)
         return Deployer(settings, registry=self.registry, stores=lambda uri: self._site.store)
 
     def request(

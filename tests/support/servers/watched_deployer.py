@@ -39,7 +39,9 @@ def watched_deployer(settings: Settings, model: str, happens: Happens) -> Deploy
 
     deployer = Deployer(
         settings,
-        tritons=[_Watched(url, settings.switch_timeout_s, model, tell) for url in settings.triton_grpc_urls],
+        tritons=[
+            _Watched(url, settings.triton.switch_timeout_s, model, tell) for url in settings.triton.grpc_urls
+        ],
     )
     for name in STEPS:
         setattr(deployer, name, told(name))

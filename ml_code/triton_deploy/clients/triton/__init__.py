@@ -299,8 +299,8 @@ class GrpcTriton:
 
 def staging_of(settings: Settings) -> GrpcTriton | None:
     """Return the staging Triton that the settings name, or None when they name none."""
-    url = settings.staging_grpc_url
-    return GrpcTriton(url, settings.switch_timeout_s) if url else None
+    url = settings.triton.staging_grpc_url
+    return GrpcTriton(url, settings.triton.switch_timeout_s) if url else None
 
 
 def tritons_of(settings: Settings) -> list[GrpcTriton]:
@@ -309,8 +309,8 @@ def tritons_of(settings: Settings) -> list[GrpcTriton]:
     Raises:
         Unavailable: a name has no address.
     """
-    urls = [address for url in settings.triton_grpc_urls for address in _addresses(url)]
-    return [GrpcTriton(url, settings.switch_timeout_s) for url in dict.fromkeys(urls)]
+    urls = [address for url in settings.triton.grpc_urls for address in _addresses(url)]
+    return [GrpcTriton(url, settings.triton.switch_timeout_s) for url in dict.fromkeys(urls)]
 
 
 def _addresses(url: str) -> list[str]:
