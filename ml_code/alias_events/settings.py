@@ -1,4 +1,4 @@
-"""Settings of the receiver and the watcher: read from the environment once, in the same way as the deployer's."""
+"""Settings of the receiver and the watcher: read from the environment once, as the deployer's are."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..triton_deploy.settings.environment import FromEnvironment, setting
 from .moves import ANY, Followed
 
 SHORTEST_SECRET = 16
+"""Least length of a secret, characters."""
 
 
 def _pairs(variable: str, texts: Sequence[str], default: object) -> None:
@@ -39,7 +40,7 @@ def _receivers_address(variable: str, url: str, default: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class EventSettings(FromEnvironment):
-    """Everything that alias events can be told; the table in docs/events.md is generated from these fields.
+    """All settings of alias events; the table in docs/events.md is generated from these fields.
 
     MLflow's address and credentials are the deployer's (``MLFLOW_TRACKING_URI`` and so on).
     """
@@ -98,7 +99,7 @@ class EventSettings(FromEnvironment):
     )
 
     def __post_init__(self) -> None:
-        """Take user and password off Airflow's address: no error, log or page shows them."""
+        """Move user and password out of Airflow's address: errors, logs and pages show the address."""
         if "@" in self.airflow_url and not fault(self.airflow_url):
             url, user, password = credentials(self.airflow_url)
             object.__setattr__(self, "airflow_url", url)
@@ -108,17 +109,17 @@ class EventSettings(FromEnvironment):
 
     @property
     def allowed(self) -> list[Followed]:
-        """What the receiver deploys."""
+        """The aliases whose moves the receiver deploys."""
         return [Followed.parse(text) for text in self.allow]
 
     @property
     def watched(self) -> list[Followed]:
-        """What Airflow's triggerer looks at."""
+        """The aliases that Airflow's triggerer watches."""
         return [Followed.parse(text) for text in dict.fromkeys(self.watch)]
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The secrets, the newest first; raises Misconfigured when there is none, or a short one."""
+        """The secrets, the newest first; raises Misconfigured if there is none, or a short one."""
         if not self.secret or any(len(secret) < SHORTEST_SECRET for secret in self.secret):
             raise Misconfigured(
                 f"TRITON_EVENTS_SECRET is {'too short' if self.secret else 'not set'}.",

@@ -192,7 +192,7 @@ class Rules(FromEnvironment):
         return changed
 
     def problems(self) -> Iterator[Problem]:
-        """See FromEnvironment.problems; a value of ``overridden`` may be a number that no variable can have."""
+        """See FromEnvironment.problems. Numbers of ``overridden`` may be negative, those of variables can't."""
         yield from super().problems()
         for f in self.declared():
             value = getattr(self, f.name)

@@ -1,4 +1,4 @@
-"""Settings of the DAG that retrains: read from the environment once, as all others are."""
+"""Settings of the DAG that retrains: read from the environment once, as the deployer's are."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _json_object(variable: str, text: str, default: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainSettings(FromEnvironment):
-    """What a scheduled run does, and the defaults of the form; the table in docs/retrain.md is generated from these fields."""
+    """A scheduled run, and the defaults of its form; the table in docs/retrain.md is generated from them."""
 
     schedule: str = setting(
         "RETRAIN_SCHEDULE",

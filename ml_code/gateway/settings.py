@@ -59,7 +59,7 @@ def _tritons(variable: str, urls: Sequence[str], default: object) -> None:
 
 
 def _ports(protocol: str, port: int) -> Check:
-    """Return the check that each address is ``host:port``."""
+    """Return the check that each address is ``host:port``; the hint names the protocol and its default port."""
 
     def check(variable: str, urls: Sequence[str], default: object) -> None:
         for url in urls:
@@ -74,9 +74,9 @@ def _ports(protocol: str, port: int) -> Check:
 
 @dataclass(frozen=True, kw_only=True)
 class GatewaySettings(FromEnvironment):
-    """Everything that the gateway can be told; the table in docs/gateway.md is generated from these fields.
+    """All settings of the gateway; the table in docs/gateway.md is generated from these fields.
 
-    With the local backend, MLflow and artifact settings are the deployer's (``MLFLOW_TRACKING_URI`` and so on).
+    The local backend takes MLflow and artifact settings from the deployer's (``MLFLOW_TRACKING_URI`` and others).
     """
 
     backend: str = setting(
@@ -243,7 +243,7 @@ class GatewaySettings(FromEnvironment):
 
     @property
     def repository_root(self) -> Path:
-        """The model repository's folder; raises Misconfigured when it is not set."""
+        """The folder of the model repository; raises Misconfigured if it is not set."""
         if self.repository is None:
             raise Misconfigured(
                 "TRITON_DEPLOY_REPOSITORY is not set.",
@@ -252,7 +252,7 @@ class GatewaySettings(FromEnvironment):
         return self.repository
 
     def check(self) -> None:
-        """See FromEnvironment.check; a gateway before Triton needs a repository."""
+        """See FromEnvironment.check. A gateway before Triton also needs a repository."""
         super().check()
         if self.backend == "triton":
             _ = self.repository_root

@@ -298,7 +298,7 @@ def test_a_webhook_that_fails_or_is_away_changes_nothing_and_is_not_named(
         assert not notify(changed(world.settings, notify__url=refusing.url), notification)
         assert len(refusing.bodies) == 1
     assert not notify(changed(world.settings, notify__url=refusing.url), notification)
-    assert caplog.text.count("nobody was notified") == 2
+    assert caplog.text.count("no notification was sent") == 2
     assert "secret" not in caplog.text
     assert not notify(world.settings, notification), "nobody is to be told"
 

@@ -1,4 +1,4 @@
-"""A model that nobody has deployed is a wrong name, and said to be one: a pipeline that misspells it must not pass."""
+"""Refuses the name of a model that was never deployed: a pipeline that misspells a name must not pass."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from ..rules.names import check_model
 from ..settings import Settings
 
 SHOWN = 5
+"""Largest number of deployed models that an error names."""
 
 
 def require_known(settings: Settings, model: str) -> None:
     """Refuse a model that was never deployed to the repository.
 
     Args:
-        settings: where the repository is, and MLflow, which is asked whether it knows the model.
-        model: its name.
+        settings: give the repository, and MLflow, which may know the model as registered.
+        model: name of the model.
 
     Raises:
-        InvalidInput: that is no model's name.
-        NotFound: nothing was ever deployed by that name.
-        Misconfigured, StorageFailed: there is no repository, or it can't be read.
+        InvalidInput: the text can't be a model's name.
+        NotFound: no model of this name was ever deployed.
+        Misconfigured, StorageFailed: the repository is not set, or can't be read.
     """
     root = settings.repository_root
     known = models_in(root)
@@ -46,7 +47,7 @@ def require_known(settings: Settings, model: str) -> None:
 
 
 def _alike(model: str, known: list[str]) -> list[str]:
-    """Return the models that may have been meant, the likeliest first; letters count the same in either case."""
+    """Return the models that may have been meant, the likeliest first, whatever the case of their letters."""
     by_letters = {name.casefold(): name for name in known}
     return [by_letters[name] for name in get_close_matches(model.casefold(), by_letters, n=3)]
 
@@ -59,7 +60,7 @@ def _listed(known: list[str]) -> str:
 
 
 def _is_registered(settings: Settings, model: str) -> bool:
-    """Whether MLflow knows the model; no, when it can't be asked quickly."""
+    """Whether MLflow has the model registered; False when MLflow does not answer within the time limit."""
     limit_s = settings.mlflow.feedback_timeout_s
     quick = replace(
         settings, mlflow=replace(settings.mlflow, timeout_s=min(settings.mlflow.timeout_s, limit_s))

@@ -1,7 +1,7 @@
-"""What MLflow is told of a model's versions, so that its pages say what serves; and whether the alias still means that.
+"""Tags of a model's versions in MLflow, which show the live version on its pages; and drift of an alias from it.
 
-Best effort, always: the repository decides what is live, MLflow only shows it. What could not be told is told by the next reconcile,
-which compares and writes only what differs.
+All of it is best effort: the repository decides which version is live, MLflow only shows it. The next reconcile writes
+the tags that could not be written: it compares, and writes only the differences.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ..rules.standing import (
 from ..settings import Settings
 
 HISTORY = 50
-"""How many releases are looked back at, so that the cost does not grow with the age of a repository."""
+"""Number of recent releases that are compared with the tags, to bound the cost for old repositories."""
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +43,11 @@ T = TypeVar("T")
 
 
 class MlflowTags:
-    """Keeps the registry's pages of versions true, as well as it can within its time limit.
+    """Keeps the tags of versions in the registry true, as far as the time limit allows.
 
     Args:
-        settings: the prefix and the time limit. Without an MLflow, or with ``off``, nothing is told.
-        board: makes the registry; MLflow by default. Called when something is to be told or asked, in another thread.
+        settings: prefix of the tags, and time limit. Without an MLflow, or with the prefix ``off``, it writes no tag.
+        board: makes the registry; MLflow by default. Called in another thread, for each reading and writing.
     """
 
     def __init__(self, settings: Settings, board: Callable[[], Board] | None = None) -> None:
@@ -59,60 +59,62 @@ class MlflowTags:
             ),
         )
         self._board = board or (lambda: MlflowBoard(quick))
-        self._asks = board is not None or bool(settings.mlflow.tracking_uri)
-        self._away: DeployError | None = None
+        self._has_registry = board is not None or bool(settings.mlflow.tracking_uri)
+        self._unreachable: DeployError | None = None
 
     @property
-    def _tells(self) -> bool:
-        return self._asks and self._settings.mlflow.feedback_prefix != "off"
+    def _writes_tags(self) -> bool:
+        return self._has_registry and self._settings.mlflow.feedback_prefix != "off"
 
     def tell(self, folder: ModelFolder, ended: Deployment) -> None:
-        """Show how a deployment ended. Never raises, and takes no longer than the time limit.
+        """Show the end of a deployment. Never raises, and takes no longer than the time limit.
 
         Args:
             folder: the model's place in the repository.
-            ended: a deployment that was committed or rolled back.
+            ended: the deployment, committed or rolled back.
         """
-        if not self._tells:
+        if not self._writes_tags:
             return
         try:
             self._write(folder, self._board(), self._failed(folder, ended))
         except DeployError as error:
             log.warning("MLflow does not show yet how deployment %s ended: %s", ended.deploy_id, error)
         except Exception:
-            # A defect here is no reason to call a deploy failed that is committed.
+            # A defect of the tags must not make a committed deploy fail.
             log.exception("MLflow does not show yet how deployment %s ended", ended.deploy_id)
 
     def settle(self, folder: ModelFolder, *, dry_run: bool) -> tuple[list[str], list[Notice]]:
-        """Compare what the registry shows with the repository, and write what differs.
+        """Compare the tags of the registry with the repository, and write the differences.
 
         Args:
             folder: the model's place in the repository.
             dry_run: write nothing.
 
         Returns:
-            What was told, or is to be; and what is worth knowing: that the alias means another version, or that MLflow can't be
-            asked. One that did not answer is not asked again for the next model.
+            The changes of tags, made or, in a dry run, due; and notices: that the alias names another version, or that
+            MLflow can't be asked. An MLflow that did not answer is not asked again for the next model.
         """
-        if not self._asks:
+        if not self._has_registry:
             return [], []
         try:
-            if self._away:
-                raise self._away
-            told = self._write(folder, self._board(), self._failed(folder), dry_run) if self._tells else []
+            if self._unreachable:
+                raise self._unreachable
+            told = (
+                self._write(folder, self._board(), self._failed(folder), dry_run) if self._writes_tags else []
+            )
             return told, list(self._drift(folder))
         except DeployError as error:
-            self._away = error if error.retryable else None
+            self._unreachable = error if error.retryable else None
             return [], [Notice(NOT_TOLD, f"MLflow was not asked or told what serves: {error}")]
 
     def drift(self, folder: ModelFolder) -> tuple[Notice, ...]:
-        """Return whether the alias means another version than serves; nothing when the registry can't be asked quickly."""
-        if not self._asks or self._away:
+        """Return a notice if the alias does not name the live version; none if the registry is too slow."""
+        if not self._has_registry or self._unreachable:
             return ()
         try:
             return tuple(self._drift(folder))
         except DeployError as error:
-            self._away = error if error.retryable else None
+            self._unreachable = error if error.retryable else None
             return ()
 
     def _drift(self, folder: ModelFolder) -> Iterable[Notice]:
@@ -147,7 +149,7 @@ class MlflowTags:
                 else:
                     board.set_tag(folder.model, change.version, change.key, change.value)
             return [
-                f"tell MLflow that {_what_is_told(shown[version], wanted.get(version))}"
+                f"tell MLflow that {_change_in_words(shown[version], wanted.get(version))}"
                 for version in dict.fromkeys(change.version for change in found)
             ]
 
@@ -169,14 +171,14 @@ class MlflowTags:
             if failure.get("at_utc")
         ]
         if ended is not None and ended.state is State.ROLLED_BACK and ended.failure:
-            # What left nothing in quarantine is told now or never.
+            # A failure without files in quarantine is known from this record alone.
             reason = f"{ended.failure.step}: {ended.failure.error}"
             kept.append(FailedVersion(ended.version, reason, ended.failure.at_utc, origin_of(ended.pinned)))
         return kept
 
 
 def _quarantined(folder: ModelFolder) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yield the versions in quarantine, and what is known of the failure of each."""
+    """Yield the versions in quarantine, each with the facts of its failure."""
     for path, failure in folder.versions.quarantined():
         version = path.name.partition(".")[0]
         if version.isdigit():
@@ -184,7 +186,7 @@ def _quarantined(folder: ModelFolder) -> Iterator[tuple[int, Mapping[str, Any]]]
 
 
 def _refused(folder: ModelFolder) -> list[FailedVersion]:
-    """Return the versions that are not deployed again: those in quarantine by their own fault, newest first, and those that a bake found bad."""
+    """Return the refused versions: in quarantine by their own fault, newest first, then failed by a bake."""
     found = [
         _failed_version(version, failure)
         for version, failure in _quarantined(folder)
@@ -198,7 +200,7 @@ def _refused(folder: ModelFolder) -> list[FailedVersion]:
 
 
 def _verdicts(folder: ModelFolder, releases: Sequence[Release]) -> dict[int, str]:
-    """Return how releases were judged, by their generation: those that have a bake, and of those that are loaded their canary too."""
+    """Return the verdicts of bake and canary, by generation, of each release that has baked or is loaded."""
     loaded = releases[0].loaded_versions if releases else ()
     baked = folder.bakes.generations()
     return {
@@ -210,7 +212,7 @@ def _verdicts(folder: ModelFolder, releases: Sequence[Release]) -> dict[int, str
 
 def _failed_version(version: int, failure: Mapping[str, Any]) -> FailedVersion:
     run_id, place = failure.get("run_id"), failure.get("artifact_uri")
-    # Earlier code did not write down the run.
+    # Earlier code did not record the run.
     digest = str(failure.get("digest") or "")
     origin = Origin(run_id=run_id, place=str(place or ""), digest=digest) if isinstance(run_id, str) else None
     reason = f"{failure.get('step')}: {failure.get('error')}"
@@ -218,7 +220,7 @@ def _failed_version(version: int, failure: Mapping[str, Any]) -> FailedVersion:
 
 
 def _with_place(standing: Standing, folder: ModelFolder, version: int) -> Standing:
-    """Add the place to the origin of a version that is loaded, as its manifest has it; one that can't be read has none."""
+    """Return the standing with the place of origin, if the version's manifest can be read."""
     with contextlib.suppress(DeployError):
         manifest = folder.versions.manifest(version)
         if manifest and standing.origin and manifest.run_id == standing.origin.run_id:
@@ -227,7 +229,7 @@ def _with_place(standing: Standing, folder: ModelFolder, version: int) -> Standi
 
 
 def _origin_here(folder: ModelFolder, live: Release, version: int) -> Origin | None:
-    """Return where the repository's version of a number came from; None when there is none that was released."""
+    """Return the origin of the repository's version of this number, or None if it was never released."""
     manifest = None
     with contextlib.suppress(DeployError):
         manifest = folder.versions.manifest(version)
@@ -239,7 +241,7 @@ def _origin_here(folder: ModelFolder, live: Release, version: int) -> Origin | N
     return None
 
 
-def _what_is_told(shown: Registered, wanted: Standing | None) -> str:
+def _change_in_words(shown: Registered, wanted: Standing | None) -> str:
     if wanted is not None and not wanted.is_of(shown):
         return f"version {shown.version} of {shown.origin.run} is another one than was deployed"
     return f"version {shown.version} is {wanted.status if wanted else RETIRED}"

@@ -1,4 +1,4 @@
-"""Tells people of what went wrong and was put right: a webhook gets a sentence, as chat programs take it, or all of the facts.
+"""Notifications of failures, rollbacks and reverts: a webhook gets a sentence for a chat, or all facts as JSON.
 
 Best effort: a notification that can't be sent is logged, and changes nothing.
 """
@@ -21,16 +21,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Notification:
-    """Something that people have to know.
+    """An event that people have to know of.
 
     Attributes:
-        event: ``rolled_back``, ``rollback_failed``, ``reverted``, ``bake_failed``, ``no_data`` or ``refused``.
-        model: its name.
-        text: what happened, and what is live now, in sentences.
-        deploy_id: the deployment that it is about; empty when it is about a release alone.
-        version: the version that it is about, or None.
+        event: ``rolled_back``, ``rollback_failed``, ``reverted``, ``canary_held``, ``bake_failed``, ``no_data`` or
+            ``refused``.
+        model: name of the model; empty if the run names none.
+        text: the event and the live version, in sentences.
+        deploy_id: the deployment; empty if no deployment is concerned.
+        version: the version that is concerned, or None.
         live_version: the version that is live now, or None.
-        run: who did it, as the orchestrator names it.
+        run: the run that acted, as the orchestrator names it.
     """
 
     event: str
@@ -46,11 +47,11 @@ def notify(settings: Settings, notification: Notification) -> bool:
     """Send a notification to the webhook of the settings.
 
     Args:
-        settings: where to, and in which form; without an address nothing is sent.
-        notification: what to tell.
+        settings: address and format of the webhook; without an address nothing is sent.
+        notification: the event.
 
     Returns:
-        Whether somebody took it.
+        Whether the webhook accepted it.
     """
     if not settings.notify.url:
         return False
@@ -64,33 +65,35 @@ def notify(settings: Settings, notification: Notification) -> bool:
             "POST",
             settings.notify.url,
             timeout_s=settings.notify.timeout_s,
-            # The address is a secret: whoever knows it can write there.
+            # The address is a secret: everyone who knows it can write there.
             server="The webhook of TRITON_DEPLOY_NOTIFY_URL",
             hint="Check TRITON_DEPLOY_NOTIFY_URL.",
             body=body,
         )
     except DeployError as error:
-        log.warning("nobody was notified: %s", error)
+        log.warning("no notification was sent: %s", error)
         return False
     taken = 200 <= response.status_code < 300
     if not taken:
         log.warning(
-            "nobody was notified: the webhook answers %s: %s", response.status_code, explanation(response)
+            "no notification was sent: the webhook answers %s: %s",
+            response.status_code,
+            explanation(response),
         )
     return taken
 
 
 def of_rollback(folder: ModelFolder, deploy_id: str, run: str, *, done: bool) -> Notification | None:
-    """Return what is to be told when a deployment was to be rolled back.
+    """Return the notification of a rollback, complete or failed.
 
     Args:
         folder: the model's place in the repository.
-        deploy_id: the deployment.
-        run: who did it.
-        done: whether the rollback ended; otherwise it failed.
+        deploy_id: the deployment that was to be rolled back.
+        run: the run that rolled back.
+        done: whether the rollback completed; otherwise it failed.
 
     Returns:
-        None when there is nothing to tell: nothing had begun, or the deployment was committed after all.
+        The notification; None if the deployment had not begun, or was committed after all.
 
     Raises:
         StorageFailed: the repository can't be read.
@@ -101,18 +104,18 @@ def of_rollback(folder: ModelFolder, deploy_id: str, run: str, *, done: bool) ->
     if done:
         event, text = (
             "rolled_back",
-            f"Version {record.version} of {folder.model} was rolled back: {_why(record)}",
+            f"Version {record.version} of {folder.model} was rolled back: {_cause(record)}",
         )
     else:
         event = "rollback_failed"
         text = (
             f"The rollback of version {record.version} of {folder.model} did not complete; reconcile_triton repeats it, "
-            f"sooner: triton-deploy rollback {folder.model} --deploy-id {deploy_id}. It was to be undone because: {_why(record)}"
+            f"sooner: triton-deploy rollback {folder.model} --deploy-id {deploy_id}. It was to be undone because: {_cause(record)}"
         )
     return Notification(
         event=event,
         model=folder.model,
-        text=f"{text} {_live(folder.model, live)}",
+        text=f"{text} {_live_version(folder.model, live)}",
         deploy_id=deploy_id,
         version=record.version,
         live_version=live.active_version if live else None,
@@ -121,11 +124,11 @@ def of_rollback(folder: ModelFolder, deploy_id: str, run: str, *, done: bool) ->
 
 
 def of_revert(folder: ModelFolder, run: str) -> Notification | None:
-    """Return what is to be told after a revert, of the release that it made; None when nothing is live.
+    """Return the notification of a revert, by the release that it made; None if no version is live.
 
     Args:
         folder: the model's place in the repository.
-        run: who did it.
+        run: the run that reverted.
 
     Raises:
         StorageFailed: the repository can't be read.
@@ -137,7 +140,7 @@ def of_revert(folder: ModelFolder, run: str) -> Notification | None:
         event="reverted",
         model=folder.model,
         text=f"Version {live.previous_version} of {folder.model} was taken back: {live.reason.rstrip('.')}. "
-        + _live(folder.model, live),
+        + _live_version(folder.model, live),
         deploy_id=live.deploy_id,
         version=live.previous_version,
         live_version=live.active_version,
@@ -146,12 +149,12 @@ def of_revert(folder: ModelFolder, run: str) -> Notification | None:
 
 
 def of_held_canary(folder: ModelFolder, record: Deployment, hold_s: float) -> Notification:
-    """Return what is to be told of a canary that waits, so that a person decides in time.
+    """Return the notification of a held canary, so that a person decides in time.
 
     Args:
         folder: the model's place in the repository.
-        record: its deployment, whose canary is held.
-        hold_s: longest that it waits, seconds.
+        record: the deployment with the held canary.
+        hold_s: longest wait for a decision, seconds.
 
     Raises:
         StorageFailed: the repository can't be read.
@@ -163,7 +166,7 @@ def of_held_canary(folder: ModelFolder, record: Deployment, hold_s: float) -> No
         model=folder.model,
         text=f"The canary of version {record.version} of {folder.model} waits, {hold_s / 60:g} minutes at most, because {canary.held_for}. "
         f"'triton-deploy canary promote {folder.model}' ends the step, 'triton-deploy canary abort {folder.model}' the canary; in Airflow: "
-        f"decide_canary. {_live(folder.model, live)}",
+        f"decide_canary. {_live_version(folder.model, live)}",
         deploy_id=record.deploy_id,
         version=record.version,
         live_version=live.active_version if live else None,
@@ -172,23 +175,23 @@ def of_held_canary(folder: ModelFolder, record: Deployment, hold_s: float) -> No
 
 
 def of_refusal(model: str, why: str, run: str) -> Notification:
-    """Return what is to be told of a run that was refused before anything was done.
+    """Return the notification of a run that was refused before it changed anything.
 
     Args:
-        model: the model that it would have been about; empty when it names none.
-        why: why, in sentences.
+        model: the model of the run; empty if the run names none.
+        why: the reason, in sentences.
         run: the run.
     """
     return Notification(event="refused", model=model, text=f"A run was refused. {why}", run=run)
 
 
 def of_bake(folder: ModelFolder, deploy_id: str, run: str) -> Notification | None:
-    """Return what is to be told of how a release baked; None when it did well, or has not ended.
+    """Return the notification of a bake that failed or had no data; None if it passed or goes on.
 
     Args:
         folder: the model's place in the repository.
-        deploy_id: the deployment that committed it.
-        run: who watched.
+        deploy_id: the deployment that committed the release.
+        run: the run that watched the release.
 
     Raises:
         StorageFailed: the repository can't be read.
@@ -205,7 +208,7 @@ def of_bake(folder: ModelFolder, deploy_id: str, run: str) -> Notification | Non
         event="bake_failed" if failed else "no_data",
         model=folder.model,
         text=f"Version {bake.version} of {folder.model} (release {bake.generation}) {what}: "
-        f"{'; '.join(bake.reasons)}. {_live(folder.model, live)}",
+        f"{'; '.join(bake.reasons)}. {_live_version(folder.model, live)}",
         deploy_id=deploy_id,
         version=bake.version,
         live_version=live.active_version if live else None,
@@ -213,13 +216,13 @@ def of_bake(folder: ModelFolder, deploy_id: str, run: str) -> Notification | Non
     )
 
 
-def _why(record: Deployment) -> str:
+def _cause(record: Deployment) -> str:
     if record.failure is None:
         return "somebody asked for it."
     return f"{record.failure.step}: {record.failure.error.rstrip('.')}."
 
 
-def _live(model: str, live: Release | None) -> str:
+def _live_version(model: str, live: Release | None) -> str:
     if live is None:
         return f"No version of {model} is live."
     return f"Version {live.active_version} is live (release {live.generation})."

@@ -30,9 +30,9 @@ def _model_name(variable: str, name: str, default: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(FromEnvironment):
-    """Everything that a deploy can be told from outside; ``from_env`` is the usual way to make one.
+    """All settings of a deployer; ``from_env`` reads them from the environment.
 
-    Each group declares its settings in a file of its own, with their checks. The table in the README is generated from them.
+    Each group declares its settings and their checks in its own file. The table in the README is generated from them.
     """
 
     repository: Path | None = setting(
@@ -63,11 +63,11 @@ class Settings(FromEnvironment):
 
     @property
     def repository_root(self) -> Path:
-        """The model repository's folder.
+        """The folder of the model repository.
 
         Raises:
-            Misconfigured: it is not set or not a folder.
-            StorageFailed: it can't be looked at.
+            Misconfigured: the folder is not set, or is not a folder.
+            StorageFailed: the file system does not tell.
         """
         if self.repository is None:
             raise Misconfigured(
@@ -90,11 +90,11 @@ class Settings(FromEnvironment):
 
     @property
     def canary_requests(self) -> int:
-        """Requests that a step of a canary has to see before it ends."""
+        """Least requests that a step of a canary has to see before it ends."""
         return self.canary.min_requests or self.bake.min_requests
 
     def problems(self) -> Iterator[Problem]:
-        """See FromEnvironment.problems; a model that is run for its answers has to end within the lease."""
+        """See FromEnvironment.problems. A run of a model for its reference answers has to end within the lease."""
         yield from super().problems()
         if self.smoke.require_golden == "no" and self.smoke.reference_timeout_s >= self.lease_s:
             yield Problem(

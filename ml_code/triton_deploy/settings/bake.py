@@ -1,4 +1,4 @@
-"""The bake: how a release is watched on live traffic after its commit, and whom it asks: Prometheus and Alertmanager."""
+"""The bake: how a release is watched on live traffic after its commit, by Prometheus and Alertmanager."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import Misconfigured
+from ..rules.bake_rules import Limits
 from .checks import at_least, at_most, one_of, share, web_address
 from .environment import FromEnvironment, Problem, setting
 
@@ -16,7 +17,7 @@ MAX_BAKE_MINUTES = 30 * 24 * 60
 
 @dataclass(frozen=True, kw_only=True)
 class BakeSettings(FromEnvironment):
-    """Sources, pace and limits of a bake, and what becomes of a release that could not be judged."""
+    """Sources, pace and limits of a bake, and the fate of a release that could not be judged."""
 
     prometheus_url: str = setting(
         "TRITON_DEPLOY_PROMETHEUS_URL",
@@ -124,6 +125,19 @@ class BakeSettings(FromEnvironment):
         (),
         "Alerts that fail a bake when they begin to fire during it, for its model or for none, comma-separated. Needs TRITON_DEPLOY_ALERTMANAGER_URL.",
     )
+
+    @property
+    def limits(self) -> Limits:
+        """The limits that a release has to keep."""
+        return Limits(
+            min_requests=self.min_requests,
+            min_clients=self.min_clients,
+            max_failure_ratio=self.max_failure_ratio,
+            max_failure_rise=self.max_failure_rise,
+            max_latency_ratio=self.max_latency_ratio,
+            min_latency_rise_s=self.min_latency_rise_s,
+            max_latency_s=self.max_latency_s,
+        )
 
     def problems(self) -> Iterator[Problem]:
         """See FromEnvironment.problems."""

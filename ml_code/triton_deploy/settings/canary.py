@@ -69,5 +69,5 @@ class CanarySettings(FromEnvironment):
 
     @property
     def hold_s(self) -> float:
-        """Longest that a step waits beyond its time, seconds."""
+        """Longest wait of a step beyond its time, seconds."""
         return 60 * self.hold_minutes

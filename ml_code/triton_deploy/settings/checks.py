@@ -1,4 +1,4 @@
-"""Checks of single settings: each takes variable, value and default, and raises Misconfigured for a value that can't be right."""
+"""Checks of single settings: each takes variable, value and default, and raises for a wrong value."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from ..errors import Misconfigured
 from ..rules.web_address import fault, remedy, shown
 
 Check = Callable[[str, Any, Any], None]
-"""A check of one setting, declared beside it: ``setting(..., check=share)``. Arguments: variable, value, default."""
+"""A check of one setting, given where the setting is declared: ``setting(..., check=share)``.
+
+Arguments: variable, value, default."""
 
 
 def one_of(*choices: str) -> Check:
@@ -43,8 +45,8 @@ def at_most(maximum: float, words: str) -> Check:
     """Return the check that a number is not above the maximum.
 
     Args:
-        maximum: in the unit of the setting.
-        words: the same for people, such as "30 days".
+        maximum: the largest value, in the unit of the setting.
+        words: the same value in words, such as "30 days".
     """
 
     def check(variable: str, value: float, default: float) -> None:
@@ -80,7 +82,7 @@ def share(variable: str, value: float, default: float) -> None:
 
 
 def web_address(variable: str, value: str, default: str) -> None:
-    """Check that a text is an ``http://`` or ``https://`` address; an empty one is none, and passes."""
+    """Check that a text is empty or an ``http://`` or ``https://`` address."""
     if value and (why := fault(value)):
         raise Misconfigured(f"{variable}={shown(value)!r} is {why}.", hint=remedy(value))
 

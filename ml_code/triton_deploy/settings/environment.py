@@ -1,4 +1,4 @@
-"""Settings as frozen dataclasses: each field declares its variable, default, meaning and check; read from the environment once."""
+"""Settings as frozen dataclasses: a field declares variable, default, meaning and check of one setting."""
 
 from __future__ import annotations
 
@@ -25,29 +25,30 @@ def setting(
 
     Args:
         variable: name of the environment variable.
-        default: its type says how the text is read: a number of 0 or more, a comma-separated list, text; None for a path.
-        doc: what it means, with its unit, as the tables in the documents have it.
-        secret: never shown in the object's text, nor in an error.
-        positive: a number that can't be 0.
-        check: raises Misconfigured for a value that can't be right; see ``checks``.
+        default: the value if the variable is unset. Its type decides how a text is parsed: as a number of 0 or more,
+            a comma-separated list or text; None as a path.
+        doc: meaning and unit, for the tables in the documents.
+        secret: hides the value in the object's text and in errors.
+        positive: refuses 0 in the variable.
+        check: raises Misconfigured for a wrong value; see ``checks``.
     """
     metadata = {"variable": variable, "doc": doc, "secret": secret, "positive": positive, "check": check}
     return field(default=default, repr=not secret, metadata=metadata)
 
 
 def group(kind: type[FromEnvironment]) -> Any:
-    """Return a dataclass field that is a group of settings."""
+    """Return a dataclass field that holds a group of settings."""
     return field(default=kind())
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A setting that can't be right.
+    """A setting with a wrong value.
 
     Attributes:
-        variable: the one that is at fault.
-        error: why, and what to do.
-        beside: the other variables that make it wrong.
+        variable: the variable at fault.
+        error: the reason, and what to do.
+        beside: other variables whose values make this one wrong.
     """
 
     variable: str
@@ -56,11 +57,11 @@ class Problem:
 
 
 class FromEnvironment:
-    """Base of a frozen dataclass whose fields were made by ``setting``, or are groups: dataclasses of the same base."""
+    """Base of a frozen dataclass whose fields are made by ``setting`` and ``group``."""
 
     @classmethod
     def declared(cls) -> Iterator[Field[Any]]:
-        """Yield the field of every setting, those of the groups included, in the order of their declaration."""
+        """Yield the field of each setting, also of those in groups, in the order of declaration."""
         for f in _fields(cls):
             if isinstance(f.default, FromEnvironment):
                 yield from f.default.declared()
@@ -75,7 +76,7 @@ class FromEnvironment:
             environ: variables to read; the process's own by default.
 
         Raises:
-            Misconfigured: a value can't be parsed or can't be right; the text names the variable.
+            Misconfigured: a value can't be parsed, or is wrong; the text names the variable.
         """
         environ = os.environ if environ is None else environ
         given = [f for f in cls.declared() if _is_set(f, environ)]
@@ -85,13 +86,15 @@ class FromEnvironment:
 
     @classmethod
     def usable(cls, environ: Mapping[str, str] | None = None) -> tuple[Self, Mapping[str, DeployError]]:
-        """Read the settings as far as they can be used: each by itself, and then those that belong together.
+        """Read the settings, with the default in place of each wrong value.
+
+        Each value is first parsed and checked by itself, then together with the values that belong to it.
 
         Args:
             environ: variables to read; the process's own by default.
 
         Returns:
-            The settings, with the default for each that can't be used; and the error, by variable.
+            The settings; and the error of each wrong value, by variable.
         """
         environ = os.environ if environ is None else environ
         wrong: dict[str, DeployError] = {}
@@ -108,7 +111,7 @@ class FromEnvironment:
 
     @classmethod
     def _of(cls, values: Mapping[str, Any]) -> Self:
-        """Return the settings with these values, by variable, and the defaults for the others."""
+        """Return the settings with these values, by variable, and defaults for all others."""
         given: dict[str, Any] = {}
         for f in _fields(cls):
             if isinstance(f.default, FromEnvironment):
@@ -118,12 +121,12 @@ class FromEnvironment:
         return cls(**given)
 
     def check(self) -> None:
-        """Raise the error of the first setting that can't be right."""
+        """Raise the error of the first wrong setting."""
         for problem in self.problems():
             raise problem.error
 
     def problems(self) -> Iterator[Problem]:
-        """Yield the settings that can't be right, by the checks that were declared; a class adds what spans several."""
+        """Yield the wrong settings by the declared checks; a subclass adds checks of several settings together."""
         for f in _fields(type(self)):
             value = getattr(self, f.name)
             if isinstance(value, FromEnvironment):
@@ -140,7 +143,7 @@ def _fields(kind: type[FromEnvironment]) -> tuple[Field[Any], ...]:
 
 
 def _first_new(settings: FromEnvironment, wrong: Collection[str]) -> Problem | None:
-    """Return a problem of variables that are not known to be wrong: a default in their place makes no problem of its own."""
+    """Return a problem of variables that are not known to be wrong: a default in their place causes no new one."""
     return next(
         (
             problem
@@ -156,7 +159,7 @@ def _is_set(of: Field[Any], environ: Mapping[str, str]) -> bool:
 
 
 def _read(of: Field[Any], environ: Mapping[str, str]) -> Any:
-    """Return the value that a field's variable has; raises Misconfigured."""
+    """Return the value of a field's variable; raises Misconfigured."""
     variable = of.metadata["variable"]
     text = environ[variable].strip()
     if (service := kubernetes_address(text)) and not of.metadata["secret"]:

@@ -1,4 +1,4 @@
-"""MLflow: its address and credentials, and what a deploy asks of it and writes into it."""
+"""MLflow: address, credentials, the wait for an alias, and the tags that a deploy writes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _tag_prefix(variable: str, prefix: str, default: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class MlflowSettings(FromEnvironment):
-    """MLflow's address and credentials, the wait for an alias, and the tags by which MLflow shows what serves."""
+    """Address and credentials of MLflow, the wait for an alias, and the tags that show the live version."""
 
     tracking_uri: str = setting(
         "MLFLOW_TRACKING_URI",
@@ -74,7 +74,7 @@ class MlflowSettings(FromEnvironment):
     )
 
     def __post_init__(self) -> None:
-        """Take user and password off the address, as MLflow's own client does: no error, record or page shows them."""
+        """Move user and password out of the address, as MLflow's client does: errors and records show the address."""
         if "@" in self.tracking_uri and not fault(self.tracking_uri):
             uri, user, password = credentials(self.tracking_uri)
             object.__setattr__(self, "tracking_uri", uri)

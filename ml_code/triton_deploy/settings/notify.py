@@ -1,4 +1,4 @@
-"""The webhook that the DAGs tell what happened."""
+"""The webhook that gets the notifications of the DAGs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .environment import FromEnvironment, setting
 
 
 def _webhook(variable: str, url: str, default: str) -> None:
-    """Refuse what is no URL, without showing it: everyone who knows it can write there."""
+    """Refuse a text that is no URL, without showing it: everyone who knows the address can write there."""
     webhook = split(url)
     if url and not (webhook and webhook.scheme in ("http", "https") and webhook.hostname):
         raise Misconfigured(
@@ -22,7 +22,7 @@ def _webhook(variable: str, url: str, default: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class NotifySettings(FromEnvironment):
-    """Address and format of the webhook."""
+    """Address, format and deadline of the webhook."""
 
     url: str = setting(
         "TRITON_DEPLOY_NOTIFY_URL",

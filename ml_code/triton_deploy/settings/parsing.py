@@ -1,4 +1,4 @@
-"""What the text of an environment variable says: a number, a list, a path of this machine or plain text."""
+"""Parses the text of an environment variable: a number, a list, a path of this machine or plain text."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ..errors import Misconfigured
 from ..rules.web_address import HIDDEN, shown
 
 MOST_SECONDS = 1e9
-"""Longest time that a setting may name, seconds (thirty years): clocks and timers of the system take little more."""
+"""Longest time of a setting, seconds (thirty years): the system's clocks and timers take little more."""
 MOST = 2**62
-"""Largest count or size that a setting may name: above those of every machine."""
+"""Largest count or size of a setting: above those of every machine."""
 
 
 def kubernetes_address(text: str) -> str:
-    """Return the address that Kubernetes, or a link of Docker, wrote into a variable; empty for any other text."""
+    """Return a text that is an address as Kubernetes or a link of Docker writes it; else an empty text."""
     return text if re.fullmatch(r"(?:tcp|udp|sctp)://[^\s,]*", text) else ""
 
 
@@ -36,7 +36,7 @@ def of_kubernetes(variable: str, address: str) -> Misconfigured:
 
 
 def parse(variable: str, text: str, default: Any) -> Any:
-    """Return what a text says, by the type of the setting's default; raises Misconfigured."""
+    """Return the value of a text, by the type of the setting's default; raises Misconfigured."""
     if isinstance(default, (int, float)):
         return _number(variable, text, default)
     if isinstance(default, tuple):
@@ -66,7 +66,7 @@ def _number(variable: str, text: str, default: float) -> float:
 
 
 def _path(variable: str, text: str) -> Path:
-    """Return a path of this machine; a URL is none, and only a shell knows what ``~`` is."""
+    """Return a path of this machine. A URL is no path, and only a shell expands ``~``."""
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", text)
     if scheme and scheme[1].lower() == "file":
         raise Misconfigured(

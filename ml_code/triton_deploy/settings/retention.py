@@ -1,4 +1,4 @@
-"""How much of the past stays: loaded versions, releases, quarantine, records."""
+"""Retention: how many earlier versions, releases, quarantined versions and records are kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .environment import FromEnvironment, setting
 
 @dataclass(frozen=True, kw_only=True)
 class RetentionSettings(FromEnvironment):
-    """What stays loaded, and what ``triton-deploy gc`` keeps."""
+    """Versions that stay loaded, and versions and records that ``triton-deploy gc`` keeps."""
 
     keep_warm: int = setting(
         "TRITON_DEPLOY_KEEP_WARM", 1, "Earlier versions kept loaded beside the live one."

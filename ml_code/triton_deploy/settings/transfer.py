@@ -1,4 +1,4 @@
-"""The transfer of a version's files: where they may come from, how fast, and how large they may be."""
+"""The transfer of a version's files: allowed sources, deadlines, parallel reads and sizes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _roots(variable: str, roots: Sequence[str], default: object) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class TransferSettings(FromEnvironment):
-    """Sources, limits and parallel reads of a transfer."""
+    """Sources, deadlines, parallel reads and size limits of a transfer."""
 
     s3_endpoint_url: str = setting(
         "MLFLOW_S3_ENDPOINT_URL",
@@ -82,5 +82,5 @@ class TransferSettings(FromEnvironment):
 
     @property
     def allowed_artifacts(self) -> ArtifactRoots:
-        """Where files may be read from; raises Misconfigured when the setting can't be taken apart."""
+        """The places that files may be read from; raises Misconfigured if the setting can't be parsed."""
         return ArtifactRoots.parse(self.artifact_roots)

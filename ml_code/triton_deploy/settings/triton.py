@@ -1,4 +1,4 @@
-"""The Tritons that serve the repository, the staging Triton, and how long a deploy waits for them."""
+"""The Tritons that serve the repository, the staging Triton, and the deadlines of calls to them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .checks import is_address, one_of
 from .environment import FromEnvironment, Problem, setting
 
 DNS_PREFIX = "dns:///"
-"""Begins an endpoint that stands for every address of a name, as in gRPC's own naming."""
+"""Prefix of an endpoint that stands for every address of a name, as in gRPC's own naming."""
 
 
 def _grpc_addresses(variable: str, urls: Sequence[str], default: object) -> None:
@@ -49,7 +49,7 @@ def _staging_address(variable: str, url: str, default: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class TritonSettings(FromEnvironment):
-    """The Tritons of a repository, what their ONNX Runtime takes, and the deadlines of calls to them."""
+    """Endpoints, quorum, staging, limits and deadlines of the Tritons of a repository."""
 
     grpc_urls: tuple[str, ...] = setting(
         "TRITON_DEPLOY_GRPC_URLS",
@@ -126,7 +126,7 @@ class TritonSettings(FromEnvironment):
 
     @property
     def trial_limit_s(self) -> float:
-        """Longest that a trial in the staging Triton may take, seconds: two tries, with a wait until it is back; 0 without one."""
+        """Longest trial in the staging Triton, seconds: two tries with a restart between; 0 without one."""
         if not self.staging_grpc_url:
             return 0.0
         try_s = self.load_timeout_s + self.ready_timeout_s + 24 * self.infer_timeout_s

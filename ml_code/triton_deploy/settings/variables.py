@@ -1,4 +1,4 @@
-"""Environment variables that look like a setting and are none: a misspelt one is silently the default, which nobody notices."""
+"""Environment variables that look like a setting and are none: a misspelt name silently leaves the default."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from .parsing import kubernetes_address
 log = logging.getLogger(__name__)
 
 NEAR_EDITS = 2
-"""With so few letters changed, left out, added or swapped, a name is a misspelt one."""
+"""Largest number of letters changed, left out, added or swapped in a misspelt name."""
 LONG = 10
-"""Letters of a prefix that nobody else's variable has by chance, even misspelt."""
+"""Length from which on a prefix is not met by chance in another program's variable, even misspelt."""
 CORRECT = "Correct the name, or unset it: nothing is changed with another value than was meant."
 SHOWN = 3
-"""How many settings a name may have meant."""
+"""Largest number of settings that a message proposes for a name."""
 
 _OF_KUBERNETES = re.compile(
     r"_SERVICE_HOST$|_SERVICE_PORT(?:_[A-Z0-9_]+)?$|_PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PORT|PROTO|ADDR))?$"
 )
-"""What Kubernetes tells every pod of each Service of its namespace, beside ``…_PORT``, which has an address in it."""
+"""Variables that Kubernetes sets in every pod for each Service of the namespace, beside ``…_PORT``."""
 
 
 @dataclass(frozen=True)
 class Unknown:
-    """A variable that has a prefix of ours, or nearly the name of a setting, and is none.
+    """A variable with the prefix of a setting, or nearly its name, that is none.
 
     Attributes:
-        name: its name.
+        name: name of the variable.
         meant: the settings that may be meant, the likeliest first.
-        misspelt: whether the first of them is so near that it must be meant.
+        misspelt: whether the first of them differs by so few letters that it must be meant.
     """
 
     name: str
@@ -51,11 +51,11 @@ class Unknown:
 def unknown(
     environ: Mapping[str, str], settings: Iterable[type[FromEnvironment]], also: Collection[str] = ()
 ) -> list[Unknown]:
-    """Return the variables that look like a setting and are none, by name.
+    """Return the variables that look like a setting and are none, in the order of their names.
 
     Args:
         environ: the variables.
-        settings: what is read from them. Its prefixes are those of its variables up to the second ``_`` (``GATEWAY_``: the first).
+        settings: the classes that read them; ``_prefix`` gives the prefixes of their variables.
         also: further names that are known.
     """
     known = {f.metadata["variable"] for one in settings for f in one.declared()}
@@ -82,12 +82,12 @@ def check(
 
     Args:
         settings: see ``unknown``.
-        changes: whether something is changed with these settings, so that a misspelt one is refused.
-        environ: variables to look at; the process's own by default.
+        changes: whether the command changes something, so that a misspelt name is refused.
+        environ: the variables; those of the process by default.
         also: see ``unknown``.
 
     Raises:
-        Misconfigured: one is misspelt, and ``changes``.
+        Misconfigured: a name is misspelt, and ``changes`` is true.
     """
     found = unknown(os.environ if environ is None else environ, settings, also)
     misspelt = [one for one in found if one.misspelt]
@@ -98,7 +98,7 @@ def check(
 
 
 def _prefix(variable: str) -> str:
-    """Return the part of a setting's name that is ours alone; empty for one of another program, such as MLFLOW_TRACKING_URI."""
+    """Return the project's prefix of a setting; empty for a name of another program, such as MLFLOW_TRACKING_URI."""
     found = re.match(r"TRITON_(?:DEPLOY|EVENTS)_|GATEWAY_|GATE_|RETRAIN_", variable)
     return found[0] if found else ""
 
@@ -110,7 +110,7 @@ def _is_of_kubernetes(name: str, environ: Mapping[str, str]) -> bool:
 
 
 def _has_nearly(name: str, prefixes: Collection[str]) -> bool:
-    """Whether a name begins with a prefix, or with a misspelt one that is too long to be met by chance."""
+    """Whether a name begins with a prefix, or with a misspelling of a prefix that is longer than ``LONG``."""
     return any(
         name.startswith(prefix)
         or (len(prefix) > LONG and edits(name[: len(prefix)], prefix, NEAR_EDITS) <= NEAR_EDITS)
@@ -119,25 +119,25 @@ def _has_nearly(name: str, prefixes: Collection[str]) -> bool:
 
 
 def _near(name: str, known: Collection[str]) -> list[str]:
-    """Return the settings of which a name is a misspelt one, the nearest first."""
+    """Return the settings that a name misspells, the nearest first."""
     counted = sorted((edits(name, other, NEAR_EDITS), other) for other in known)
     return [other for count, other in counted if count <= NEAR_EDITS]
 
 
 def _alike(name: str, known: Collection[str]) -> list[str]:
-    """Return the settings that a name resembles beyond the prefix, the likeliest first."""
+    """Return the settings that resemble a name beyond the prefix, the likeliest first."""
     prefix = _prefix(name)
     rests = {other.removeprefix(prefix): other for other in known if other.startswith(prefix)}
     return [rests[rest] for rest in get_close_matches(name.removeprefix(prefix), rests, n=SHOWN)]
 
 
 def edits(one: str, other: str, most: int) -> int:
-    """Return how many letters were changed, left out, added, or swapped with their neighbour between two texts.
+    """Return the number of letters changed, left out, added, or swapped with a neighbour between two texts.
 
     Args:
         one: a text.
-        other: another.
-        most: more need not be counted; then it returns more than this.
+        other: another text.
+        most: where counting ends; for more, the function returns ``most + 1`` or more.
     """
     if abs(len(one) - len(other)) > most:
         return most + 1

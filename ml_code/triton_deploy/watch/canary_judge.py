@@ -1,4 +1,4 @@
-"""Judges a candidate by what Prometheus saw of it beside the live version, by the same rules as a bake."""
+"""Judges a candidate by its figures in Prometheus beside the live version's, by the rules of a bake."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from ..rules.canary_evidence import Judgment, Watched
 from ..rules.failure_evidence import lower_bound
 from ..settings import Settings
 from .observer import Observed, Observer
-from .policy import BakePolicy
 from .queries import Queries, Span
 from .readings import Baseline
 
@@ -25,12 +24,18 @@ NOT_COMPARED = "no gateway says how its answers compare with live's"
 COUNTERS = ("gateway_canary_failures_total", "gateway_shadow_requests_total")
 COMPARED = "gateway_shadow_compared_total"
 _ABOUT_FAILURES = "requests failed"
-"""In the rules' complaints about failures, and in no other."""
+"""Words that the rules' complaints about failures have, and no other complaint."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """How a shadow's answers compare with live's in one output: how many differ beyond the tolerance, of how many."""
+    """How a shadow's answers compare with the live version's in one output.
+
+    Attributes:
+        output: name of the output.
+        differ: answers that differ beyond the tolerance.
+        answers: all answers that were compared.
+    """
 
     output: str
     differ: float
@@ -51,9 +56,9 @@ class CanaryJudge:
     """A judge for ``CanaryWatch``.
 
     Args:
-        observer: sees the figures.
-        metrics: who is asked whether the candidate's Triton ended, and how its answers compare; in no file of queries, so that none can
-            leave that out.
+        observer: reads and judges the figures.
+        metrics: Prometheus. The queries for an ended Triton and for differing answers are part of the code, so that a
+            user's file of queries can't leave them out.
         max_different: share of a shadow's answers that may differ, for each output, 0 to 1.
     """
 
@@ -64,20 +69,20 @@ class CanaryJudge:
 
     @classmethod
     def of(cls, settings: Settings) -> CanaryJudge:
-        """Return the judge that the settings describe; raises Misconfigured when the file of queries can't be used."""
+        """Return the judge of these settings; raises Misconfigured when the file of queries can't be used."""
         metrics = Prometheus(settings.bake.prometheus_url, settings.bake.prometheus_timeout_s)
         queries = Queries.read(settings.canary.queries, QUERIES)
-        limits = replace(BakePolicy.of(settings).limits, min_requests=settings.canary_requests)
+        limits = replace(settings.bake.limits, min_requests=settings.canary_requests)
         return cls(Observer(queries, metrics, limits), metrics, settings.canary.shadow_max_different)
 
     def __call__(self, watched: Watched) -> Judgment:
-        """Look at the whole of the step so far, and whether it was lost since the first; see ``canary_evidence.Judge``."""
+        """Judge the whole step so far, and a loss of the candidate since its first client; see ``Judge``."""
         try:
             lost = self._lost(watched)
             judgment = lost or self._judged(watched)
             unplaced = judgment.verdict is CanaryVerdict.NO_DATA and self._counted("unplaced", watched)
         except (AccessDenied, Misconfigured):
-            # Nobody mends that by waiting.
+            # Waiting does not mend a wrong set-up.
             raise
         except DeployError as error:
             return Judgment(CanaryVerdict.UNMEASURED, str(error).rstrip("."))
@@ -96,7 +101,7 @@ class CanaryJudge:
         return self._with_answers(judgment, watched) if watched.mirrored else judgment
 
     def _with_answers(self, judgment: Judgment, watched: Watched) -> Judgment:
-        """Return a judgment that says also how a shadow's answers compare with live's."""
+        """Return the judgment together with how a shadow's answers compare with the live version's."""
         compared = [one for output in watched.outputs if (one := self._compared(output, watched)).answers]
         figures = {**judgment.figures, "answers": {one.output: asdict(one) for one in compared}}
         told = "; ".join([judgment.why, *map(str, compared)] if compared else [judgment.why, NOT_COMPARED])
@@ -123,7 +128,7 @@ class CanaryJudge:
         return Compared(output, differ, differ + same)
 
     def _lost(self, watched: Watched) -> Judgment | None:
-        """Return what there is to say of a candidate that a gateway does not ask any more; None when there is none."""
+        """Return the judgment of a candidate that a gateway has stopped asking, or None."""
         ended = self._counted("ended", watched)
         if ended:
             return Judgment(
@@ -137,7 +142,7 @@ class CanaryJudge:
         return None
 
     def _counted(self, outcome: str, watched: Watched) -> float:
-        """Return how often gateways counted an outcome of the candidate's requests since it may have met its first client."""
+        """Return how often gateways counted an outcome since the candidate may have met its first client."""
         series = (
             f'{counter}{{model="$model", version="$version", outcome="{outcome}"}}' for counter in COUNTERS
         )
@@ -146,7 +151,7 @@ class CanaryJudge:
         )
 
     def _grown(self, series: str, watched: Watched) -> float:
-        """Return how much counters of the candidate grew in the step."""
+        """Return by how much a counter of the candidate grew in the step."""
         return self._ask(_grown_query(series), watched, watched.seconds)
 
     def _ask(self, query: str, watched: Watched, seconds: float) -> float:
@@ -155,7 +160,7 @@ class CanaryJudge:
 
 
 def _of_figures(seen: Observed) -> Judgment:
-    """Return what the figures alone say."""
+    """Return the judgment by the figures alone."""
     figures = {one.source: asdict(one) for one in seen.readings}
     if seen.look.bad:
         failures = sum(one.now.failures for one in seen.readings)
@@ -170,15 +175,16 @@ def _of_figures(seen: Observed) -> Judgment:
 
 
 def _grown_query(series: str) -> str:
-    """Return a query for how much a counter grew, of which Prometheus may have seen nothing before its first value.
+    """Return a query for the growth of a counter that may have begun within the window.
 
-    ``increase`` sees none of a counter that begins with 1, as after the restart of a gateway, and none of one that has one value.
+    ``increase`` misses the first value of a counter that begins with 1, as after the restart of a gateway, and gives
+    nothing for a counter with a single value.
     """
     most = f"max_over_time({series}[$window])"
     return f"(sum({most} - ({series} offset $window or {most} * 0)) or vector(0))"
 
 
 def _quoted(text: str) -> str:
-    """Return a text as a label's value of PromQL, in a query with places."""
+    """Return a text as a label's value in PromQL, with ``$`` escaped for ``Span.fill``."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("$", "$$")
     return f'"{escaped}"'

@@ -1,4 +1,4 @@
-"""What Prometheus and Alertmanager say of a version: the readings that the rules judge."""
+"""One look at a version: reads figures, checks and alerts, and has the rules judge them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Observed:
-    """One look, the readings that it is of, and what people should know of it."""
+    """One look, its readings, and remarks on it for people."""
 
     look: Look
     readings: tuple[Reading, ...] = ()
@@ -37,14 +37,14 @@ class Observed:
 
 
 class Observer:
-    """Asks about one version, and the version that it is compared with.
+    """Looks at one version, and at the version that it is compared with.
 
     Args:
-        queries: what to ask.
-        metrics: whom.
-        limits: what the version has to keep.
-        alerts: who knows which alerts fire, and the names of those that count.
-        part_s: shortest part of a look's time that is worth a query, seconds; not less than Prometheus' scrape interval.
+        queries: the queries of each source, and the user's checks.
+        metrics: Prometheus.
+        limits: limits that the version has to keep.
+        alerts: Alertmanager, and the names of the alerts that count.
+        part_s: shortest part of a look's window to query, seconds; at least Prometheus' scrape interval.
     """
 
     def __init__(
@@ -68,16 +68,16 @@ class Observer:
         since: datetime,
         fresh_s: int | None = None,
     ) -> Observed:
-        """Look once; who does not answer makes it a look without a result, and never a bad one.
+        """Look once. A Prometheus that does not answer gives a look without a result, never a bad one.
 
         Args:
-            now: the version that is judged, and the time.
-            baselines: what it may be compared with: the first that saw enough is.
-            since: alerts that began to fire before are not of this version.
-            fresh_s: how long ago the last look was, seconds; None judges all as new.
+            now: the version that is judged, and the window.
+            baselines: versions and times to compare with; the first that saw enough requests is used.
+            since: alerts that began to fire earlier are not of this version.
+            fresh_s: time since the last look, seconds; None judges all as new.
 
         Raises:
-            Misconfigured, AccessDenied: whoever is asked refuses, is something else, or does not take a query: to wait mends nothing.
+            Misconfigured, AccessDenied: the server refuses, is another program, or rejects a query; waiting does not help.
         """
         try:
             readings = self._readings.read(now, baselines, fresh_s)
@@ -90,7 +90,7 @@ class Observer:
         return Observed(look, tuple(replace(one, parts=()) for one in readings), (*told, *unasked))
 
     def _judged(self, readings: Sequence[Reading], bad: Sequence[str]) -> tuple[Look, tuple[str, ...]]:
-        """Return the look that readings come to beside what is bad by checks and alerts, and the remarks."""
+        """Return the look and the remarks that follow from readings, and from ``bad``: complaints of checks and alerts."""
         limits = self._limits
         enough = [one for one in readings if is_enough(one, limits)]
         failures = [(line, is_fresh(one, limits)) for one in enough for line in failing(one, limits)]
@@ -115,14 +115,14 @@ class Observer:
         return found
 
     def _firing(self, model: str, since: datetime) -> tuple[list[str], list[str]]:
-        """Return which of the alerts fire, and what is to be said when nobody tells."""
+        """Return the complaints about firing alerts, and a remark when Alertmanager can't be reached."""
         if self._alerts is None:
             return [], []
         alerts, names = self._alerts
         try:
             firing = alerts.firing(since)
         except Unavailable as error:
-            # The figures have been seen: they count without the alerts.
+            # The figures are known, and count without the alerts.
             log.warning("the alerts are not known: %s", error)
             return [], [f"the alerts are not known: {error.message}"]
         return [f"alert {name} fires" for name in names if firing & {Firing(name), Firing(name, model)}], []

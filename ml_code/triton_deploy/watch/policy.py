@@ -1,4 +1,4 @@
-"""How a release bakes: for how long, how often, by which limits."""
+"""The policy of a bake: its duration, its pace, its limits, and the fate of a release without a verdict."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ..settings.bake import MAX_BAKE_MINUTES
 
 @dataclass(frozen=True, kw_only=True)
 class BakePolicy:
-    """How a release is watched, and what becomes of it.
+    """How a release is watched, and its fate when it can't be judged: ``pass``, ``hold`` or ``revert``.
 
     Attributes:
-        duration_s: how long, since its commit; seconds. 0 does not watch it.
+        duration_s: length of the watch from the commit on, seconds; 0 does not watch the release.
         interval_s: pause between two looks, seconds.
-        window_s: how far back a look looks, seconds.
-        bad_looks: so many bad looks in a row take it back before the end.
-        limits: what it has to keep.
-        no_data: what becomes of one that too few requests came to: ``pass``, ``hold`` or ``revert``.
-        away: what becomes of one when whoever measures can't be asked in the end: the same.
-        no_baseline: what becomes of one whose latency could not be compared with another version's: the same.
-        alerts: names of the alerts that fail it.
+        window_s: length of the window that each look queries, seconds.
+        bad_looks: number of consecutive bad looks that revert the release before the end.
+        limits: limits that the release has to keep.
+        no_data: fate of a release that got too few requests.
+        away: fate of a release when Prometheus can't be asked at the end.
+        no_baseline: fate of a release whose latency could not be compared with another version's.
+        alerts: names of the alerts that fail the bake.
     """
 
     duration_s: float
@@ -38,9 +38,9 @@ class BakePolicy:
     alerts: tuple[str, ...] = ()
 
     def fate(self, bake: Bake) -> str:
-        """Return what becomes of a release with the verdict "no data": ``pass``, ``hold`` or ``revert``.
+        """Return the fate of a release with the verdict "no data": ``pass``, ``hold`` or ``revert``.
 
-        No traffic, a Prometheus that is away, and a latency that could not be compared are three things.
+        Each cause has its own setting: no traffic, a Prometheus that is away, a latency without a comparison.
         """
         if bake.unmeasured:
             return self.away
@@ -52,34 +52,27 @@ class BakePolicy:
 
         Args:
             settings: see ``Settings``.
-            minutes: how long to watch, instead of what the settings say.
+            minutes: length of the watch, instead of that of the settings.
 
         Raises:
-            InvalidInput: ``minutes`` is no length of time.
+            InvalidInput: ``minutes`` is negative or more than 30 days.
         """
-        minutes = settings.bake.minutes if minutes is None else minutes
+        bake = settings.bake
+        minutes = bake.minutes if minutes is None else minutes
         if not 0 <= minutes <= MAX_BAKE_MINUTES:
             raise InvalidInput(
                 f"{minutes:g} minutes is no time to watch a release for.",
                 hint=f"Use 0 to {MAX_BAKE_MINUTES}, which is 30 days.",
             )
         return cls(
-            # Without a Prometheus there is nothing to see.
-            duration_s=60 * minutes if settings.bake.prometheus_url else 0,
-            interval_s=settings.bake.interval_s,
-            window_s=settings.bake.window_s,
-            bad_looks=settings.bake.bad_looks,
-            limits=Limits(
-                min_requests=settings.bake.min_requests,
-                min_clients=settings.bake.min_clients,
-                max_failure_ratio=settings.bake.max_failure_ratio,
-                max_failure_rise=settings.bake.max_failure_rise,
-                max_latency_ratio=settings.bake.max_latency_ratio,
-                min_latency_rise_s=settings.bake.min_latency_rise_s,
-                max_latency_s=settings.bake.max_latency_s,
-            ),
-            no_data=settings.bake.no_data,
-            away=settings.bake.prometheus_away,
-            no_baseline=settings.bake.no_baseline,
-            alerts=settings.bake.alerts,
+            # Without a Prometheus there are no figures to watch.
+            duration_s=60 * minutes if bake.prometheus_url else 0,
+            interval_s=bake.interval_s,
+            window_s=bake.window_s,
+            bad_looks=bake.bad_looks,
+            limits=bake.limits,
+            no_data=bake.no_data,
+            away=bake.prometheus_away,
+            no_baseline=bake.no_baseline,
+            alerts=bake.alerts,
         )

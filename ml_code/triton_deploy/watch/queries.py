@@ -1,4 +1,4 @@
-"""The queries of a bake: PromQL with places for the model, the version and the time, in a file that users may edit."""
+"""The queries of a bake: PromQL with places for model, version and window, in a file that users may edit."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ MORE_QUERIES = (
     "rows_requests",
     "rows_latency_s",
 )
-"""What a source may have besides; docs of each in queries.toml."""
+"""Queries that a source may have besides; queries.toml explains each."""
 BEYOND = "beyond"
 ROWS = ("1", "10", "100", "1000", "more")
-"""Classes of requests by their number of rows, as the gateway's metrics have them."""
+"""Classes of requests by their number of rows: the values of the label ``rows`` in the gateway's metrics."""
 PLACES = frozenset(("model", "version", "window", "offset"))
 ROWS_PLACE = "rows"
 _PAIRS = (("clients", "clients_failed"), ("both", "alone"), ("rows_requests", "rows_latency_s"))
@@ -36,13 +36,13 @@ _SECTIONS = frozenset(("sources", "checks"))
 
 @dataclass(frozen=True)
 class Span:
-    """What a query is about.
+    """The version and the window of time that a query is about.
 
     Attributes:
-        model: its name.
-        version: the version that is asked about.
-        window_s: how far to look back, seconds.
-        offset_s: how long before now that ends, seconds.
+        model: name of the model.
+        version: the version.
+        window_s: length of the window, seconds.
+        offset_s: time from the end of the window to now, seconds.
     """
 
     model: str
@@ -51,20 +51,20 @@ class Span:
     offset_s: int = 0
 
     def fill(self, query: str, rows: str = "") -> str:
-        """Return a query with its places filled; ``rows`` is the class of a query about requests of one number of rows."""
+        """Return a query with its places filled; ``rows`` is one of ``ROWS``, for queries by number of rows."""
         offset = f"offset {self.offset_s}s" if self.offset_s else ""
         return Template(query).substitute(
             model=self.model, version=self.version, window=f"{self.window_s}s", offset=offset, rows=rows
         )
 
     def until(self, ago_s: int) -> Span:
-        """Return the beginning of the span, up to some seconds before its end."""
+        """Return the span without its last ``ago_s`` seconds."""
         return replace(self, window_s=self.window_s - ago_s, offset_s=self.offset_s + ago_s)
 
 
 @dataclass(frozen=True)
 class QueryCheck:
-    """A query of the user's own: the release is bad while it gives more than ``limit``."""
+    """A user's own query: the release is bad while its value is above ``limit``."""
 
     name: str
     query: str
@@ -73,7 +73,7 @@ class QueryCheck:
 
 @dataclass(frozen=True)
 class Queries:
-    """All that a bake asks: the queries of each source, by the source's name, and the user's checks."""
+    """All queries of a bake: those of each source, by the source's name, and the user's checks."""
 
     sources: Mapping[str, Mapping[str, str]]
     checks: tuple[QueryCheck, ...] = ()
@@ -83,25 +83,25 @@ class Queries:
         """Read a file of queries.
 
         Args:
-            path: the file; the default ones if None.
-            default: where those are.
+            path: the file; None for the default.
+            default: the package's own file.
 
         Raises:
-            Misconfigured: it can't be read, or is not such a file; the text says where it is wrong.
+            Misconfigured: the file can't be read, or has wrong content; the text says where.
         """
         path = path or default
         try:
             content = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise _wrong(path, f"it can't be read: {error}") from error
+            raise _unusable(path, f"it can't be read: {error}") from error
         try:
             return cls.parse(content)
         except ValueError as error:
-            raise _wrong(path, str(error)) from error
+            raise _unusable(path, str(error)) from error
 
     @classmethod
     def parse(cls, content: Mapping[str, Any]) -> Queries:
-        """Check the content of a file of queries; raises ValueError when it is not one."""
+        """Return the queries of a parsed TOML file; raises ValueError for wrong content."""
         if unknown := sorted(content.keys() - _SECTIONS):
             raise ValueError(f"{unknown[0]!r} is neither 'sources' nor 'checks'")
         sources, checks = content.get("sources", {}), content.get("checks", [])
@@ -156,7 +156,7 @@ def _query(text: Any, where: str, *, is_of_rows: bool = False) -> str:
     return text.strip()
 
 
-def _wrong(path: Path, what: str) -> Misconfigured:
+def _unusable(path: Path, what: str) -> Misconfigured:
     return Misconfigured(
         f"The queries of the bake in {path} can't be used: {what}.",
         hint="Correct the file; docs/bake.md and the comments in the shipped one say what it holds.",

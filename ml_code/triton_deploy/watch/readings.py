@@ -1,4 +1,4 @@
-"""What each source of figures says of a version: asked of Prometheus, as little as is needed to judge it."""
+"""Reads the figures of each source from Prometheus, with only the queries that a judgment needs."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from ..rules.failure_evidence import Counts
 from .queries import BEYOND, ROWS, Queries, Span
 
 PARTS = 15
-"""Parts at most into which a look takes its time apart, to see whether failures came all the time or in a burst."""
+"""Largest number of parts into which a look splits its window, to tell steady failures from a burst."""
 LOAD_PARTS = 8
-"""The same for the time before the release, to find its greatest load."""
-NOTHING = Counts(requests=0, failures=0)
+"""Largest number of parts of the time before the release, to find its greatest load."""
+NO_COUNTS = Counts(requests=0, failures=0)
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """What a version may be compared with.
+    """A version and a time that the judged version may be compared with.
 
     Attributes:
-        span: which version, and when.
-        beside: which that is, for people.
-        meanwhile: it answers clients at the same time.
-        aged: it is the version before at the same age: as warm, with another load.
-        least_share: so many requests for each one of the version that is judged it has to have, to be worth a comparison.
+        span: the version and the window.
+        beside: name of the baseline for people.
+        meanwhile: whether this version answers clients at the same time.
+        aged: whether this is the previous version at the same age: equally warm, under another load.
+        least_share: least requests for each request of the judged version, to be worth a comparison.
     """
 
     span: Span
@@ -37,25 +37,25 @@ class Baseline:
 
 
 class Readings:
-    """Asks the sources.
+    """Reads the sources.
 
     Args:
-        queries: what to ask.
-        metrics: whom.
-        limits: what the version has to keep: they say what is worth a question.
-        part_s: shortest part of a look's time that is worth a query, seconds; not less than Prometheus' scrape interval.
+        queries: the queries of each source.
+        metrics: Prometheus.
+        limits: limits that the version has to keep; they decide which further queries a reading is worth.
+        part_s: shortest part of a look's window to query, seconds; at least Prometheus' scrape interval.
     """
 
     def __init__(self, queries: Queries, metrics: Metrics, limits: Limits, part_s: float) -> None:
         self._queries, self._metrics, self._limits, self._part_s = queries, metrics, limits, part_s
 
     def read(self, now: Span, baselines: Sequence[Baseline], fresh_s: int | None) -> tuple[Reading, ...]:
-        """Return what each source says.
+        """Return the reading of each source.
 
         Args:
-            now: the version that is judged, and the time.
-            baselines: what it may be compared with; the first that saw enough is.
-            fresh_s: how long ago the last look was, seconds; None if that does not matter.
+            now: the version that is judged, and the window.
+            baselines: versions and times to compare with; the first that saw enough requests is used.
+            fresh_s: time since the last look, seconds; None if it does not matter.
 
         Raises:
             Misconfigured, AccessDenied, Unavailable: see ``Metrics.value``.
@@ -70,10 +70,10 @@ class Readings:
                 now=self._figures(source, now),
                 elsewhere=other.now.counts if other is not None else None,
             )
-            found[name] = self._looked_into(reading, source, now, baselines, fresh_s)
+            found[name] = self._completed(reading, source, now, baselines, fresh_s)
         return tuple(found.values())
 
-    def _looked_into(
+    def _completed(
         self,
         reading: Reading,
         source: Mapping[str, str],
@@ -81,7 +81,7 @@ class Readings:
         baselines: Sequence[Baseline],
         fresh_s: int | None,
     ) -> Reading:
-        """Return a reading with all that is needed to judge it; who saw too little is asked no more."""
+        """Return the reading with all figures that judge it; too few requests need no further figures."""
         if not is_enough(reading, self._limits):
             return reading
         baseline, reading = self._compared(reading, source, baselines)
@@ -102,7 +102,7 @@ class Readings:
     ) -> tuple[Baseline | None, Reading]:
         for baseline in baselines:
             if baseline.meanwhile and "$version" not in source["requests"]:
-                # It does not tell versions apart: at the same time it knows this one alone.
+                # This source does not tell versions apart: at the same time it would be compared with itself.
                 continue
             figures = self._figures(source, baseline.span)
             least = max(self._limits.min_requests, 1, baseline.least_share * reading.now.requests)
@@ -115,7 +115,7 @@ class Readings:
     def _in_parts(
         self, reading: Reading, source: Mapping[str, str], now: Span, fresh_s: int | None
     ) -> Reading:
-        """Take the time apart: equal parts, and what came since the last look."""
+        """Return the reading with its counts in equal parts of the window, and those since the last look."""
         known = {0: reading.counts}
 
         def counted(ago_s: int) -> Counts:
@@ -123,13 +123,13 @@ class Readings:
                 known[ago_s] = self._counts(source, now.until(ago_s)).less(
                     self._counts(self._queries.sources[source[BEYOND]], now.until(ago_s))
                     if reading.elsewhere
-                    else NOTHING
+                    else NO_COUNTS
                 )
             return known[ago_s]
 
         count = max(1, min(PARTS, int(now.window_s / max(self._part_s, 1))))
         ends = [counted(now.window_s * number // count) for number in range(count)]
-        starts = [*ends[1:], NOTHING]
+        starts = [*ends[1:], NO_COUNTS]
         parts = tuple(end.less(start) for end, start in zip(ends, starts, strict=True))
         fresh = None
         if fresh_s is not None and fresh_s < now.window_s:
@@ -144,7 +144,7 @@ class Readings:
         baseline: Baseline,
         baselines: Sequence[Baseline],
     ) -> Reading:
-        """Look for what else than the version may have made it slower than at another time."""
+        """Return the reading with other causes than the version that may have made it slower."""
         aged = next((one for one in baselines if one.aged), None)
         return replace(
             reading,
@@ -154,7 +154,7 @@ class Readings:
         )
 
     def _load(self, source: Mapping[str, str], now: Span, before: Span) -> float | None:
-        """Return how many times the greatest load of another time there is now; None when that is not known."""
+        """Return the load now as a multiple of the baseline's greatest load; None if either is unknown."""
         if "load" not in source:
             return None
         count = max(1, min(LOAD_PARTS, before.window_s // max(now.window_s, 1)))
@@ -201,7 +201,7 @@ class Readings:
         )
         if not figures.failures:
             return figures
-        # Only failures are worth the questions who had them.
+        # Without failures, the queries about the clients that had them are skipped.
         more = {
             name: self._number(source[name], span)
             for name in ("clients", "clients_failed", "both", "alone")

@@ -1,4 +1,4 @@
-"""Watches one release, look by look, until there is a verdict. Changes nothing; its state can be lost at any time."""
+"""Watches one release, look by look, until a verdict. Changes nothing; its state may be lost at any time."""
 
 from __future__ import annotations
 
@@ -22,9 +22,12 @@ from .queries import Queries, Span
 from .readings import Baseline
 
 PATIENCE = 4
-"""Looks, from the end of a bake on, until a Prometheus that does not answer is taken for no data."""
+"""Number of looks, from the end of a bake on, after which a Prometheus that does not answer means no data."""
 LEAST_SHARE = 0.04
-"""A version that gets less beside the release is one to which gateways still sent requests at the moment of the commit."""
+"""Least requests of the previous release for each of the new one, to compare both at the same time.
+
+Fewer are leftovers: requests that gateways still sent at the moment of the commit.
+"""
 
 log = logging.getLogger(__name__)
 
@@ -32,18 +35,18 @@ log = logging.getLogger(__name__)
 class Watch:
     """The watch over one release.
 
-    What it remembers are its looks. A watch that is begun again, after a restart of the process, looks at the rest of the time;
-    its last look is about the whole of it.
+    The watch keeps its looks in memory only. After a restart of the process a new watch looks at the rest of the time,
+    and its last look judges the whole.
 
     Args:
         folder: the model's place in the repository.
-        generation: the release.
-        policy: for how long, how often, by which limits.
-        observer: sees the figures.
-        clock: gives the time, aware.
+        generation: the generation of the release.
+        policy: duration, pace and limits of the watch.
+        observer: reads and judges the figures.
+        clock: returns the time, aware.
 
     Raises:
-        NotFound: there is no such release.
+        NotFound: the release does not exist.
         StorageFailed: the repository can't be read.
     """
 
@@ -74,11 +77,11 @@ class Watch:
 
     @classmethod
     def of(cls, settings: Settings, model: str, generation: int, policy: BakePolicy) -> Watch:
-        """Return the watch that the settings describe.
+        """Return a watch with the servers and queries of the settings.
 
         Raises:
             Misconfigured: the file of queries, or the repository, can't be used.
-            NotFound, StorageFailed: see above.
+            NotFound, StorageFailed: see ``Watch``.
         """
         timeout_s = settings.bake.prometheus_timeout_s
         alerts = (
@@ -96,13 +99,13 @@ class Watch:
         return cls(ModelFolder.at(settings.repository_root, model), generation, policy, observer)
 
     def look(self) -> Bake | None:
-        """Look once; return how the bake ended, or None when it goes on.
+        """Look once; return the ended bake, or None while it goes on.
+
+        A repository that can't be read makes a look without a result: that is no reason to revert a release.
 
         Raises:
-            Misconfigured, AccessDenied: Prometheus or Alertmanager refuse, are something else, or do not take a query, at the first look
-                or for so long that no proxy in front of them is being restarted. The release stays as it is.
-
-        A repository that can't be read now is one more reason to know nothing: it is no reason to take a release back.
+            Misconfigured, AccessDenied: Prometheus or Alertmanager refuses, is another program, or rejects a query, at
+                the first look or at ``PATIENCE`` looks in a row, when the restart of a proxy is over. The release stays.
         """
         now = self._clock()
         try:
@@ -119,7 +122,7 @@ class Watch:
         stands = course(
             self._looks, bad_looks=self._policy.bad_looks, over=self._is_over(now), patience=PATIENCE
         )
-        log.info("%s version %s: %s", self._folder.model, self.release.active_version, _told(observed))
+        log.info("%s version %s: %s", self._folder.model, self.release.active_version, _in_words(observed))
         if stands is Course.GOES_ON:
             return None
         return self._ended(self._verdict(stands), self._reasons(), now)
@@ -128,7 +131,7 @@ class Watch:
         return now - self._began >= timedelta(seconds=self._policy.duration_s)
 
     def _seen(self, now: datetime) -> Observed:
-        """Look at the release; what is set up wrongly ends the watch, and is waited for only where it was right a moment ago."""
+        """Look at the release. A wrong set-up ends the watch, unless a recent look succeeded: then it is an outage."""
         try:
             return self._observe(now)
         except (Misconfigured, AccessDenied) as error:
@@ -139,12 +142,12 @@ class Watch:
     def _observe(self, now: datetime) -> Observed:
         age_s = max(1, int((now - self._began).total_seconds()))
         is_over = self._is_over(now)
-        # The last look is about the whole, and there is no other one to wait for.
+        # The last look judges the whole time as new: no further look could confirm it.
         fresh_s = None if is_over or self._looked is None else math.ceil((now - self._looked).total_seconds())
         window_s = age_s if is_over else min(age_s, int(self._policy.window_s))
         observed = self._span(window_s, age_s, fresh_s)
         if window_s < age_s and not observed.look.judged and not (observed.look.bad or observed.look.unknown):
-            # Too little traffic for the last minutes alone: all of it may be enough.
+            # The window has too little traffic: the whole time since the commit may have enough.
             observed = self._span(age_s, age_s, fresh_s)
         if not observed.look.unknown:
             self._looked = now
@@ -155,14 +158,14 @@ class Watch:
         return self._observer.look(now, self._baselines(now, age_s), since=self._began, fresh_s=fresh_s)
 
     def _baselines(self, now: Span, age_s: int) -> list[Baseline]:
-        """Return what the release may be compared with: the same time first, then the time before it, then the same age."""
+        """Return the baselines: the same time first, then the time before the commit, then the same age."""
         if self._before is None or self._before.active_version == self.release.active_version:
             return []
         lived = self._began - datetime.fromisoformat(self._before.updated_at_utc)
         lead_s = max(1, int(lived.total_seconds()))
         before = replace(now, version=self._before.active_version)
         length_s = min(lead_s, int(max(self._policy.duration_s, self._policy.window_s)))
-        # A source that does not tell versions apart counts for the one before what clients got of this one from its flip on.
+        # A source that does not tell versions apart counts the new release's requests too, from its flip on.
         met_s = age_s + math.ceil((self._began - self._flipped).total_seconds())
         found = [
             Baseline(before, "the previous release meanwhile", meanwhile=True, least_share=LEAST_SHARE),
@@ -171,15 +174,15 @@ class Watch:
             ),
         ]
         if lead_s >= met_s:
-            # Else it was never as old: that time is this release's own.
+            # A previous release that was never as old has no such time: the new release was live by then.
             aged = replace(before, offset_s=lead_s)
             found.append(Baseline(aged, "the previous release at the same age", aged=True))
         return found
 
     def _time_of_flip(self) -> datetime:
-        """Return when the first client may have got the release: its commit is recorded when it has answered rightly by its public name."""
+        """Return the time of the flip, when the first client may have got the release: before its recorded commit."""
         record = None
-        # Without it there is the moment of the commit.
+        # Without a readable record, the commit stands for the flip.
         with contextlib.suppress(DeployError):
             record = self._folder.journal.find(self.release.deploy_id)
         told = record.times_utc.get(State.SWITCHING) if record else None
@@ -198,7 +201,7 @@ class Watch:
         return [*saw, *self._remarks, *not_compared] or ["no source saw a request"]
 
     def _verdict(self, stands: Course) -> BakeVerdict:
-        """Return the verdict of a course that has ended: without a latency to compare with a release passes only if the policy says so."""
+        """Return the verdict of an ended course; the policy decides on a pass without a compared latency."""
         held = self._policy.no_baseline != "pass" and self._before is not None
         if stands is Course.PASSED and self._looks[-1].uncompared and held:
             return BakeVerdict.NO_DATA
@@ -226,7 +229,7 @@ def _figures(reading: Reading) -> Mapping[str, Any]:
     return {"now": asdict(reading.now), "before": asdict(reading.before) if reading.before else None}
 
 
-def _told(observed: Observed) -> str:
+def _in_words(observed: Observed) -> str:
     look = observed.look
     if look.unknown:
         return f"nothing is known: {look.unknown}"
