@@ -192,7 +192,7 @@ class Rules(FromEnvironment):
         return changed
 
     def problems(self) -> Iterator[Problem]:
-        """See FromEnvironment.problems. Numbers of ``overridden`` may be negative, those of variables can't."""
+        """See FromEnvironment.problems. Only a number of ``overridden`` can be negative or infinite."""
         yield from super().problems()
         for f in self.declared():
             value = getattr(self, f.name)

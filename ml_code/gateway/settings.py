@@ -59,7 +59,7 @@ def _tritons(variable: str, urls: Sequence[str], default: object) -> None:
 
 
 def _ports(protocol: str, port: int) -> Check:
-    """Return the check that each address is ``host:port``; the hint names the protocol and its default port."""
+    """Return the check that each address is ``host:port``; the hint names protocol and default port."""
 
     def check(variable: str, urls: Sequence[str], default: object) -> None:
         for url in urls:
@@ -76,7 +76,7 @@ def _ports(protocol: str, port: int) -> Check:
 class GatewaySettings(FromEnvironment):
     """All settings of the gateway; the table in docs/gateway.md is generated from these fields.
 
-    The local backend takes MLflow and artifact settings from the deployer's (``MLFLOW_TRACKING_URI`` and others).
+    The local backend reads the deployer's settings for MLflow and artifacts, such as ``MLFLOW_TRACKING_URI``.
     """
 
     backend: str = setting(

@@ -1,7 +1,7 @@
-"""Tags of a model's versions in MLflow, which show the live version on its pages; and drift of an alias from it.
+"""Tags of a model's versions, by which MLflow's pages show the live version; and drift of an alias from it.
 
-All of it is best effort: the repository decides which version is live, MLflow only shows it. The next reconcile writes
-the tags that could not be written: it compares, and writes only the differences.
+All of it is best effort: the repository decides which version is live, MLflow only shows it. The next
+reconcile writes the tags that could not be written: it compares, and writes only the differences.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class MlflowTags:
     """Keeps the tags of versions in the registry true, as far as the time limit allows.
 
     Args:
-        settings: prefix of the tags, and time limit. Without an MLflow, or with the prefix ``off``, it writes no tag.
+        settings: prefix of the tags, and time limit. Without an MLflow, or with ``off``, it writes no tag.
         board: makes the registry; MLflow by default. Called in another thread, for each reading and writing.
     """
 
@@ -91,8 +91,8 @@ class MlflowTags:
             dry_run: write nothing.
 
         Returns:
-            The changes of tags, made or, in a dry run, due; and notices: that the alias names another version, or that
-            MLflow can't be asked. An MLflow that did not answer is not asked again for the next model.
+            The changes of tags, made or, in a dry run, due; and notices: that the alias names another
+            version, or that MLflow can't be asked. After no answer, MLflow is not asked for the next model.
         """
         if not self._has_registry:
             return [], []

@@ -1,4 +1,4 @@
-"""Notifications of failures, rollbacks and reverts: a webhook gets a sentence for a chat, or all facts as JSON.
+"""Notifications of failures, rollbacks and reverts: a webhook gets a sentence for a chat, or facts as JSON.
 
 Best effort: a notification that can't be sent is logged, and changes nothing.
 """
@@ -24,8 +24,8 @@ class Notification:
     """An event that people have to know of.
 
     Attributes:
-        event: ``rolled_back``, ``rollback_failed``, ``reverted``, ``canary_held``, ``bake_failed``, ``no_data`` or
-            ``refused``.
+        event: ``rolled_back``, ``rollback_failed``, ``reverted``, ``canary_held``, ``bake_failed``,
+            ``no_data`` or ``refused``.
         model: name of the model; empty if the run names none.
         text: the event and the live version, in sentences.
         deploy_id: the deployment; empty if no deployment is concerned.

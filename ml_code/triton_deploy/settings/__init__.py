@@ -32,7 +32,7 @@ def _model_name(variable: str, name: str, default: str) -> None:
 class Settings(FromEnvironment):
     """All settings of a deployer; ``from_env`` reads them from the environment.
 
-    Each group declares its settings and their checks in its own file. The table in the README is generated from them.
+    Each group declares its settings and their checks in its own file. The README has a table of them.
     """
 
     repository: Path | None = setting(
@@ -94,7 +94,7 @@ class Settings(FromEnvironment):
         return self.canary.min_requests or self.bake.min_requests
 
     def problems(self) -> Iterator[Problem]:
-        """See FromEnvironment.problems. A run of a model for its reference answers has to end within the lease."""
+        """See FromEnvironment.problems. A model has to give its reference answers within the lease."""
         yield from super().problems()
         if self.smoke.require_golden == "no" and self.smoke.reference_timeout_s >= self.lease_s:
             yield Problem(

@@ -25,8 +25,8 @@ def setting(
 
     Args:
         variable: name of the environment variable.
-        default: the value if the variable is unset. Its type decides how a text is parsed: as a number of 0 or more,
-            a comma-separated list or text; None as a path.
+        default: the value if the variable is unset. Its type decides how a text is parsed: as a number of
+            0 or more, a comma-separated list or text; None as a path.
         doc: meaning and unit, for the tables in the documents.
         secret: hides the value in the object's text and in errors.
         positive: refuses 0 in the variable.
@@ -100,8 +100,10 @@ class FromEnvironment:
         wrong: dict[str, DeployError] = {}
         values: dict[str, Any] = {}
         for f in cls.declared():
+            if not _is_set(f, environ):
+                continue
             try:
-                values |= {f.metadata["variable"]: _read(f, environ)} if _is_set(f, environ) else {}
+                values[f.metadata["variable"]] = _read(f, environ)
             except DeployError as error:
                 wrong[f.metadata["variable"]] = error
         while found := _first_new(cls._of(values), wrong):
@@ -126,7 +128,7 @@ class FromEnvironment:
             raise problem.error
 
     def problems(self) -> Iterator[Problem]:
-        """Yield the wrong settings by the declared checks; a subclass adds checks of several settings together."""
+        """Yield the wrong settings by the declared checks; a subclass checks several together."""
         for f in _fields(type(self)):
             value = getattr(self, f.name)
             if isinstance(value, FromEnvironment):
@@ -143,7 +145,7 @@ def _fields(kind: type[FromEnvironment]) -> tuple[Field[Any], ...]:
 
 
 def _first_new(settings: FromEnvironment, wrong: Collection[str]) -> Problem | None:
-    """Return a problem of variables that are not known to be wrong: a default in their place causes no new one."""
+    """Return a problem without any variable known to be wrong: their defaults must not count as wrong."""
     return next(
         (
             problem

@@ -74,7 +74,7 @@ class MlflowSettings(FromEnvironment):
     )
 
     def __post_init__(self) -> None:
-        """Move user and password out of the address, as MLflow's client does: errors and records show the address."""
+        """Move user and password out of the address, as MLflow's client does: errors show the address."""
         if "@" in self.tracking_uri and not fault(self.tracking_uri):
             uri, user, password = credentials(self.tracking_uri)
             object.__setattr__(self, "tracking_uri", uri)

@@ -1,4 +1,4 @@
-"""Environment variables that look like a setting and are none: a misspelt name silently leaves the default."""
+"""Environment variables that look like a setting and are none: a misspelt one silently leaves a default."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def check(
 
 
 def _prefix(variable: str) -> str:
-    """Return the project's prefix of a setting; empty for a name of another program, such as MLFLOW_TRACKING_URI."""
+    """Return the project's prefix of a setting; empty for other names, such as MLFLOW_TRACKING_URI."""
     found = re.match(r"TRITON_(?:DEPLOY|EVENTS)_|GATEWAY_|GATE_|RETRAIN_", variable)
     return found[0] if found else ""
 

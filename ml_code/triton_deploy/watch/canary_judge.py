@@ -57,8 +57,8 @@ class CanaryJudge:
 
     Args:
         observer: reads and judges the figures.
-        metrics: Prometheus. The queries for an ended Triton and for differing answers are part of the code, so that a
-            user's file of queries can't leave them out.
+        metrics: Prometheus. The queries for an ended Triton and for differing answers are in the code, so
+            that a user's file of queries can't leave them out.
         max_different: share of a shadow's answers that may differ, for each output, 0 to 1.
     """
 
@@ -177,8 +177,8 @@ def _of_figures(seen: Observed) -> Judgment:
 def _grown_query(series: str) -> str:
     """Return a query for the growth of a counter that may have begun within the window.
 
-    ``increase`` misses the first value of a counter that begins with 1, as after the restart of a gateway, and gives
-    nothing for a counter with a single value.
+    ``increase`` misses the first value of a counter that begins with 1, as after the restart of a gateway,
+    and gives nothing for a counter with a single value.
     """
     most = f"max_over_time({series}[$window])"
     return f"(sum({most} - ({series} offset $window or {most} * 0)) or vector(0))"

@@ -77,7 +77,8 @@ class Observer:
             fresh_s: time since the last look, seconds; None judges all as new.
 
         Raises:
-            Misconfigured, AccessDenied: the server refuses, is another program, or rejects a query; waiting does not help.
+            Misconfigured, AccessDenied: the server refuses, is another program, or rejects a query.
+                Waiting does not mend these.
         """
         try:
             readings = self._readings.read(now, baselines, fresh_s)
@@ -90,7 +91,7 @@ class Observer:
         return Observed(look, tuple(replace(one, parts=()) for one in readings), (*told, *unasked))
 
     def _judged(self, readings: Sequence[Reading], bad: Sequence[str]) -> tuple[Look, tuple[str, ...]]:
-        """Return the look and the remarks that follow from readings, and from ``bad``: complaints of checks and alerts."""
+        """Return look and remarks by the readings, and by ``bad``, the complaints of checks and alerts."""
         limits = self._limits
         enough = [one for one in readings if is_enough(one, limits)]
         failures = [(line, is_fresh(one, limits)) for one in enough for line in failing(one, limits)]

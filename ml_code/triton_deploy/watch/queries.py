@@ -51,7 +51,7 @@ class Span:
     offset_s: int = 0
 
     def fill(self, query: str, rows: str = "") -> str:
-        """Return a query with its places filled; ``rows`` is one of ``ROWS``, for queries by number of rows."""
+        """Return a query with its places filled; ``rows`` is one of ``ROWS``, for queries by rows."""
         offset = f"offset {self.offset_s}s" if self.offset_s else ""
         return Template(query).substitute(
             model=self.model, version=self.version, window=f"{self.window_s}s", offset=offset, rows=rows

@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 class Watch:
     """The watch over one release.
 
-    The watch keeps its looks in memory only. After a restart of the process a new watch looks at the rest of the time,
-    and its last look judges the whole.
+    The watch keeps its looks in memory only. After a restart of the process a new watch looks at the rest of
+    the time, and its last look judges the whole.
 
     Args:
         folder: the model's place in the repository.
@@ -104,8 +104,9 @@ class Watch:
         A repository that can't be read makes a look without a result: that is no reason to revert a release.
 
         Raises:
-            Misconfigured, AccessDenied: Prometheus or Alertmanager refuses, is another program, or rejects a query, at
-                the first look or at ``PATIENCE`` looks in a row, when the restart of a proxy is over. The release stays.
+            Misconfigured, AccessDenied: Prometheus or Alertmanager refuses, is another program, or rejects a
+                query, at the first look or at ``PATIENCE`` looks in a row, by when a proxy has restarted. The
+                release stays live.
         """
         now = self._clock()
         try:
@@ -131,7 +132,7 @@ class Watch:
         return now - self._began >= timedelta(seconds=self._policy.duration_s)
 
     def _seen(self, now: datetime) -> Observed:
-        """Look at the release. A wrong set-up ends the watch, unless a recent look succeeded: then it is an outage."""
+        """Look at the release. A wrong set-up ends the watch, unless a recent look succeeded."""
         try:
             return self._observe(now)
         except (Misconfigured, AccessDenied) as error:
@@ -180,7 +181,7 @@ class Watch:
         return found
 
     def _time_of_flip(self) -> datetime:
-        """Return the time of the flip, when the first client may have got the release: before its recorded commit."""
+        """Return the time of the flip: from then on clients may get the release, before its commit."""
         record = None
         # Without a readable record, the commit stands for the flip.
         with contextlib.suppress(DeployError):
