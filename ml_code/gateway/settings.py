@@ -74,9 +74,10 @@ def _ports(protocol: str, port: int) -> Check:
 
 @dataclass(frozen=True, kw_only=True)
 class GatewaySettings(FromEnvironment):
-    """All settings of the gateway; the table in docs/gateway.md is generated from these fields.
+    """The settings of the gateway; the table in docs/gateway.md is generated from these fields.
 
-    The local backend reads the deployer's settings for MLflow and artifacts, such as ``MLFLOW_TRACKING_URI``.
+    The local backend takes the settings of MLflow and the artifact stores from the deployer
+    (``MLFLOW_TRACKING_URI`` and so on).
     """
 
     backend: str = setting(
@@ -243,7 +244,7 @@ class GatewaySettings(FromEnvironment):
 
     @property
     def repository_root(self) -> Path:
-        """The folder of the model repository; raises Misconfigured if it is not set."""
+        """Folder of the model repository; raises Misconfigured when it is not set."""
         if self.repository is None:
             raise Misconfigured(
                 "TRITON_DEPLOY_REPOSITORY is not set.",
