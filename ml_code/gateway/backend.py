@@ -1,8 +1,10 @@
-"""What the gateway asks of whoever runs the models."""
+"""What the gateway needs from a backend, which runs the models."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,16 +13,35 @@ from starlette.types import Receive
 from ..triton_deploy.model.smoke_case import Array
 from ..triton_deploy.rules.schema import Schema
 from .http.exchange import Exchange
-from .http.metrics import ModelState
+from .http.model_states import ModelState
 from .v2.routes import Route
 
 
 @dataclass(frozen=True)
 class BackendAnswer:
-    """What a model said: the version that did, and arrays by output name."""
+    """The answer of a model: the version that gave it, and arrays by output name."""
 
     version: str
     outputs: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class FailedDeploy:
+    """A version that did not become live, and why.
+
+    Attributes:
+        version: the version.
+        step: the step that failed.
+        error: its message.
+        at_utc: when it failed.
+        deploy_id: its deployment; empty with the local backend.
+    """
+
+    version: int
+    step: str
+    error: str
+    at_utc: str
+    deploy_id: str
 
 
 class Target(Protocol):
@@ -39,25 +60,25 @@ class Target(Protocol):
 
         Args:
             inputs: arrays by input name.
-            exchange: whose request it is.
+            exchange: the client's request.
 
         Raises:
-            Unprocessable: it refuses these inputs.
-            BackendFailed, Unavailable, Busy: it can't answer.
+            Unprocessable: the model refuses these inputs.
+            BackendFailed, Unavailable, Busy: the model can't answer.
         """
 
 
 class Backend(Protocol):
-    """Who runs the models."""
+    """Runs the models."""
 
     async def start(self) -> None:
-        """Begin to follow what is live."""
+        """Begin to follow the live versions."""
 
     async def stop(self) -> None:
         """Stop following."""
 
     def target(self, model: str) -> Target:
-        """Return what a request to ``model`` meets now.
+        """Return the target of a request to ``model``.
 
         Raises:
             UnknownPath: there is no such model.
@@ -65,10 +86,10 @@ class Backend(Protocol):
         """
 
     async def renewed(self, model: str) -> Target:
-        """Look at what is live now rather than at the next interval, and return the target; raises as ``target``."""
+        """Look for a new live version at once, and return the target; raises as ``target``."""
 
     async def v2(self, route: Route, exchange: Exchange, receive: Receive) -> None:
-        """Answer a KServe v2 request; raises GatewayError when it is refused."""
+        """Answer a KServe v2 request; raises GatewayError to refuse it."""
 
     async def not_ready(self) -> str | None:
         """Return why the default model can't be asked, or None when it can."""
@@ -77,13 +98,44 @@ class Backend(Protocol):
         """Return why the process should be restarted, or None."""
 
     async def info(self, model: str) -> Mapping[str, Any]:
-        """Return what ``/model-info`` says; raises UnknownPath."""
+        """Return the content of ``/model-info``, as values that orjson writes; raises UnknownPath."""
 
     async def history(self, model: str) -> Mapping[str, Any]:
         """Return ``releases`` and ``failures`` of a model, newest first; raises UnknownPath."""
 
     def in_flight(self) -> int:
-        """Return how many requests the models have now, those included whose answer a client still reads."""
+        """Return the number of requests at the models, including those whose answer a client still reads."""
 
     def states(self) -> Iterable[ModelState]:
         """Return the state of every model in numbers."""
+
+
+class Following:
+    """A task that looks for new live versions at an interval.
+
+    Args:
+        look: looks once.
+        interval_s: pause between two looks, seconds.
+    """
+
+    def __init__(self, look: Callable[[], Awaitable[None]], interval_s: float) -> None:
+        self._look = look
+        self._interval_s = interval_s
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, first_after_s: float = 0.0) -> None:
+        """Begin to look; the first look comes after ``first_after_s`` seconds."""
+        self._task = asyncio.create_task(self._follow(first_after_s))
+
+    async def stop(self) -> None:
+        """End the task, if it was started."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _follow(self, pause_s: float) -> None:
+        while True:
+            await asyncio.sleep(pause_s)
+            await self._look()
+            pause_s = self._interval_s

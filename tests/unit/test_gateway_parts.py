@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ml_code.gateway.front.last_minutes import LastMinutes, quantile
 from ml_code.gateway.http.admission import Admission
 from ml_code.gateway.http.body import Body, Disconnected
 from ml_code.gateway.http.errors import Busy, Encoded, Malformed, TooLarge
-from ml_code.gateway.http.metrics import BUCKETS_S, LastMinutes, Sums, quantile
+from ml_code.gateway.http.metrics import BUCKETS_S, Sums
 from ml_code.gateway.settings import GatewaySettings
 from ml_code.gateway.triton.deploy_history import DeployHistory
 from ml_code.gateway.triton.release_follower import ReleaseFollower

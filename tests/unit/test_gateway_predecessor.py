@@ -21,8 +21,8 @@ from ml_code.gateway.triton.predecessor import (
     MOST_AT_ONCE,
     PAUSE_S,
     Predecessor,
-    PredecessorMetrics,
 )
+from ml_code.gateway.triton.predecessor_metrics import PredecessorMetrics
 from ml_code.gateway.triton.release_follower import ReleaseFollower
 from ml_code.triton_deploy.errors import Misconfigured
 from tests.support.world import MODEL, World

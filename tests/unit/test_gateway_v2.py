@@ -8,7 +8,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ml_code.gateway.http.body import check_depth
 from ml_code.gateway.http.errors import (
     BackendFailed,
     GatewayError,
@@ -17,8 +16,9 @@ from ml_code.gateway.http.errors import (
     UnknownPath,
     WrongMethod,
 )
+from ml_code.gateway.http.strict_json import check_depth, decode, encode
 from ml_code.gateway.triton.forward import version_of
-from ml_code.gateway.v2.guard import check_request, decode, encode
+from ml_code.gateway.v2.guard import check_request
 from ml_code.gateway.v2.routes import route
 from ml_code.gateway.v2.tensors import (
     binary_request,

@@ -1,16 +1,16 @@
-"""What the deployer's records say, for Prometheus: a deploy's tasks have ended before anybody could scrape them.
+"""Metrics of the deployer's records, for Prometheus: a deploy's tasks end before Prometheus could scrape them.
 
-Read at the scrape, so that it is true also of what was done by hand, by another Airflow, or while nobody scraped.
+The records are read at each scrape. So the metrics include deploys by hand, by another Airflow, and between two scrapes.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
@@ -27,11 +27,11 @@ STEPS = {
     "ready": (State.LOADED, State.READY),
     "smoke": (State.READY, State.VERIFIED),
     "canary": (State.VERIFIED, State.TRIED),
-    # Without a canary, see _tell_ended.
+    # A deployment without a canary goes from VERIFIED to COMMITTED, see _of_last_steps.
     "commit": (State.TRIED, State.COMMITTED),
     "rollback": (State.ROLLING_BACK, State.ROLLED_BACK),
 }
-"""Between which states each step is."""
+"""The states at the beginning and at the end of each step."""
 
 FAMILIES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "live_version": ("Version that is live.", ()),
@@ -89,31 +89,21 @@ FAMILIES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "unreadable": ("1 while the records of the model can't be read whole.", ()),
 }
-"""Every metric, without its prefix: what it says, and its labels besides ``model``."""
+"""Every metric by its name without the prefix: help text, and labels besides ``model``."""
 
 
-class Families:
-    """The metrics of one scrape."""
+class Sample(NamedTuple):
+    """One number of a model.
 
-    def __init__(self) -> None:
-        self._families = {
-            name: GaugeMetricFamily(f"triton_deploy_{name}", text, labels=["model", *labels])
-            for name, (text, labels) in FAMILIES.items()
-        }
+    Attributes:
+        name: metric, a key of FAMILIES.
+        value: the number.
+        labels: values of the labels besides ``model``.
+    """
 
-    def add(self, name: str, model: str, value: float, *labels: str) -> None:
-        """Add a number."""
-        self._families[name].add_metric([model, *labels], value)
-
-    def __iter__(self) -> Iterator[Metric]:
-        return iter(self._families.values())
-
-
-@dataclass
-class _Known:
-    """What is remembered of one model from scrape to scrape: deployments that have ended never change."""
-
-    ended: dict[str, Deployment] = field(default_factory=dict)
+    name: str
+    value: float
+    labels: tuple[str, ...] = ()
 
 
 class DeployMetrics:
@@ -125,7 +115,8 @@ class DeployMetrics:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._known: dict[str, _Known] = {}
+        # By model and id. An ended deployment never changes, so its record is read once.
+        self._ended: dict[str, dict[str, Deployment]] = {}
         self._one_at_a_time = threading.Lock()
 
     def text(self) -> bytes:
@@ -136,113 +127,136 @@ class DeployMetrics:
             return generate_latest(registry)
 
     def describe(self) -> list[Metric]:
-        """Return nothing: to register needs no reading."""
+        """Return nothing, so that registering reads no records."""
         return []
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics, as they are now."""
-        families, now = Families(), datetime.now(UTC)
+        families = {
+            name: GaugeMetricFamily(f"triton_deploy_{name}", text, labels=["model", *labels])
+            for name, (text, labels) in FAMILIES.items()
+        }
+        now = datetime.now(UTC)
         for model in self._models():
-            folder = ModelFolder.at(self._root, model)
-            unreadable = False
-            for tell in (self._release, self._deployments, self._quarantine, self._bake, self._reconcile):
-                try:
-                    tell(folder, families, now)
-                except DeployError:
-                    # The rest is as true as before.
-                    unreadable = True
-            families.add("unreadable", model, unreadable)
-        return iter(families)
+            for sample in self._samples(ModelFolder.at(self._root, model), now):
+                families[sample.name].add_metric([model, *sample.labels], sample.value)
+        yield from families.values()
 
     def _models(self) -> Iterator[str]:
         for model in models_in(self._root):
             try:
                 ModelFolder.at(self._root, model)
             except DeployError:
-                # A folder that was made by hand under a name that no model can have.
+                # A folder that was made by hand, under a name that no model can have.
                 continue
             yield model
 
-    def _release(self, folder: ModelFolder, families: Families, now: datetime) -> None:
-        live: Release | None = folder.releases.latest()
-        if live is not None:
-            families.add("live_version", folder.model, live.active_version)
-            families.add("generation", folder.model, live.generation)
-            families.add("release_timestamp_seconds", folder.model, _seconds(live.updated_at_utc))
+    def _samples(self, folder: ModelFolder, now: datetime) -> Iterator[Sample]:
+        unreadable = False
+        for samples in (
+            _of_release(folder),
+            self._of_deployments(folder, now),
+            _of_quarantine(folder),
+            _of_bakes(folder),
+            _of_reconcile(folder),
+        ):
+            try:
+                yield from samples
+            except DeployError:
+                # The other records are still valid.
+                unreadable = True
+        yield Sample("unreadable", unreadable)
 
-    def _deployments(self, folder: ModelFolder, families: Families, now: datetime) -> None:
-        known = self._known.setdefault(folder.model, _Known())
+    def _of_deployments(self, folder: ModelFolder, now: datetime) -> Iterator[Sample]:
         ids = folder.journal.ids()
-        known.ended = {deploy_id: known.ended[deploy_id] for deploy_id in ids if deploy_id in known.ended}
+        known = self._ended.get(folder.model, {})
+        ended = self._ended[folder.model] = {id_: known[id_] for id_ in ids if id_ in known}
         unfinished = []
         for deploy_id in ids:
-            record = known.ended.get(deploy_id) or folder.journal.find(deploy_id)
+            record = ended.get(deploy_id) or folder.journal.find(deploy_id)
             if record is not None and record.finished:
-                known.ended[deploy_id] = record
+                ended[deploy_id] = record
             elif record is not None:
                 unfinished.append(record)
         silent_s = [(now - record.last_sign_of_life).total_seconds() for record in unfinished]
-        families.add("unfinished", folder.model, len(unfinished))
-        families.add("unfinished_age_seconds", folder.model, max([0.0, *silent_s]))
-        _tell_ended(list(known.ended.values()), folder.model, families)
-
-    def _quarantine(self, folder: ModelFolder, families: Families, now: datetime) -> None:
-        families.add("quarantined", folder.model, sum(1 for _ in folder.versions.quarantined()))
-
-    def _bake(self, folder: ModelFolder, families: Families, now: datetime) -> None:
-        bake: Bake | None = folder.bakes.latest()
-        for verdict in BakeVerdict if bake is not None else ():
-            families.add("bake_result", folder.model, verdict is bake.verdict, verdict)  # type: ignore[union-attr]
-        for bad in bad_versions(folder):
-            families.add("taken_back", folder.model, 1, str(bad.version))
-        live: Release | None = folder.releases.latest()
-        if live is not None:
-            missing = judged(folder, live).without_verdict
-            for judge in (CANARY, BAKE):
-                families.add("release_without_verdict", folder.model, judge in missing, judge)
-
-    def _reconcile(self, folder: ModelFolder, families: Families, now: datetime) -> None:
-        note: ReconcileNote | None = folder.last_reconcile.read()
-        if note is not None:
-            families.add("reconcile_timestamp_seconds", folder.model, _seconds(note.at_utc))
-            families.add("reconcile_problems", folder.model, len(note.problems))
-            families.add("reconcile_repairs", folder.model, len(note.done))
-            families.add("stuck_engines", folder.model, len(note.stuck))
-            families.add("alias_drift", folder.model, ALIAS_DRIFT in note.notices)
+        yield Sample("unfinished", len(unfinished))
+        yield Sample("unfinished_age_seconds", max([0.0, *silent_s]))
+        yield from _of_ended(sorted(ended.values(), key=lambda record: record.last_time))
 
 
-def _tell_ended(ended: list[Deployment], model: str, families: Families) -> None:
-    ended.sort(key=lambda record: record.last_time)
+def _of_release(folder: ModelFolder) -> Iterator[Sample]:
+    live: Release | None = folder.releases.latest()
+    if live is not None:
+        yield Sample("live_version", live.active_version)
+        yield Sample("generation", live.generation)
+        yield Sample("release_timestamp_seconds", _seconds(live.updated_at_utc))
+
+
+def _of_ended(ended: Sequence[Deployment]) -> Iterator[Sample]:
+    """Yield the samples of the ended deployments of a model, given oldest first."""
     counts = Counter(
         (record.state, record.failure.step if record.failure and record.state is State.ROLLED_BACK else "")
         for record in ended
     )
-    for (state, step), count in sorted(counts.items()):
-        families.add("deployments", model, count, state, step)
+    for outcome_and_step, count in sorted(counts.items()):
+        yield Sample("deployments", count, outcome_and_step)
     good = [record for record in ended if record.state is not State.ROLLED_BACK]
     bad = [record for record in ended if record.state is State.ROLLED_BACK]
     for name, records in (("last_success", good), ("last_failure", bad)):
         if records:
-            families.add(f"{name}_timestamp_seconds", model, records[-1].last_time.timestamp())
-    done = [record for record in ended if record.state is not State.UNCHANGED]
-    _tell_staging(ended, model, families)
-    for step, (begin, end) in STEPS.items() if done else ():
-        times = done[-1].times_utc
-        began = begin if begin in times or begin is not State.TRIED else State.VERIFIED
-        if began in times and end in times:
-            families.add("step_duration_seconds", model, _seconds(times[end]) - _seconds(times[began]), step)
+            yield Sample(f"{name}_timestamp_seconds", records[-1].last_time.timestamp())
+    yield from _of_staging(ended)
+    yield from _of_last_steps(ended)
 
 
-def _tell_staging(ended: list[Deployment], model: str, families: Families) -> None:
-    """Add what the staging Triton said last; a deployment that did not ask it says nothing."""
+def _of_staging(ended: Sequence[Deployment]) -> Iterator[Sample]:
+    """Yield the last result of the staging Triton, from the last deployment that asked it."""
     asked = [record.staging for record in ended if record.staging]
-    if not asked:
-        return
-    last = asked[-1]
-    families.add("staging_timestamp_seconds", model, _seconds(last["at_utc"]))
-    families.add("staging_result", model, 1, last["result"])
-    families.add("staging_waited_seconds", model, last.get("waited_s", 0.0))
-    families.add("staging_emptied", model, len(last.get("emptied", ())))
+    if asked:
+        last = asked[-1]
+        yield Sample("staging_timestamp_seconds", _seconds(last["at_utc"]))
+        yield Sample("staging_result", 1, (last["result"],))
+        yield Sample("staging_waited_seconds", last.get("waited_s", 0.0))
+        yield Sample("staging_emptied", len(last.get("emptied", ())))
+
+
+def _of_last_steps(ended: Sequence[Deployment]) -> Iterator[Sample]:
+    """Yield the durations of the steps of the last deployment that changed anything."""
+    changed = [record for record in ended if record.state is not State.UNCHANGED]
+    if changed:
+        times = changed[-1].times_utc
+        for step, (begin, end) in STEPS.items():
+            began = begin if begin in times or begin is not State.TRIED else State.VERIFIED
+            if began in times and end in times:
+                yield Sample("step_duration_seconds", _seconds(times[end]) - _seconds(times[began]), (step,))
+
+
+def _of_quarantine(folder: ModelFolder) -> Iterator[Sample]:
+    yield Sample("quarantined", sum(1 for _ in folder.versions.quarantined()))
+
+
+def _of_bakes(folder: ModelFolder) -> Iterator[Sample]:
+    bake: Bake | None = folder.bakes.latest()
+    if bake is not None:
+        for verdict in BakeVerdict:
+            yield Sample("bake_result", verdict is bake.verdict, (verdict,))
+    for bad in bad_versions(folder):
+        yield Sample("taken_back", 1, (str(bad.version),))
+    live: Release | None = folder.releases.latest()
+    if live is not None:
+        missing = judged(folder, live).without_verdict
+        for judge in (CANARY, BAKE):
+            yield Sample("release_without_verdict", judge in missing, (judge,))
+
+
+def _of_reconcile(folder: ModelFolder) -> Iterator[Sample]:
+    note: ReconcileNote | None = folder.last_reconcile.read()
+    if note is not None:
+        yield Sample("reconcile_timestamp_seconds", _seconds(note.at_utc))
+        yield Sample("reconcile_problems", len(note.problems))
+        yield Sample("reconcile_repairs", len(note.done))
+        yield Sample("stuck_engines", len(note.stuck))
+        yield Sample("alias_drift", ALIAS_DRIFT in note.notices)
 
 
 def _seconds(utc_text: str) -> float:

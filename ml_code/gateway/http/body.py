@@ -1,10 +1,9 @@
-"""A request's body: read in pieces, cut off at its limit, and held only within the memory that admission grants."""
+"""A request's body: read in pieces up to its limit, and held within the memory that admission grants."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
 from starlette.types import Receive
 
 from .admission import Admission
@@ -12,14 +11,9 @@ from .errors import Encoded, Malformed, TooLarge
 
 Headers = Iterable[tuple[bytes, bytes]]
 
-_STEPS = np.zeros(256, np.int8)
-"""How a byte outside of strings changes the depth."""
-_STEPS[list(b"[{")] = 1
-_STEPS[list(b"]}")] = -1
-
 
 class Disconnected(Exception):
-    """The client went away, or does not read its answer; nobody is left to answer."""
+    """The client went away, or does not read its answer: there is no client left to answer."""
 
 
 class Body:
@@ -27,12 +21,20 @@ class Body:
 
     Args:
         receive: ASGI's.
-        headers: of the request.
-        limit: largest size that is taken, bytes.
+        headers: the request's, names in lower case.
+        limit: largest size, bytes.
         admission: grants memory.
 
+    Attributes:
+        complete: whether the whole body has arrived.
+        announced: Content-Length, bytes; None without one.
+        content_type: the header's value; empty without one.
+        json_length: size of the JSON part that binary data follows, bytes; None without such a part.
+
     Raises:
-        TooLarge, Encoded, Malformed: the headers alone say that it can't be taken.
+        TooLarge: Content-Length is larger than the limit.
+        Encoded: the body is compressed.
+        Malformed: Inference-Header-Content-Length is not a length.
     """
 
     def __init__(self, receive: Receive, headers: Headers, limit: int, admission: Admission) -> None:
@@ -46,7 +48,7 @@ class Body:
         self.json_length: int | None = None
         for name, value in headers:
             if name == b"content-length":
-                # uvicorn's parser has refused anything but one decimal number.
+                # uvicorn's parser lets only one decimal number through.
                 self.announced = int(value)
             elif name == b"content-type":
                 self.content_type = value
@@ -76,11 +78,11 @@ class Body:
         return b""
 
     async def read(self, size: int | None = None) -> bytes:
-        """Return the body, or, of a longer one, all that arrived until at least ``size`` bytes were there.
+        """Return the whole body, or its beginning: the pieces that hold its first ``size`` bytes.
 
         Raises:
-            TooLarge: it has more bytes than the limit; what follows is not read.
-            Busy: there is no memory for it.
+            TooLarge: the body has more bytes than the limit; the rest is not read.
+            Busy: there is no memory for the body.
             Disconnected: the client went away.
         """
         first = await self.chunk()
@@ -98,7 +100,7 @@ class Body:
         return b"".join(pieces)
 
     def release(self) -> None:
-        """Give the memory back; called once the request is answered."""
+        """Give the memory back; a second call does nothing."""
         self._admission.drop(self._held)
         self._held = 0
 
@@ -112,24 +114,3 @@ class Body:
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"The body is larger than {self._limit} bytes.")
-
-
-def check_depth(text: bytes, limit: int) -> None:
-    """Refuse JSON that is nested deeper than ``limit``, before anything parses it.
-
-    Parsers recurse: on 100,000 levels Triton 2.51 ends with a crash. Here each byte is looked at a few times, whatever the
-    text is; what is not JSON is left to the parser.
-
-    Raises:
-        Malformed: it is too deep.
-    """
-    if text.count(b"[") + text.count(b"{") <= limit:
-        return
-    if b"\\" in text:
-        # Of the same length, so that a quote that is left begins or ends a string.
-        text = text.replace(b"\\\\", b"__").replace(b'\\"', b"__")
-    data = np.frombuffer(text, np.uint8)
-    steps = _STEPS[data]
-    steps[np.logical_xor.accumulate(data == ord('"'))] = 0
-    if int(np.cumsum(steps, dtype=np.int32).max()) > limit:
-        raise Malformed(f"The JSON is nested deeper than {limit} levels.")

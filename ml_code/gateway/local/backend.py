@@ -3,72 +3,57 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import shutil
-import tempfile
 import time
-import weakref
-from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from starlette.types import Receive
 
-from ...triton_deploy.clients.registry import MlflowRegistry, RegisteredVersion, Registry
-from ...triton_deploy.errors import DeployError, NotFound
-from ...triton_deploy.errors import Unavailable as RegistryUnavailable
+from ...triton_deploy.clients.registry import MlflowRegistry, Registry
 from ...triton_deploy.model.smoke_case import Array
-from ...triton_deploy.rules.records import utc_text
 from ...triton_deploy.rules.schema import Schema
 from ...triton_deploy.settings import Settings
-from ..backend import BackendAnswer
+from ..backend import BackendAnswer, Following
 from ..http.admission import Admission
 from ..http.body import Body
 from ..http.errors import BackendFailed, Unavailable, UnknownPath
 from ..http.exchange import Exchange
-from ..http.logs import log
-from ..http.metrics import ModelState
+from ..http.model_states import ModelState
 from ..settings import GatewaySettings
 from ..v2.guard import check_request, rows_of
 from ..v2.routes import Route
 from . import v2 as local_v2
-from .files import fetch
-from .models import LocalModel, load
-
-_SHOWN = 20
+from .alias_follower import AliasFollower, Served
+from .models import LocalModel
 
 
 @dataclass(frozen=True)
-class Served:
-    """A model that is loaded, and where it came from. Requests keep the one that they began with."""
+class LocalTarget:
+    """The model that a request began with; the request keeps it while another one goes live."""
 
-    registered: RegisteredVersion
-    digest: str
-    since_utc: str
-    model: LocalModel
     backend: LocalBackend
+    served: Served
 
     @property
     def version(self) -> str:
         """See Target.version."""
-        return str(self.registered.version)
+        return self.served.version
 
     @property
     def schema(self) -> Schema:
         """See Target.schema."""
-        return self.model.schema
+        return self.served.model.schema
 
     async def infer(self, inputs: Mapping[str, Array], exchange: Exchange) -> BackendAnswer:
         """See Target.infer."""
-        return BackendAnswer(self.version, await self.backend.run(self.model, inputs, exchange))
+        return BackendAnswer(self.version, await self.backend.run(self.served.model, inputs, exchange))
 
 
 class LocalBackend:
-    """Follows an alias and runs what it names.
+    """Runs the model that an alias names.
 
     Args:
         settings: model, alias, threads.
@@ -85,42 +70,31 @@ class LocalBackend:
         registry: Registry | None = None,
     ) -> None:
         self._settings = settings
-        self._deploy = deploy_settings
+        self._alias_wait_s = deploy_settings.mlflow.alias_wait_s
         self._admission = admission
-        self._registry = registry or MlflowRegistry(deploy_settings)
-        self._served: Served | None = None
-        self._previous: int | None = None
-        self._failed: RegisteredVersion | None = None
-        self._failures: deque[dict[str, Any]] = deque(maxlen=_SHOWN)
-        self._history: deque[dict[str, Any]] = deque(maxlen=_SHOWN)
-        self._swaps = self._failed_swaps = 0
-        self._reason = f"alias {settings.alias} of {settings.model} was not looked up yet"
-        self._began = self._looked = time.monotonic()
+        self._alias = AliasFollower(settings, deploy_settings, registry or MlflowRegistry(deploy_settings))
+        self._began = time.monotonic()
         self._pool = ThreadPoolExecutor(settings.local_threads, thread_name_prefix="model")
-        self._following: asyncio.Task[None] | None = None
+        self._following = Following(self._alias.look, deploy_settings.mlflow.alias_poll_s)
 
     async def start(self) -> None:
-        """See Backend.start; returns at once, whatever the alias is."""
-        self._following = asyncio.create_task(self._follow())
+        """See Backend.start; returns at once, whether or not the alias can be resolved."""
+        self._following.start()
 
     async def stop(self) -> None:
         """See Backend.stop."""
-        if self._following is not None:
-            self._following.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._following
+        await self._following.stop()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def target(self, model: str) -> Served:
+    def target(self, model: str) -> LocalTarget:
         """See Backend.target."""
-        if model != self._settings.model:
-            raise UnknownPath(f"There is no live model {model}.")
-        if self._served is None:
-            raise Unavailable(f"No model is loaded yet: {self._reason}.")
-        return self._served
+        self._check_model(model)
+        if self._alias.served is None:
+            raise Unavailable(f"No model is loaded yet: {self._alias.reason}.")
+        return LocalTarget(self, self._alias.served)
 
-    async def renewed(self, model: str) -> Served:
-        """See Backend.renewed; what a target is asked is computed by itself, so it can't be out of date."""
+    async def renewed(self, model: str) -> LocalTarget:
+        """See Backend.renewed; a target here holds its own model, so its signature can't be out of date."""
         return self.target(model)
 
     async def run(
@@ -130,7 +104,7 @@ class LocalBackend:
         await self._admission.enter_for(exchange)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, model.run, inputs)
-        except Exception as error:  # whatever the model raises
+        except Exception as error:  # any error of the model
             raise BackendFailed(f"The model failed on these inputs: {str(error)[:1000]}") from error
         finally:
             self._admission.leave()
@@ -145,34 +119,33 @@ class LocalBackend:
         if route.kind == "server_live":
             await exchange.respond_json(200, {"live": True})
             return
-        served = self.target(route.model or self._settings.model)
-        if route.version and route.version != served.version:
+        target = self.target(route.model or self._settings.model)
+        if route.version and route.version != target.version:
             raise UnknownPath(f"Version {route.version} of {route.model} is not what is served.")
         if route.kind == "infer":
-            await self._infer(served, route, exchange, receive)
+            await self._infer(target, route, exchange, receive)
             return
-        exchange.version = served.version
+        exchange.version = target.version
         if route.kind == "metadata":
-            content = local_v2.metadata(route.model, served.version, served.schema)
+            content = local_v2.metadata(route.model, target.version, target.schema)
         else:
             content = {"ready": True}
         await exchange.respond_json(200, content)
 
     async def not_ready(self) -> str | None:
         """See Backend.not_ready."""
-        return None if self._served else self._reason
+        return None if self._alias.served else self._alias.reason
 
     async def not_live(self) -> str | None:
-        """See Backend.not_live: an alias that does not come is reported by ending, so that somebody looks."""
+        """See Backend.not_live: a process that waits too long for its alias ends, so that an operator sees it."""
         waited_s = time.monotonic() - self._began
-        late = self._served is None and waited_s > self._deploy.mlflow.alias_wait_s
-        return f"waited {self._deploy.mlflow.alias_wait_s:g} s: {self._reason}" if late else None
+        late = self._alias.served is None and waited_s > self._alias_wait_s
+        return f"waited {self._alias_wait_s:g} s: {self._alias.reason}" if late else None
 
     async def info(self, model: str) -> dict[str, Any]:
         """See Backend.info."""
-        if model != self._settings.model:
-            raise UnknownPath(f"There is no live model {model}.")
-        served = self._served
+        self._check_model(model)
+        served, failures = self._alias.served, self._alias.failures
         return {
             "model": model,
             "version": served.registered.version if served else None,
@@ -182,15 +155,14 @@ class LocalBackend:
             "generation": None,
             "since_utc": served.since_utc if served else None,
             "backend": "local",
-            "previous_version": self._previous,
-            "last_failure": self._failures[0] if self._failures else None,
+            "previous_version": self._alias.previous_version,
+            "last_failure": failures[0] if failures else None,
         }
 
     async def history(self, model: str) -> dict[str, Any]:
-        """See Backend.history: what this process saw."""
-        if model != self._settings.model:
-            raise UnknownPath(f"There is no live model {model}.")
-        return {"releases": list(self._history), "failures": list(self._failures)}
+        """See Backend.history: the changes that this process saw."""
+        self._check_model(model)
+        return {"releases": list(self._alias.releases), "failures": list(self._alias.failures)}
 
     def in_flight(self) -> int:
         """See Backend.in_flight."""
@@ -198,34 +170,38 @@ class LocalBackend:
 
     def states(self) -> Iterator[ModelState]:
         """See Backend.states."""
-        if self._served is not None:
-            since = datetime.fromisoformat(self._served.since_utc)
+        alias = self._alias
+        if alias.served is not None:
+            since = datetime.fromisoformat(alias.served.since_utc)
             yield ModelState(
                 model=self._settings.model,
-                version=self._served.registered.version,
+                version=alias.served.registered.version,
                 generation=0,
                 release_age_s=(datetime.now(UTC) - since).total_seconds(),
-                staleness_s=time.monotonic() - self._looked,
-                swaps=self._swaps,
-                failed_swaps=self._failed_swaps,
+                staleness_s=time.monotonic() - alias.looked_at,
+                swaps=alias.swaps,
+                failed_swaps=alias.failed_swaps,
             )
 
-    async def _infer(self, served: Served, route: Route, exchange: Exchange, receive: Receive) -> None:
-        settings = self._settings
-        exchange.asks(route.model, served.version)
+    def _check_model(self, model: str) -> None:
+        if model != self._settings.model:
+            raise UnknownPath(f"There is no live model {model}.")
+
+    async def _infer(self, target: LocalTarget, route: Route, exchange: Exchange, receive: Receive) -> None:
+        exchange.asks(route.model, target.version)
         body = exchange.body = Body(
-            receive, exchange.scope["headers"], settings.max_body_bytes, self._admission
+            receive, exchange.scope["headers"], self._settings.max_body_bytes, self._admission
         )
         try:
-            text, headers = await self._answered(served, route, exchange, body)
+            text, headers = await self._answered(target, route, exchange, body)
         finally:
             body.release()
-        # A client that reads slowly keeps this much.
+        # A client that reads slowly holds the memory of its answer.
         with self._admission.holding(len(text)):
             await exchange.respond(200, text, headers)
 
     async def _answered(
-        self, served: Served, route: Route, exchange: Exchange, body: Body
+        self, target: LocalTarget, route: Route, exchange: Exchange, body: Body
     ) -> tuple[bytes, list[tuple[bytes, bytes]]]:
         """Return the body and the headers of an answer."""
         settings = self._settings
@@ -240,94 +216,7 @@ class LocalBackend:
         )
         exchange.rows = rows_of(request)
         binary = memoryview(content)[len(content) if body.json_length is None else body.json_length :]
-        answer = await served.infer(local_v2.inputs_of(request, binary, served.schema), exchange)
+        answer = await target.infer(local_v2.inputs_of(request, binary, target.schema), exchange)
         exchange.version = answer.version
         text, json_length = local_v2.response(request, route.model, answer.version, answer.outputs)
-        headers = [(b"content-length", str(len(text)).encode())]
-        if json_length is None:
-            headers.append((b"content-type", b"application/json"))
-        else:
-            headers.append((b"content-type", b"application/octet-stream"))
-            headers.append((b"inference-header-content-length", str(json_length).encode()))
-        return text, headers
-
-    async def _follow(self) -> None:
-        while True:
-            await self._look()
-            await asyncio.sleep(self._deploy.mlflow.alias_poll_s)
-
-    async def _look(self) -> None:
-        """Look at the alias once, and bring what it names if that is new."""
-        model, alias = self._settings.model, self._settings.alias
-        try:
-            registered = await asyncio.to_thread(self._registry.resolve, model, alias)
-        except DeployError as error:
-            if not isinstance(error, (NotFound, RegistryUnavailable)) or self._reason != error.message:
-                log.warning("alias %s of %s can't be followed: %s", alias, model, error)
-            self._reason = error.message
-            return
-        except Exception:
-            log.exception("alias %s of %s can't be followed", alias, model)
-            return
-        self._looked = time.monotonic()
-        live = self._served.registered if self._served else None
-        if registered in (live, self._failed):
-            return
-        if live and registered.version == live.version:
-            return
-        await self._swap(registered)
-
-    async def _swap(self, registered: RegisteredVersion) -> None:
-        """Load a version beside the one that serves, and put it in its place when it answers."""
-        started = datetime.now(UTC)
-        try:
-            served = await asyncio.to_thread(self._bring, registered)
-        except (
-            Exception
-        ) as error:  # DeployError, or whatever a flavor's library raises: the old one goes on serving
-            self._failed_swaps += 1
-            self._reason = f"version {registered.version} can't be loaded: {error}"
-            self._failures.appendleft(
-                {
-                    "version": registered.version,
-                    "step": "load",
-                    "error": str(error),
-                    "at_utc": utc_text(started),
-                    "deploy_id": "",
-                }
-            )
-            log.error("%s: %s", self._settings.model, self._reason)
-            if not (isinstance(error, DeployError) and error.retryable):
-                # The same files fail again; only another version is tried.
-                self._failed = registered
-            return
-        if self._served is not None:
-            self._swaps += 1
-            self._previous = self._served.registered.version
-        self._served, self._failed = served, None
-        self._history.appendleft(
-            {
-                "active_version": registered.version,
-                "generation": None,
-                "updated_at_utc": served.since_utc,
-                "run_id": registered.run_id,
-                "alias": self._settings.alias,
-                "actor": "alias",
-                "reason": "",
-            }
-        )
-        log.info("%s: version %s is live", self._settings.model, registered.version)
-
-    def _bring(self, registered: RegisteredVersion) -> Served:
-        parent = self._settings.cache_dir
-        folder = Path(tempfile.mkdtemp(prefix=f"{self._settings.model}-{registered.version}-", dir=parent))
-        try:
-            fetched = fetch(registered, folder, self._deploy)
-            # A request has a thread of the pool to itself.
-            model = load(fetched, self._deploy, threads=1)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        # Some flavors read files when they are asked: these stay until nobody has the model, or the process ends.
-        weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
-        return Served(registered, fetched.digest, utc_text(datetime.now(UTC)), model, self)
+        return text, local_v2.headers(len(text), json_length)

@@ -1,4 +1,4 @@
-"""Brings the files of a registered model version to this machine, for the local backend."""
+"""Copies the files of a registered model version to this machine, for the local backend."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MLMODEL = "MLmodel"
 
 @dataclass(frozen=True)
 class Fetched:
-    """A version's files: where, their digest, and whether they are an ONNX model."""
+    """A version's files: their folder, their digest, and whether they are an ONNX model."""
 
     folder: Path
     digest: str
@@ -33,14 +33,14 @@ def fetch(registered: RegisteredVersion, folder: Path, settings: Settings) -> Fe
     """Copy a version's files into an empty folder.
 
     Args:
-        registered: what the alias names.
-        folder: where to; exists.
+        registered: the version.
+        folder: the empty folder; exists.
         settings: the deployer's, for MLflow, S3 and the limits.
 
     Raises:
-        ArtifactRejected: there is no model in it, it is too large or unsafe, or not what training recorded.
-        AccessDenied, Misconfigured, NotFound, Unavailable: it can't be read.
-        StorageFailed: it can't be written.
+        ArtifactRejected: the version holds no model, is too large or unsafe, or has another digest than training recorded.
+        AccessDenied, Misconfigured, NotFound, Unavailable: a file can't be read.
+        StorageFailed: a file can't be written.
     """
     artifact = _find(registered, settings)
     refuse_too_large(artifact.listed.values(), settings)
@@ -48,7 +48,7 @@ def fetch(registered: RegisteredVersion, folder: Path, settings: Settings) -> Fe
     entries = {path: fetch_one(path) for path in artifact.listed}
     if MODEL_FILE not in entries:
         return Fetched(folder, tree_digest(entries.values()), is_onnx=False)
-    # The digest is over what a deploy to Triton would take, so that it is the same there and here.
+    # The digest covers the files that a deploy to Triton would take, so that both digests are the same.
     taken = consists_of(entries, folder, entries.__getitem__)
     return Fetched(folder, proven_digest(taken, registered.expected_digest), is_onnx=True)
 

@@ -1,4 +1,7 @@
-"""Models in this process: ONNX Runtime for ONNX files, ``mlflow.pyfunc`` for every other flavor. Loaded, and tried before use."""
+"""Models in this process: ONNX Runtime for ONNX files, ``mlflow.pyfunc`` for every other flavor.
+
+Each model answers an example before it serves.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,14 @@ from .files import Fetched
 
 
 class LocalModel(Protocol):
-    """A model that is loaded."""
+    """A loaded model."""
 
     @property
     def schema(self) -> Schema:
         """Inputs and outputs."""
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Return arrays by output name; raises what the model raises."""
+        """Return arrays by output name; raises any error of the model."""
 
 
 def load(fetched: Fetched, settings: Settings, threads: int) -> LocalModel:
@@ -39,9 +42,9 @@ def load(fetched: Fetched, settings: Settings, threads: int) -> LocalModel:
         threads: threads for one request.
 
     Raises:
-        ArtifactRejected: it can't be loaded, or fails or errs on its example.
-        VerificationFailed: its answers are not those that were logged with it.
-        Misconfigured: what its flavor needs is not installed.
+        ArtifactRejected: the model can't be loaded, or fails on its example.
+        VerificationFailed: its answers differ from the answers that were logged with it.
+        Misconfigured: a library that its flavor needs is not installed.
     """
     if fetched.is_onnx:
         onnx = OnnxModel(fetched.folder, settings, threads)
@@ -98,7 +101,7 @@ def _try_onnx(model: OnnxModel, folder: Path, settings: Settings) -> None:
     if not (folder / GOLDEN).is_file():
         example = folder / SERVING_EXAMPLE
         text = example.read_text(encoding="utf-8", errors="replace") if example.is_file() else None
-        # Runs the model once; what it answers is what can be expected.
+        # derive_case runs the model once. There is nothing to compare its answer with.
         derive_case(folder / MODEL_FILE, model.schema, text)
         return
     case = parse_case((folder / GOLDEN).read_text(encoding="utf-8", errors="replace"), model.schema)
@@ -113,7 +116,9 @@ def _try_onnx(model: OnnxModel, folder: Path, settings: Settings) -> None:
 
 
 class PyfuncModel:
-    """A model of any MLflow flavor. Loading one runs code that came with it: whoever may register models is trusted.
+    """A model of any MLflow flavor.
+
+    Loading one runs code that came with it: everyone who may register models is trusted.
 
     Args:
         folder: has ``MLmodel``.
@@ -134,7 +139,7 @@ class PyfuncModel:
                 f"What the model needs is not installed here: {error}.",
                 hint="Install what the model's requirements.txt names.",
             ) from error
-        except Exception as error:  # whatever the flavor's library raises
+        except Exception as error:  # any error of the flavor's library
             raise ArtifactRejected(
                 f"MLflow can't load the model: {error}",
                 hint="Load it with mlflow.pyfunc by hand, and log it again.",
@@ -146,7 +151,7 @@ class PyfuncModel:
         return _named(self._model.predict(self._given(inputs)), self.schema)
 
     def try_example(self) -> None:
-        """Ask it for the example that was logged, or zeros; raises ArtifactRejected when it fails."""
+        """Run the logged example, or zeros without one; raises ArtifactRejected when the model fails."""
         try:
             example = self._model.input_example
             if example is None:
@@ -155,14 +160,14 @@ class PyfuncModel:
                 )
             else:
                 self._model.predict(example)
-        except Exception as error:  # whatever the model raises
+        except Exception as error:  # any error of the model
             raise ArtifactRejected(
                 f"The model fails on {'zeros' if example is None else 'its input example'}: {error}",
                 hint="Log the model with an input example that it can answer.",
             ) from error
 
     def _given(self, inputs: Mapping[str, Array]) -> Any:
-        """Give the inputs the form that the signature asks for."""
+        """Return the inputs in the form of the signature: one array, arrays by name, or a table."""
         signature = self._model.metadata.signature.inputs
         if signature.is_tensor_spec():
             return next(iter(inputs.values())) if not signature.has_input_names() else dict(inputs)
@@ -223,7 +228,7 @@ def _zeros(tensor: Tensor) -> Array:
 
 
 def _named(answer: Any, schema: Schema) -> dict[str, Array]:
-    """Return what a flavor answers (table, column, array, dict, list) as arrays by output name."""
+    """Return the answer of a flavor (table, column, array, dict, list) as arrays by output name."""
     if hasattr(answer, "detach"):
         answer = answer.detach().cpu().numpy()
     if isinstance(answer, Mapping) or type(answer).__name__ == "DataFrame":
@@ -235,7 +240,7 @@ def _named(answer: Any, schema: Schema) -> dict[str, Array]:
 
 
 def _plain(array: Array) -> Array:
-    """Return an array whose type v2 can name."""
+    """Return an array with a type that v2 can name."""
     if array.dtype.kind in "OUS":
         return array.astype(np.object_)
     return array if array.dtype in map(np.dtype, NUMPY_TYPES.values()) else array.astype(np.float64)

@@ -1,4 +1,4 @@
-"""KServe v2 without a Triton: the local model's tensors in and out, as JSON or binary data."""
+"""KServe v2 without a Triton: tensors of the local model, as JSON or binary data."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ..v2.tensors import datatype, read_inputs, to_bytes, to_json
 
 
 def inputs_of(request: Mapping[str, Any], binary: memoryview, schema: Schema) -> dict[str, Array]:
-    """Return the tensors of a request that ``v2_guard`` let through.
+    """Return the tensors of a request that ``v2.guard`` has checked.
 
     Raises:
-        Malformed: they are not those of the model.
+        Malformed: they do not fit the inputs of the model.
     """
     given = read_inputs(request, binary)
     known = {tensor.name: tensor for tensor in schema.inputs}
@@ -39,10 +39,10 @@ def inputs_of(request: Mapping[str, Any], binary: memoryview, schema: Schema) ->
 def response(
     request: Mapping[str, Any], model: str, version: str, outputs: Mapping[str, Array]
 ) -> tuple[bytes, int | None]:
-    """Return the body of an answer, and its JSON's size when binary data follows it.
+    """Return the body of an answer, and the size of its JSON part, bytes, when binary data follows it.
 
     Raises:
-        Malformed: the request wants an output that there is not.
+        Malformed: the request names an output that the model does not have.
     """
     wanted = request.get("outputs") or [{"name": name} for name in outputs]
     by_default = (request.get("parameters") or {}).get("binary_data_output", False)
@@ -66,8 +66,20 @@ def response(
     return b"".join((head, *blobs)), len(head) if blobs else None
 
 
+def headers(length: int, json_length: int | None) -> list[tuple[bytes, bytes]]:
+    """Return the headers of an answer that ``response`` made; both sizes in bytes."""
+    size = (b"content-length", b"%d" % length)
+    if json_length is None:
+        return [size, (b"content-type", b"application/json")]
+    return [
+        size,
+        (b"content-type", b"application/octet-stream"),
+        (b"inference-header-content-length", b"%d" % json_length),
+    ]
+
+
 def metadata(model: str, version: str, schema: Schema) -> dict[str, Any]:
-    """Return a model's metadata as Triton does."""
+    """Return a model's metadata in Triton's form."""
 
     def side(tensors: Any) -> list[dict[str, Any]]:
         return [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in tensors]

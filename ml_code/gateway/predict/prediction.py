@@ -6,11 +6,11 @@ from starlette.types import Receive
 
 from ..backend import Backend, BackendAnswer, Target
 from ..http.admission import Admission
-from ..http.body import Body, check_depth
+from ..http.body import Body
 from ..http.errors import Unprocessable
 from ..http.exchange import Exchange, written
+from ..http.strict_json import check_depth, decode
 from ..settings import GatewaySettings
-from ..v2.guard import decode
 from ..v2.tensors import to_json
 from .rows import to_tensors
 

@@ -1,9 +1,8 @@
-"""The backend for production: Triton runs the models, current.json says what is live."""
+"""The backend for production: Triton runs the models, and current.json names the live version."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,22 +14,21 @@ from starlette.types import Receive
 from ...triton_deploy.model.smoke_case import Array
 from ...triton_deploy.rules.canary import Exposure
 from ...triton_deploy.rules.schema import Schema
-from ..backend import BackendAnswer
+from ..backend import BackendAnswer, Following
 from ..http.admission import Admission
 from ..http.errors import BackendFailed, GatewayError, Unavailable, UnknownPath, Unprocessable
 from ..http.exchange import Exchange
 from ..http.logs import log
-from ..http.metrics import ModelState
-from ..http.repeats import Repeats
+from ..http.model_states import ModelState
 from ..settings import GatewaySettings
 from ..v2.routes import Route
 from ..v2.tensors import binary_request, read_outputs
-from .candidate_metrics import CandidateMetrics
 from .candidates import Candidates
 from .deploy_history import DeployHistory
 from .forward import V2Forward
-from .predecessor import Predecessor, PredecessorMetrics
+from .predecessor import Predecessor
 from .release_follower import Followed, ReleaseFollower
+from .triton_metrics import TritonMetrics
 from .upstream import Tritons
 from .versions import Versions
 
@@ -39,7 +37,7 @@ _READY_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class TritonTarget:
-    """One model as a request meets it; who answers is Triton's to say."""
+    """One model as a request meets it; Triton's answer names the version that gave it."""
 
     backend: TritonBackend
     model: str
@@ -55,46 +53,33 @@ class TritonBackend:
     """Follows the repository and asks the Tritons.
 
     Args:
-        settings: where they are, and limits.
+        settings: the repository, addresses and limits.
         admission: grants turns.
-        metrics: told what becomes of requests to candidates.
-        repeats: whether a request is given to a second Triton.
-        of_predecessors: told what the version before makes of failed requests.
+        metrics: counts requests to candidates and predecessors, and repeats.
     """
 
-    def __init__(
-        self,
-        settings: GatewaySettings,
-        admission: Admission,
-        metrics: CandidateMetrics,
-        repeats: Repeats,
-        of_predecessors: PredecessorMetrics,
-    ) -> None:
+    def __init__(self, settings: GatewaySettings, admission: Admission, metrics: TritonMetrics) -> None:
         self._settings = settings
         self._admission = admission
         self._metrics = metrics
         self._root = settings.repository_root
-        self._follower = ReleaseFollower(self._root)
-        self._tritons = Tritons(settings.triton_urls, settings.connect_timeout_s, repeats)
-        self._candidates = Candidates(settings, self._tritons, self._follower, admission, metrics)
-        self._of_predecessors = of_predecessors
-        self._predecessor = Predecessor(settings, self._tritons, self._follower, admission, of_predecessors)
+        self._follower = follower = ReleaseFollower(self._root)
+        self._tritons = tritons = Tritons(settings.triton_urls, settings.connect_timeout_s, metrics.repeats)
+        self._candidates = Candidates(settings, tritons, follower, admission, metrics.candidates)
+        self._predecessor = Predecessor(settings, tritons, follower, admission, metrics.predecessors)
         self._versions = Versions(self._tritons, self._candidates, self._predecessor)
         self._v2 = V2Forward(settings, self._tritons, self._follower, admission, self._versions)
         self._history: dict[str, DeployHistory] = {}
-        self._following: asyncio.Task[None] | None = None
+        self._following = Following(self._look, settings.poll_interval_s)
 
     async def start(self) -> None:
         """See Backend.start; returns when every current.json was read once."""
-        await asyncio.to_thread(self._look)
-        self._following = asyncio.create_task(self._follow())
+        await self._look()
+        self._following.start(first_after_s=self._settings.poll_interval_s)
 
     async def stop(self) -> None:
         """See Backend.stop."""
-        if self._following is not None:
-            self._following.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._following
+        await self._following.stop()
         await self._candidates.stop()
         await self._predecessor.stop()
         self._tritons.close()
@@ -108,7 +93,7 @@ class TritonBackend:
 
     async def renewed(self, model: str) -> TritonTarget:
         """See Backend.renewed."""
-        await asyncio.to_thread(self._look)
+        await self._look()
         return self.target(model)
 
     async def infer(self, model: str, inputs: Mapping[str, Array], exchange: Exchange) -> BackendAnswer:
@@ -154,7 +139,7 @@ class TritonBackend:
             return "no Triton can be reached"
 
     async def not_live(self) -> str | None:
-        """See Backend.not_live: whatever is the matter with Tritons or files, a restart would not mend it."""
+        """See Backend.not_live: no failure of a Triton or a file ends with a restart of the gateway."""
         return None
 
     async def info(self, model: str) -> dict[str, Any]:
@@ -191,7 +176,8 @@ class TritonBackend:
         now = datetime.now(UTC)
         for model in self._follower.models:
             followed = self._followed(model)
-            release, exposed = followed.release, self._follower.exposure(model)
+            release = followed.release
+            candidate, share, mirrored = _share(self._follower.exposure(model))
             yield ModelState(
                 model=model,
                 version=release.active_version,
@@ -199,20 +185,19 @@ class TritonBackend:
                 release_age_s=(now - datetime.fromisoformat(release.updated_at_utc)).total_seconds(),
                 staleness_s=self._follower.staleness_s(model),
                 swaps=followed.swaps,
-                candidate_version=exposed.version if exposed else 0,
-                share_percent=exposed.share_percent if exposed else 0,
-                mirrored_percent=exposed.mirrored_percent if exposed else 0,
+                candidate_version=candidate,
+                share_percent=share,
+                mirrored_percent=mirrored,
             )
 
-    def _tell_candidate(self, model: str, before: Exposure | None) -> None:
-        shares = [
-            (e.version, e.share_percent, e.mirrored_percent) if e else (0, 0, 0)
-            for e in (before, self._follower.exposure(model))
-        ]
-        if shares[0] != shares[1]:
-            if shares[1][0]:
-                self._metrics.begin(model, shares[1][0])
-            log.info("%s: candidate %s answers %s %%, %s %% are mirrored to it", model, *shares[1])
+    def _log_candidate(self, model: str, before: Exposure | None) -> None:
+        """Log a change of a model's candidate or of its share; ``before`` is the candidate before the look."""
+        was, now = _share(before), _share(self._follower.exposure(model))
+        if was != now:
+            version = now[0]
+            if version:
+                self._metrics.candidates.begin(model, version)
+            log.info("%s: candidate %s answers %s %%, %s %% are mirrored to it", model, *now)
 
     def _candidate(self, model: str) -> dict[str, Any] | None:
         exposed = self._follower.exposure(model)
@@ -220,7 +205,7 @@ class TritonBackend:
             return None
         return {
             "version": exposed.version,
-            # Of a deployment without a secret it decides who meets the candidate: clients must not know it.
+            # Without a secret, the deployment's id decides which clients meet the candidate: they must not know it.
             "deploy_id": exposed.deploy_id if exposed.key else "",
             "share_percent": exposed.share_percent,
             "mirrored_percent": exposed.mirrored_percent,
@@ -232,23 +217,26 @@ class TritonBackend:
             raise UnknownPath(f"There is no live model {model}.")
         return followed
 
-    async def _follow(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.poll_interval_s)
-            await asyncio.to_thread(self._look)
+    async def _look(self) -> None:
+        await asyncio.to_thread(self._look_in_thread)
 
-    def _look(self) -> None:
+    def _look_in_thread(self) -> None:
         before = {model: self._followed(model).release for model in self._follower.models}
         exposed = {model: self._follower.exposure(model) for model in before}
         try:
             self._follower.look()
         except OSError as error:
-            # Anything may happen to a network file system; what was read before stays true.
+            # A network file system may fail at any time: the last releases that were read stay.
             log.warning("the model repository can't be listed: %s", error)
         for model in self._follower.models:
             now = self._followed(model).release
             if model not in before or before[model].generation != now.generation:
-                self._of_predecessors.begin(model, now.active_version, now.previous_version)
+                self._metrics.predecessors.begin(model, now.active_version, now.previous_version)
                 log.info("%s: version %s is live, generation %s", model, now.active_version, now.generation)
-            self._tell_candidate(model, exposed.get(model))
+            self._log_candidate(model, exposed.get(model))
             self._candidates.look(model)
+
+
+def _share(exposed: Exposure | None) -> tuple[int, int, int]:
+    """Return version, share and mirrored share of a candidate; zeros without one."""
+    return (exposed.version, exposed.share_percent, exposed.mirrored_percent) if exposed else (0, 0, 0)

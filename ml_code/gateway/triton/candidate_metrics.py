@@ -1,21 +1,20 @@
-"""What Prometheus is told of candidates: canaries that fell back to live, and shadows."""
+"""Counters and times of candidates: canaries that fell back to the live version, and shadows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
 from ..http.metrics import BUCKETS_S
-
-if TYPE_CHECKING:
-    from .comparison import Difference
+from .comparison import Difference
 
 ENDED, ABSENT, UNPLACED = "ended", "absent", "unplaced"
 LOST = (ENDED, ABSENT, UNPLACED)
-"""Outcomes after which a gateway sends a candidate nothing more, or that say why it never did."""
+"""Outcomes of a candidate that gets nothing more from a gateway, or never got anything."""
+DROPPED = "dropped"
+"""Outcome of a request that was not mirrored because the gateway was busy, or the deployment over."""
 _GAPS = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 
 
@@ -77,7 +76,7 @@ class CandidateMetrics:
         )
 
     def begin(self, model: str, version: int) -> None:
-        """Show zeros for a candidate that has begun: Prometheus sees no increase of a series that begins with its first failure."""
+        """Show zeros for a new candidate: Prometheus sees no increase of a series that begins with its first failure."""
         for outcome in ("failed", "both", *LOST):
             self._canary_failures.labels(model, version, outcome)
         for outcome in LOST:
@@ -94,13 +93,13 @@ class CandidateMetrics:
     def compared(
         self, model: str, version: int, difference: Difference, times_s: Mapping[str, float]
     ) -> None:
-        """Count what two answers to one request came to.
+        """Count the comparison of two answers to one request.
 
         Args:
             model: public model name.
             version: the candidate.
             difference: between its answer and live's.
-            times_s: how long each took, by version, seconds.
+            times_s: duration of each answer by version, seconds.
         """
         for which, seconds in times_s.items():
             self._seconds.labels(model, which).observe(seconds)
@@ -110,5 +109,5 @@ class CandidateMetrics:
             self._disagreements.labels(model, version).inc()
         for output, same in difference.outputs.items():
             for outcome, count in (("same", same), ("differs", not same)):
-                # Both, so that the first one that differs is an increase.
+                # Both series exist from the first comparison, so that Prometheus sees the first difference as an increase.
                 self._compared.labels(model, version, output, outcome).inc(count)

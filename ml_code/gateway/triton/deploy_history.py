@@ -1,8 +1,8 @@
-"""The releases of a model and the deployments that failed, for the page and ``/model-info``. Only reads; belongs in a thread."""
+"""The releases of a model and its failed deployments, for the page and ``/model-info``. Only reads; belongs in a thread."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +10,13 @@ from ...triton_deploy.errors import DeployError
 from ...triton_deploy.repository import ModelFolder
 from ...triton_deploy.repository.verdicts import in_a_line
 from ...triton_deploy.rules.records import Release, State
+from ..backend import FailedDeploy
 
 SHOWN = 20
 
 
-@dataclass(frozen=True)
-class FailedDeploy:
-    """A deployment that was rolled back, and why."""
-
-    version: int
-    step: str
-    error: str
-    at_utc: str
-    deploy_id: str
-
-
 class DeployHistory:
-    """Reads what happened to one model; what has ended is read once.
+    """Reads the past of one model; an ended deployment is read once.
 
     Args:
         root: the model repository.
@@ -42,14 +32,14 @@ class DeployHistory:
         self.failures: tuple[FailedDeploy, ...] = ()
 
     def look(self, generation: int) -> None:
-        """Read what is new.
+        """Read the new records.
 
         Args:
-            generation: of the live release; the releases are read again when it is another one.
+            generation: generation of the live release; when it changes, the releases are read again.
         """
         if not self.releases or self.releases[0].generation != generation:
             self.releases = tuple(self._newest_releases())
-        self._verdicts = self._how_they_did()
+        self._verdicts = self._read_verdicts()
         found = {
             failure.deploy_id: failure
             for failure in (*self.failures, *self._quarantined(), *self._rolled_back())
@@ -68,12 +58,12 @@ class DeployHistory:
             "failures": [asdict(failure) for failure in self.failures],
         }
 
-    def _how_they_did(self) -> dict[int, str]:
-        """Return how releases were judged, in a line each, by their generation; of earlier ones that is read once."""
+    def _read_verdicts(self) -> dict[int, str]:
+        """Return the verdict on each release in one line, by generation; the verdict on an older release is read once."""
         found = {}
         for place, release in enumerate(self.releases):
             known = self._verdicts.get(release.generation)
-            # The bake of the one that was just replaced may end yet, without a verdict.
+            # The bakes of the two newest releases may end yet, the second one without a verdict.
             found[release.generation] = (
                 in_a_line(self._folder, release) if known is None or place < 2 else known
             )
@@ -87,12 +77,12 @@ class DeployHistory:
                 if len(releases) == SHOWN:
                     break
         except DeployError:
-            # One that can't be read hides those before it, not what is live.
+            # An unreadable release hides the releases before it, but not the live one.
             pass
         return releases
 
     def _quarantined(self) -> list[FailedDeploy]:
-        """Return the failures whose directory is still there, also when their deployment's record is not."""
+        """Return the failures with a directory in quarantine, even if their deployment's record is gone."""
         return [
             FailedDeploy(
                 version=int(failure.get("version", 0)),

@@ -1,4 +1,4 @@
-"""KServe v2 with Triton: what was checked of a request is forwarded, answers come back as they are."""
+"""KServe v2 with Triton: forwards the checked part of a request, and passes answers on as they are."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from ..http.admission import Admission
 from ..http.body import Body
 from ..http.errors import BackendFailed, Malformed, TooLarge, Unavailable, UnknownPath
 from ..http.exchange import Exchange
+from ..http.strict_json import encode
 from ..settings import GatewaySettings
-from ..v2.guard import check_request, encode, rows_of
+from ..v2.guard import check_request, rows_of
 from ..v2.routes import Route
 from .pool import Reply
 from .release_follower import ReleaseFollower
@@ -22,10 +23,10 @@ from .upstream import UNPARSED, Tritons
 from .versions import Question, Versions
 
 REPLAY_BYTES = 1 << 20
-"""A larger binary body is streamed and not kept, and so not repeated on another Triton."""
+"""A larger binary body is streamed and not held, so it can't be repeated on another Triton."""
 
-# Triton writes the id first, if the client gave one, then the model's name and version, then everything else. The id is
-# the client's: matching whole strings keeps it from passing for a version.
+# Triton writes the client's id first, if there is one, then the model's name and version, then everything else. The
+# pattern matches whole strings, so an id can't pass for a version.
 _VERSION = re.compile(
     rb'\s*\{(?:\s*"(?:id|model_name)"\s*:\s*"(?:[^"\\]|\\.)*"\s*,)*\s*"model_version"\s*:\s*"([0-9]{1,18})"'
 )
@@ -36,7 +37,7 @@ def version_of(head: bytes) -> str:
     """Return the version that answered, read from the beginning of Triton's answer without parsing the rest.
 
     Raises:
-        BackendFailed: it does not say.
+        BackendFailed: the answer does not name its version.
     """
     match = _VERSION.match(head)
     if match is None:
@@ -50,9 +51,9 @@ class V2Forward:
     Args:
         settings: limits.
         tritons: the servers.
-        follower: says which models exist.
+        follower: knows the models.
         admission: grants turns and memory.
-        versions: say who answers.
+        versions: choose the version that answers.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class V2Forward:
                 if reply.status == 200:
                     exchange.version = version_of(reply.head)
                 self._versions.answered(asked, reply, took_s)
-                # It was needed for a repeat: a client that reads slowly does not keep its memory from others.
+                # The body was needed for a repeat only: a client that reads slowly does not hold its memory.
                 del begun, asked
                 body.release()
                 await self._pass_on(route, exchange, reply)
@@ -108,22 +109,20 @@ class V2Forward:
     async def _checked(
         self, exchange: Exchange, body: Body
     ) -> tuple[bytes, bytes, AsyncIterator[bytes] | None]:
-        """Read what has to be looked at; return headers and body to send, and the rest of one that is streamed."""
+        """Read and check the JSON part; return the headers and the body for Triton, and the rest of a streamed body."""
         settings = self._settings
-        json_part = body.json_length
-        if (json_part if json_part is not None else body.announced or 0) > settings.max_json_bytes:
+        json_part, announced = body.json_length, body.announced or 0
+        if (announced if json_part is None else json_part) > settings.max_json_bytes:
             raise TooLarge(
                 f"The JSON part of the body is larger than {settings.max_json_bytes} bytes; send tensors as binary data."
             )
-        streams = json_part is not None and (body.announced or 0) > REPLAY_BYTES
-        # Without a length, the body is collected and sent with one: many tiny chunks have ended Tritons (CVE-2025-23310).
+        streams = json_part is not None and announced > REPLAY_BYTES
+        # A chunked body is collected and sent with a length: many tiny chunks have ended Tritons (CVE-2025-23310).
         begun = await body.read(json_part if streams else None)
         if json_part is None and len(begun) > settings.max_json_bytes:
             raise TooLarge(f"The JSON body is larger than {settings.max_json_bytes} bytes.")
         if not streams:
-            body.announced = len(begun)
-        announced = body.announced
-        assert announced is not None
+            announced = len(begun)
         allow_nan = settings.nan_policy == "allow"
         request = check_request(
             begun,
@@ -148,7 +147,8 @@ class V2Forward:
         begun: bytes,
         more: AsyncIterator[bytes] | None,
     ) -> Question:
-        # Who names a version means it; and a body that is not held could not be given to live as well.
+        # The live version alone answers a request that names a version, or whose body is streamed: no second version
+        # could answer it.
         if not route.version and more is None:
             return self._versions.question(route.model, exchange, headers, begun)
         return Question(model=route.model, path=route.path, headers=headers, body=begun, more=more)
@@ -169,7 +169,7 @@ class V2Forward:
                 raise UnknownPath(f"Version {route.version} of {route.model} is not what is served.")
             raise Unavailable("No Triton has the model ready. Try again.")
         if reply.status == 500 and UNPARSED.match(reply.head):
-            # Triton takes some mistakes of clients for its own.
+            # Triton answers 500 to some mistakes of clients.
             raise Malformed(f"Triton can't read the request: {reply.head[:500].decode(errors='replace')}")
         if reply.status != 200:
             exchange.outcome = "refused" if reply.status < 500 else "failed"

@@ -1,8 +1,8 @@
-"""The version that was live before and is still warm: what it makes of requests on which the release failed, and a share of its own.
+"""Asks the version before the release, while it is still warm: for failed requests, and for a share of the traffic.
 
-Both are evidence for the bake. A request that fails on both versions is not the release's fault. And a share of the requests that the
-earlier version goes on answering says how long answers take there at the same time. No client is worse off: what the earlier version
-does not answer the release answers, and what it says of a failed request nobody gets.
+Both are evidence for the bake. A request that fails on both versions is not the release's fault. The share shows how long
+answers of the earlier version take at the same time. Clients do not suffer: the release answers each request that the
+earlier version does not, and the earlier version's answer to a failed request is only counted.
 """
 
 from __future__ import annotations
@@ -12,80 +12,37 @@ import random
 import time
 from collections.abc import Callable
 
-from prometheus_client import Counter
-from prometheus_client.metrics import MetricWrapperBase
-
 from ...triton_deploy.rules.canary import is_among
 from ...triton_deploy.rules.names import engine_name
 from ..http.admission import Admission
+from ..http.background import BackgroundTasks
 from ..http.errors import GatewayError, Interrupted
 from ..http.exchange import Exchange
 from ..http.logs import log
 from ..settings import GatewaySettings
 from .pool import Reply, renamed
+from .predecessor_metrics import ALONE, BOTH, SKIPPED, UNKNOWN, PredecessorMetrics
 from .release_follower import ReleaseFollower
 from .upstream import Tritons, is_failure
 
 ASK_AGAIN_S = 3600.0
-"""For so long after a release the version before it is asked what the release failed on, seconds: a bake is over by then."""
+"""Age of a release from which the version before gets no more failed requests, seconds: a bake is over by then."""
 PAUSE_S = 1.0
-"""Between two requests that are asked again, of one model, seconds."""
+"""Shortest time between two repeated requests of one model, seconds."""
 MOST_AT_ONCE = 4
-"""Requests that are asked again at once, in each process: their bodies are in memory."""
-
-BOTH, ALONE, UNKNOWN, SKIPPED = "both", "alone", "unknown", "skipped"
-
-
-class PredecessorMetrics:
-    """Counts what the version before makes of requests, by model."""
-
-    def __init__(self) -> None:
-        labels = ["model", "version"]
-        self._asked_again = Counter(
-            "gateway_failed_asked_again",
-            "Requests on which a release failed, by what the version before it made of them: it failed as well (both), it did not (alone), "
-            "it did not say (unknown), or it was not asked, since one a second is enough (skipped).",
-            [*labels, "outcome"],
-            registry=None,
-        )
-        self._failures = Counter(
-            "gateway_baseline_failures",
-            "Requests of its share on which the version before failed; live was asked the same.",
-            labels,
-            registry=None,
-        )
-
-    @property
-    def all(self) -> tuple[MetricWrapperBase, ...]:
-        """Every metric, to be registered."""
-        return (self._asked_again, self._failures)
-
-    def begin(self, model: str, version: int, before: int | None) -> None:
-        """Show zeros for a release and the version before it: Prometheus sees no increase of a series that begins with its first failure."""
-        if before is not None:
-            self._failures.labels(model, before)
-        for outcome in (BOTH, ALONE, UNKNOWN, SKIPPED):
-            self._asked_again.labels(model, version, outcome)
-
-    def asked_again(self, model: str, version: int, outcome: str) -> None:
-        """Count a request on which a release failed."""
-        self._asked_again.labels(model, version, outcome).inc()
-
-    def failed(self, model: str, before: int) -> None:
-        """Count a client's request on which the version before failed."""
-        self._failures.labels(model, before).inc()
+"""Most repeated requests at once, in each process: their bodies are in memory."""
 
 
 class Predecessor:
-    """Asks the version that was live before.
+    """Asks the version before the release, here called the predecessor.
 
     Args:
-        settings: its share, and limits.
+        settings: share of the predecessor, and limits.
         tritons: the servers.
-        follower: says which version that is.
-        admission: says whether live has enough to do.
-        metrics: told what it made of the release's failures.
-        clock: seconds that only go forward.
+        follower: knows the predecessor of each model.
+        admission: knows whether requests wait for the release.
+        metrics: counts the predecessor's answers.
+        clock: a monotonic clock, seconds.
     """
 
     def __init__(
@@ -104,27 +61,27 @@ class Predecessor:
         self._metrics = metrics
         self._clock = clock
         self._header = settings.canary_header.lower().encode()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks()
         self._next_at: dict[str, float] = {}
-        # Generations, by model, since which it is asked nothing more: it ended a Triton.
+        # By model: the generation whose predecessor ended a Triton, and so gets no more requests.
         self._left: dict[str, int] = {}
         self._stopped = False
 
     def of(self, model: str, exchange: Exchange) -> int | None:
-        """Return the version that was live before if it is to answer this request, and None if the release is."""
+        """Return the predecessor if it is to answer this request, and None if the release is."""
         share = self._settings.baseline_percent
         if not share or self._follower.exposure(model) is not None:
-            # Beside a canary that is the next release's: the live version alone is what it is compared with.
+            # During the canary of the next release, only the live version answers: the candidate is compared with it.
             return None
         version = self._version(model, self._settings.baseline_minutes * 60, for_clients=True)
         return version if version is not None and self._is_chosen(model, exchange, share) else None
 
     async def ask(self, model: str, version: int, headers: bytes, body: bytes) -> Reply:
-        """Ask the version that was live before in a client's name, and live if it does not answer.
+        """Ask the predecessor on behalf of a client, and the live version if the predecessor does not answer.
 
         Args:
             model: public model name.
-            version: that version.
+            version: the predecessor.
             headers: as for Tritons.ask.
             body: the whole body.
 
@@ -132,7 +89,7 @@ class Predecessor:
             The answer, under the model's public name.
 
         Raises:
-            Unavailable, BackendFailed: live can't answer either.
+            Unavailable, BackendFailed: the live version can't answer either.
         """
         interrupted = False
         try:
@@ -153,13 +110,15 @@ class Predecessor:
         return await self._tritons.ask("POST", path, headers, body, interrupted=interrupted)
 
     def ask_again(self, model: str, headers: bytes, body: bytes, *, timed_out: bool = False) -> None:
-        """Ask the version that was live before, in nobody's name and later, what the release failed on; a bounded sample.
+        """Repeat a request on which the release failed: later, on the predecessor, and only to count the outcome.
+
+        A bounded sample: at most one request each PAUSE_S of a model, and MOST_AT_ONCE at once.
 
         Args:
             model: public model name.
             headers: as for Tritons.ask.
             body: the whole body.
-            timed_out: the release gave no answer in time.
+            timed_out: the release did not answer in time.
         """
         followed, version = self._follower.get(model), self._version(model, ASK_AGAIN_S)
         if followed is None or version is None or self._stopped:
@@ -170,21 +129,15 @@ class Predecessor:
             self._metrics.asked_again(model, live, SKIPPED)
             return
         self._next_at[model] = now + PAUSE_S
-        asking = self._again(model, live, version, headers, body, timed_out=timed_out)
-        task = asyncio.create_task(asking)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.start(self._repeat(model, live, version, headers, body, timed_out=timed_out))
 
     async def stop(self) -> None:
-        """Give up what is asked again now."""
-        # A request that ends only now is cancelled, and would be asked again.
+        """Give up the repeated requests."""
+        # Clients' requests that the stop cancels would be repeated otherwise.
         self._stopped = True
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.stop()
 
-    async def _again(
+    async def _repeat(
         self, model: str, live: int, version: int, headers: bytes, body: bytes, *, timed_out: bool
     ) -> None:
         try:
@@ -192,7 +145,7 @@ class Predecessor:
                 with await self._ask(model, version, headers, body) as reply:
                     outcome = _outcome(reply)
         except TimeoutError:
-            # Slow where the release failed at once is not the same failure.
+            # Where the release failed at once, a time-out is another failure.
             outcome = BOTH if timed_out else UNKNOWN
         except Interrupted:
             self._leave(model, version)
@@ -202,7 +155,7 @@ class Predecessor:
         self._metrics.asked_again(model, live, outcome)
 
     async def _ask(self, model: str, version: int, headers: bytes, body: bytes) -> Reply:
-        """Ask its engine; one that ends a Triton, or is not there, is not tried on the next. Raises as Tritons.ask."""
+        """Ask the predecessor's engine, as a candidate: on no second Triton. Raises as Tritons.ask."""
         path = f"/v2/models/{engine_name(model, version)}/versions/{version}/infer"
         return await self._tritons.ask("POST", path, headers, body, candidate=True)
 
@@ -228,12 +181,12 @@ class Predecessor:
         name = next((value for header, value in headers if header == self._header), b"")
         if not name:
             return random.random() * 100 < share
-        # The same on every gateway, and for the whole time: who names itself gets one version.
+        # A client that names itself gets the same version from every gateway, for the whole time.
         return is_among(name, share, f"before {model}")
 
 
 def _outcome(reply: Reply) -> str:
     if reply.status == 200:
         return ALONE
-    # What it refuses, or can't be asked, tells nothing of the release: its inputs may be other ones.
+    # A refusal tells nothing about the release: the predecessor may have other inputs.
     return BOTH if is_failure(reply) else UNKNOWN

@@ -127,7 +127,7 @@ class ReleaseFollower:
         if known is None:
             return self._followed_anew(folder, release, 0)
         if release.generation < known.release.generation:
-            # An old file, from a cache or a backup: what was seen is later. It is not fresh either.
+            # An old file, from a cache or a backup. The release that was seen before stays, and its age grows.
             return known
         if release.generation == known.release.generation and known.schema is not None:
             return replace(known, seen_at=self._clock())

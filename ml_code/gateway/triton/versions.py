@@ -1,6 +1,7 @@
-"""Which version answers a request, and what is to be learnt from its answer.
+"""Chooses the version that answers a request, and the versions that get the same request as evidence.
 
-Most requests the live version answers. A candidate has its share before it is committed, and the version before may keep one after.
+The live version answers most requests. A candidate has a share before it is committed, and the predecessor of a release
+may keep a share after it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from ..http.exchange import Exchange
-from .candidates import Candidate, Candidates
+from .candidate_client import Candidate
+from .candidates import Candidates
 from .pool import Reply
 from .predecessor import Predecessor
 from .upstream import Tritons, is_failure
@@ -17,17 +19,19 @@ from .upstream import Tritons, is_failure
 
 @dataclass(slots=True, kw_only=True)
 class Question:
-    """A request as Triton gets it, and who is to answer it.
+    """A request as Triton gets it, and the version that is to answer it.
+
+    The live version answers each request that the candidate or the predecessor does not.
 
     Attributes:
         model: public model name.
-        path: where the live version is asked.
+        path: path of the live version.
         headers: as for Tritons.ask.
         body: the body, or its beginning.
-        more: the rest of a body that is not held; only the live version can be asked that.
-        candidate: the candidate that is to answer; live answers what it does not.
-        shadow: the candidate that is to be asked the same after live.
-        before: the version before, if that is to answer; live answers what it does not.
+        more: the rest of a body that is not held; then only the live version can answer.
+        candidate: the candidate, if it is to answer.
+        shadow: the candidate that gets the same request after the live version.
+        before: the predecessor, if it is to answer.
     """
 
     model: str
@@ -41,12 +45,12 @@ class Question:
 
 
 class Versions:
-    """Asks the version whose turn it is.
+    """Asks the version that is to answer.
 
     Args:
         tritons: the servers.
-        candidates: share in the traffic before they are committed.
-        predecessor: the version that was live before.
+        candidates: asks the candidates.
+        predecessor: asks the predecessors.
     """
 
     def __init__(self, tritons: Tritons, candidates: Candidates, predecessor: Predecessor) -> None:
@@ -55,13 +59,13 @@ class Versions:
         self._predecessor = predecessor
 
     def question(self, model: str, exchange: Exchange, headers: bytes, body: bytes) -> Question:
-        """Return the question of a request that any version may answer; its body is held, so that live can be asked the same.
+        """Return the question of a request that any version may answer.
 
         Args:
             model: public model name.
-            exchange: says which client asks.
+            exchange: the client's request.
             headers: as for Tritons.ask.
-            body: the whole body.
+            body: the whole body, so that a second version can get it.
         """
         candidate, shadow = self._candidates.of(model, exchange)
         return Question(
@@ -84,23 +88,23 @@ class Versions:
         return await self._tritons.ask("POST", asked.path, headers, body, asked.more)
 
     def answered(self, asked: Question, reply: Reply, took_s: float) -> None:
-        """Ask other versions the same, in nobody's name: a shadow what live answered, the version before what live failed on.
+        """Ask other versions the same as evidence: a shadow if the live version answered, the predecessor if it failed.
 
         Args:
             asked: the question.
             reply: its answer.
-            took_s: how long Triton took for it, seconds.
+            took_s: time from the request to Triton until the answer, seconds.
         """
         if reply.status == 200 and asked.shadow is not None:
             self._candidates.mirror(asked.model, asked.shadow, asked.headers, asked.body, reply, took_s)
         elif is_failure(reply):
-            self._ask_again(asked, timed_out=False)
+            self._ask_predecessor(asked, timed_out=False)
 
     def late(self, asked: Question) -> None:
-        """Ask the version before what live did not answer in time. While the gateway stops, nothing is asked."""
-        self._ask_again(asked, timed_out=True)
+        """Ask the predecessor a question that the live version did not answer in time."""
+        self._ask_predecessor(asked, timed_out=True)
 
-    def _ask_again(self, asked: Question, *, timed_out: bool) -> None:
-        # What live got because another version had failed on it is no fair sample of what live fails on.
+    def _ask_predecessor(self, asked: Question, *, timed_out: bool) -> None:
+        # A request that the live version got after another version had failed on it is no fair sample of its failures.
         if asked.more is None and asked.candidate is None and asked.before is None:
             self._predecessor.ask_again(asked.model, asked.headers, asked.body, timed_out=timed_out)

@@ -1,26 +1,22 @@
-"""A look at a v2 request before Triton gets it: what ends a real Triton with a crash does not pass.
+"""Checks a v2 request before Triton gets it: requests that crash a real Triton do not pass.
 
-Seen on Triton 2.51, each with one request: JSON data with a shape of 2^63-1 or of 10^12 elements, JSON data for a shape that
-has none, data nested 100,000 deep; a shape of 2^63 and 0 ended the process of a Python backend. A body of no bytes is answered as if it were a batch of no rows.
+Seen on Triton 2.51, each with one request: JSON data with a shape of 2^63-1 or of 10^12 elements, JSON data for a shape
+that has none, data nested 100,000 deep; a shape of 2^63 and 0 ended the process of a Python backend. Triton answers an
+empty body as if it were a batch of no rows.
 
-What was judged is what is sent, because two parsers can read one text differently. Of a member that stands twice ours takes the
-last value and Triton's the first: a harmless second shape hid a first one that ended two Tritons. So a member that stands twice is
-refused, and the JSON part is written anew from what was checked, with the members that the protocol knows. Binary data is passed
-on as it came.
+Two parsers can read one text differently (see ``strict_json``), so Triton gets only checked text: the JSON part is written
+anew from the checked members, and only from members that the protocol knows. Binary data is passed on as it came.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
-import orjson
-
-from ..http.body import check_depth
 from ..http.errors import Malformed, TooLarge
+from ..http.strict_json import check_depth, decode
 
 MAX_TENSORS = 1024
 MAX_ELEMENTS = 1 << 40
@@ -30,9 +26,9 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     **{f"INT{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32, 64)},
     **{f"UINT{bits}": (0, 2**bits - 1) for bits in (8, 16, 32, 64)},
 }
-"""What the types of whole numbers hold: Triton takes 255 for -1 where it is an INT8."""
+"""The least and the largest value of the types of whole numbers: Triton reads 255 as -1 for an INT8."""
 MAX_ID = 4096
-"""Triton's answer begins with the id; the version follows it, and has to be within what is read ahead of an answer."""
+"""Largest id, characters: Triton's answer begins with it, and the version has to follow within the first piece read."""
 
 
 def check_request(
@@ -48,18 +44,18 @@ def check_request(
 
     Args:
         body: the body, at least its JSON part.
-        json_length: size of the JSON part in bytes when tensors follow it; None when all of it is JSON.
-        announced: size of the whole body in bytes.
-        max_json_bytes: largest JSON part.
-        max_depth: deepest nesting of it.
+        json_length: size of the JSON part in bytes when tensors follow it; None when the whole body is JSON.
+        announced: size of the whole body, bytes.
+        max_json_bytes: largest JSON part, bytes.
+        max_depth: deepest nesting of the JSON part.
         allow_nan: whether literals such as NaN pass.
 
     Returns:
-        The members of the JSON part that the protocol knows. What ``encode`` makes of them may be sent.
+        The members of the JSON part that the protocol knows; ``strict_json.encode`` writes them for Triton.
 
     Raises:
-        TooLarge: the JSON part is.
-        Malformed: it is not a v2 request, or one that must not reach Triton.
+        TooLarge: the JSON part is too large.
+        Malformed: the body is not a v2 request, or must not reach Triton.
     """
     size = announced if json_length is None else json_length
     if size > max_json_bytes:
@@ -72,7 +68,17 @@ def check_request(
         )
     text = body if len(body) == size else body[:size]
     check_depth(text, max_depth)
-    request = decode(text, allow_nan=allow_nan)
+    return _checked_request(decode(text, allow_nan=allow_nan), announced - size)
+
+
+def rows_of(request: Mapping[str, Any]) -> int:
+    """Return the number of rows of a checked request: the first size of its first input; 0 without one."""
+    inputs = request["inputs"]
+    return int(inputs[0]["shape"][0]) if inputs and inputs[0]["shape"] else 0
+
+
+def _checked_request(request: object, binary_bytes: int) -> dict[str, Any]:
+    """Return the checked members of a decoded request that this many bytes of binary tensors follow."""
     if not isinstance(request, dict):
         raise Malformed("The request is not an object.")
     checked: dict[str, Any] = {}
@@ -81,78 +87,17 @@ def check_request(
     if "id" in request:
         checked["id"] = request["id"]
     _take_parameters(request, "request", checked)
-    checked["inputs"] = [_checked_input(entry) for entry in _list(request, "inputs")]
-    if len({entry["name"] for entry in checked["inputs"]}) != len(checked["inputs"]):
+    checked["inputs"] = inputs = [_checked_input(entry) for entry in _list(request, "inputs")]
+    if len({entry["name"] for entry in inputs}) != len(inputs):
         raise Malformed("Two inputs have the same name.")
-    binary = sum(entry.get("parameters", {}).get("binary_data_size", 0) for entry in checked["inputs"])
-    if binary != announced - size:
+    announced = sum(entry.get("parameters", {}).get("binary_data_size", 0) for entry in inputs)
+    if announced != binary_bytes:
         raise Malformed(
-            f"{announced - size} bytes follow the JSON part, its inputs have a binary_data_size of {binary} in all."
+            f"{binary_bytes} bytes follow the JSON part, its inputs have a binary_data_size of {announced} in all."
         )
     if request.get("outputs") is not None:
         checked["outputs"] = [_checked_output(entry) for entry in _list(request, "outputs")]
     return checked
-
-
-def rows_of(request: Mapping[str, Any]) -> int:
-    """Return how many rows a request that ``check_request`` gave asks about: the first size of its first input; 0 without one."""
-    inputs = request["inputs"]
-    return int(inputs[0]["shape"][0]) if inputs and inputs[0]["shape"] else 0
-
-
-def encode(request: Mapping[str, Any], *, allow_nan: bool) -> bytes:
-    """Return a request that ``check_request`` gave as JSON; ``allow_nan`` is as there."""
-    return json.dumps(request).encode() if allow_nan else orjson.dumps(request)
-
-
-def decode(text: bytes, *, allow_nan: bool) -> Any:
-    """Decode JSON.
-
-    Raises:
-        Malformed: it is none, has a number that is not finite and may not, or an object with a member that stands twice.
-    """
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        if not allow_nan:
-            raise Malformed(
-                f"The body is not JSON: {error}. (NaN and Infinity are not JSON; binary tensors can carry them.)"
-            ) from error
-        return _decode_slowly(text)
-    # There is a colon after each member's name, and one member less for each that stands twice. What is left are texts with colons.
-    if text.count(b":") != _members(value):
-        _decode_slowly(text)
-    return value
-
-
-def _decode_slowly(text: bytes) -> Any:
-    """Decode JSON, NaN and Infinity included, and look at every member; raises Malformed."""
-    try:
-        return json.loads(text.decode(), object_pairs_hook=_object)
-    except (ValueError, RecursionError) as error:
-        raise Malformed(f"The body is not JSON: {error}.") from error
-
-
-def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(members)
-    if len(found) != len(members):
-        names = [name for name, _ in members]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise Malformed(f"The member {twice[:100]!r} stands twice in one object: what it says is not clear.")
-    return found
-
-
-def _members(value: Any) -> int:
-    """Return how many members the objects of a decoded text have in all."""
-    count, left = 0, [value]
-    while left:
-        item = left.pop()
-        if isinstance(item, dict):
-            count += len(item)
-            left += item.values()
-        elif isinstance(item, list) and not {dict, list}.isdisjoint(map(type, item)):
-            left += item
-    return count
 
 
 def _text(value: object, what: str) -> str:
@@ -176,7 +121,7 @@ def _checked_input(entry: object) -> dict[str, Any]:
     checked["datatype"] = _text(entry.get("datatype"), f"datatype of input {name!r}")
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
         raise Malformed(f"The shape of input {name!r} is not a list of whole numbers of 0 or more.")
-    # A size of 0 hides the others from a product, and from Triton's check, but not from a backend that computes strides.
+    # A size of 0 hides the other sizes from a product and from Triton's check, but a backend that computes strides meets them.
     if len(shape) > MAX_RANK or math.prod(size or 1 for size in shape) > MAX_ELEMENTS:
         raise Malformed(f"The shape of input {name!r} has more elements than any request can hold.")
     checked["shape"] = shape
@@ -202,7 +147,7 @@ def _checked_output(entry: object) -> dict[str, Any]:
 
 
 def _take_parameters(entry: Mapping[str, Any], what: str, checked: dict[str, Any]) -> Mapping[str, Any]:
-    """Check the parameters of a request, an input or an output, and add them to what was checked of it."""
+    """Check the parameters of a request, an input or an output, add them to its checked members, and return them."""
     parameters = entry.get("parameters", {})
     if not isinstance(parameters, dict):
         raise Malformed(f"The {what}'s parameters are not an object.")
@@ -219,14 +164,14 @@ def _take_parameters(entry: Mapping[str, Any], what: str, checked: dict[str, Any
 
 
 def _count(data: object, within: tuple[float, float]) -> int:
-    """Return the number of values in nested lists; how deep they are was checked before.
+    """Return the number of values in nested lists, whose depth was checked before; -1 if there is no list.
 
     Args:
-        data: what stands for the values.
-        within: the least and the largest whole number of the values' type.
+        data: the nested lists.
+        within: the least and the largest whole number that the datatype holds.
 
     Raises:
-        Malformed: there is an object among them, or a number that the type can't hold: Triton would take another one.
+        Malformed: a value is an object, or a number outside of the range: Triton would read it as another number.
     """
     if not isinstance(data, list):
         return -1
@@ -246,6 +191,6 @@ def _count(data: object, within: tuple[float, float]) -> int:
                 )
             return len(level)
         if types != {list}:
-            # Triton takes levels that are mixed: counted one by one.
+            # Triton accepts lists and values on one level: count them one by one.
             return sum(_count(item if isinstance(item, list) else [item], within) for item in level)
         level = list(chain.from_iterable(level))
