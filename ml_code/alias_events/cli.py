@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -28,36 +27,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(settings: EventSettings) -> int:
-    import uvicorn
-
     from ..service.http_protocol import LimitedProtocol, allow_connections
+    from ..service.uvicorn_server import serve
     from .logs import set_up_logging
     from .receiver import create_app
 
     set_up_logging()
     allow_connections(LimitedProtocol.limits.connections)
     app = create_app(settings)
-    # uvicorn ends in order and then raises the signal again: being told to stop is no failure.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    try:
-        uvicorn.run(
-            app,
-            host=settings.host,
-            port=settings.port,
-            loop="uvloop",
-            http=LimitedProtocol,
-            ws="none",
-            lifespan="on",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            timeout_graceful_shutdown=STOP_TIMEOUT_S,
-        )
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 1
-    except KeyboardInterrupt:
-        return 0
-    return 0
+    return serve(app, host=settings.host, port=settings.port, stop_timeout_s=STOP_TIMEOUT_S)
 
 
 def _register(settings: EventSettings) -> int:

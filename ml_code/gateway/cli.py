@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -15,11 +14,15 @@ from ..triton_deploy.settings import Settings, variables
 from .settings import GatewaySettings
 
 PUBLISHED_BY_COMPOSE = ("GATEWAY_1_PORT", "GATEWAY_2_PORT")
-"""Variables of docker-compose.yml, which a shell may export."""
+"""Variables of docker-compose.yml that a user may have exported; the gateway does not read them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 after a stop, 1 when it could not start, 3 for a wrong setting."""
+    """Run the command line.
+
+    Returns:
+        The exit code: 0 after a stop, 1 when the gateway could not start, 3 for a wrong setting.
+    """
     _parser().parse_args(argv)
     variables.check([GatewaySettings, Settings], changes=False, also=PUBLISHED_BY_COMPOSE)
     try:
@@ -35,38 +38,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(settings: GatewaySettings) -> int:
-    import uvicorn
-
-    from ..service.http_protocol import LimitedProtocol
     from ..service.json_logs import set_up_logging
+    from ..service.uvicorn_server import serve
     from .http.logs import log
 
     set_up_logging(log.name)
-    # uvicorn ends in order and then raises the signal again: being told to stop is no failure.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    try:
-        uvicorn.run(
-            "ml_code.gateway.cli:application",
-            factory=True,
-            host=settings.host,
-            port=settings.port,
-            workers=settings.workers,
-            loop="uvloop",
-            http=LimitedProtocol,
-            ws="none",
-            lifespan="on",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=int(settings.keep_alive_s),
-            timeout_graceful_shutdown=int(settings.stop_timeout_s),
-        )
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 1
-    except KeyboardInterrupt:
-        return 0
-    return 0
+    return serve(
+        "ml_code.gateway.cli:application",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.workers,
+        date_header=False,
+        timeout_keep_alive=int(settings.keep_alive_s),
+        stop_timeout_s=settings.stop_timeout_s,
+    )
 
 
 def application() -> object:
