@@ -1,1 +1,1 @@
-"""What services that answer HTTP have in common: how they log, and what a connection may do."""
+"""The common parts of services that answer HTTP: their logs, the limits of a connection, and uvicorn."""

@@ -1,13 +1,15 @@
-"""uvicorn's HTTP protocol with what it lacks in front of an application that strangers reach.
+"""uvicorn's HTTP protocol, with limits for an application that strangers can reach.
 
-All of this comes before any key is looked at, so it has to cost next to nothing:
+The limits apply before any key is checked, so they have to cost next to nothing:
 
-- a limit for what of a request is no body (its head, what follows a chunked body, what frames its chunks), and for its URL;
-- a limit for the time until a head is complete;
-- a limit for connections. At the limit the one that has had no request for the longest makes room, so that connections which
-  send nothing keep nobody out;
-- a connection whose client does not read what was written is cut off a while after it was closed;
-- one system call for an answer: uvicorn writes head and body each by itself, which costs as much as all of our Python.
+- the size of a URL, and of all bytes of a request besides its body: head, trailers, and framing of chunks;
+- the time until a head is complete;
+- the number of connections. At the limit, the connection that has been without a request for the longest is
+  ended, so that silent connections keep no client out;
+- the time after which a closed connection is cut off if its client does not read the answer.
+
+Each answer is written with one system call. uvicorn writes head and body separately, and the second call
+would cost as much as all of our Python.
 """
 
 from __future__ import annotations
@@ -24,13 +26,15 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _FLUSH_BYTES = 64 << 10
 _FRAMING = 8
-"""Bytes of framing that go with a byte of a chunked body: a chunk of one byte has five."""
+"""Allowed bytes of framing for each byte of a chunked body: a chunk of one byte has five."""
 _BETWEEN = len(": \r\n")
+"""Bytes of a header line besides name and value."""
 _LINGER_S = 1.0
-"""How long a refused client may go on sending before it is cut off: cut off at once, it would not see the refusal."""
+"""How long a refused client may go on sending, seconds: cut off at once, it would not see the refusal."""
 _OTHER_FILES = 256
+"""Open files of a process besides its connections."""
 _UNREAD_S = 5.0
-"""How long a closed connection may keep what its client does not read."""
+"""How long a closed connection waits for its client to read, seconds."""
 
 _REFUSED = Counter(
     "gateway_refused_connections",
@@ -44,12 +48,13 @@ METRICS = (_REFUSED,)
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a connection may do.
+    """Limits of a connection.
 
     Attributes:
         head_bytes: largest head of a request, bytes.
         url_bytes: longest URL, bytes.
-        head_timeout_s: longest time until a head is complete, from its first byte or from the connection's beginning, seconds.
+        head_timeout_s: longest time until a head is complete, from its first byte or from the beginning of
+            the connection, seconds.
         connections: most connections of this process.
     """
 
@@ -60,7 +65,7 @@ class Limits:
 
 
 def allow_connections(number: int) -> None:
-    """Let this process have as many open files as so many connections take, and as many again for all else."""
+    """Raise the limit of open files for this many connections, as many to the servers behind, and others."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * number + _OTHER_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -69,10 +74,10 @@ def allow_connections(number: int) -> None:
 
 
 class CollectingTransport:
-    """A transport that writes at the end of the event loop's turn what was written during it.
+    """A transport that collects the writes of one turn of the event loop, and passes them on together.
 
     Args:
-        transport: the real one, which does everything else.
+        transport: the real transport, which does everything else.
     """
 
     def __init__(self, transport: Any) -> None:
@@ -85,7 +90,7 @@ class CollectingTransport:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """See asyncio.WriteTransport; large pieces are not held, so that the real transport can slow the writer down."""
+        """See asyncio.WriteTransport; large pieces pass at once, and can slow the writer down."""
         if not self._pieces:
             self._loop.call_soon(self._flush)
         self._pieces.append(data)
@@ -94,7 +99,7 @@ class CollectingTransport:
             self._flush()
 
     def close(self) -> None:
-        """See asyncio.BaseTransport; what the client does not read soon is dropped."""
+        """See asyncio.BaseTransport; bytes that the client does not read soon are dropped."""
         self._flush()
         self._transport.close()
         if self._transport.get_write_buffer_size():
@@ -110,12 +115,12 @@ class LimitedProtocol(HttpToolsProtocol):
     """One client's connection.
 
     Attributes:
-        limits: of every connection of this process.
+        limits: limits of every connection of this process.
     """
 
     limits: ClassVar[Limits] = Limits()
     _without_request: ClassVar[dict[LimitedProtocol, None]] = {}
-    """Connections with nothing to answer, the one that has been so for the longest first."""
+    """Connections without a request, the one that has been so for the longest time first."""
 
     _refused = False
     _head_due: asyncio.TimerHandle | None = None
@@ -174,7 +179,7 @@ class LimitedProtocol(HttpToolsProtocol):
             super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """See httptools; also called for what follows a chunked body, which nobody needs."""
+        """See httptools; trailers of a chunked body are dropped."""
         if self._in_head and not self._refused:
             super().on_header(name, value)
 
@@ -184,7 +189,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._refused:
             return
         limit = self.limits.head_bytes
-        # Most heads need not be measured.
+        # Most heads are too small to need measuring.
         if self._head_at_most > limit and self._measured() > limit:
             self._refuse_head()
             return
@@ -240,7 +245,7 @@ class LimitedProtocol(HttpToolsProtocol):
         )
 
     def _make_room(self) -> None:
-        """End the connection that has been without a request for the longest; this one if all have requests."""
+        """End the connection that has been idle for the longest; this one if all have requests."""
         oldest = next(iter(self._without_request), self)
         self._without_request.pop(oldest, None)
         oldest._refused = True
@@ -248,7 +253,7 @@ class LimitedProtocol(HttpToolsProtocol):
         _REFUSED.labels("connections").inc()
 
     def _refuse(self, status: HTTPStatus, reason: str, text: str) -> None:
-        """End the connection, with a word if it has no answer under way."""
+        """End the connection; send the refusal if no answer is under way."""
         if self._refused:
             return
         self._refused = True

@@ -10,7 +10,7 @@ import orjson
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line; ``extra={"fields": …}`` adds to it."""
+    """Formats each record as one line of JSON; ``extra={"fields": …}`` adds members to it."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -26,10 +26,10 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up_logging(service: str) -> None:
-    """Send the events of every library to standard output as JSON: warnings, and of the service itself all that it tells.
+    """Log to standard output as JSON: warnings of every library, and also the events of the service.
 
     Args:
-        service: name of its logger.
+        service: name of the service's logger.
     """
     output = logging.StreamHandler(sys.stdout)
     output.setFormatter(JsonFormatter())

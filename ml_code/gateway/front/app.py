@@ -19,7 +19,7 @@ from ..http.logs import AccessLog
 from ..http.metrics import Metrics
 from ..predict.prediction import Prediction
 from ..settings import GatewaySettings
-from ..triton.triton_metrics import TritonMetrics
+from ..triton.backend import TritonBackend, TritonMetrics
 from .edge import Edge
 from .last_minutes import LastMinutes
 from .pages import Pages, pages_application
@@ -64,8 +64,6 @@ def _backend(settings: GatewaySettings, admission: Admission, metrics: TritonMet
         from ..local.backend import LocalBackend
 
         return LocalBackend(settings, Settings.from_env(), admission)
-    from ..triton.backend import TritonBackend
-
     return TritonBackend(settings, admission, metrics)
 
 

@@ -1,6 +1,7 @@
-"""Metrics of the deployer's records, for Prometheus: a deploy's tasks end before Prometheus could scrape them.
+"""Metrics of the deployer's records, for Prometheus: a deploy's tasks end before a scrape could reach them.
 
-The records are read at each scrape. So the metrics include deploys by hand, by another Airflow, and between two scrapes.
+The records are read at each scrape. So the metrics include deploys by hand and by another Airflow, and
+deploys that ended between two scrapes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""The ASGI application in front: what every request has in common, and the short way for inference.
+"""The ASGI application in front: limits, log and metrics of every request, and the short way for inference.
 
-Inference does not go through FastAPI's routing, validation and response objects: they cost more than forwarding does.
+Inference does not go through FastAPI's routing, validation and response objects, which cost
+more than forwarding.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ..settings import GatewaySettings
 from ..v2.routes import route
 
 OPEN_PATHS = frozenset(("/", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"))
-"""What needs no API key: probes have none, and the page's frame holds no data."""
+"""Paths without an API key: probes have no key, and the page itself holds no data."""
 
 
 class Edge:
@@ -34,8 +35,8 @@ class Edge:
         backend: answers v2.
         prediction: answers /predict.
         pages: the FastAPI application, for everything else.
-        metrics: told about inference requests.
-        access_log: told about all requests.
+        metrics: counts inference requests.
+        access_log: logs all requests.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Edge:
         finally:
             duration_s = time.perf_counter() - exchange.began
             if exchange.model:
-                # A failure names no version. What is late by now is no fault of a version that became live meanwhile.
+                # A failure names no version. It counts for the version that was live when the request came.
                 version = exchange.version or exchange.live
                 client = clients.name_of(scope, self._names_client)
                 self._metrics.observe(
@@ -99,7 +100,7 @@ class Edge:
                     await self._pages(scope, receive, exchange.send)
         except TimeoutError as error:
             if exchange.status:
-                # The model has answered: what is late is the client, and no version is to blame for that.
+                # The model has answered, and the client reads slowly: no version is to blame.
                 raise Disconnected from error
             if exchange.body is not None and not exchange.body.complete:
                 raise TooSlow(f"The body did not arrive within {self._timeout_s:g} s.") from error
@@ -110,7 +111,8 @@ class Edge:
             raise TimedOut(f"The model did not answer within {self._timeout_s:g} s.") from error
 
     def _predicted(self, method: str, path: str) -> str:
-        """Return the model that a path of /predict names; no released model has a name with a slash."""
+        """Return the model that a path of /predict names, or the default model."""
         if method != "POST":
             raise WrongMethod(f"{method} is not served here, POST is.", headers={"Allow": "POST"})
+        # A longer path gives a name with a slash, which no model has: the answer is 404.
         return path.removeprefix("/predict").removeprefix("/") or self._model

@@ -30,7 +30,7 @@ class LastMinutes:
         self._taken.append((now, self._sums()))
 
     def points(self) -> list[dict[str, float | None]]:
-        """Return each interval, oldest first: its end, requests a second, share that failed, p50 and p95 in seconds."""
+        """Return end, requests a second, failed share, p50 and p95 (s) of each interval, oldest first."""
         taken = list(self._taken)
         return [
             {
@@ -45,7 +45,7 @@ class LastMinutes:
 
 
 def quantile(q: float, before: Sums, after: Sums) -> float | None:
-    """Return a quantile of the durations between two sums, interpolated within its bucket; None without requests.
+    """Return a quantile of the durations between two sums, interpolated in its bucket; None without requests.
 
     Args:
         q: the quantile, 0 to 1.

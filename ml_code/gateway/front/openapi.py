@@ -1,4 +1,4 @@
-"""What /docs says beyond the paths of FastAPI: bodies, refusals, and inference, which does not go through it."""
+"""The parts of /docs that FastAPI does not know: bodies, refusals, and the inference paths."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PAGE = Path(__file__).with_name("page.html")
 _PAGE_HEADERS = {
     "Cache-Control": "no-store",
-    # The page is one file: it runs and loads nothing from elsewhere. No other page may frame it, because a click could
-    # then be meant for something else.
+    # The page is one file: it runs and loads nothing from elsewhere. No other page may frame it, because
+    # that page could trick a user into a click.
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",

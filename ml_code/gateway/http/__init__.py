@@ -1,1 +1,1 @@
-"""One request and its answer: the connection, the body, who may ask, what is counted."""
+"""One request and its answer: body, API key, turn and memory, log line and metrics."""

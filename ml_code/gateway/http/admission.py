@@ -1,4 +1,4 @@
-"""How much is taken on at once: a number of requests at the models, a bounded queue before them, and memory for bodies."""
+"""Limits of the work at once: requests at the models, a bounded queue before them, and memory for bodies."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class Admission:
-    """Admits requests to the models, in the order in which they came.
+    """Admits requests to the models, in the order of their arrival.
 
     Args:
-        max_concurrency: requests at once.
-        max_queue: requests that may wait.
-        max_buffer_bytes: bytes of bodies and answers in memory.
+        max_concurrency: most requests at the models at once.
+        max_queue: most requests that wait.
+        max_buffer_bytes: memory for bodies and answers, bytes.
     """
 
     def __init__(self, max_concurrency: int, max_queue: int, max_buffer_bytes: int) -> None:
@@ -31,16 +31,16 @@ class Admission:
 
     @property
     def running(self) -> int:
-        """How many requests have their turn."""
+        """Number of requests that have their turn."""
         return self._max_concurrency - self._free
 
     @property
     def waiting(self) -> int:
-        """How many requests wait for their turn."""
+        """Number of requests that wait for their turn."""
         return len(self._waiting)
 
     async def enter(self) -> None:
-        """Wait for a turn; raises Busy when the queue is full. Whoever entered calls ``leave``."""
+        """Wait for a turn, which the caller ends with ``leave``; raises Busy when the queue is full."""
         if self._free > 0 and not self._waiting:
             self._free -= 1
             return
@@ -52,21 +52,21 @@ class Admission:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                # The turn came in the same moment: it is the next one's.
+                # The turn came in the same moment: give it to the next request.
                 self.leave()
             elif turn in self._waiting:
-                # Otherwise whoever left in the same moment has passed it over already.
+                # Otherwise ``leave`` has passed over the cancelled turn in the same moment.
                 self._waiting.remove(turn)
             raise
 
     async def enter_for(self, exchange: Exchange) -> None:
-        """As ``enter``; the exchange says meanwhile that it waits."""
+        """Wait for a turn as ``enter``, and mark the exchange as waiting meanwhile."""
         exchange.waiting = True
         await self.enter()
         exchange.waiting = False
 
     def leave(self) -> None:
-        """Give the turn to the next that waits."""
+        """End a turn: the next waiting request gets it."""
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
@@ -75,7 +75,7 @@ class Admission:
         self._free += 1
 
     def hold(self, size: int) -> None:
-        """Take memory for ``size`` bytes of a body or an answer; raises Busy when there is none. Given back with ``drop``."""
+        """Take ``size`` bytes of memory until ``drop``, for a body or an answer; raises Busy if full."""
         if size > self._free_bytes:
             raise Busy("Too many large bodies and answers are in memory. Try again.")
         self._free_bytes -= size
@@ -86,7 +86,7 @@ class Admission:
 
     @contextlib.contextmanager
     def holding(self, size: int) -> Iterator[None]:
-        """Have memory for ``size`` bytes within a block; raises Busy when there is none."""
+        """Hold ``size`` bytes of memory within a block; raises Busy if full."""
         self.hold(size)
         try:
             yield

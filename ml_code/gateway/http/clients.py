@@ -1,6 +1,9 @@
-"""How many clients a version met lately, and how many of them it failed: one client must not decide about a release.
+"""Counts the recent clients of each version, and the clients that it failed.
 
-A client is who ``X-Canary-Key`` names, or else an address with its API key. Only hashes are kept, under a key that ends with the process.
+One client must not decide about a release.
+
+The ``X-Canary-Key`` header names a client; without it, a client is an address with its API key. Only hashes
+are kept, under a key that ends with the process.
 """
 
 from __future__ import annotations
@@ -15,9 +18,9 @@ from prometheus_client.metrics import MetricWrapperBase
 from starlette.types import Scope
 
 WINDOW_S = 900.0
-"""How long a client is remembered, seconds: as long as a bake, else three clients of few requests would never be seen together."""
+"""How long a client is remembered, seconds: as long as a bake, for clients with few requests."""
 MOST = 1024
-"""Clients that are remembered of one version; more are not told from each other."""
+"""Most clients that are remembered for one version; further clients are not counted."""
 FAILED = frozenset(("failed", "timeout"))
 """Outcomes for which a version is to blame."""
 
@@ -25,10 +28,10 @@ _KEYS = frozenset((b"x-api-key", b"authorization"))
 
 
 def name_of(scope: Scope, header: bytes) -> bytes:
-    """Return what tells a request's client from others.
+    """Return the name by which a request's client is counted.
 
     Args:
-        scope: the request's.
+        scope: ASGI's scope of the request.
         header: the header by which a client names itself, in lower case.
     """
     api_key = b""
@@ -42,19 +45,19 @@ def name_of(scope: Scope, header: bytes) -> bytes:
 
 
 class Recent:
-    """The clients of the last quarter of an hour, by their hashes.
+    """The clients of the last ``WINDOW_S``, by their hashes.
 
     Args:
-        clock: seconds that only go forward.
+        clock: a monotonic clock, seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        # Whoever was seen last is last, so that what is old is found at the front.
+        # In the order of the last request, so that the oldest clients are at the front.
         self._seen_at: dict[bytes, float] = {}
 
     def add(self, client: bytes) -> None:
-        """Note that a client was there; one more than ``MOST`` is not noted."""
+        """Note a request of a client; clients beyond ``MOST`` are not noted."""
         if self._seen_at.pop(client, None) is None and len(self._seen_at) >= MOST:
             self._forget()
             if len(self._seen_at) >= MOST:
@@ -62,7 +65,7 @@ class Recent:
         self._seen_at[client] = self._clock()
 
     def count(self) -> int:
-        """Return how many were there within ``WINDOW_S``."""
+        """Return the number of clients within ``WINDOW_S``."""
         self._forget()
         return len(self._seen_at)
 
@@ -79,7 +82,7 @@ class Clients:
     """Counts clients by model and version.
 
     Args:
-        clock: seconds that only go forward.
+        clock: a monotonic clock, seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -88,7 +91,7 @@ class Clients:
         self._met: dict[tuple[str, str], Recent] = {}
         self._failed: dict[tuple[str, str], Recent] = {}
         labels = ["model", "version"]
-        # Of several workers the greatest number: a client that meets two of them is one.
+        # The largest number of any worker, not the sum: two workers may meet the same client.
         self._met_gauge = Gauge(
             "gateway_clients",
             "Clients that asked within the last 15 minutes, 1024 at most.",
@@ -110,7 +113,7 @@ class Clients:
         return (self._met_gauge, self._failed_gauge)
 
     def seen(self, model: str, version: str, outcome: str, client: bytes) -> None:
-        """Note a request of a client that ``name_of`` names."""
+        """Note a request; ``client`` is its name by ``name_of``."""
         key = (model, version)
         if key not in self._met:
             self.begin([key])
@@ -120,13 +123,16 @@ class Clients:
             self._failed[key].add(hashed)
 
     def begin(self, keys: Iterable[tuple[str, str]]) -> None:
-        """Show zeros of models and versions that nobody has asked yet."""
+        """Show zeros for models and versions without a request so far."""
         for key in keys:
             self._met.setdefault(key, Recent(self._clock))
             self._failed.setdefault(key, Recent(self._clock))
 
     def refresh(self) -> None:
-        """Bring the numbers up to date: clients are forgotten without a request. Not for a thread, since requests come meanwhile."""
+        """Update the gauges, because clients are forgotten as time passes.
+
+        Call it on the event loop: in a thread, requests would change the clients meanwhile.
+        """
         for gauge, clients in ((self._met_gauge, self._met), (self._failed_gauge, self._failed)):
             for key, recent in clients.items():
                 gauge.labels(*key).set(recent.count())

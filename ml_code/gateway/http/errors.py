@@ -1,4 +1,4 @@
-"""Every refusal that a client can get, with its HTTP status and a name for metrics."""
+"""Every refusal that a client can get, with its HTTP status and its outcome in the metrics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import ClassVar
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with one field of a request: where it is, and what is the matter."""
+    """One field of a request, and the problem with it."""
 
     field: str
     problem: str
@@ -20,7 +20,7 @@ class GatewayError(Exception):
     """A refusal.
 
     Args:
-        message: what happened and what to do, for the client.
+        message: the cause, and a way out, for the client.
         headers: further response headers.
         problems: the fields at fault.
     """
@@ -38,7 +38,7 @@ class GatewayError(Exception):
 
 
 class Malformed(GatewayError):
-    """The body or a header is not what the protocol says."""
+    """The body or a header breaks the protocol."""
 
     status, outcome = 400, "refused"
 
@@ -50,7 +50,7 @@ class Unauthorized(GatewayError):
 
 
 class Forbidden(GatewayError):
-    """The API key is not for this."""
+    """The API key does not cover this path."""
 
     status, outcome = 403, "refused"
 
@@ -62,7 +62,7 @@ class UnknownPath(GatewayError):
 
 
 class WrongMethod(GatewayError):
-    """The endpoint exists, and not with this method."""
+    """The endpoint exists, but not with this method."""
 
     status, outcome = 405, "refused"
 
@@ -107,10 +107,10 @@ class BackendFailed(GatewayError):
 
 
 class Unavailable(GatewayError):
-    """Nobody can answer now: no Triton is reachable, or nothing is live yet.
+    """No backend can answer now: no Triton is reachable, or nothing is live yet.
 
     Args:
-        retry_after_s: when to try again, seconds.
+        retry_after_s: time after which to try again, seconds.
     """
 
     status, outcome = 503, "unavailable"
@@ -124,7 +124,7 @@ class Interrupted(Unavailable):
 
 
 class Absent(Unavailable):
-    """The one Triton on which a candidate meets clients can't be reached, or does not have it."""
+    """The one Triton of a candidate can't be reached, or does not have the candidate."""
 
 
 class TimedOut(GatewayError):
@@ -134,7 +134,7 @@ class TimedOut(GatewayError):
 
 
 class NeverAsked(TimedOut):
-    """The request's time was up before its turn came: there were too many others, and no version is to blame for that."""
+    """The request's time was up before its turn came: no version is to blame."""
 
     outcome = "busy"
 

@@ -1,4 +1,4 @@
-"""One request and its answer: what is known about it until the end, and the response's start."""
+"""One request and its answer."""
 
 from __future__ import annotations
 
@@ -22,20 +22,19 @@ _NUMBERS = itertools.count(1)
 
 
 class Exchange:
-    """What the log line and the metrics of a request are made of.
+    """A request on its way, with all that its log line and metrics need.
 
     Attributes:
         request_id: the client's ``X-Request-Id``, or a new one.
-        model: model that was asked, once it is known to exist; empty for other requests.
-        live: its version that was live when the request came: one that nobody answered is that one's.
-        version: version that answered, or against which the request was refused; empty when none did.
-        outcome: ``ok`` or a GatewayError's.
+        model: the model that was asked, once it is known to exist; empty for other requests.
+        live: the model's live version when the request came; an unanswered request counts for it.
+        version: the version that answered, or whose signature refused the request; empty before.
+        outcome: ``ok``, or the outcome of a GatewayError.
         status: HTTP status of the response; 0 before it started.
         why: the refusal's text, for the log.
-        body: the request's body, once somebody reads it.
-        sending: whether a part of the response waits for the client to read.
-        rows: how many rows were asked about: the first size of the first input; 0 when that is not known.
-        waiting: whether it waits for its turn, so that no model has been asked yet.
+        body: the request's body, for requests that have one.
+        rows: number of rows: the first size of the first input; 0 when it is not known.
+        waiting: whether the request waits for its turn, so that no model has been asked yet.
     """
 
     __slots__ = (
@@ -48,7 +47,6 @@ class Exchange:
         "rows",
         "scope",
         "send_raw",
-        "sending",
         "status",
         "version",
         "waiting",
@@ -71,12 +69,11 @@ class Exchange:
         self.status = 0
         self.why = ""
         self.body: Body | None = None
-        self.sending = False
         self.rows = 0
         self.waiting = False
 
     def asks(self, model: str, live: str) -> None:
-        """Note which model is asked, and which version of it is live now."""
+        """Note the model that is asked, and its live version."""
         self.model, self.live = model, live
 
     async def send(self, message: Message) -> None:
@@ -87,14 +84,12 @@ class Exchange:
             if self.version:
                 headers.append((b"x-model-version", self.version.encode()))
             message = {**message, "headers": headers}
-        self.sending = True
         await self.send_raw(message)
-        self.sending = False
 
     async def respond(self, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Send a whole response."""
         await self.send({"type": "http.response.start", "status": status, "headers": list(headers)})
-        # In pieces: what is given to the server at once it copies.
+        # In pieces: the server copies each piece that it gets.
         sent = 0
         while len(body) - sent > _PIECE_BYTES:
             piece = body[sent : sent + _PIECE_BYTES]
@@ -111,21 +106,21 @@ class Exchange:
     async def respond_written(
         self, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()
     ) -> None:
-        """Send a JSON response that ``written`` made."""
+        """Send JSON that ``written`` returned."""
         length = b"%d" % len(body)
         await self.respond(
             status, body, [(b"content-type", b"application/json"), (b"content-length", length), *headers]
         )
 
     def refusal(self, error: GatewayError) -> tuple[dict[str, object], dict[str, str]]:
-        """Note a refusal, and return its content and headers; ``error`` is where KServe v2 clients look for the text."""
+        """Note a refusal, and return its content and headers; KServe v2 clients read ``error``."""
         self.outcome, self.why = error.outcome, error.message
         content: dict[str, object] = {"error": error.message, "request_id": self.request_id.decode()}
         if error.problems:
             content["fields"] = [{"field": p.field, "problem": p.problem} for p in error.problems]
         headers = dict(error.headers)
         if self.body is not None and not self.body.complete:
-            # The rest of the body is not read: nothing else can follow on this connection.
+            # The rest of the body stays unread, so no other request can follow on this connection.
             headers["Connection"] = "close"
         return content, headers
 
@@ -138,5 +133,5 @@ class Exchange:
 
 
 def written(content: object) -> bytes:
-    """Return a response's content as JSON."""
+    """Return the content of a response as JSON; numpy arrays are lists."""
     return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)

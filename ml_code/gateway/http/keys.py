@@ -1,6 +1,8 @@
-"""API keys: several at once, so that one can be replaced while clients change over; kept as hashes; for some models or for all.
+"""API keys, kept as hashes, each for all models or for some.
 
-A key is a long random text, so a fast hash is enough: nobody can try them all.
+Several keys are valid at once, so that clients can change over.
+
+A key is a long random text, so a fast hash is enough: there are too many texts to try.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ class Key:
 
     Attributes:
         digest: SHA-256 of the key.
-        models: models that it is for; None for everything.
+        models: the models that the key opens; None for everything.
     """
 
     digest: bytes
@@ -38,7 +40,7 @@ class Key:
         """Read ``sha256:<hex>`` or ``sha256:<hex>@model+model``.
 
         Raises:
-            Misconfigured: it is neither. The text does not repeat it: it may be a key.
+            Misconfigured: the entry has another form. The message does not repeat it: it may be a key.
         """
         found = _ENTRY.fullmatch(entry.strip())
         if found is None:
@@ -51,12 +53,12 @@ class Key:
 
 
 class Keys:
-    """The keys of one gateway; without any, everybody may do everything.
+    """The keys of one gateway; without keys, every client may do everything.
 
     Args:
-        plain: a key for everything, or nothing.
-        entries: further ones, as ``Key.parse`` reads them.
-        default_model: model of the paths that name none.
+        plain: a key for everything; empty for none.
+        entries: further keys, as ``Key.parse`` reads them.
+        default_model: model of the paths that name no model.
 
     Raises:
         Misconfigured: an entry can't be read.
@@ -69,19 +71,19 @@ class Keys:
         self._default_model = default_model
 
     def __bool__(self) -> bool:
-        """Whether a key is wanted."""
+        """Whether requests need a key."""
         return bool(self._keys)
 
     def check(self, path: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Check a request's key, ``X-Api-Key`` or a bearer token.
 
         Args:
-            path: what is asked for.
+            path: path of the request.
             headers: the request's, names in lower case.
 
         Raises:
-            Unauthorized: there is none, or it is none of ours.
-            Forbidden: it is not for this.
+            Unauthorized: the key is missing or unknown.
+            Forbidden: the key does not cover this path.
         """
         given = b""
         for name, value in headers:
@@ -90,7 +92,7 @@ class Keys:
             elif name == b"authorization" and value[:7].lower() == b"bearer ":
                 given = given or value[7:]
         digest = hashlib.sha256(given).digest()
-        # All are compared, so that the time says nothing.
+        # Every key is compared, so that the time tells nothing about the keys.
         fitting = [key for key in self._keys if hmac.compare_digest(key.digest, digest)]
         if not fitting:
             raise Unauthorized(

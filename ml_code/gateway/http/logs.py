@@ -1,4 +1,4 @@
-"""JSON lines on standard output: events as they happen, requests collected for a moment and written together."""
+"""The gateway's log: events at once, and the lines of requests together, five times a second."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ log = logging.getLogger("ml_code.gateway")
 
 
 class AccessLog:
-    """A line for each request. A system call for each would cost more than all the rest of the line.
+    """Logs a JSON line for each request.
+
+    Lines are written together, because a system call for each would cost more than the line.
 
     Args:
         which: ``all``, ``errors`` or ``off``.
@@ -32,7 +34,7 @@ class AccessLog:
         self._timer: asyncio.TimerHandle | None = None
 
     def write(self, exchange: Exchange, duration_s: float) -> None:
-        """Log an exchange that has ended; one that got no status was given up by its client."""
+        """Log an ended exchange; without a status, its client has given up."""
         if self._off or 0 < exchange.status < self._from_status:
             return
         entry = {
@@ -57,7 +59,7 @@ class AccessLog:
             self._timer = asyncio.get_running_loop().call_later(_FLUSH_S, self.flush)
 
     def flush(self) -> None:
-        """Write what was collected."""
+        """Write the collected lines."""
         lines, self._lines = self._lines, []
         if self._timer is not None:
             self._timer.cancel()

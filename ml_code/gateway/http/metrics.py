@@ -1,7 +1,7 @@
 """Metrics of the inference requests, for Prometheus and for the page.
 
-Several workers keep their numbers in files of a common folder (``PROMETHEUS_MULTIPROC_DIR``), so that each of them can
-answer a scrape for all.
+Several workers keep their numbers in files of a common folder (``PROMETHEUS_MULTIPROC_DIR``), so that each
+worker can answer a scrape for all.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from .model_states import ModelState, ModelStates
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 DURATION = "gateway_request_duration_seconds"
 FAILURES = FAILED | {"unavailable"}
-"""Outcomes that count as errors of the service. The client causes the others, ``busy`` too: it sent too many requests."""
+"""Outcomes that count as errors of the service; clients cause the others, also ``busy``."""
 FROM_THE_START = ("ok", "failed", "timeout")
-"""Outcomes that are shown from the start: Prometheus sees no increase of a series that begins with its first failure."""
+"""Outcomes with zeros from the start, so that Prometheus sees the first failure as an increase."""
 ROWS = (1, 10, 100, 1000)
 """Largest number of rows of each class of requests; each class has a histogram of its own."""
 _CLASSES = (*map(str, ROWS), "more")

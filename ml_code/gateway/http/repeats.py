@@ -1,7 +1,7 @@
-"""Whether a request that a Triton had when its connection ended is given to another one.
+"""Decides whether a request whose Triton ended is repeated on another Triton.
 
-Inference changes nothing, so computing it twice is safe. But a request may be what ended the Triton: one that ends the second
-as well would go through all of them with the next that a client sends. So repeats stop for a while when that was seen.
+Inference changes nothing, so a repeat is safe. But the request itself may have ended the Triton, and each
+repeat could then end another one. So repeats stop for a while after a repeat has ended a second Triton.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from prometheus_client.metrics import MetricWrapperBase
 from .errors import Unavailable
 
 WITHIN_S = 10.0
-"""Two Tritons that end within this time while they have the same request ended of it, as far as anybody can tell."""
+"""A request that two Tritons had when they ended within this time counts as the cause, seconds."""
 STOP_S = 60.0
+"""How long repeats stop then, seconds."""
 
 
 class Repeats:
-    """Counts what is repeated, and stops it.
+    """Counts repeats, and stops them.
 
     Args:
-        clock: seconds that only go forward.
+        clock: a monotonic clock, seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -51,7 +52,7 @@ class Repeats:
         return (self._repeated, self._refused, self._stops)
 
     def begin(self) -> float:
-        """Note that a request is repeated; returns when, for ``ended_again``.
+        """Note a repeat, and return its time for ``ended_again``.
 
         Raises:
             Unavailable: repeats are stopped.
@@ -68,10 +69,10 @@ class Repeats:
         return now
 
     def ended_again(self, began: float) -> None:
-        """Note that a Triton ended while it had a repeated request.
+        """Note that a second Triton ended while it had a repeated request.
 
         Args:
-            began: when it was repeated, as ``begin`` said.
+            began: time of the repeat, from ``begin``.
         """
         now = self._clock()
         if now - began <= WITHIN_S:

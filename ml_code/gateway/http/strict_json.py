@@ -1,7 +1,8 @@
 """JSON of a client, read strictly: bounded in depth, and with one meaning only. Pure: no I/O.
 
-Two parsers can read one text differently. Of a member that stands twice, our parser takes the last value and Triton's the
-first: a harmless second shape once hid a first shape that ended two Tritons. So a text with such a member is refused.
+Two parsers can read one text differently. Of a member that stands twice, our parser takes the last value
+and Triton's the first: a harmless second shape once hid a first shape that ended two Tritons. So a text
+with such a member is refused.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ _STEPS[list(b"]}")] = -1
 def check_depth(text: bytes, limit: int) -> None:
     """Refuse JSON that is nested deeper than ``limit``, before anything parses it.
 
-    Parsers recurse: on 100,000 levels Triton 2.51 ends with a crash. This check reads each byte a few times, whatever the
-    text holds. A text that is not JSON is left to the parser.
+    Parsers recurse: on 100,000 levels Triton 2.51 ends with a crash. This check reads each byte a few
+    times, whatever the text holds. A text that is not JSON is left to the parser.
 
     Raises:
         Malformed: the text is too deep.
@@ -50,8 +51,8 @@ def decode(text: bytes, *, allow_nan: bool) -> Any:
         allow_nan: whether the literals NaN and Infinity may stand for numbers.
 
     Raises:
-        Malformed: the text is not JSON, has a number that is not finite and may not, or an object with a member that
-            stands twice.
+        Malformed: the text is not JSON, has a number that is not finite and may not, or an object with a
+            member that stands twice.
     """
     try:
         value = orjson.loads(text)
@@ -61,8 +62,8 @@ def decode(text: bytes, *, allow_nan: bool) -> Any:
                 f"The body is not JSON: {error}. (NaN and Infinity are not JSON; binary tensors can carry them.)"
             ) from error
         return _decode_slowly(text)
-    # Each member has a colon, and a member that stands twice is counted once. So the numbers differ when a member stands
-    # twice, or when a string holds a colon: only then is the slow parser needed.
+    # Each member has a colon, and a member that stands twice is counted once. So the numbers differ when a
+    # member stands twice, or when a string holds a colon: only then is the slow parser needed.
     if text.count(b":") != _members(value):
         _decode_slowly(text)
     return value

@@ -108,7 +108,7 @@ class AliasFollower:
         await self._swap(registered)
 
     async def _swap(self, registered: RegisteredVersion) -> None:
-        """Load a version, and let it serve when it answers; until then, and if it fails, the present one serves."""
+        """Load a version, and let it serve when it answers; the present version serves until then."""
         started_at_utc = utc_text(datetime.now(UTC))
         try:
             served = await asyncio.to_thread(self._load, registered)
@@ -147,6 +147,6 @@ class AliasFollower:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        # Some flavors read files while they answer: keep the files until the model is freed, or the process ends.
+        # Some flavors read files while they answer: keep the files as long as the model.
         weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
         return Served(registered, fetched.digest, utc_text(datetime.now(UTC)), model)

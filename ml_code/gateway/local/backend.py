@@ -137,7 +137,7 @@ class LocalBackend:
         return None if self._alias.served else self._alias.reason
 
     async def not_live(self) -> str | None:
-        """See Backend.not_live: a process that waits too long for its alias ends, so that an operator sees it."""
+        """See Backend.not_live; a restart makes a long wait for the alias visible."""
         waited_s = time.monotonic() - self._began
         late = self._alias.served is None and waited_s > self._alias_wait_s
         return f"waited {self._alias_wait_s:g} s: {self._alias.reason}" if late else None

@@ -38,7 +38,8 @@ def fetch(registered: RegisteredVersion, folder: Path, settings: Settings) -> Fe
         settings: the deployer's, for MLflow, S3 and the limits.
 
     Raises:
-        ArtifactRejected: the version holds no model, is too large or unsafe, or has another digest than training recorded.
+        ArtifactRejected: the version holds no model, is too large or unsafe, or has another digest than
+            training recorded.
         AccessDenied, Misconfigured, NotFound, Unavailable: a file can't be read.
         StorageFailed: a file can't be written.
     """

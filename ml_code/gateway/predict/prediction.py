@@ -19,8 +19,8 @@ class Prediction:
     """Answers predictions.
 
     Args:
-        settings: limits, and what numbers may be.
-        backend: who runs the models.
+        settings: limits, and whether NaN may stand for a number.
+        backend: runs the models.
         admission: grants memory for bodies.
     """
 
@@ -32,7 +32,7 @@ class Prediction:
         self._admission = admission
 
     async def answer(self, exchange: Exchange, receive: Receive, model: str) -> None:
-        """Answer one request; raises GatewayError when it is refused."""
+        """Answer one request; raises GatewayError to refuse it."""
         exchange.asks(model, self._backend.target(model).version)
         body = exchange.body = Body(receive, exchange.scope["headers"], self._limit, self._admission)
         try:
@@ -42,7 +42,7 @@ class Prediction:
         finally:
             body.release()
         del text
-        # A client that reads slowly keeps this much.
+        # A client that reads slowly holds the memory of its answer.
         with self._admission.holding(len(answered)):
             await exchange.respond_written(200, answered)
 
@@ -57,7 +57,7 @@ class Prediction:
         try:
             return await self._infer(exchange, target, content)
         except Unprocessable:
-            # Between two looks at current.json the signature may be an old one (a deploy that allowed its change).
+            # After a deploy that changed the signature, it is outdated until the next look at current.json.
             renewed = await self._backend.renewed(model)
             if renewed.version == target.version:
                 raise
@@ -70,6 +70,6 @@ class Prediction:
             exchange.rows = len(first) if first is not None and first.ndim else 0
             return await target.infer(inputs, exchange)
         except Unprocessable:
-            # Whose signature it is that the refusal speaks of.
+            # The version whose signature rejected the request.
             exchange.version = target.version
             raise

@@ -6,7 +6,8 @@ The three forms of a body, for a model with inputs ``a`` (one number in each row
     {"rows":    [[1, [2, 3]], …]}                each row is a list, in the order of the inputs
     {"columns": {"a": [1, …], "b": [[2, 3], …]}} each input is a list; also for inputs that have no rows
 
-With a single input, an entry of ``rows`` is the row of that input itself. A bare list means ``records`` or ``rows``.
+With a single input, an entry of ``rows`` is the row of that input itself. A bare list means ``records`` or
+``rows``.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class Misfit(Exception):
     Args:
         position: position of the value among all values of its level of lists.
         sizes: sizes of the levels above, outermost first.
-        problem: what is wrong with the value.
+        problem: the problem with the value.
 
     Attributes:
         indices: the value's index in each level, outermost first.

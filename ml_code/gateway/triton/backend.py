@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from prometheus_client.metrics import MetricWrapperBase
 from starlette.types import Receive
 
 from ...triton_deploy.model.smoke_case import Array
@@ -20,15 +21,17 @@ from ..http.errors import BackendFailed, GatewayError, Unavailable, UnknownPath,
 from ..http.exchange import Exchange
 from ..http.logs import log
 from ..http.model_states import ModelState
+from ..http.repeats import Repeats
 from ..settings import GatewaySettings
 from ..v2.routes import Route
 from ..v2.tensors import binary_request, read_outputs
+from .candidate_metrics import CandidateMetrics
 from .candidates import Candidates
 from .deploy_history import DeployHistory
 from .forward import V2Forward
 from .predecessor import Predecessor
+from .predecessor_metrics import PredecessorMetrics
 from .release_follower import Followed, ReleaseFollower
-from .triton_metrics import TritonMetrics
 from .upstream import Tritons
 from .versions import Versions
 
@@ -47,6 +50,20 @@ class TritonTarget:
     async def infer(self, inputs: Mapping[str, Array], exchange: Exchange) -> BackendAnswer:
         """See Target.infer."""
         return await self.backend.infer(self.model, inputs, exchange)
+
+
+@dataclass(frozen=True)
+class TritonMetrics:
+    """Counters of the requests to the Tritons; the gateway shows them with either backend."""
+
+    candidates: CandidateMetrics = field(default_factory=CandidateMetrics)
+    repeats: Repeats = field(default_factory=Repeats)
+    predecessors: PredecessorMetrics = field(default_factory=PredecessorMetrics)
+
+    @property
+    def all(self) -> tuple[MetricWrapperBase, ...]:
+        """Every metric, to be registered."""
+        return (*self.candidates.all, *self.repeats.all, *self.predecessors.all)
 
 
 class TritonBackend:
@@ -191,7 +208,7 @@ class TritonBackend:
             )
 
     def _log_candidate(self, model: str, before: Exposure | None) -> None:
-        """Log a change of a model's candidate or of its share; ``before`` is the candidate before the look."""
+        """Log a change of a model's candidate or of its share since ``before``."""
         was, now = _share(before), _share(self._follower.exposure(model))
         if was != now:
             version = now[0]
@@ -205,7 +222,7 @@ class TritonBackend:
             return None
         return {
             "version": exposed.version,
-            # Without a secret, the deployment's id decides which clients meet the candidate: they must not know it.
+            # Without a secret, the id decides which clients meet the candidate: they must not know it.
             "deploy_id": exposed.deploy_id if exposed.key else "",
             "share_percent": exposed.share_percent,
             "mirrored_percent": exposed.mirrored_percent,

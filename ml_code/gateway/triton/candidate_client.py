@@ -1,8 +1,8 @@
 """Asks a candidate, on its one Triton, and stops for good when the candidate is lost.
 
-A candidate that passed its smoke test may still end a Triton. So it is asked on one Triton only. The gateway sends it
-nothing more after its Triton ended while it had a request of the candidate, or after its Triton has unloaded it, which
-is what the request of another gateway leaves behind.
+A candidate that passed its smoke test may still end a Triton. So it is asked on one Triton only. The
+gateway sends it nothing more after its Triton ended while it had a request of the candidate, or after its
+Triton has unloaded it, which is what the request of another gateway leaves behind.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class CandidateClient:
         self._late_s = late_s
         self._max_late = max_late
         self._late = BackgroundTasks()
-        # Model and deployment. A deployment has one candidate, so a new step of its canary does not bring it back.
+        # Model and deployment: a new step of the same canary must not bring the candidate back.
         self._left: set[tuple[str, str]] = set()
 
     def has_left(self, model: str, deploy_id: str) -> bool:
@@ -74,7 +74,7 @@ class CandidateClient:
         left = (model, candidate.deploy_id)
         if left not in self._left:
             self._left.add(left)
-            # A candidate that was rolled back is unloaded before every gateway knows: absence alone is no error.
+            # Absence is no error: a candidate that was rolled back is unloaded before every gateway knows.
             log.log(
                 logging.ERROR if outcome == ENDED else logging.WARNING,
                 "%s: candidate %s of deployment %s gets nothing more from this gateway: %s",

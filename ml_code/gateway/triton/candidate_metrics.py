@@ -76,7 +76,7 @@ class CandidateMetrics:
         )
 
     def begin(self, model: str, version: int) -> None:
-        """Show zeros for a new candidate: Prometheus sees no increase of a series that begins with its first failure."""
+        """Show zeros for a new candidate, so that Prometheus sees the first failure as an increase."""
         for outcome in ("failed", "both", *LOST):
             self._canary_failures.labels(model, version, outcome)
         for outcome in LOST:
@@ -109,5 +109,5 @@ class CandidateMetrics:
             self._disagreements.labels(model, version).inc()
         for output, same in difference.outputs.items():
             for outcome, count in (("same", same), ("differs", not same)):
-                # Both series exist from the first comparison, so that Prometheus sees the first difference as an increase.
+                # Both series begin at once, so that Prometheus sees the first difference as an increase.
                 self._compared.labels(model, version, output, outcome).inc(count)

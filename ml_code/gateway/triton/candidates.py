@@ -1,7 +1,7 @@
-"""Candidates that share in the traffic before they are committed: a canary answers some clients, a shadow none.
+"""Candidates in the traffic before they are committed: a canary answers some clients, a shadow none.
 
-Clients do not suffer. When a candidate answers with another status than 200, or not in time, the live version answers
-the same request, and the candidate's failure is counted.
+Clients do not suffer. When a candidate answers with another status than 200, or not in time, the live
+version answers the same request, and the candidate's failure is counted.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ class Candidates:
         self._shadows = Shadows(settings, self._client, follower, admission, metrics)
 
     def look(self, model: str) -> None:
-        """Find the Triton of a model's candidate; belongs in a thread. Until then the candidate gets nothing."""
+        """Find the Triton of a model's candidate, which gets nothing before; belongs in a thread."""
         exposed = self._follower.exposure(model)
         if exposed is not None:
             self._placement.look(model, exposed)
 
     def of(self, model: str, exchange: Exchange) -> tuple[Candidate | None, Candidate | None]:
-        """Return the candidate that is to answer a request, and the candidate that is to be asked after the live version."""
+        """Return the candidate that is to answer a request, and the candidate that is to be its shadow."""
         exposed = self._follower.exposure(model)
         if exposed is None or self._client.has_left(model, exposed.deploy_id):
             return _NO_CANDIDATES

@@ -1,8 +1,8 @@
-"""How far a candidate's answer to a mirrored request is from live's: pure rules, and the tolerance that a model came with.
+"""Compares a candidate's answer to a mirrored request with the live version's.
 
-Every output is compared as what it is. Labels (whole numbers, texts, truth values) are the same or not. Scores and other numbers are
-compared one by one, as the smoke test compares them. An embedding is compared row by row as a vector: of a number in it that is near
-zero nobody needs to know how many times it is another one.
+The kind of an output decides how it is compared. Labels (whole numbers, texts, truth values) are equal or
+not. Scores and other numbers are compared one by one, as in the smoke test. An embedding is compared row by
+row as a vector, because the relative difference of a single number near zero means nothing.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ Sent: TypeAlias = tuple[bytes, list[tuple[bytes, bytes]]]
 """An answer's body and headers."""
 
 _FARTHEST = 1e6
+"""Largest difference that is reported."""
 _FLOOR = 1e-6
-"""Below this, a value is taken for zero when a difference is put in relation to it."""
+"""Smallest divisor of a relative difference: it keeps values near zero from blowing the difference up."""
 _LEAST_EMBEDDING = 16
-"""Rows of fewer numbers are no embedding, whatever their length is as vectors."""
+"""Fewest numbers in a row of an embedding; a shorter row may have length 1 by chance."""
 _UNIT_LENGTH = 1e-2
-"""How far the length of an embedding that was normalised is from 1; types of 16 bits keep no more."""
+"""Largest distance of a normalised embedding's length from 1; types of 16 bits are not more exact."""
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far two numbers may be apart and count as the same: ``atol + rtol * |live's|``."""
+    """Largest difference of two numbers that count as the same: ``atol + rtol * |live number|``."""
 
     rtol: float
     atol: float
@@ -45,13 +46,13 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two answers to one request are apart.
+    """The difference of two answers to one request.
 
     Attributes:
-        absolute: the largest difference of two numbers; 1e6 at most, also where only one of them is a number.
-        relative: the largest one in relation to what live says; 1e6 at most.
+        absolute: largest absolute difference of two numbers; 1e6 at most, and 1e6 for NaN on one side.
+        relative: largest difference relative to the live version's number; 1e6 at most.
         disagree: whether the labels differ in some row.
-        outputs: by the name of each output whether the two count as the same.
+        outputs: by output name, whether both answers count as the same.
     """
 
     absolute: float
@@ -61,21 +62,21 @@ class Difference:
 
 
 class Tolerances:
-    """Says what counts as the same for a candidate: by its golden file, or else by the settings, as in its smoke test.
+    """The tolerances of candidates: from the golden file, or else from the settings, as in the smoke test.
 
     Args:
         root: the model repository; only read.
-        default: for a version whose golden file says nothing.
+        default: tolerance of a version whose golden file has none.
     """
 
     def __init__(self, root: Path | None, default: Tolerance) -> None:
         self._root = root
         self._default = default
-        # One a model: it has one candidate at a time.
+        # By model, which has one candidate at a time: deployment and tolerance.
         self._known: dict[str, tuple[str, Tolerance]] = {}
 
     def of(self, model: str, version: int, deploy_id: str) -> Tolerance:
-        """Return a candidate's tolerance; read once for a deployment, in a thread."""
+        """Return a candidate's tolerance, read once for each deployment; belongs in a thread."""
         known = self._known.get(model)
         if known is None or known[0] != deploy_id:
             known = self._known[model] = (deploy_id, self._read(model, version))
@@ -84,7 +85,7 @@ class Tolerances:
     def _read(self, model: str, version: int) -> Tolerance:
         said: Mapping[str, float] = {}
         if self._root is not None:
-            # A file that can't be read says nothing: the shadow goes on, by the settings.
+            # If the file can't be read, the shadow goes on with the settings.
             with contextlib.suppress(DeployError, OSError, ValueError, KeyError, TypeError):
                 path = ModelFolder.at(self._root, model).versions.path(version) / SMOKE_CASE
                 tolerance = json.loads(path.read_bytes())["tolerance"]
@@ -94,15 +95,15 @@ class Tolerances:
 
 
 def compare(live: Sent, candidate: Sent, tolerance: Tolerance) -> tuple[str, Difference]:
-    """Return the version that gave live's answer, and how far the candidate's is from it.
+    """Return the version that gave the live answer, and the difference of the candidate's answer.
 
     Args:
-        live: live's answer.
-        candidate: the candidate's.
-        tolerance: what counts as the same.
+        live: the live version's answer.
+        candidate: the candidate's answer.
+        tolerance: the candidate's tolerance.
 
     Raises:
-        BackendFailed: one of them is no v2 answer, or as ``differences``.
+        BackendFailed: an answer is no v2 answer, or as ``differences``.
     """
     version, expected = _read(*live)
     return version, differences(expected, _read(*candidate)[1], tolerance)
@@ -111,15 +112,15 @@ def compare(live: Sent, candidate: Sent, tolerance: Tolerance) -> tuple[str, Dif
 def differences(
     live: Mapping[str, Array], candidate: Mapping[str, Array], tolerance: Tolerance
 ) -> Difference:
-    """Return how far a candidate's answer is from live's; outputs that only the candidate has do not count.
+    """Return the difference of a candidate's answer; outputs that only the candidate has do not count.
 
-    Labels are outputs of whole numbers, texts or truth values; without any, the largest value of each row of the others, except
-    of embeddings.
+    Labels are outputs of whole numbers, texts or truth values. If there are none, the position of the
+    largest value in each row is the label, except in embeddings.
 
     Args:
-        live: arrays by output name.
-        candidate: the same.
-        tolerance: what counts as the same.
+        live: the live version's arrays by output name.
+        candidate: the candidate's arrays by output name.
+        tolerance: the candidate's tolerance.
 
     Raises:
         BackendFailed: an output is missing or has another shape.
@@ -147,11 +148,11 @@ def differences(
 
 
 def is_embedding(name: str, values: Array) -> bool:
-    """Whether an output's rows are vectors in some space: by its name, or because every row has length 1.
+    """Whether the rows of an output are vectors: by its name, or because every row has length 1.
 
     Args:
-        name: the output's.
-        values: what live says, numbers.
+        name: name of the output.
+        values: the live version's numbers.
     """
     if values.ndim < 2 or values.shape[-1] < _LEAST_EMBEDDING or not values.size:
         return False
@@ -174,7 +175,7 @@ def _same_numbers(expected: Array, given: Array, tolerance: Tolerance) -> bool:
 
 
 def _same_vectors(expected: Array, given: Array, tolerance: Tolerance) -> bool:
-    """Whether each row's vector is as near to live's as a tolerance for its numbers allows."""
+    """Whether each row's vector is as near to the live one as the tolerance of its numbers allows."""
     live, candidate = expected.astype(np.float64), given.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         apart = np.linalg.norm(candidate - live, axis=-1)
@@ -183,7 +184,7 @@ def _same_vectors(expected: Array, given: Array, tolerance: Tolerance) -> bool:
 
 
 def _gap(expected: Array, given: Array, unit: Array) -> float:
-    """Return the largest difference in units; 0 without values."""
+    """Return the largest difference, in units; 0 without values."""
     with np.errstate(invalid="ignore", over="ignore"):
         gap = np.abs(expected.astype(np.float64) - given.astype(np.float64)) / unit
     gap[(expected == given) | (np.isnan(expected) & np.isnan(given))] = 0

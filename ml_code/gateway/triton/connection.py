@@ -1,8 +1,8 @@
-"""One HTTP/1.1 connection to a Triton, with both sides' state written down.
+"""One HTTP/1.1 connection to a Triton, with an explicit state of request and answer.
 
-An answer that was not taken whole must not reach the next client. So a connection is used again only when its request was sent
-whole, its answer arrived whole, and every byte of that was taken; anything else closes it. The rule is httpcore's
-(``_response_closed``), the parser is uvicorn's (httptools).
+The rest of an answer must not reach the next client. So a connection is used again only if its request was
+sent whole, its answer arrived whole, and every byte of the answer was taken; otherwise it is closed. The
+rule is httpcore's (``_response_closed``), the parser is uvicorn's (httptools).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import httptools
 from ..http.errors import BackendFailed
 
 HELD_BYTES = 64 << 10
-"""An answer up to this size is complete when it is handed on; of a larger one, this much is there."""
+"""Bytes of an answer that are awaited before it is handed on; a smaller answer is awaited whole."""
 _PAUSE_BYTES = 128 << 10
-"""Triton is not read from while this much waits for a client that reads more slowly."""
+"""The connection is not read while this many bytes wait for a slow client."""
 
 
 class Broken(Exception):
@@ -26,7 +26,7 @@ class Broken(Exception):
 
 
 class Side(enum.Enum):
-    """What has passed in one direction since the connection was idle."""
+    """The part of a request or an answer that has passed since the connection was idle."""
 
     IDLE = "nothing"
     OPEN = "a part"
@@ -37,12 +37,12 @@ class Connection(asyncio.Protocol):
     """One connection; one request at a time.
 
     Attributes:
-        request: what of the request was sent.
-        answer: what of the answer has arrived.
-        open: whether it can carry anything.
+        request: the part of the request that was sent.
+        answer: the part of the answer that has arrived.
+        open: whether the connection can carry requests.
         idle_since: when its last request ended, seconds of the monotonic clock.
         status: HTTP status of the answer.
-        headers: the answer's, names in lower case.
+        headers: headers of the answer, names in lower case.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -66,24 +66,24 @@ class Connection(asyncio.Protocol):
 
     @property
     def answered(self) -> bool:
-        """Whether the answer has arrived whole."""
+        """Whether the whole answer has arrived."""
         return self.answer is Side.DONE
 
-    # What a pool uses
+    # Used by the pool
 
     def send(self, data: bytes, *, whole: bool) -> None:
         """Begin a request.
 
         Args:
-            data: its head, and its body or the beginning of that.
-            whole: whether nothing follows.
+            data: head and body, or the beginning of the body.
+            whole: whether this is the whole request.
         """
         assert self.request is Side.IDLE, "the connection is in use"
         self.request = Side.DONE if whole else Side.OPEN
         self._transport.write(data)
 
     async def send_more(self, data: bytes) -> None:
-        """Go on with its body, at the pace at which Triton reads; a refusal that came early is found by ``await_head``."""
+        """Send more of the body, as fast as Triton reads; ``await_head`` finds an early refusal."""
         if not self.open:
             return
         self._transport.write(data)
@@ -91,15 +91,15 @@ class Connection(asyncio.Protocol):
             await self._drained
 
     def end_request(self) -> None:
-        """Note that the body was sent whole."""
+        """Note that the whole body was sent."""
         self.request = Side.DONE
 
     async def await_head(self) -> None:
-        """Wait for a whole answer, or the beginning of a large one.
+        """Wait for the whole answer, or the beginning of a large one.
 
         Raises:
-            Broken: the connection ended, and there is none.
-            BackendFailed: it ended within the answer.
+            Broken: the connection ended before an answer began.
+            BackendFailed: the connection ended within the answer.
         """
         while self.answer is not Side.DONE and self._held < HELD_BYTES:
             if not self.open:
@@ -109,14 +109,14 @@ class Connection(asyncio.Protocol):
             await self._sleep()
 
     async def await_more(self) -> None:
-        """Wait for more of the body; raises BackendFailed when the connection ends before the body does."""
+        """Wait for more of the body; raises BackendFailed if the connection ends before the body does."""
         while self.answer is not Side.DONE and not self._held:
             if not self.open:
                 raise BackendFailed("Triton broke its answer off.")
             await self._sleep()
 
     def take(self) -> bytes:
-        """Return what of the body has arrived and was not taken."""
+        """Return the part of the body that has arrived since the last call."""
         pieces, self._pieces, self._held = self._pieces, [], 0
         if self._paused:
             self._paused = False
@@ -124,10 +124,10 @@ class Connection(asyncio.Protocol):
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def finish(self) -> bool:
-        """End a request: make the connection idle if both sides are done with it and its answer was taken, else close it.
+        """End a request: make the connection idle if it is clean, else close it.
 
         Returns:
-            Whether it can carry the next request.
+            Whether the connection can carry the next request.
         """
         done = self.request is Side.DONE and self.answer is Side.DONE and not self._held
         if self.open and done and self._kept:
@@ -137,7 +137,7 @@ class Connection(asyncio.Protocol):
         return False
 
     def close(self) -> None:
-        """End it; what is on its way is lost."""
+        """End the connection at once, and lose the bytes on their way."""
         self.open = False
         self._transport.abort()
         self._wake()
@@ -151,7 +151,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
         if self.request is Side.IDLE:
-            # Nobody asked: it would be taken for the next request's answer.
+            # Bytes without a request: they would be taken for the answer to the next one.
             self.close()
             return
         self._arriving = True
@@ -185,7 +185,7 @@ class Connection(asyncio.Protocol):
     # httptools
 
     def on_message_begin(self) -> None:
-        """A second answer to one request is nobody's: the connection ends with the first."""
+        """See httptools; a second answer to one request closes the connection."""
         if self.answer is Side.DONE:
             self.close()
         else:

@@ -1,4 +1,4 @@
-"""The releases of a model and its failed deployments, for the page and ``/model-info``. Only reads; belongs in a thread."""
+"""The releases and failed deployments of a model, for the page and ``/model-info``; belongs in a thread."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class DeployHistory:
         }
 
     def _read_verdicts(self) -> dict[int, str]:
-        """Return the verdict on each release in one line, by generation; the verdict on an older release is read once."""
+        """Return a line about the verdict on each release, by generation; older verdicts are read once."""
         found = {}
         for place, release in enumerate(self.releases):
             known = self._verdicts.get(release.generation)

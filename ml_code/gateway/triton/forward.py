@@ -25,8 +25,8 @@ from .versions import Question, Versions
 REPLAY_BYTES = 1 << 20
 """A larger binary body is streamed and not held, so it can't be repeated on another Triton."""
 
-# Triton writes the client's id first, if there is one, then the model's name and version, then everything else. The
-# pattern matches whole strings, so an id can't pass for a version.
+# Triton writes the client's id first, if there is one, then the model's name and version, then everything
+# else. The pattern matches whole strings, so an id can't pass for a version.
 _VERSION = re.compile(
     rb'\s*\{(?:\s*"(?:id|model_name)"\s*:\s*"(?:[^"\\]|\\.)*"\s*,)*\s*"model_version"\s*:\s*"([0-9]{1,18})"'
 )
@@ -71,7 +71,7 @@ class V2Forward:
         self._versions = versions
 
     async def answer(self, route: Route, exchange: Exchange, receive: Receive) -> None:
-        """Answer one request; raises GatewayError when it is refused."""
+        """Answer one request; raises GatewayError to refuse it."""
         if route.model:
             followed = self._follower.get(route.model)
             if followed is None:
@@ -109,7 +109,7 @@ class V2Forward:
     async def _checked(
         self, exchange: Exchange, body: Body
     ) -> tuple[bytes, bytes, AsyncIterator[bytes] | None]:
-        """Read and check the JSON part; return the headers and the body for Triton, and the rest of a streamed body."""
+        """Check the JSON part; return headers and body for Triton, and the rest of a streamed body."""
         settings = self._settings
         json_part, announced = body.json_length, body.announced or 0
         if (announced if json_part is None else json_part) > settings.max_json_bytes:
@@ -117,7 +117,7 @@ class V2Forward:
                 f"The JSON part of the body is larger than {settings.max_json_bytes} bytes; send tensors as binary data."
             )
         streams = json_part is not None and announced > REPLAY_BYTES
-        # A chunked body is collected and sent with a length: many tiny chunks have ended Tritons (CVE-2025-23310).
+        # A chunked body is sent with a length: many tiny chunks have ended Tritons (CVE-2025-23310).
         begun = await body.read(json_part if streams else None)
         if json_part is None and len(begun) > settings.max_json_bytes:
             raise TooLarge(f"The JSON body is larger than {settings.max_json_bytes} bytes.")
@@ -147,8 +147,8 @@ class V2Forward:
         begun: bytes,
         more: AsyncIterator[bytes] | None,
     ) -> Question:
-        # The live version alone answers a request that names a version, or whose body is streamed: no second version
-        # could answer it.
+        # The live version alone answers a request that names a version, or whose body is streamed: no
+        # second version could answer it.
         if not route.version and more is None:
             return self._versions.question(route.model, exchange, headers, begun)
         return Question(model=route.model, path=route.path, headers=headers, body=begun, more=more)

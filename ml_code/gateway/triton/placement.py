@@ -1,7 +1,8 @@
-"""Which of a gateway's Tritons is the one on which a candidate meets clients.
+"""Finds the one of the gateway's Tritons on which a candidate meets clients.
 
-The deployment's record names it by its gRPC address, as the deployer knows it. A gateway knows its Tritons by their HTTP addresses, and
-perhaps by other names. A guess could put the candidate on a second Triton: what can't be told for sure gets nothing.
+The deployment's record has the gRPC address of that Triton, as the deployer knows it. The gateway knows its
+Tritons by HTTP addresses, and perhaps by other host names. A guess could load a second Triton with the
+candidate, so a candidate whose Triton is not certain gets no requests.
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ from ...triton_deploy.rules.canary import Exposure
 from ..http.logs import log
 
 ANY = ""
-"""Where a candidate is asked whose record, by an earlier deployer, names no Triton."""
+"""Address for a candidate whose record names no Triton, as by earlier deployers: any Triton is asked."""
 LOOK_AGAIN_S = 10.0
-"""Pause before a Triton that was not found is looked for again: a name may have got its address."""
+"""Pause before a Triton that was not found is searched again, seconds: its name may get an address."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a candidate is asked.
+    """The result of a search for a candidate's Triton.
 
     Attributes:
-        deploy_id: its deployment.
+        deploy_id: the candidate's deployment.
         triton: gRPC address of its Triton; empty for any.
-        at: HTTP address of that, or ``ANY``; None when it was not found.
-        looked_at: when, seconds of the clock.
+        at: HTTP address of that Triton, or ``ANY``; None when it was not found.
+        looked_at: time of the search, seconds of the clock.
     """
 
     deploy_id: str
@@ -37,12 +38,12 @@ class Place:
     looked_at: float
 
     def is_of(self, exposed: Exposure) -> bool:
-        """Whether it is this candidate's."""
+        """Whether this is the place of a candidate."""
         return (self.deploy_id, self.triton) == (exposed.deploy_id, exposed.triton)
 
 
 def addresses_of(host: str) -> frozenset[str]:
-    """Return what a host is called: its name, and its addresses as they resolve now. It may wait for a name server."""
+    """Return a host's name and its addresses, as they resolve now; may wait for a name server."""
     name = host.strip("[]").lower()
     try:
         found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
@@ -56,9 +57,9 @@ class Placement:
 
     Args:
         urls: HTTP addresses of the gateway's Tritons, ``host:port``.
-        grpc_urls: their gRPC addresses in the same order, or none where the hosts tell which is which.
-        hosts_of: what a host is called.
-        clock: seconds that only go forward.
+        grpc_urls: their gRPC addresses in the same order; may be empty when the hosts identify the Tritons.
+        hosts_of: returns the names and addresses of a host.
+        clock: a monotonic clock, seconds.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Placement:
         self._places: dict[str, Place] = {}
 
     def look(self, model: str, exposed: Exposure) -> None:
-        """Find a model's candidate, once; belongs in a thread, since names may have to be resolved."""
+        """Find the Triton of a model's candidate once; belongs in a thread, because it may resolve names."""
         known, now = self._places.get(model), self._clock()
         if known is not None and not known.is_of(exposed):
             known = None
@@ -94,22 +95,23 @@ class Placement:
             )
 
     def of(self, model: str, exposed: Exposure) -> Place | None:
-        """Return where a model's candidate is asked; None before it was looked for."""
+        """Return the place of a model's candidate; None before the first search."""
         place = self._places.get(model)
         return place if place is not None and place.is_of(exposed) else None
 
     def find(self, triton: str, tritons: Sequence[str]) -> str | None:
         """Return the HTTP address of a Triton.
 
-        Where there is one, and nobody knows of another, it is that one. Else by what ``GATEWAY_TRITON_GRPC_URLS`` says, or else by
-        its host; of several on one host, by its place among them: both lists have them in the same order.
+        If gateway and deployer both know a single Triton, it is this one. Otherwise
+        ``GATEWAY_TRITON_GRPC_URLS`` decides, or without it the host. Among several Tritons on one host, the
+        position decides: both lists have the same order.
 
         Args:
-            triton: its gRPC address; empty for any.
-            tritons: gRPC addresses of all that serve, in the deployer's order.
+            triton: gRPC address of the Triton; empty for any.
+            tritons: gRPC addresses of all Tritons that serve, in the deployer's order.
 
         Returns:
-            The address, ``ANY``, or None when it can't be told.
+            The address, ``ANY``, or None when the Triton is not certain.
         """
         if not triton:
             return ANY

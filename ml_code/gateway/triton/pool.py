@@ -1,4 +1,4 @@
-"""One Triton as the gateway sees it: its connections, how many requests it has, and one request's answer."""
+"""One Triton as the gateway sees it: its connections, its load, and the answer to one request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Self
 from .connection import Connection
 
 AWAY_S = 1.0
-"""How long a server that could not be used is asked last."""
+"""How long a server that failed is asked last, seconds."""
 
 
 class Pool:
@@ -24,8 +24,10 @@ class Pool:
         connect_timeout_s: longest wait for a connection, seconds.
 
     Attributes:
-        busy: requests that it has now.
-        away_until: until when it is asked last, seconds of the monotonic clock.
+        address: ``host:port``.
+        host_header: the header line with the address.
+        busy: number of requests that the server has now.
+        away_until: until then the server is asked last, seconds of the monotonic clock.
     """
 
     def __init__(self, address: str, connect_timeout_s: float) -> None:
@@ -42,17 +44,17 @@ class Pool:
     async def ask(
         self, request: bytes, more: AsyncIterator[bytes] | None = None, idle_s: float = math.inf
     ) -> Reply:
-        """Send a request and wait for its answer, or the beginning of a large one.
+        """Send a request, and return its answer or the beginning of a large one.
 
         Args:
-            request: its head, and its body or the beginning of that.
+            request: head and body, or the beginning of the body.
             more: the rest of the body.
-            idle_s: for how long its connection may have been idle, seconds.
+            idle_s: longest idle time of the connection, seconds.
 
         Raises:
             OSError, TimeoutError: there is no connection; nothing was sent.
             Broken: the connection ended before an answer began.
-            BackendFailed: it ended within the answer.
+            BackendFailed: the connection ended within the answer.
         """
         self.busy += 1
         connection = None
@@ -66,7 +68,7 @@ class Pool:
             await connection.await_head()
             return Reply(self, connection)
         except BaseException:
-            # A cancelled request's answer is still to come: the connection can't be used again.
+            # The answer to a cancelled request is still to come, so the connection can't be used again.
             if connection is not None:
                 connection.close()
             self.busy -= 1
@@ -80,7 +82,7 @@ class Pool:
             self._idle.append(connection)
 
     def is_away(self) -> None:
-        """Ask this server last for a while, and not on connections that are older."""
+        """Ask this server last for a while, and only on new connections."""
         self.asked_last()
         self.close()
 
@@ -94,7 +96,7 @@ class Pool:
             self._idle.pop().close()
 
     async def _connection(self, idle_s: float) -> Connection:
-        # The last one is the one that has been idle for the shortest.
+        # The last connection has been idle for the shortest time.
         while self._idle and time.monotonic() - self._idle[-1].idle_since <= idle_s:
             connection = self._idle.pop()
             if connection.open:
@@ -106,12 +108,12 @@ class Pool:
 
 
 class Reply:
-    """An answer of Triton, and the connection that it comes on; a context manager that gives that back.
+    """An answer of Triton, and its connection; a context manager that gives the connection back.
 
     Attributes:
         status: HTTP status.
-        headers: as they came, names in lower case.
-        head: the body, or its beginning when it is large.
+        headers: headers as they came, names in lower case.
+        head: the body, or the beginning of a large one.
         complete: whether ``head`` is the whole body.
     """
 
@@ -126,7 +128,7 @@ class Reply:
         self.complete = connection.answered
 
     async def rest(self) -> AsyncIterator[bytes]:
-        """Yield what follows ``head``; raises BackendFailed when the connection ends before the body does."""
+        """Yield the body after ``head``; raises BackendFailed if the connection ends before the body does."""
         connection = self._connection
         while not self.complete and connection is not None:
             await connection.await_more()
@@ -136,7 +138,7 @@ class Reply:
                 yield piece
 
     def close(self) -> None:
-        """Give the connection back, read to the end or not; once, however often it is called."""
+        """Give the connection back, with the answer read to its end or not; further calls do nothing."""
         connection, self._connection = self._connection, None
         if connection is not None:
             self._pool.give_back(connection)
@@ -151,13 +153,13 @@ class Reply:
 
 
 def renamed(reply: Reply, engine: str, model: str) -> None:
-    """Put a model's public name in the place of an engine's, and the lengths right: a client need not know which version answered.
+    """Replace the name of an engine by the model's public name, and correct the lengths.
 
-    Quotes in an id, which the client chooses and which comes before, are escaped: it can't be taken for the name.
+    The client's id comes before the name. Its quotes are escaped, so an id can't be taken for the name.
 
     Args:
         reply: an answer of the engine; changed in place.
-        engine: the name that Triton put into it.
+        engine: the engine's name, as Triton wrote it.
         model: public model name.
     """
     said, meant = (f'"model_name":"{name}"'.encode() for name in (engine, model))

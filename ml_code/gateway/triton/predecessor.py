@@ -1,8 +1,9 @@
-"""Asks the version before the release, while it is still warm: for failed requests, and for a share of the traffic.
+"""Asks the version before the release, while it is warm: for failed requests, and a share of the traffic.
 
-Both are evidence for the bake. A request that fails on both versions is not the release's fault. The share shows how long
-answers of the earlier version take at the same time. Clients do not suffer: the release answers each request that the
-earlier version does not, and the earlier version's answer to a failed request is only counted.
+Both are evidence for the bake. A request that fails on both versions is not the release's fault. The share
+shows how long answers of the earlier version take at the same time. Clients do not suffer: the release
+answers each request that the earlier version does not, and the earlier version's answer to a failed request
+is only counted.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .release_follower import ReleaseFollower
 from .upstream import Tritons, is_failure
 
 ASK_AGAIN_S = 3600.0
-"""Age of a release from which the version before gets no more failed requests, seconds: a bake is over by then."""
+"""Age of a release from which its predecessor gets no more failed requests, seconds: any bake is over."""
 PAUSE_S = 1.0
 """Shortest time between two repeated requests of one model, seconds."""
 MOST_AT_ONCE = 4
@@ -71,7 +72,7 @@ class Predecessor:
         """Return the predecessor if it is to answer this request, and None if the release is."""
         share = self._settings.baseline_percent
         if not share or self._follower.exposure(model) is not None:
-            # During the canary of the next release, only the live version answers: the candidate is compared with it.
+            # The candidate of a canary is compared with the live version alone.
             return None
         version = self._version(model, self._settings.baseline_minutes * 60, for_clients=True)
         return version if version is not None and self._is_chosen(model, exchange, share) else None
@@ -110,7 +111,7 @@ class Predecessor:
         return await self._tritons.ask("POST", path, headers, body, interrupted=interrupted)
 
     def ask_again(self, model: str, headers: bytes, body: bytes, *, timed_out: bool = False) -> None:
-        """Repeat a request on which the release failed: later, on the predecessor, and only to count the outcome.
+        """Repeat a request on which the release failed, on the predecessor, and count the outcome.
 
         A bounded sample: at most one request each PAUSE_S of a model, and MOST_AT_ONCE at once.
 

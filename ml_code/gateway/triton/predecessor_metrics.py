@@ -33,10 +33,7 @@ class PredecessorMetrics:
         return (self._asked_again, self._failures)
 
     def begin(self, model: str, version: int, before: int | None) -> None:
-        """Show zeros for a release and the version before it.
-
-        Prometheus sees no increase of a series that begins with its first failure.
-        """
+        """Show zeros for a release and its predecessor, so that Prometheus sees the first failure."""
         if before is not None:
             self._failures.labels(model, before)
         for outcome in (BOTH, ALONE, UNKNOWN, SKIPPED):

@@ -1,4 +1,8 @@
-"""What is live, by current.json: never backwards in generation, and the last good one while the file is torn or gone."""
+"""Follows the live releases in current.json.
+
+A release of an earlier generation is never followed, and the last good release stays while the file is torn
+or gone.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +24,16 @@ from ...triton_deploy.rules.version_files import Manifest
 
 @dataclass(frozen=True)
 class Followed:
-    """A release as this process last saw it.
+    """The last release of a model that this process read.
 
     Attributes:
-        release: what current.json said.
+        release: the content of current.json.
         schema: inputs and outputs of its version; None when its manifest can't be read.
         seen_at: when the file was last read whole, seconds of the follower's clock.
-        fits_before: whether the version before can answer the release's clients, by the inputs and outputs of both.
-        swaps: how often the version changed since this process first saw one.
-        exposed: the candidate that shares in its traffic, as last read; see ``ReleaseFollower.exposure``.
-        exposed_until: until when, seconds of the follower's clock.
+        fits_before: whether the predecessor can answer the release's clients, by the schemas of both.
+        swaps: changes of the version since this process first read a release.
+        exposed: the candidate that shares in the traffic, as last read; see ``ReleaseFollower.exposure``.
+        exposed_until: when the candidate's share ends, seconds of the follower's clock.
     """
 
     release: Release
@@ -44,13 +48,13 @@ class Followed:
 class ReleaseFollower:
     """Follows every model of a repository.
 
-    Each look opens, reads and closes the file, so that a rename on any file system, NFS included, is seen. ``look``
-    blocks on the file system and belongs in a thread; the rest reads memory.
+    Each look opens, reads and closes the file, so that it sees a rename on any file system, NFS included.
+    ``look`` blocks on the file system and belongs in a thread; the other methods read memory.
 
     Args:
         root: the model repository; only read.
-        clock: seconds that only go forward.
-        now: the time, aware.
+        clock: a monotonic clock, seconds.
+        now: returns the time, with its time zone.
     """
 
     def __init__(
@@ -63,34 +67,34 @@ class ReleaseFollower:
         self._clock = clock
         self._now = now
         self._followed: Mapping[str, Followed] = {}
-        # Two looks at once, from two threads, could put back what the later one of them saw.
+        # Of two looks at once in two threads, the earlier one could overwrite the releases of the later one.
         self._looking = threading.Lock()
 
     def get(self, model: str) -> Followed | None:
-        """Return what is live of a model, or None when nothing is known to be."""
+        """Return the last release of a model, or None without one."""
         return self._followed.get(model)
 
     def exposure(self, model: str) -> Exposure | None:
-        """Return the candidate that shares in a model's traffic, or None; also when it could not be read for too long."""
+        """Return the candidate that shares in a model's traffic, or None; its share ends after a while."""
         followed = self._followed.get(model)
         if followed is None or followed.exposed is None or self._clock() >= followed.exposed_until:
             return None
         return followed.exposed
 
     def predecessor(self, model: str, younger_than_s: float, *, for_clients: bool = False) -> int | None:
-        """Return the version that was live before a model's release, if it is still loaded and the release is that young.
+        """Return the version before a model's release, if it is still loaded and the release is young enough.
 
         Args:
             model: public model name.
             younger_than_s: largest age of the release, seconds.
-            for_clients: clients are to get its answers; so it has to fit what the release takes and gives.
+            for_clients: clients are to get its answers, so its inputs and outputs have to fit the release's.
         """
         followed = self._followed.get(model)
         if followed is None or (for_clients and not followed.fits_before):
             return None
         release, now = followed.release, self._now()
         before = release.previous_version
-        # Who went back to an earlier version did so because the later one is bad: that is no measure.
+        # After a revert the version before is the bad one: no release is compared with it.
         if before is None or before not in release.warm_versions or before > release.active_version:
             return None
         age_s = (now - datetime.fromisoformat(release.updated_at_utc)).total_seconds()
@@ -98,19 +102,19 @@ class ReleaseFollower:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Models that have a release, by name."""
+        """Models with a release, sorted by name."""
         return tuple(sorted(self._followed))
 
     def staleness_s(self, model: str) -> float:
-        """Return how long ago current.json was last read whole, seconds."""
+        """Return the time since current.json was last read whole, seconds."""
         followed = self._followed[model]
         return self._clock() - followed.seen_at
 
     def look(self) -> None:
-        """Read every current.json once; what can't be read leaves its model as it was."""
+        """Read every current.json once; a model whose file can't be read stays as it was."""
         with self._looking:
             followed = dict(self._followed)
-            # A name that was made by hand and can't be a model is nobody's release.
+            # ModelFolder refuses a folder that was made by hand, under a name that no model can have.
             names = {*followed, *models_in(self._root)}
             for model in names:
                 with contextlib.suppress(DeployError):
@@ -127,7 +131,7 @@ class ReleaseFollower:
         if known is None:
             return self._followed_anew(folder, release, 0)
         if release.generation < known.release.generation:
-            # An old file, from a cache or a backup. The release that was seen before stays, and its age grows.
+            # An old file, from a cache or a backup: keep the later release, and let its age grow.
             return known
         if release.generation == known.release.generation and known.schema is not None:
             return replace(known, seen_at=self._clock())
@@ -137,12 +141,12 @@ class ReleaseFollower:
     def _followed_anew(self, folder: ModelFolder, release: Release, swaps: int) -> Followed:
         schema = self._schema(folder, release.active_version)
         before = self._schema(folder, release.previous_version) if release.previous_version else None
-        # Clients that use what the release brought must not meet a version without it.
+        # Clients may use new outputs of the release, which the predecessor must not lack.
         fits = schema is not None and before is not None and not breaking_changes(schema, before)
         return Followed(release, schema, self._clock(), fits, swaps)
 
     def _with_candidate(self, followed: Followed) -> Followed:
-        """Add the candidate, which the record of the deployment says that has the lease; what can't be read gets nothing."""
+        """Add the candidate of the deployment that holds the lease; an unreadable one gets nothing."""
         exposed = None
         with contextlib.suppress(DeployError, ValueError, TypeError, KeyError):
             folder, now = ModelFolder.at(self._root, followed.release.model), self._now()
@@ -160,7 +164,7 @@ class ReleaseFollower:
 
 
 def public_schema(manifest: Manifest) -> Schema:
-    """Return the shapes that Triton's clients send and get: where the model has a scalar, they have a list of one.
+    """Return the schema as Triton's clients see it: a scalar of the model is a list of one number for them.
 
     See ``model_config``: Triton has no empty dims.
     """

@@ -119,7 +119,7 @@ class Shadows:
         return content, reply.headers
 
     async def _is_over(self, model: str, candidate: Candidate) -> bool:
-        """Whether the deployment has ended: its engine is unloaded before every gateway knows, and that is no failure."""
+        """Whether the deployment has ended: then its engine is unloaded before every gateway knows."""
         await asyncio.to_thread(self._follower.look)
         exposed = self._follower.exposure(model)
         return exposed is None or exposed.deploy_id != candidate.deploy_id

@@ -1,16 +1,18 @@
-"""Which Triton gets a request: the least busy one first, another one only where a repeat is safe.
+"""Chooses the Triton for a request: the least busy one first, and another one if a repeat is safe.
 
-A small client of our own on httptools (the parser that uvicorn uses): a request through it costs a fifth of one through
-aiohttp, which decides whether the gateway adds 0.2 ms or 0.45 (docs/adr/0006).
+This is a small client of our own on httptools (the parser that uvicorn uses). A request costs a fifth of
+one through aiohttp: the gateway adds 0.2 ms instead of 0.45 ms (docs/adr/0006).
 
-What is repeated, always on another server where there is one:
+A request is repeated, on another server if there is one,
 
-- a connection that could not be made: nothing was sent;
-- an answer that says that the model is not there (yet): nothing was computed. It happens while a Triton starts or stops;
-- once, a connection that ended before an answer began, if the whole request is still here and ``repeats`` lets it.
+- if the connection could not be made: nothing was sent;
+- if the answer says that the model is not loaded (yet): nothing was computed. It happens while a Triton
+  starts or stops;
+- once, if the connection ended before an answer began, the whole request is still held, and ``repeats``
+  allows it.
 
-A time-out is never repeated. What was sent to a candidate is repeated to the live version only, and a candidate is asked on the one
-Triton that its record names.
+A request is never repeated after a time-out. A request to a candidate is repeated on the live version only,
+and a candidate is asked on the one Triton that its record names.
 """
 
 from __future__ import annotations
@@ -26,11 +28,13 @@ from .placement import ANY
 from .pool import Pool, Reply
 
 FRESH_S = 30.0
-"""A candidate is asked on connections that were used within this time: one that a firewall has forgotten must not look like a Triton
-that ended."""
+"""Longest idle time of a connection to a candidate, seconds.
+
+A firewall may have dropped an older connection, which would look as if its Triton had ended.
+"""
 
 UNPARSED = re.compile(rb'\{"error":"(?:Unable to|failed to|Failed to|attempt to) ?(?:parse|access|set|get)')
-"""How Triton answers 500 to a request that it can't read."""
+"""The beginning of Triton's answers with status 500 to a request that it can't read."""
 
 
 class Tritons:
@@ -39,7 +43,7 @@ class Tritons:
     Args:
         addresses: ``host:port`` of each.
         connect_timeout_s: longest wait for a connection, seconds.
-        repeats: whether a request is given to a second server.
+        repeats: decides whether a request is repeated on a second server.
     """
 
     def __init__(self, addresses: Sequence[str], connect_timeout_s: float, repeats: Repeats) -> None:
@@ -50,7 +54,7 @@ class Tritons:
 
     @property
     def busy(self) -> int:
-        """Requests that the Tritons have now."""
+        """Number of requests that the Tritons have now."""
         return sum(pool.busy for pool in self._pools)
 
     async def ask(
@@ -64,22 +68,22 @@ class Tritons:
         candidate: bool = False,
         interrupted: bool = False,
     ) -> Reply:
-        """Send a request and return the answer, to be closed; what is repeated says the module.
+        """Send a request, repeat it as the module says, and return the answer, which the caller closes.
 
         Args:
             method: HTTP method.
-            path: path, from ``v2_routes``.
-            headers: further header lines, ``Content-Length`` among them.
+            path: path, from ``v2.routes``.
+            headers: further header lines, with ``Content-Length``.
             body: the body, or its beginning.
             more: the rest of a body that is not held; such a request is not repeated.
-            candidate: it is for a version that is not live: one that ends a Triton or is not there must not tell against the
-                server, nor be tried on the next.
-            interrupted: a Triton ended while it had this request of a candidate: this is its repeat.
+            candidate: the version is not live: its failures must neither mark the server as away nor be
+                retried on another server.
+            interrupted: this repeats a request of a candidate whose Triton ended.
 
         Raises:
             Interrupted: the candidate's Triton ended.
-            Unavailable: no server took it.
-            BackendFailed: an answer was broken off.
+            Unavailable: no server took the request.
+            BackendFailed: the connection ended within the answer.
         """
         line = f"{method} {path} HTTP/1.1\r\n".encode()
         repeated = self._repeats.begin() if interrupted else None
@@ -115,7 +119,7 @@ class Tritons:
         raise Unavailable("No Triton can be reached. Try again.")
 
     async def ask_candidate(self, path: str, headers: bytes, body: bytes, at: str) -> Reply:
-        """Ask a version that is not live, on its one Triton.
+        """Ask a candidate, on its one Triton.
 
         Args:
             path: path of its engine.
@@ -124,9 +128,9 @@ class Tritons:
             at: the address of its Triton, or ``ANY``.
 
         Raises:
-            Interrupted: the connection ended while it had the request.
-            Absent: that Triton can't be reached, or does not have it; where any may take it, none has it.
-            Unavailable: no Triton took it, where any may.
+            Interrupted: the connection ended while its Triton had the request.
+            Absent: its Triton can't be reached, or does not have the candidate; or no Triton has (``ANY``).
+            Unavailable: with ``ANY``, no Triton took the request.
         """
         if at == ANY:
             reply = await self.ask("POST", path, headers, body, candidate=True)
@@ -144,7 +148,7 @@ class Tritons:
         return _there(reply, "The Triton of a candidate does not have it.")
 
     def _repeat(self, repeated: float | None, *, whole: bool) -> float:
-        """Decide whether a request is repeated whose Triton ended; returns when, or raises Unavailable."""
+        """Return the time of the repeat of a request whose Triton ended; raises Unavailable to refuse it."""
         if repeated is not None:
             self._repeats.ended_again(repeated)
             raise Unavailable(
@@ -160,7 +164,7 @@ class Tritons:
             pool.close()
 
     def _order(self) -> list[Pool]:
-        """Return the servers, the one to ask first first; with one server, it is asked twice."""
+        """Return the servers in the order in which to ask them; a single server is asked twice."""
         pools = self._pools
         if len(pools) == 1:
             return pools * 2
@@ -171,12 +175,12 @@ class Tritons:
 
 
 def is_absent(reply: Reply) -> bool:
-    """Whether a Triton says that it does not have the model, or not any more."""
+    """Whether a Triton answered that it does not have the model."""
     return reply.status != 200 and reply.complete and b"unknown model" in reply.head
 
 
 def is_failure(reply: Reply) -> bool:
-    """Whether a model failed on a request, rather than that nobody has it or that Triton can't read the request."""
+    """Whether the model failed; a missing model or an unreadable request is no failure of a model."""
     return (
         reply.status >= 500
         and reply.status != 503
@@ -193,7 +197,7 @@ def _there(reply: Reply, otherwise: str) -> Reply:
 
 
 def _says_it_is_not_there(path: str, reply: Reply) -> bool:
-    """Whether a Triton that starts, stops or has lost the model refused without computing anything."""
+    """Whether a Triton that starts, stops or has lost the model refused the request before computing."""
     if reply.status == 200 or not reply.complete:
         return False
     return (

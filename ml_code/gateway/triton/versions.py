@@ -1,7 +1,7 @@
 """Chooses the version that answers a request, and the versions that get the same request as evidence.
 
-The live version answers most requests. A candidate has a share before it is committed, and the predecessor of a release
-may keep a share after it.
+The live version answers most requests. A candidate has a share before it is committed, and the predecessor
+of a release may keep a share after it.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Versions:
         return await self._tritons.ask("POST", asked.path, headers, body, asked.more)
 
     def answered(self, asked: Question, reply: Reply, took_s: float) -> None:
-        """Ask other versions the same as evidence: a shadow if the live version answered, the predecessor if it failed.
+        """Ask a shadow the same if the live version answered, or the predecessor if it failed.
 
         Args:
             asked: the question.
@@ -105,6 +105,6 @@ class Versions:
         self._ask_predecessor(asked, timed_out=True)
 
     def _ask_predecessor(self, asked: Question, *, timed_out: bool) -> None:
-        # A request that the live version got after another version had failed on it is no fair sample of its failures.
+        # The live version gets failed requests of other versions: they are no fair sample of its failures.
         if asked.more is None and asked.candidate is None and asked.before is None:
             self._predecessor.ask_again(asked.model, asked.headers, asked.body, timed_out=timed_out)

@@ -1,1 +1,1 @@
-"""KServe's v2 protocol: routes, what a request may hold, tensors."""
+"""KServe's v2 protocol: routes, checks of requests, tensors."""

@@ -1,11 +1,12 @@
 """Checks a v2 request before Triton gets it: requests that crash a real Triton do not pass.
 
-Seen on Triton 2.51, each with one request: JSON data with a shape of 2^63-1 or of 10^12 elements, JSON data for a shape
-that has none, data nested 100,000 deep; a shape of 2^63 and 0 ended the process of a Python backend. Triton answers an
-empty body as if it were a batch of no rows.
+Seen on Triton 2.51, each with one request: JSON data with a shape of 2^63-1 or of 10^12 elements, JSON data
+for a shape that has none, data nested 100,000 deep; a shape of 2^63 and 0 ended the process of a Python
+backend. Triton answers an empty body as if it were a batch of no rows.
 
-Two parsers can read one text differently (see ``strict_json``), so Triton gets only checked text: the JSON part is written
-anew from the checked members, and only from members that the protocol knows. Binary data is passed on as it came.
+Two parsers can read one text differently (see ``strict_json``), so Triton gets only checked text: the JSON
+part is written anew from the checked members, and only from members that the protocol knows. Binary data is
+passed on as it came.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
 }
 """The least and the largest value of the types of whole numbers: Triton reads 255 as -1 for an INT8."""
 MAX_ID = 4096
-"""Largest id, characters: Triton's answer begins with it, and the version has to follow within the first piece read."""
+"""Largest id, characters: it precedes the version, which has to be in the first piece of an answer."""
 
 
 def check_request(
@@ -121,7 +122,8 @@ def _checked_input(entry: object) -> dict[str, Any]:
     checked["datatype"] = _text(entry.get("datatype"), f"datatype of input {name!r}")
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
         raise Malformed(f"The shape of input {name!r} is not a list of whole numbers of 0 or more.")
-    # A size of 0 hides the other sizes from a product and from Triton's check, but a backend that computes strides meets them.
+    # A size of 0 hides the other sizes from a product and from Triton's check, but a backend that computes
+    # strides meets them.
     if len(shape) > MAX_RANK or math.prod(size or 1 for size in shape) > MAX_ELEMENTS:
         raise Malformed(f"The shape of input {name!r} has more elements than any request can hold.")
     checked["shape"] = shape
@@ -147,7 +149,7 @@ def _checked_output(entry: object) -> dict[str, Any]:
 
 
 def _take_parameters(entry: Mapping[str, Any], what: str, checked: dict[str, Any]) -> Mapping[str, Any]:
-    """Check the parameters of a request, an input or an output, add them to its checked members, and return them."""
+    """Check the parameters of a request, an input or an output; add them to ``checked``, and return them."""
     parameters = entry.get("parameters", {})
     if not isinstance(parameters, dict):
         raise Malformed(f"The {what}'s parameters are not an object.")
@@ -171,7 +173,7 @@ def _count(data: object, within: tuple[float, float]) -> int:
         within: the least and the largest whole number that the datatype holds.
 
     Raises:
-        Malformed: a value is an object, or a number outside of the range: Triton would read it as another number.
+        Malformed: a value is an object, or a number outside of the range, which Triton would misread.
     """
     if not isinstance(data, list):
         return -1

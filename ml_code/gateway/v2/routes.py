@@ -1,6 +1,6 @@
-"""The KServe v2 paths that exist here. Everything else of Triton's HTTP interface does not: it is never forwarded.
+"""The KServe v2 paths that the gateway serves; no other path of Triton's HTTP interface is forwarded.
 
-A forwarded path is put together from what was matched, never copied from the request.
+A forwarded path is built from the matched parts, never copied from the request.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ..http.errors import UnknownPath, WrongMethod
 
 Kind = Literal["infer", "ready", "metadata", "server_live", "server_ready", "server_metadata"]
 
-# As triton_deploy.names.MODEL_PATTERN: without a dot, so that no engine of a version that is not live can be named.
+# As rules.names.MODEL_PATTERN, without a dot: no path can name the engine of a version that is not live.
 _MODEL = re.compile(
     r"/v2/models/([A-Za-z0-9_][A-Za-z0-9_-]{0,99})(?:/versions/([1-9][0-9]{0,17}))?(/infer|/ready)?"
 )
@@ -27,7 +27,7 @@ _SERVER: dict[str, Kind] = {
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A request's meaning.
+    """The meaning of a request's path.
 
     Attributes:
         kind: the endpoint.
@@ -41,7 +41,7 @@ class Route:
 
     @property
     def path(self) -> str:
-        """Path to ask Triton for."""
+        """The path for Triton."""
         if not self.model:
             return {"server_metadata": "/v2", "server_live": "/v2/health/live"}.get(
                 self.kind, "/v2/health/ready"
@@ -56,10 +56,11 @@ def route(method: str, path: str) -> Route:
 
     Args:
         method: HTTP method.
-        path: path as decoded once by the server; anything that was encoded to look like another path does not match.
+        path: the path, decoded once by the server; a path that was encoded twice does not match.
 
     Raises:
-        UnknownPath, WrongMethod: there is no such endpoint here.
+        UnknownPath: the path is not served.
+        WrongMethod: the path is served with another method.
     """
     if path in _SERVER:
         found = Route(_SERVER[path])
@@ -69,7 +70,7 @@ def route(method: str, path: str) -> Route:
             raise UnknownPath("This path is not served; see /docs and docs/gateway.md for what is.")
         model, version, tail = match.groups()
         if model == "stats" and not (version or tail):
-            # Triton's own: the statistics of every model.
+            # Triton would answer with the statistics of every model.
             raise UnknownPath("Statistics are not served; see /metrics.")
         kind: Kind = "metadata" if tail is None else "infer" if tail == "/infer" else "ready"
         found = Route(kind, model, version or "")

@@ -25,7 +25,7 @@ def datatype(array: Array) -> str:
 
 
 def binary_request(inputs: Mapping[str, Array]) -> tuple[bytes, int]:
-    """Return the body of an inference request whose tensors, and those of its answer, are binary, and its JSON's size."""
+    """Return the body of a request for binary tensors in both directions, and the size of its JSON part."""
     entries, blobs = [], []
     for name, array in inputs.items():
         blob = to_bytes(array)
@@ -47,10 +47,10 @@ def read_outputs(body: bytes, json_length: int | None) -> tuple[str, dict[str, A
 
     Args:
         body: the whole body.
-        json_length: size of its JSON part, or None when it has no binary data.
+        json_length: size of its JSON part, bytes; None without binary data.
 
     Raises:
-        BackendFailed: it is not a v2 answer.
+        BackendFailed: the body is not a v2 answer.
     """
     try:
         size = len(body) if json_length is None else json_length
@@ -62,7 +62,7 @@ def read_outputs(body: bytes, json_length: int | None) -> tuple[str, dict[str, A
 
 
 def read_inputs(request: Mapping[str, Any], binary: memoryview) -> dict[str, Array]:
-    """Return the tensors of a request that ``v2_guard`` let through; raises Malformed when values don't fit their type."""
+    """Return the tensors of a checked request; raises Malformed when values don't fit their type."""
     try:
         return _read(request["inputs"], binary)
     except (ValueError, KeyError, TypeError, OverflowError, struct.error) as error:
@@ -102,7 +102,7 @@ def _flat(data: list[Any]) -> list[Any]:
 
 
 def to_bytes(array: Array) -> bytes:
-    """Return an array as binary tensor data: little-endian in row-major order, texts each after its length."""
+    """Return an array as binary tensor data: little-endian, row-major, each text after its length."""
     if array.dtype.kind in "OUS":
         items = [item if isinstance(item, bytes) else str(item).encode() for item in array.flat]
         return b"".join(struct.pack("<I", len(item)) + item for item in items)
@@ -127,7 +127,7 @@ def from_bytes(data: memoryview, name: str) -> Array:
 
 
 def to_json(array: Array) -> list[Any]:
-    """Return an array as nested lists; texts are decoded, and what is not finite becomes null when it is written."""
+    """Return an array as nested lists of texts or numbers; orjson writes NaN and infinity as null."""
     if array.dtype.kind in "OUS":
         texts = [
             item.decode(errors="replace") if isinstance(item, bytes) else str(item) for item in array.flat
