@@ -28,7 +28,6 @@ class Body:
     Attributes:
         complete: whether the whole body has arrived.
         announced: Content-Length, bytes; None without one.
-        content_type: the header's value; empty without one.
         json_length: size of the JSON part that binary data follows, bytes; None without such a part.
 
     Raises:
@@ -44,14 +43,11 @@ class Body:
         self._held = 0
         self.complete = False
         self.announced: int | None = None
-        self.content_type = b""
         self.json_length: int | None = None
         for name, value in headers:
             if name == b"content-length":
                 # uvicorn's parser lets only one decimal number through.
                 self.announced = int(value)
-            elif name == b"content-type":
-                self.content_type = value
             elif name == b"content-encoding" and value.strip().lower() != b"identity":
                 raise Encoded("A compressed body is not taken; send it as it is.")
             elif name == b"inference-header-content-length":

@@ -156,7 +156,7 @@ class TritonBackend:
             return "no Triton can be reached"
 
     async def not_live(self) -> str | None:
-        """See Backend.not_live: no failure of a Triton or a file ends with a restart of the gateway."""
+        """See Backend.not_live: a restart of the gateway would mend no failure of a Triton or a file."""
         return None
 
     async def info(self, model: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Asks a candidate, on its one Triton, and stops for good when the candidate is lost.
 
 A candidate that passed its smoke test may still end a Triton. So it is asked on one Triton only. The
-gateway sends it nothing more after its Triton ended while it had a request of the candidate, or after its
-Triton has unloaded it, which is what the request of another gateway leaves behind.
+gateway sends it nothing more after that Triton has ended while it had a request of the candidate, or when
+that Triton does not have the candidate any more: a request of another gateway may have ended it.
 """
 
 from __future__ import annotations

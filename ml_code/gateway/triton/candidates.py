@@ -96,7 +96,7 @@ class Candidates:
         Raises:
             Unavailable, BackendFailed: the live version can't answer either.
         """
-        # The candidate may be lost since this request began to wait for its turn.
+        # The candidate may have been lost while this request waited for its turn.
         if self._client.has_left(model, candidate.deploy_id):
             return await self._ask_live(model, headers, body)
         try:

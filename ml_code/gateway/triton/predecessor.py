@@ -146,7 +146,7 @@ class Predecessor:
                 with await self._ask(model, version, headers, body) as reply:
                     outcome = _outcome(reply)
         except TimeoutError:
-            # Where the release failed at once, a time-out is another failure.
+            # If the release failed at once, a time-out of the predecessor is another kind of failure.
             outcome = BOTH if timed_out else UNKNOWN
         except Interrupted:
             self._leave(model, version)
@@ -156,7 +156,7 @@ class Predecessor:
         self._metrics.asked_again(model, live, outcome)
 
     async def _ask(self, model: str, version: int, headers: bytes, body: bytes) -> Reply:
-        """Ask the predecessor's engine, as a candidate: on no second Triton. Raises as Tritons.ask."""
+        """Ask the predecessor's engine, on no second Triton after a failure; raises as Tritons.ask."""
         path = f"/v2/models/{engine_name(model, version)}/versions/{version}/infer"
         return await self._tritons.ask("POST", path, headers, body, candidate=True)
 

@@ -105,9 +105,9 @@ class Tritons:
                     return reply
                 if not candidate:
                     pool.asked_last()
-                absent, before = reply, absent
-                if before is not None:
-                    before.close()
+                if absent is not None:
+                    absent.close()
+                absent = reply
                 if more is not None:
                     break
             if absent is not None:
