@@ -1,4 +1,4 @@
-"""What the gateway needs from a backend, which runs the models."""
+"""The interface of a backend, which runs the models."""
 
 from __future__ import annotations
 

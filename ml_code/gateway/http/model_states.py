@@ -1,4 +1,4 @@
-"""What a backend knows about its models, in numbers, and how Prometheus gets them at each scrape."""
+"""The state of each model in numbers, and its metrics, which are collected at each scrape."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 @dataclass(frozen=True, kw_only=True)
 class ModelState:
-    """What a backend knows about one model, in numbers.
+    """The state of one model, in numbers.
 
     Attributes:
         model: its name.

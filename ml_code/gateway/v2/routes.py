@@ -32,7 +32,7 @@ class Route:
     Attributes:
         kind: the endpoint.
         model: model name; empty for an endpoint of the server.
-        version: version that the path names; empty for the live one.
+        version: version that the path names; empty for the live version.
     """
 
     kind: Kind
