@@ -23,8 +23,8 @@ from bench.site_in_memory import Publisher, settings_at
 from ml_code.triton_deploy.clients.triton import tritons_of
 from ml_code.triton_deploy.model import model_config
 from ml_code.triton_deploy.repository import ModelFolder
+from ml_code.triton_deploy.rules.deployment import Deployment, State
 from ml_code.triton_deploy.rules.names import engine_name
-from ml_code.triton_deploy.rules.records import Deployment, State
 from ml_code.triton_deploy.rules.schema import Schema
 from ml_code.triton_deploy.settings import Settings
 from stack import Stack

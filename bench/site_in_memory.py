@@ -20,7 +20,7 @@ from ml_code.triton_deploy.clients.triton import Triton
 from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.deploy.request import DeployRequest
 from ml_code.triton_deploy.repository import models_in
-from ml_code.triton_deploy.rules.records import Deployment
+from ml_code.triton_deploy.rules.deployment import Deployment
 from ml_code.triton_deploy.settings import Settings
 from tests.support.fakes import FakeRegistry, FakeStore, FakeTriton, fake_store
 from tests.support.models import files, golden, times

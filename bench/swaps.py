@@ -26,7 +26,7 @@ from bench.steady_clients import Answer, Asked, Clients
 from ml_code.triton_deploy.clients.triton import GrpcTriton
 from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import ArtifactRejected, VerificationFailed
-from ml_code.triton_deploy.rules.records import Deployment
+from ml_code.triton_deploy.rules.deployment import Deployment
 from ml_code.triton_deploy.settings import Settings
 
 CLIENTS, REQUESTS_PER_S = 3, 100

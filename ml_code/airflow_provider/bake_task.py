@@ -25,7 +25,7 @@ class BakeOperator(BaseOperator):
 
     def resume(self, context: Any, event: str | dict[str, Any]) -> str:
         """Record the verdict, and take the release back if it is bad; a watch that could not be kept says why."""
-        from ..triton_deploy.rules.records import Bake
+        from ..triton_deploy.rules.bake_record import Bake
 
         if isinstance(event, dict):
             raise (AirflowException if event["retryable"] else AirflowFailException)(event["error"])
@@ -36,7 +36,7 @@ class BakeOperator(BaseOperator):
 
     def _begin(self, context: Any) -> str:
         from ..triton_deploy.repository import ModelFolder
-        from ..triton_deploy.rules.records import State
+        from ..triton_deploy.rules.deployment import State
 
         settings, params = Settings.from_env(), context["params"]
         baking, minutes = _baking(context)

@@ -15,7 +15,7 @@ from ..triton_deploy.deploy.deployer import Deployer
 from ..triton_deploy.errors import DeployError
 from ..triton_deploy.report.notifications import notify, of_held_canary
 from ..triton_deploy.repository import ModelFolder
-from ..triton_deploy.rules.records import to_json
+from ..triton_deploy.rules.writer import to_json
 from ..triton_deploy.settings import Settings
 from ..triton_deploy.watch.policy import BakePolicy
 from ..triton_deploy.watch.release_watch import Watch

@@ -14,7 +14,7 @@ import numpy as np
 from ..training.heldout import HeldOut
 from ..triton_deploy.errors import ArtifactRejected, VerificationFailed
 from ..triton_deploy.model.reference import Limits
-from ..triton_deploy.rules.records import Release
+from ..triton_deploy.rules.release import Release
 from ..triton_deploy.settings import Settings
 from .champion_rows import contradicted_rows, improvement_on
 from .judgement import Evidence, GateVerdict, Measured, judge

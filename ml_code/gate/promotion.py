@@ -13,7 +13,8 @@ from typing import Protocol
 from ..triton_deploy.clients.mlflow_api import MlflowApi
 from ..triton_deploy.clients.mlflow_board import MlflowBoard
 from ..triton_deploy.errors import Superseded, Unavailable
-from ..triton_deploy.rules.records import Deployment, Release, State
+from ..triton_deploy.rules.deployment import Deployment, State
+from ..triton_deploy.rules.release import Release
 from ..triton_deploy.settings import Settings
 
 

@@ -21,7 +21,7 @@ from ..triton_deploy.clients.fetch_version import (
 from ..triton_deploy.clients.registry import MlflowRegistry, RegisteredVersion, no_onnx
 from ..triton_deploy.errors import ArtifactRejected, DeployError, NotFound
 from ..triton_deploy.repository import ModelFolder
-from ..triton_deploy.rules.records import Release
+from ..triton_deploy.rules.release import Release
 from ..triton_deploy.rules.version_files import MODEL_FILE
 from ..triton_deploy.settings import Settings
 

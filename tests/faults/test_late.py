@@ -20,7 +20,7 @@ from ml_code.triton_deploy.errors import DeployError
 from ml_code.triton_deploy.fleet.fleet import Fleet
 from ml_code.triton_deploy.rules.canary_course import CanaryVerdict
 from ml_code.triton_deploy.rules.canary_evidence import Judgment, Watched
-from ml_code.triton_deploy.rules.records import Canary, State
+from ml_code.triton_deploy.rules.deployment import Canary, State
 from tests.support.faults.killed_process import Killed, Recorder, Sleeper
 from tests.support.faults.operations import OPERATIONS, copied, nothing, reconcile
 from tests.support.faults.real_site import RealSite, real_site

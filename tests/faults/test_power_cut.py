@@ -23,7 +23,8 @@ from ml_code.triton_deploy.repository import durable
 from ml_code.triton_deploy.repository.journal import Journal
 from ml_code.triton_deploy.repository.releases import Releases
 from ml_code.triton_deploy.repository.versions import Versions
-from ml_code.triton_deploy.rules.records import Release, State
+from ml_code.triton_deploy.rules.deployment import State
+from ml_code.triton_deploy.rules.release import Release
 from ml_code.triton_deploy.rules.version_files import Manifest
 from tests.support.fakes import FakeTriton
 from tests.support.faults.killed_process import Killed

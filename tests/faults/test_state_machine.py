@@ -29,8 +29,10 @@ from ml_code.triton_deploy.repository.releases import Releases
 from ml_code.triton_deploy.repository.removals import Removals
 from ml_code.triton_deploy.repository.versions import Versions
 from ml_code.triton_deploy.rules import gc_rules
+from ml_code.triton_deploy.rules.deployment import Deployment, Failure, State
 from ml_code.triton_deploy.rules.gc_rules import Inventory, Policy
-from ml_code.triton_deploy.rules.records import Deployment, Failure, Release, State, to_json
+from ml_code.triton_deploy.rules.release import Release
+from ml_code.triton_deploy.rules.writer import to_json
 from tests.support.fakes import fake_store
 from tests.support.faults.two_deployers import TwoDeployers
 

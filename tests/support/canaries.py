@@ -11,7 +11,7 @@ from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.rules.canary import Decision, Exposure, canary_of
 from ml_code.triton_deploy.rules.canary_course import CanaryVerdict
 from ml_code.triton_deploy.rules.canary_evidence import Judge, Judgment, Watched
-from ml_code.triton_deploy.rules.records import Canary, Deployment
+from ml_code.triton_deploy.rules.deployment import Canary, Deployment
 from tests.support.settings import changed
 from tests.support.world import MODEL, World
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from ml_code.triton_deploy.rules.records import Deployment, Pinned, Release, State, utc_text
+from ml_code.triton_deploy.rules.deployment import Deployment, Pinned, State
+from ml_code.triton_deploy.rules.moments import utc_text
+from ml_code.triton_deploy.rules.release import Release
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

@@ -18,7 +18,7 @@ from ml_code.triton_deploy.deploy.request import DeployRequest
 from ml_code.triton_deploy.report.mlflow_tags import MlflowTags
 from ml_code.triton_deploy.repository import ModelFolder
 from ml_code.triton_deploy.rules.canary_evidence import Judge
-from ml_code.triton_deploy.rules.records import Deployment
+from ml_code.triton_deploy.rules.deployment import Deployment
 from ml_code.triton_deploy.settings import Settings
 from tests.support.fakes import FakeRegistry, FakeStore, FakeTriton, fake_store, ones
 from tests.support.models import files, golden, times

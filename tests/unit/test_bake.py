@@ -12,9 +12,13 @@ from ml_code.triton_deploy.clients.prometheus import Firing
 from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import BakeFailed, BakeHeld, InvalidInput, LeaseHeld, NotFound, Unavailable
+from ml_code.triton_deploy.rules.bake_record import Bake, BakeVerdict
 from ml_code.triton_deploy.rules.bake_rules import Limits
-from ml_code.triton_deploy.rules.records import BAKED_BADLY, Bake, BakeVerdict, State, to_json, utc_text
+from ml_code.triton_deploy.rules.deployment import State
+from ml_code.triton_deploy.rules.moments import utc_text
+from ml_code.triton_deploy.rules.release import BAKED_BADLY
 from ml_code.triton_deploy.rules.standing import standings
+from ml_code.triton_deploy.rules.writer import to_json
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.upkeep.bake import Baking
 from ml_code.triton_deploy.watch.observer import Observer

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ml_code.triton_deploy.rules.records import Bake, BakeVerdict
+from ml_code.triton_deploy.rules.bake_record import Bake, BakeVerdict
 from tests.support.dags import library_environment
 from tests.support.world import MODEL, World
 

@@ -17,8 +17,10 @@ from ml_code.triton_deploy.errors import (
     Misconfigured,
     Unavailable,
 )
+from ml_code.triton_deploy.rules.bake_record import Bake, BakeVerdict
 from ml_code.triton_deploy.rules.bake_rules import Limits
-from ml_code.triton_deploy.rules.records import Bake, BakeVerdict, State, to_json
+from ml_code.triton_deploy.rules.deployment import State
+from ml_code.triton_deploy.rules.writer import to_json
 from ml_code.triton_deploy.upkeep.bake import Baking
 from ml_code.triton_deploy.watch.observer import Observer
 from ml_code.triton_deploy.watch.policy import BakePolicy

@@ -27,8 +27,9 @@ from ml_code.triton_deploy.rules.bake_rules import Limits
 from ml_code.triton_deploy.rules.canary import STEPS_PATTERN, Exposure, canary_of, steps_of
 from ml_code.triton_deploy.rules.canary_course import CanaryVerdict
 from ml_code.triton_deploy.rules.canary_evidence import Judgment, Watched
+from ml_code.triton_deploy.rules.deployment import Canary, Deployment, State
 from ml_code.triton_deploy.rules.names import engine_name
-from ml_code.triton_deploy.rules.records import Canary, Deployment, State, to_json
+from ml_code.triton_deploy.rules.writer import to_json
 from ml_code.triton_deploy.watch.canary_judge import CanaryJudge
 from ml_code.triton_deploy.watch.observer import Observer
 from ml_code.triton_deploy.watch.queries import Queries

@@ -27,7 +27,7 @@ from ml_code.triton_deploy.rules.canary import Decision, longest_s
 from ml_code.triton_deploy.rules.canary_course import PATIENCE, CanaryVerdict
 from ml_code.triton_deploy.rules.canary_evidence import Watched, nobody
 from ml_code.triton_deploy.rules.canary_floor import ANSWERED, CANARY
-from ml_code.triton_deploy.rules.records import Deployment, State
+from ml_code.triton_deploy.rules.deployment import Deployment, State
 from tests.support.canaries import Scene
 from tests.support.world import MODEL, World
 

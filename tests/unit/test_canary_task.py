@@ -17,11 +17,12 @@ from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import DeployError, Misconfigured, Unavailable
 from ml_code.triton_deploy.report.notifications import Notification, notify
+from ml_code.triton_deploy.rules.bake_record import Bake, BakeVerdict
 from ml_code.triton_deploy.rules.canary import canary_of
 from ml_code.triton_deploy.rules.canary_course import CanaryVerdict
 from ml_code.triton_deploy.rules.canary_evidence import Judgment
+from ml_code.triton_deploy.rules.deployment import State
 from ml_code.triton_deploy.rules.names import deploy_id_for
-from ml_code.triton_deploy.rules.records import Bake, BakeVerdict, State
 from ml_code.triton_deploy.settings import Settings
 from tests.support.dags import library_environment
 from tests.support.settings import changed

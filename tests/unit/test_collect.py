@@ -15,8 +15,8 @@ import pytest
 
 from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import DeployError, NotFound, Quarantined, Superseded
+from ml_code.triton_deploy.rules.deployment import Deployment, State
 from ml_code.triton_deploy.rules.gc_rules import Kind
-from ml_code.triton_deploy.rules.records import Deployment, State
 from ml_code.triton_deploy.upkeep.gc import Collected, GarbageCollector
 from ml_code.triton_deploy.upkeep.reconcile import Reconciled, Reconciler
 from tests.support.fakes import unavailable

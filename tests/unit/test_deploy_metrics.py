@@ -11,7 +11,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ml_code.gateway.front.deploy_metrics import DeployMetrics
 from ml_code.triton_deploy.errors import DeployError
-from ml_code.triton_deploy.rules.records import Bake, BakeVerdict, ReconcileNote, to_json, utc_text
+from ml_code.triton_deploy.rules.bake_record import Bake, BakeVerdict
+from ml_code.triton_deploy.rules.moments import utc_text
+from ml_code.triton_deploy.rules.reconcile_note import ReconcileNote
+from ml_code.triton_deploy.rules.writer import to_json
 from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from tests.support.fakes import unavailable
 from tests.support.world import MODEL, World

@@ -32,7 +32,7 @@ from ml_code.triton_deploy.errors import (
 from ml_code.triton_deploy.fleet.fleet import Fleet
 from ml_code.triton_deploy.model import onnx_model
 from ml_code.triton_deploy.repository.releases import Releases
-from ml_code.triton_deploy.rules.records import Canary, Deployment, State
+from ml_code.triton_deploy.rules.deployment import Canary, Deployment, State
 from ml_code.triton_deploy.rules.version_files import Manifest
 from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from tests.support.fakes import FakeTriton, unavailable

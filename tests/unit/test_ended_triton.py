@@ -15,7 +15,7 @@ from ml_code.triton_deploy.deploy.boot import booted_at
 from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import EndedTriton, Quarantined, Unavailable
 from ml_code.triton_deploy.repository import ModelFolder
-from ml_code.triton_deploy.rules.records import State
+from ml_code.triton_deploy.rules.deployment import State
 from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from tests.support.fakes import FakeTriton, unavailable
 from tests.support.world import MODEL, World

@@ -12,7 +12,8 @@ from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import DeployError, StorageFailed
 from ml_code.triton_deploy.repository import models_in
 from ml_code.triton_deploy.repository.journal import Journal
-from ml_code.triton_deploy.rules.records import Deployment, State, to_json
+from ml_code.triton_deploy.rules.deployment import Deployment, State
+from ml_code.triton_deploy.rules.writer import to_json
 from ml_code.triton_deploy.upkeep import status
 from ml_code.triton_deploy.upkeep.gc import GarbageCollector
 from ml_code.triton_deploy.upkeep.reconcile import Reconciled, Reconciler

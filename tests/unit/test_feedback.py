@@ -12,8 +12,9 @@ import pytest
 from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import ArtifactRejected, DeployError, Misconfigured
 from ml_code.triton_deploy.report.mlflow_tags import HISTORY, MlflowTags
+from ml_code.triton_deploy.rules.deployment import State
 from ml_code.triton_deploy.rules.identity import Origin
-from ml_code.triton_deploy.rules.records import Release, State
+from ml_code.triton_deploy.rules.release import Release
 from ml_code.triton_deploy.rules.standing import (
     ALIAS_DRIFT,
     NOT_TOLD,

@@ -13,7 +13,7 @@ from ml_code.triton_deploy.doctor.repository import foreign_models
 from ml_code.triton_deploy.errors import DeployError, Foreign, Unavailable
 from ml_code.triton_deploy.fleet.foreign import FOREIGN
 from ml_code.triton_deploy.model.model_config import engine_config, to_pbtxt
-from ml_code.triton_deploy.rules.records import State
+from ml_code.triton_deploy.rules.deployment import State
 from ml_code.triton_deploy.rules.schema import Schema
 from ml_code.triton_deploy.upkeep import status
 from ml_code.triton_deploy.upkeep.gc import Collected, GarbageCollector

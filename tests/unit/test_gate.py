@@ -43,7 +43,8 @@ from ml_code.triton_deploy.errors import (
     VerificationFailed,
 )
 from ml_code.triton_deploy.model.reference import Limits
-from ml_code.triton_deploy.rules.records import Deployment, Pinned, Release, State
+from ml_code.triton_deploy.rules.deployment import Deployment, Pinned, State
+from ml_code.triton_deploy.rules.release import Release
 from ml_code.triton_deploy.settings import Settings
 from tests.support.lazily import lazily
 from tests.support.models import times

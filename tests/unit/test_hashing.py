@@ -18,7 +18,7 @@ from ml_code.triton_deploy.deploy.materialize import DigestMissing
 from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import Damaged, DeployError, InvalidInput, Superseded
 from ml_code.triton_deploy.repository import versions
-from ml_code.triton_deploy.rules.records import Deployment, State
+from ml_code.triton_deploy.rules.deployment import Deployment, State
 from ml_code.triton_deploy.upkeep.reconcile import Reconciled, Reconciler
 from tests.support import world as worlds
 from tests.support.fakes import unavailable

@@ -22,8 +22,8 @@ from ml_code.triton_deploy.errors import (
     Superseded,
 )
 from ml_code.triton_deploy.report.mlflow_tags import MlflowTags
+from ml_code.triton_deploy.rules.deployment import State
 from ml_code.triton_deploy.rules.identity import Origin, is_another
-from ml_code.triton_deploy.rules.records import State
 from ml_code.triton_deploy.rules.standing import ALIAS_DRIFT, Notice, Registered
 from ml_code.triton_deploy.rules.version_files import DIGEST_TAG, source_fingerprint
 from ml_code.triton_deploy.settings import Settings

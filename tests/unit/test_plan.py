@@ -12,7 +12,7 @@ from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.deploy.dry_run import Plan
 from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import DeployError, InvalidInput, LeaseHeld
-from ml_code.triton_deploy.rules.records import State, advance
+from ml_code.triton_deploy.rules.deployment import State, advance
 from tests.support.fakes import unavailable
 from tests.support.findings import STEPS, snapshot_of
 from tests.support.models import files, golden, times

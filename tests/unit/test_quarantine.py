@@ -15,7 +15,7 @@ from ml_code.triton_deploy.errors import ArtifactRejected, Quarantined, StorageF
 from ml_code.triton_deploy.repository import traps
 from ml_code.triton_deploy.repository.origins import FAILURE, MANIFEST
 from ml_code.triton_deploy.repository.versions import Versions
-from ml_code.triton_deploy.rules.records import Failure, State
+from ml_code.triton_deploy.rules.deployment import Failure, State
 from ml_code.triton_deploy.upkeep.gc import GarbageCollector
 from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from ml_code.triton_deploy.upkeep.status import model_status

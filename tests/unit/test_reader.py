@@ -16,21 +16,14 @@ from ml_code.triton_deploy.errors import StorageFailed
 from ml_code.triton_deploy.repository import ModelFolder
 from ml_code.triton_deploy.repository.versions import read_manifest
 from ml_code.triton_deploy.rules import reader
-from ml_code.triton_deploy.rules.records import (
-    Bake,
-    BakeVerdict,
-    Canary,
-    Deployment,
-    Failure,
-    ReconcileNote,
-    Release,
-    State,
-    advance,
-    to_json,
-    utc_text,
-)
+from ml_code.triton_deploy.rules.bake_record import Bake, BakeVerdict
+from ml_code.triton_deploy.rules.deployment import Canary, Deployment, Failure, State, advance
+from ml_code.triton_deploy.rules.moments import utc_text
+from ml_code.triton_deploy.rules.reconcile_note import ReconcileNote
+from ml_code.triton_deploy.rules.release import Release
 from ml_code.triton_deploy.rules.schema import Schema
 from ml_code.triton_deploy.rules.version_files import Manifest
+from ml_code.triton_deploy.rules.writer import to_json
 from ml_code.triton_deploy.upkeep.gc import GarbageCollector
 from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from ml_code.triton_deploy.upkeep.status import statuses

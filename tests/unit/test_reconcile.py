@@ -13,7 +13,7 @@ from ml_code.triton_deploy.errors import Unavailable
 from ml_code.triton_deploy.fleet.fleet import Fleet
 from ml_code.triton_deploy.fleet.index_cache import IndexCache
 from ml_code.triton_deploy.repository.lease import Lease
-from ml_code.triton_deploy.rules.records import State
+from ml_code.triton_deploy.rules.deployment import State
 from ml_code.triton_deploy.rules.version_files import Manifest
 from ml_code.triton_deploy.upkeep import status
 from ml_code.triton_deploy.upkeep.reconcile import Reconciled, Reconciler

@@ -9,18 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml_code.triton_deploy.errors import IllegalTransition
-from ml_code.triton_deploy.rules.records import (
+from ml_code.triton_deploy.rules.deployment import (
     STEP_AFTER,
     TRANSITIONS,
     Deployment,
     Failure,
-    Release,
     State,
     advance,
-    next_release,
-    to_json,
-    utc_text,
 )
+from ml_code.triton_deploy.rules.moments import utc_text
+from ml_code.triton_deploy.rules.release import Release, next_release
+from ml_code.triton_deploy.rules.writer import to_json
 from tests.support.recorded import LIVE, NOW, RECORD
 
 

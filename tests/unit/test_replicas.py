@@ -23,7 +23,7 @@ from ml_code.triton_deploy.errors import (
     VerificationFailed,
 )
 from ml_code.triton_deploy.fleet.replicas import Replicas
-from ml_code.triton_deploy.rules.records import Deployment, State
+from ml_code.triton_deploy.rules.deployment import Deployment, State
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.upkeep.reconcile import Reconciled, Reconciler
 from tests.support.fakes import FakeTriton, ones

@@ -14,7 +14,8 @@ import pytest
 from ml_code.triton_deploy.errors import LeaseHeld, NotFound, StorageFailed, Superseded
 from ml_code.triton_deploy.repository import ModelFolder, durable, models_in
 from ml_code.triton_deploy.repository.versions import Versions
-from ml_code.triton_deploy.rules.records import Failure, State, advance, utc_text
+from ml_code.triton_deploy.rules.deployment import Failure, State, advance
+from ml_code.triton_deploy.rules.moments import utc_text
 from ml_code.triton_deploy.rules.version_files import Manifest
 from ml_code.triton_deploy.storage import storage_errors
 from tests.support.recorded import LIVE, NOW, RECORD

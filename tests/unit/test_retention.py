@@ -8,8 +8,10 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ml_code.triton_deploy.rules.deployment import TRANSITIONS, Deployment, State
 from ml_code.triton_deploy.rules.gc_rules import GRACE, Found, Inventory, Kind, Policy, judge
-from ml_code.triton_deploy.rules.records import TRANSITIONS, Deployment, Release, State, utc_text
+from ml_code.triton_deploy.rules.moments import utc_text
+from ml_code.triton_deploy.rules.release import Release
 from tests.support.recorded import LIVE, NOW, RECORD
 
 POLICY = Policy(releases=2, quarantined=1, days=7)

@@ -7,7 +7,7 @@ import pytest
 from ml_code.triton_deploy.deploy.deployments import Deployments
 from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import DeployError, LeaseHeld, NotFound, Superseded, VerificationFailed
-from ml_code.triton_deploy.rules.records import STEP_AFTER, Deployment, State
+from ml_code.triton_deploy.rules.deployment import STEP_AFTER, Deployment, State
 from tests.support.fakes import unavailable
 from tests.support.models import files, golden, times
 from tests.support.world import MODEL, World

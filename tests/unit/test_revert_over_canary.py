@@ -8,10 +8,12 @@ import pytest
 
 from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import BakeFailed, LeaseHeld, NotFound, Superseded, VerificationFailed
+from ml_code.triton_deploy.rules.bake_record import Bake, BakeVerdict
 from ml_code.triton_deploy.rules.bake_rules import Limits
 from ml_code.triton_deploy.rules.canary_course import CanaryVerdict
 from ml_code.triton_deploy.rules.canary_evidence import Watched
-from ml_code.triton_deploy.rules.records import Bake, BakeVerdict, Deployment, State, advance, utc_text
+from ml_code.triton_deploy.rules.deployment import Deployment, State, advance
+from ml_code.triton_deploy.rules.moments import utc_text
 from ml_code.triton_deploy.upkeep.bake import Baking
 from ml_code.triton_deploy.watch.policy import BakePolicy
 from tests.support.canaries import Scene

@@ -26,8 +26,8 @@ from ml_code.gate import __main__ as gate
 from ml_code.triton_deploy import cli
 from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import InvalidInput, Misconfigured
+from ml_code.triton_deploy.rules.deployment import State
 from ml_code.triton_deploy.rules.names import check_reason
-from ml_code.triton_deploy.rules.records import State
 from tests.support.dags import REPO, library_environment
 from tests.support.world import MODEL, World
 

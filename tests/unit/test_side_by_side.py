@@ -14,8 +14,10 @@ from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import LeaseHeld, Quarantined, VerificationFailed
 from ml_code.triton_deploy.rules.canary import canary_of
-from ml_code.triton_deploy.rules.records import Canary, Deployment, Failure, State, to_json, utc_text
+from ml_code.triton_deploy.rules.deployment import Canary, Deployment, Failure, State
+from ml_code.triton_deploy.rules.moments import utc_text
 from ml_code.triton_deploy.rules.version_files import Manifest
+from ml_code.triton_deploy.rules.writer import to_json
 from ml_code.triton_deploy.upkeep.gc import GarbageCollector
 from ml_code.triton_deploy.upkeep.reconcile import Reconciled, Reconciler
 from ml_code.triton_deploy.upkeep.status import model_status

@@ -11,7 +11,7 @@ import pytest
 
 from ml_code.triton_deploy.clients.triton import Inference
 from ml_code.triton_deploy.errors import TritonsDiffer, VerificationFailed
-from ml_code.triton_deploy.rules.records import Deployment, State
+from ml_code.triton_deploy.rules.deployment import Deployment, State
 from tests.support.fakes import FakeTriton
 from tests.support.world import MODEL, World
 

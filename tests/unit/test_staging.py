@@ -19,7 +19,7 @@ from ml_code.triton_deploy.errors import (
     VerificationFailed,
 )
 from ml_code.triton_deploy.repository.lease import STAGING, Lease
-from ml_code.triton_deploy.rules.records import Deployment, State
+from ml_code.triton_deploy.rules.deployment import Deployment, State
 from ml_code.triton_deploy.settings import Settings
 from tests.support.fakes import FakeTriton, unavailable
 from tests.support.models import files

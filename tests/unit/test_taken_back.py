@@ -16,9 +16,12 @@ from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import BakeFailed, NotFound, StorageFailed, TakenBack
 from ml_code.triton_deploy.report.mlflow_tags import _refused as refused_versions
 from ml_code.triton_deploy.repository.verdicts import bad_versions, judged
+from ml_code.triton_deploy.rules.bake_record import Bake, BakeVerdict
 from ml_code.triton_deploy.rules.bake_rules import Limits
 from ml_code.triton_deploy.rules.canary import canary_of
-from ml_code.triton_deploy.rules.records import Bake, BakeVerdict, Release, State, utc_text
+from ml_code.triton_deploy.rules.deployment import State
+from ml_code.triton_deploy.rules.moments import utc_text
+from ml_code.triton_deploy.rules.release import Release
 from ml_code.triton_deploy.rules.standing import drift, standings
 from ml_code.triton_deploy.upkeep.bake import Baking
 from ml_code.triton_deploy.upkeep.status import model_status

@@ -19,7 +19,10 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from ...triton_deploy.errors import DeployError
 from ...triton_deploy.repository import ModelFolder, models_in
 from ...triton_deploy.repository.verdicts import BAKE, CANARY, bad_versions, judged
-from ...triton_deploy.rules.records import Bake, BakeVerdict, Deployment, ReconcileNote, Release, State
+from ...triton_deploy.rules.bake_record import Bake, BakeVerdict
+from ...triton_deploy.rules.deployment import Deployment, State
+from ...triton_deploy.rules.reconcile_note import ReconcileNote
+from ...triton_deploy.rules.release import Release
 from ...triton_deploy.rules.standing import ALIAS_DRIFT
 
 STEPS = {

@@ -15,7 +15,7 @@ from pathlib import Path
 from ...triton_deploy.clients.registry import RegisteredVersion, Registry
 from ...triton_deploy.errors import DeployError, NotFound
 from ...triton_deploy.errors import Unavailable as RegistryUnavailable
-from ...triton_deploy.rules.records import utc_text
+from ...triton_deploy.rules.moments import utc_text
 from ...triton_deploy.settings import Settings
 from ..backend import FailedDeploy
 from ..http.logs import log

@@ -9,7 +9,8 @@ from typing import Any
 from ...triton_deploy.errors import DeployError
 from ...triton_deploy.repository import ModelFolder
 from ...triton_deploy.repository.verdicts import in_a_line
-from ...triton_deploy.rules.records import Release, State
+from ...triton_deploy.rules.deployment import State
+from ...triton_deploy.rules.release import Release
 from ..backend import FailedDeploy
 
 SHOWN = 20

@@ -17,7 +17,7 @@ from pathlib import Path
 from ...triton_deploy.errors import DeployError
 from ...triton_deploy.repository import ModelFolder, models_in
 from ...triton_deploy.rules.canary import Exposure, exposure
-from ...triton_deploy.rules.records import Release
+from ...triton_deploy.rules.release import Release
 from ...triton_deploy.rules.schema import Schema, Tensor, breaking_changes
 from ...triton_deploy.rules.version_files import Manifest
 

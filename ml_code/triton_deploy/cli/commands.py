@@ -23,8 +23,8 @@ from ..report.known_models import require_known
 from ..repository import ModelFolder, models_in
 from ..repository.verdicts import in_a_line
 from ..rules.canary import canary_of, step_of
+from ..rules.deployment import Deployment, State
 from ..rules.names import check_model, check_reason
-from ..rules.records import Deployment, State
 from ..settings import Settings
 
 if TYPE_CHECKING:

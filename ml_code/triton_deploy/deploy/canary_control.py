@@ -27,8 +27,9 @@ from ..rules.canary import (
     watched_s,
     who_told,
 )
+from ..rules.deployment import Canary, Deployment, State
+from ..rules.moments import utc_text
 from ..rules.names import check_deploy_id
-from ..rules.records import Canary, Deployment, State, utc_text
 from ..settings import Settings
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from ..rules.canary import Decision, left_s
-from ..rules.records import Deployment
+from ..rules.deployment import Deployment
 from ..settings import Settings
 from .canary_control import CanaryControl
 

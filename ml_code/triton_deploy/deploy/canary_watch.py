@@ -37,7 +37,9 @@ from ..rules.canary import (
 from ..rules.canary_course import PATIENCE, CanaryVerdict, Course, Policy, Seen, Stand, stand
 from ..rules.canary_evidence import Counter, Judge, Judgment, Watched, no_counts
 from ..rules.canary_floor import baseline, complaint, since
-from ..rules.records import Canary, Release, State, utc_text
+from ..rules.deployment import Canary, State
+from ..rules.moments import utc_text
+from ..rules.release import Release
 from ..rules.schema import Schema, breaking_changes
 from ..settings import Settings
 from .step import RunningStep

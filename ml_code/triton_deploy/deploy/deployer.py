@@ -25,8 +25,10 @@ from ..report.mlflow_tags import MlflowTags
 from ..repository import ModelFolder
 from ..repository.verdicts import refuse_bad
 from ..rules.canary_evidence import Counter, Judge, no_counts, nobody
+from ..rules.deployment import Deployment, Pinned, State
+from ..rules.moments import utc_text
 from ..rules.names import check_alias, check_deploy_id, check_model
-from ..rules.records import Deployment, Pinned, Release, State, utc_text
+from ..rules.release import Release
 from ..rules.version_files import Manifest
 from ..settings import Settings
 from .canary_watch import CanaryWatch

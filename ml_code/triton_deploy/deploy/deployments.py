@@ -13,9 +13,11 @@ from ..clients.triton import Triton
 from ..errors import DeployError, EndedTriton, FlipUnanswered, Superseded
 from ..fleet.fleet import Fleet
 from ..repository import ModelFolder
+from ..rules.deployment import Deployment, Failure, Pinned, State, advance
 from ..rules.identity import has_content_of
+from ..rules.moments import utc_text
 from ..rules.names import check_deploy_id
-from ..rules.records import Deployment, Failure, Pinned, Release, State, advance, next_release, utc_text
+from ..rules.release import Release, next_release
 from ..rules.version_files import Manifest
 from ..settings import Settings
 from .boot import booted_at

@@ -17,7 +17,7 @@ from ..errors import DeployError, LeaseHeld, TakenBack
 from ..fleet.foreign import refuse_foreign
 from ..repository.verdicts import refuse_bad
 from ..rules.canary import steps_of
-from ..rules.records import Canary, Deployment, Pinned, State
+from ..rules.deployment import Canary, Deployment, Pinned, State
 from ..settings import Settings
 from .deployments import Deployments
 from .integrity import damage, refuse

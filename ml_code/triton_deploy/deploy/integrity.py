@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ..errors import Damaged
 from ..repository import ModelFolder
-from ..rules.records import Release, utc_text
+from ..rules.moments import utc_text
+from ..rules.release import Release
 from ..rules.version_files import SMOKE_CASE, Manifest
 from .step import RunningStep
 

@@ -19,8 +19,8 @@ from ..clients.fetch_version import Artifact, Fetcher, consists_of, proven_diges
 from ..errors import ArtifactRejected, NotFound, Quarantined, SchemaChanged, StorageFailed
 from ..model import model_config, onnx_model
 from ..repository.versions import Versions, sha256_of
+from ..rules.deployment import Deployment
 from ..rules.identity import has_content_of, refuse_another
-from ..rules.records import Deployment
 from ..rules.schema import Schema, breaking_changes
 from ..rules.unused import unused
 from ..rules.version_files import (

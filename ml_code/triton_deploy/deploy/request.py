@@ -16,9 +16,11 @@ from ..errors import ArtifactRejected, InvalidInput, NotFound, Superseded
 from ..repository import ModelFolder
 from ..repository.lease import CLOCK_SKEW_S
 from ..repository.verdicts import not_bad
+from ..rules.deployment import Canary, Deployment, Pinned, State
 from ..rules.identity import has_content_of, refuse_another
+from ..rules.moments import utc_text
 from ..rules.names import check_version
-from ..rules.records import UNVERIFIED, Canary, Deployment, Pinned, Release, State, utc_text
+from ..rules.release import UNVERIFIED, Release
 from ..rules.version_files import MODEL_FILE, source_fingerprint
 
 log = logging.getLogger(__name__)

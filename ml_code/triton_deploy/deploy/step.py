@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import DeployError, Superseded
 from ..fleet.fleet import Fleet
-from ..rules.records import Deployment, State
+from ..rules.deployment import Deployment, State
 from .deployments import Deployments
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from itertools import islice
 from ..clients.prometheus import Alertmanager, Prometheus
 from ..errors import AccessDenied, DeployError, Misconfigured
 from ..repository import ModelFolder, models_in
-from ..rules.records import Release
+from ..rules.release import Release
 from ..settings import Settings
 from ..watch import canary_judge
 from ..watch.queries import BEYOND, ROWS, Queries, Span

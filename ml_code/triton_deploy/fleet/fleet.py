@@ -29,8 +29,8 @@ from ..errors import (
 )
 from ..model import model_config
 from ..repository import ModelFolder
+from ..rules.moments import utc_text
 from ..rules.names import engine_name
-from ..rules.records import utc_text
 from ..rules.schema import Schema
 from ..rules.version_files import SMOKE_CASE, Manifest
 from ..settings import Settings

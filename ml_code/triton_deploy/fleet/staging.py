@@ -26,8 +26,9 @@ from ..errors import (
 )
 from ..repository import ModelFolder, models_in
 from ..repository.lease import STAGING, Lease
+from ..rules.deployment import Deployment
+from ..rules.moments import utc_text
 from ..rules.names import engine_name
-from ..rules.records import Deployment, utc_text
 from ..rules.version_files import Manifest
 from ..settings import Settings
 from .fleet import Fleet

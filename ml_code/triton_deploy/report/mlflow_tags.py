@@ -18,8 +18,9 @@ from ..clients.mlflow_board import Board, MlflowBoard
 from ..errors import DeployError, Misconfigured
 from ..repository import ModelFolder
 from ..repository.verdicts import bad_versions, in_a_line
+from ..rules.deployment import Deployment, State
 from ..rules.identity import Origin, origin_of
-from ..rules.records import BAKED_BADLY, Deployment, Release, State
+from ..rules.release import BAKED_BADLY, Release
 from ..rules.standing import (
     ALIAS_DRIFT,
     NOT_TOLD,

@@ -13,7 +13,9 @@ from ..clients.http import explanation, new_session, send
 from ..errors import DeployError
 from ..errors.texts import for_chat, printable
 from ..repository import ModelFolder
-from ..rules.records import BakeVerdict, Deployment, Release, State
+from ..rules.bake_record import BakeVerdict
+from ..rules.deployment import Deployment, State
+from ..rules.release import Release
 from ..settings import Settings
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..rules.records import Bake, to_json
+from ..rules.bake_record import Bake
+from ..rules.writer import to_json
 from ..storage import storage_errors
 from . import durable
 from .reading import read_record

@@ -13,8 +13,8 @@ from itertools import islice
 from pathlib import Path
 
 from ..errors import DeployError, StorageFailed
+from ..rules.deployment import State
 from ..rules.names import OUR_FOLDERS, engine_name
-from ..rules.records import State
 from ..storage import storage_errors
 from .engines import engines_in, is_link_to
 from .journal import Journal

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import NotFound, StorageFailed, Superseded
+from ..rules.deployment import Deployment
 from ..rules.names import check_deploy_id, is_deploy_id
-from ..rules.records import Deployment, to_json
+from ..rules.writer import to_json
 from ..storage import storage_errors
 from . import durable
 from .reading import read_record

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from ..rules.records import ReconcileNote, to_json
+from ..rules.reconcile_note import ReconcileNote
+from ..rules.writer import to_json
 from ..storage import storage_errors
 from . import durable
 

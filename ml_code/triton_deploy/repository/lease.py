@@ -20,9 +20,9 @@ from typing import Self
 
 from ..errors import LeaseHeld, StorageFailed, Superseded
 from ..rules import reader
+from ..rules.moments import utc_text
 from ..rules.names import is_deploy_id
 from ..rules.reader import Moment
-from ..rules.records import utc_text
 from ..storage import storage_errors
 from . import durable
 from .reading import read_record

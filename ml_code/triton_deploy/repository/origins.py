@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StorageFailed
+from ..rules.deployment import Deployment, Failure
 from ..rules.names import is_deploy_id
-from ..rules.records import Deployment, Failure
 from ..storage import storage_errors
 from .journal import Journal
 

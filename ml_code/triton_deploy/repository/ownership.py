@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..errors import DeployError, Foreign
+from ..rules.deployment import Deployment, State
 from ..rules.names import OUR_FOLDERS, is_deploy_id
-from ..rules.records import Deployment, State
 from ..rules.version_files import SMOKE_CASE
 from ..storage import storage_errors
 from . import durable

@@ -10,7 +10,8 @@ from itertools import takewhile
 from pathlib import Path
 
 from ..errors import StorageFailed, Superseded
-from ..rules.records import Release, to_json
+from ..rules.release import Release
+from ..rules.writer import to_json
 from ..storage import storage_errors
 from . import durable
 from .reading import read_record

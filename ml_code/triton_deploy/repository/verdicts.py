@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..errors import DeployError, TakenBack
+from ..rules.bake_record import Bake, BakeVerdict
+from ..rules.deployment import Pinned
 from ..rules.identity import Origin, is_another, origin_of, same_files
-from ..rules.records import BAKED_BADLY, NOT_JUDGED, Bake, BakeVerdict, Pinned, Release
+from ..rules.release import BAKED_BADLY, NOT_JUDGED, Release
 from ..rules.version_files import Manifest
 from . import ModelFolder
 

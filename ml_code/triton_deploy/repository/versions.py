@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import NotFound, StorageFailed
+from ..rules.deployment import Deployment, Failure
 from ..rules.names import engine_name, is_version
-from ..rules.records import Deployment, Failure, Release
+from ..rules.release import Release
 from ..rules.version_files import SMOKE_CASE, Manifest, tree_digest
 from ..storage import storage_errors
 from . import durable

@@ -1,6 +1,6 @@
 """The rules of a canary: which share of the clients' requests a candidate gets, from when to when.
 
-Pure: standard library only, no I/O, time is an argument. The deployment's record holds the share (``records.Canary``); the deployer
+Pure: standard library only, no I/O, time is an argument. The deployment's record holds the share (``deployment.Canary``); the deployer
 changes it, the gateways read it. A share ends by itself soon after the last sign of life of whoever watches.
 """
 
@@ -15,7 +15,8 @@ from itertools import pairwise
 from typing import Any
 
 from ..errors import InvalidInput
-from .records import Canary, Deployment, State, utc_text
+from .deployment import Canary, Deployment, State
+from .moments import utc_text
 
 PAUSE = "pause"
 """Stands among the shares where a person is waited for."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from .records import Deployment, Release
+from .deployment import Deployment
+from .release import Release
 
 GRACE = timedelta(days=1)
 """Nothing that a deployment put aside or recorded goes before: a process that was stopped in a rollback and wakes up finds by the

@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass
 
 from ..errors import AnotherVersion, InvalidInput
+from .deployment import Pinned
 from .locations import LoggedModelRef, RunPlace, parse
-from .records import Pinned
 from .version_files import Manifest
 
 ONNX_FOLDER = "onnx"

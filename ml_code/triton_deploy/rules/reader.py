@@ -22,7 +22,7 @@ from .names import MAX_VERSION, MIN_VERSION, is_deploy_id
 T = TypeVar("T")
 
 ADDED = "_added"
-"""Ends the name of the object beside a part that holds the fields which that part got later: see ``records.ADDED``."""
+"""Ends the name of the object beside a part that holds the fields which that part got later: see ``writer.ADDED``."""
 
 
 def _is_moment(text: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .identity import Origin, is_another, same_files, way_forward
-from .records import Release
+from .release import Release
 
 LIVE, WARM, RETIRED, FAILED = "live", "warm", "retired", "failed"
 KEYS = ("status", "generation", "time_utc", "reason", "verdict")

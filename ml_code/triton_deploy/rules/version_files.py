@@ -51,7 +51,7 @@ class Manifest:
     Attributes:
         version: model version.
         digest: sha256 over the artifact's files, their names, sizes and sha256 (see ``tree_digest``).
-        fingerprint: identity of the source before its bytes were read (``records.Pinned``).
+        fingerprint: identity of the source before its bytes were read (``deployment.Pinned``).
         artifact_uri: where the files came from.
         run_id: MLflow run.
         deploy_id: deployment that installed it, which alone may quarantine it.

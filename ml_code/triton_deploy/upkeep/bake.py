@@ -11,7 +11,9 @@ from ..deploy.deployer import Deployer
 from ..deploy.request import RevertRequest
 from ..errors import BakeFailed, BakeHeld, DeployError, LeaseHeld, NotFound, Superseded
 from ..repository import ModelFolder
-from ..rules.records import BAKED_BADLY, NOT_JUDGED, Bake, BakeVerdict, Deployment, Release
+from ..rules.bake_record import Bake, BakeVerdict
+from ..rules.deployment import Deployment
+from ..rules.release import BAKED_BADLY, NOT_JUDGED, Release
 from ..settings import Settings
 from ..watch.policy import BakePolicy
 from ..watch.release_watch import Watch

@@ -23,8 +23,11 @@ from ..fleet.foreign import foreign_notice
 from ..fleet.index_cache import IndexCache, Loaded
 from ..report.mlflow_tags import MlflowTags
 from ..repository import ModelFolder, models_in
+from ..rules.deployment import Deployment, State
+from ..rules.moments import utc_text
 from ..rules.names import engine_name, engine_version
-from ..rules.records import Deployment, ReconcileNote, Release, State, utc_text
+from ..rules.reconcile_note import ReconcileNote
+from ..rules.release import Release
 from ..rules.standing import ALIAS_DRIFT, Notice
 from ..rules.version_files import Manifest
 from ..settings import Settings

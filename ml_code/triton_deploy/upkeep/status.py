@@ -16,7 +16,8 @@ from ..fleet.index_cache import IndexCache
 from ..report.mlflow_tags import MlflowTags
 from ..repository import ModelFolder
 from ..repository.verdicts import BadVersion, Judged, bad_versions, judged
-from ..rules.records import Deployment, Release
+from ..rules.deployment import Deployment
+from ..rules.release import Release
 from ..rules.standing import Notice
 from ..settings import Settings
 

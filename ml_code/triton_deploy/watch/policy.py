@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import InvalidInput
+from ..rules.bake_record import Bake
 from ..rules.bake_rules import Limits
-from ..rules.records import Bake
 from ..settings import Settings
 from ..settings.bake import MAX_BAKE_MINUTES
 

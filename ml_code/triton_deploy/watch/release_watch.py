@@ -13,8 +13,11 @@ from typing import Any
 from ..clients.prometheus import Alertmanager, Prometheus
 from ..errors import AccessDenied, DeployError, Misconfigured, NotFound
 from ..repository import ModelFolder
+from ..rules.bake_record import Bake, BakeVerdict
 from ..rules.bake_rules import Course, Look, Reading, course
-from ..rules.records import Bake, BakeVerdict, Release, State, utc_text
+from ..rules.deployment import State
+from ..rules.moments import utc_text
+from ..rules.release import Release
 from ..settings import Settings
 from .observer import Observed, Observer
 from .policy import BakePolicy

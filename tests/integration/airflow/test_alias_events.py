@@ -27,7 +27,7 @@ from ml_code.alias_events.moves import Move
 from ml_code.alias_events.settings import EventSettings
 from ml_code.triton_deploy.errors import BakeFailed
 from ml_code.triton_deploy.repository import ModelFolder
-from ml_code.triton_deploy.rules.records import Bake, BakeVerdict
+from ml_code.triton_deploy.rules.bake_record import Bake, BakeVerdict
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.upkeep.bake import Baking
 from ml_code.triton_deploy.watch.policy import BakePolicy

@@ -9,7 +9,8 @@ import pytest
 
 from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.deploy.request import RevertRequest
-from ml_code.triton_deploy.rules.records import BAKED_BADLY, BakeVerdict
+from ml_code.triton_deploy.rules.bake_record import BakeVerdict
+from ml_code.triton_deploy.rules.release import BAKED_BADLY
 from stack import Stack
 from tests.support.airflow.models import ALL_WENT_WELL, Model, deployed
 from tests.support.airflow.runs import AirflowCommand, AirflowServer

@@ -8,7 +8,7 @@ import pytest
 
 from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.rules.canary import Exposure, exposure
-from ml_code.triton_deploy.rules.records import State
+from ml_code.triton_deploy.rules.deployment import State
 from stack import Stack
 from tests.support.airflow.models import ALL_WENT_WELL, Model, failed_at
 from tests.support.airflow.runs import AirflowCommand, AirflowServer

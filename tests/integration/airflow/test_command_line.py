@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 import pytest
 
 from ml_code.triton_deploy.cli import commands
+from ml_code.triton_deploy.rules.deployment import State
 from ml_code.triton_deploy.rules.names import engine_name
-from ml_code.triton_deploy.rules.records import State
 from ml_code.triton_deploy.rules.version_files import SMOKE_CASE
 from stack import Stack
 from stack.servers import DEPLOY_DAG, REPO

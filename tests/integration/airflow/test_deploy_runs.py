@@ -8,8 +8,8 @@ from contextlib import ExitStack, suppress
 import psutil
 import pytest
 
+from ml_code.triton_deploy.rules.deployment import State
 from ml_code.triton_deploy.rules.names import engine_name
-from ml_code.triton_deploy.rules.records import State
 from stack import Stack
 from stack.servers import DEPLOY_DAG
 from tests.support.airflow.models import (

@@ -17,7 +17,7 @@ from celery import Celery
 
 from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.deploy.request import DeployRequest
-from ml_code.triton_deploy.rules.records import State
+from ml_code.triton_deploy.rules.deployment import State
 from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from stack import Stack, postgres
 from stack.__main__ import distributed_summary

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 import psutil
 import pytest
 
-from ml_code.triton_deploy.rules.records import State
+from ml_code.triton_deploy.rules.deployment import State
 from ml_code.triton_deploy.rules.version_files import SMOKE_CASE
 from ml_code.triton_deploy.upkeep.reconcile import Reconciled, Reconciler
 from stack import Stack

@@ -19,7 +19,8 @@ import requests
 from ml_code.triton_deploy.cli import commands
 from ml_code.triton_deploy.clients.prometheus import Prometheus as Client
 from ml_code.triton_deploy.errors import BakeFailed, Misconfigured, Unavailable
-from ml_code.triton_deploy.rules.records import BAKED_BADLY, BakeVerdict
+from ml_code.triton_deploy.rules.bake_record import BakeVerdict
+from ml_code.triton_deploy.rules.release import BAKED_BADLY
 from ml_code.triton_deploy.upkeep.bake import Baked
 from tests.support.fakes import fake_store
 from tests.support.models import fails_above, picky, slow

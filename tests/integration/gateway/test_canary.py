@@ -24,8 +24,8 @@ from ml_code.triton_deploy.repository import ModelFolder
 from ml_code.triton_deploy.rules.canary import TESTERS_HEADER, Decision, canary_of
 from ml_code.triton_deploy.rules.canary_course import CanaryVerdict
 from ml_code.triton_deploy.rules.canary_evidence import Watched, nobody
+from ml_code.triton_deploy.rules.deployment import Canary, State
 from ml_code.triton_deploy.rules.names import engine_name
-from ml_code.triton_deploy.rules.records import Canary, State
 from ml_code.triton_deploy.watch.canary_judge import CanaryJudge
 from stack import Stack
 from tests.support.models import picky, slow

@@ -29,8 +29,9 @@ from ml_code.triton_deploy.errors import (
     TakenBack,
 )
 from ml_code.triton_deploy.repository import ModelFolder
+from ml_code.triton_deploy.rules.bake_record import BakeVerdict
 from ml_code.triton_deploy.rules.canary import canary_of
-from ml_code.triton_deploy.rules.records import BakeVerdict, State
+from ml_code.triton_deploy.rules.deployment import State
 from ml_code.triton_deploy.watch.queries import DEFAULT
 from tests.support.fakes import fake_store
 from tests.support.models import fails_above

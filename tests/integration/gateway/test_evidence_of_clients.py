@@ -25,8 +25,9 @@ import pytest
 from ml_code.gateway.http.metrics import DURATION
 from ml_code.triton_deploy.errors import BakeFailed, BakeHeld, DeployError, VerificationFailed
 from ml_code.triton_deploy.repository import ModelFolder
+from ml_code.triton_deploy.rules.bake_record import BakeVerdict
 from ml_code.triton_deploy.rules.canary import canary_of
-from ml_code.triton_deploy.rules.records import BakeVerdict, State
+from ml_code.triton_deploy.rules.deployment import State
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.upkeep.bake import Baked
 from tests.support.fakes import fake_store

@@ -23,9 +23,9 @@ from ml_code.triton_deploy.deploy.request import DeployRequest
 from ml_code.triton_deploy.model.model_config import switch_config, to_json
 from ml_code.triton_deploy.report.mlflow_tags import MlflowTags
 from ml_code.triton_deploy.repository import ModelFolder
+from ml_code.triton_deploy.rules.bake_record import Bake, BakeVerdict
 from ml_code.triton_deploy.rules.identity import Origin
 from ml_code.triton_deploy.rules.names import engine_name
-from ml_code.triton_deploy.rules.records import Bake, BakeVerdict
 from ml_code.triton_deploy.rules.schema import Schema
 from ml_code.triton_deploy.rules.standing import Registered
 from ml_code.triton_deploy.upkeep.reconcile import Reconciler

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from ml_code.triton_deploy.rules.records import State
+from ml_code.triton_deploy.rules.deployment import State
 from stack import Stack
 from stack.servers import DEPLOY_DAG
 from tests.support.airflow.models import ALL_WENT_WELL, failed_at

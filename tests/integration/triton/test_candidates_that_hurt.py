@@ -15,7 +15,7 @@ from functools import partial
 import pytest
 
 from ml_code.triton_deploy.rules.canary import canary_of
-from ml_code.triton_deploy.rules.records import State
+from ml_code.triton_deploy.rules.deployment import State
 from stack import Stack
 from tests.support.faults.figures import record, say
 from tests.support.servers.fleet import LATER, Ended, Fleet

@@ -16,7 +16,8 @@ from tritonclient.grpc import InferenceServerClient
 
 from ml_code.triton_deploy.clients.triton import GrpcTriton, Inference
 from ml_code.triton_deploy.errors import DeployError, Superseded, Unavailable, VerificationFailed
-from ml_code.triton_deploy.rules.records import State, to_json
+from ml_code.triton_deploy.rules.deployment import State
+from ml_code.triton_deploy.rules.writer import to_json
 from stack import Stack
 from tests.support.fakes import ones
 from tests.support.models import external, files, golden, times, unknown_operator

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ml_code.triton_deploy.clients.triton import GrpcTriton
-from ml_code.triton_deploy.rules.records import State
+from ml_code.triton_deploy.rules.deployment import State
 from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from stack import Stack
 from stack.servers import REPO

@@ -18,7 +18,7 @@ from bench.memory import memory_mib
 from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.deploy.request import DeployRequest, RevertRequest
 from ml_code.triton_deploy.errors import VerificationFailed
-from ml_code.triton_deploy.rules.records import State
+from ml_code.triton_deploy.rules.deployment import State
 from stack.servers import REPO
 from tests.support.faults.figures import record, say
 from tests.support.servers.name_clients import CLIENTS, PER_SECOND

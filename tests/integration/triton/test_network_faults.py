@@ -23,7 +23,7 @@ from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.deploy.request import DeployRequest
 from ml_code.triton_deploy.errors import Unavailable
 from ml_code.triton_deploy.repository import ModelFolder
-from ml_code.triton_deploy.rules.records import State
+from ml_code.triton_deploy.rules.deployment import State
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from stack import Stack

@@ -18,7 +18,7 @@ import pytest
 from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.deploy.request import DeployRequest
 from ml_code.triton_deploy.errors import DeployError, EndedTriton
-from ml_code.triton_deploy.rules.records import Deployment, State
+from ml_code.triton_deploy.rules.deployment import Deployment, State
 from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from stack import Stack
 from tests.support.faults.figures import record, say

@@ -13,7 +13,7 @@ import pytest
 from ml_code.triton_deploy import cli
 from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import NotFound
-from ml_code.triton_deploy.rules.records import State
+from ml_code.triton_deploy.rules.deployment import State
 from ml_code.triton_deploy.upkeep.gc import GarbageCollector
 from stack.servers import REPO
 from tests.support.servers.sites import Ours, Site, assert_serves, assert_works, name, own_site, store

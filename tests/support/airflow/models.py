@@ -20,8 +20,8 @@ from ml_code.triton_deploy import cli
 from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.deploy.request import DeployRequest
 from ml_code.triton_deploy.repository import ModelFolder
+from ml_code.triton_deploy.rules.deployment import State
 from ml_code.triton_deploy.rules.names import engine_name
-from ml_code.triton_deploy.rules.records import State
 from ml_code.triton_deploy.settings import Settings
 from stack import Stack
 from stack.servers import REPO

@@ -30,7 +30,7 @@ from ml_code.triton_deploy.clients.triton import GrpcTriton, Inference
 from ml_code.triton_deploy.deploy import deployer
 from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import DeployError, Misconfigured, VerificationFailed
-from ml_code.triton_deploy.rules.records import Bake, BakeVerdict
+from ml_code.triton_deploy.rules.bake_record import Bake, BakeVerdict
 from ml_code.triton_deploy.upkeep import reconcile, status
 from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from stack import Stack, StackError

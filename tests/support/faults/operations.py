@@ -14,7 +14,7 @@ from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import VerificationFailed
 from ml_code.triton_deploy.fleet.fleet import Fleet
-from ml_code.triton_deploy.rules.records import State, advance
+from ml_code.triton_deploy.rules.deployment import State, advance
 from ml_code.triton_deploy.upkeep.gc import GarbageCollector
 from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from tests.support.fakes import FakeTriton

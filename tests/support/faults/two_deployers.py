@@ -29,7 +29,9 @@ from hypothesis.stateful import (
 from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import DeployError, IllegalTransition
-from ml_code.triton_deploy.rules.records import STEP_AFTER, TRANSITIONS, Deployment, Release, State, to_json
+from ml_code.triton_deploy.rules.deployment import STEP_AFTER, TRANSITIONS, Deployment, State
+from ml_code.triton_deploy.rules.release import Release
+from ml_code.triton_deploy.rules.writer import to_json
 from ml_code.triton_deploy.upkeep.gc import Collected, GarbageCollector
 from ml_code.triton_deploy.upkeep.reconcile import Reconciled, Reconciler
 from tests.support.fakes import FakeRegistry, FakeStore, FakeTriton, ones, unavailable

@@ -11,10 +11,10 @@ from typing import Any
 
 from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.repository import ModelFolder
+from ml_code.triton_deploy.rules.bake_record import Bake, BakeVerdict
 from ml_code.triton_deploy.rules.canary import canary_of
 from ml_code.triton_deploy.rules.canary_course import CanaryVerdict
 from ml_code.triton_deploy.rules.canary_evidence import Judgment, Watched
-from ml_code.triton_deploy.rules.records import Bake, BakeVerdict
 from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from tests.support.models import picky, times
 from tests.support.servers.debian_packages import REPOSITORY

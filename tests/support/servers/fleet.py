@@ -18,7 +18,7 @@ from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.deploy.request import DeployRequest
 from ml_code.triton_deploy.errors import DeployError
 from ml_code.triton_deploy.repository import ModelFolder
-from ml_code.triton_deploy.rules.records import Canary, Deployment
+from ml_code.triton_deploy.rules.deployment import Canary, Deployment
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.upkeep.reconcile import Reconciled, Reconciler
 from stack import Stack

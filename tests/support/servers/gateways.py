@@ -29,7 +29,7 @@ from ml_code.triton_deploy.clients.registry import RegisteredVersion
 from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.deploy.request import DeployRequest, RevertRequest
 from ml_code.triton_deploy.errors import DeployError
-from ml_code.triton_deploy.rules.records import Canary
+from ml_code.triton_deploy.rules.deployment import Canary
 from stack import Stack
 from stack.ports import free_ports
 from tests.support.fakes import FakeRegistry, FakeStore, fake_store

@@ -20,7 +20,9 @@ from ml_code.triton_deploy.fleet.fleet import Fleet
 from ml_code.triton_deploy.repository import durable
 from ml_code.triton_deploy.repository.lease import Lease
 from ml_code.triton_deploy.repository.releases import Releases
-from ml_code.triton_deploy.rules.records import Deployment, Release, to_json
+from ml_code.triton_deploy.rules.deployment import Deployment
+from ml_code.triton_deploy.rules.release import Release
+from ml_code.triton_deploy.rules.writer import to_json
 from ml_code.triton_deploy.settings import Settings
 
 PAUSE_S = 0.2

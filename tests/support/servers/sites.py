@@ -20,7 +20,7 @@ from ml_code.triton_deploy.deploy.request import DeployRequest
 from ml_code.triton_deploy.errors import DeployError, VerificationFailed
 from ml_code.triton_deploy.fleet.fleet import Fleet
 from ml_code.triton_deploy.repository import ModelFolder
-from ml_code.triton_deploy.rules.records import Deployment
+from ml_code.triton_deploy.rules.deployment import Deployment
 from ml_code.triton_deploy.rules.version_files import Manifest
 from ml_code.triton_deploy.settings import Settings
 from stack import Stack

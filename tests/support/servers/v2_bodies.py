@@ -14,7 +14,8 @@ import numpy as np
 
 from ml_code.gateway.v2.tensors import to_bytes
 from ml_code.triton_deploy.model.smoke_case import NUMPY_TYPES
-from ml_code.triton_deploy.rules.records import Release, to_json
+from ml_code.triton_deploy.rules.release import Release
+from ml_code.triton_deploy.rules.writer import to_json
 from stack import Stack
 
 MODEL, LARGE = "echo", "large"

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_code.triton_deploy.clients.triton import GrpcTriton, Inference
 from ml_code.triton_deploy.deploy.deployer import Deployer
-from ml_code.triton_deploy.rules.records import Deployment
+from ml_code.triton_deploy.rules.deployment import Deployment
 from ml_code.triton_deploy.settings import Settings
 
 STEPS = ("snapshot", "materialize", "load", "ready", "smoke", "commit", "rollback")

@@ -1,20 +1,20 @@
-"""What a deploy remembers: deployments, releases, and the only legal ways from one state to the next.
+"""A deployment: its states, the only legal ways from one to the next, and what it remembers.
 
 Pure rules: standard library only, no I/O, time is an argument. All times are UTC in ISO 8601.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Self
 
 from ..errors import IllegalTransition
 from . import reader
-from .reader import Count, DeployId, Generation, Moment, MomentOrEmpty, Version
+from .moments import utc_text
+from .reader import Count, DeployId, Moment, MomentOrEmpty, Version
 
 
 class State(StrEnum):
@@ -62,6 +62,7 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.UNCHANGED: frozenset(),
 }
 """The one transition table: every edge that exists, checked in ``advance`` alone."""
+
 
 STEP_AFTER: Mapping[State, str] = {
     State.PINNED: "materialize",
@@ -166,14 +167,6 @@ class Canary:
     counted: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
-ADDED: Mapping[str, tuple[str, ...]] = {
-    "canary": ("triton", "tritons", "key", "waits", "told", "held_utc", "held_for", "unjudged", "counted"),
-    "failure": ("suspect",),
-}
-"""Fields that a part of a deployment got later. They are written beside the part, as ``<part>_added``: earlier code can't read a
-part that has a field which it does not know."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
     """One deploy from snapshot to its end; ``advance`` is the only way to change its state.
@@ -276,147 +269,6 @@ class Deployment:
         return record
 
 
-@dataclass(frozen=True, kw_only=True)
-class Release:
-    """One commit: what is live since ``updated_at_utc``, until the next generation exists.
-
-    ``current.json`` is the JSON of the last one, so its fields are a public interface.
-
-    Attributes:
-        model: public model name.
-        generation: 1 for the first release, one more for each.
-        active_version: the version that clients get.
-        run_id: MLflow run that made it.
-        alias: alias that was deployed.
-        digest: digest of its files.
-        previous_version: version that was live before, or None.
-        warm_versions: versions kept loaded beside it, newest first.
-        deploy_id: deployment that committed it.
-        actor: who asked for it.
-        updated_at_utc: when.
-        reason: why, if somebody said.
-        manifest_digest: sha256 of the version's ``manifest.json``; empty in releases of earlier code.
-    """
-
-    model: str
-    generation: Generation
-    active_version: Version
-    run_id: str
-    alias: str
-    digest: str
-    previous_version: Version | None
-    warm_versions: tuple[Version, ...]
-    deploy_id: DeployId
-    actor: str
-    updated_at_utc: Moment
-    reason: str = ""
-    manifest_digest: str = ""
-
-    @property
-    def unverified(self) -> bool:
-        """Whether somebody went back to it without a look at its files."""
-        return self.reason.startswith(UNVERIFIED)
-
-    @property
-    def loaded_versions(self) -> tuple[int, ...]:
-        """Versions that Triton has to hold, the live one first."""
-        return (self.active_version, *self.warm_versions)
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read a release or current.json back; raises ValueError when ``text`` is not one."""
-        return reader.decode(text, cls)
-
-
-class BakeVerdict(StrEnum):
-    """How the bake of a release ended."""
-
-    PASSED = "passed"
-    """It was judged, and is good."""
-    FAILED = "failed"
-    """It was judged, and is bad."""
-    NO_DATA = "no_data"
-    """It could not be judged: too little traffic, or nobody who saw it could be asked."""
-    SUPERSEDED = "superseded"
-    """Another release is live meanwhile: this one's bake is nobody's concern."""
-
-
-UNVERIFIED = "not verified: "
-"""Begins the reason of a release whose files nobody compared with what was released before."""
-
-BAKED_BADLY = "failed its bake: "
-"""Begins the reason of a release that takes one back which failed its bake."""
-
-NOT_JUDGED = "could not be judged: "
-"""Begins the reason of a release that takes one back of which its bake knew nothing, where the settings say so."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bake:
-    """How a release did on live traffic.
-
-    Attributes:
-        model: public model name.
-        generation: the release.
-        version: its version.
-        deploy_id: deployment that committed it.
-        verdict: how it ended.
-        reasons: why, in sentences.
-        looks: how often it was looked at.
-        judged: how many of the looks saw enough to judge by.
-        figures: what each source said last, by its name.
-        began_at_utc: when its release was committed.
-        ended_at_utc: when the verdict was given.
-        uncompared: why its latency was not compared with another version's; empty when it was, or nobody wanted it.
-        unmeasured: nothing is known because whoever measures could not be asked, not because too few requests came.
-    """
-
-    model: str
-    generation: Generation
-    version: Version
-    deploy_id: DeployId
-    verdict: BakeVerdict
-    reasons: tuple[str, ...]
-    looks: int
-    judged: int
-    figures: Mapping[str, Any]
-    began_at_utc: Moment
-    ended_at_utc: Moment
-    unmeasured: bool = False
-    uncompared: str = ""
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read a record back; raises ValueError when ``text`` is not one."""
-        return reader.decode(text, cls)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReconcileNote:
-    """What a reconcile of a model found.
-
-    Attributes:
-        at_utc: when it ended.
-        done: what was put right.
-        problems: what could not be.
-        notices: what is worth knowing, by its kind.
-        under_way: the deployment because of which nothing was looked at, or empty.
-        stuck: engines that Triton neither serves nor lets go, by ``<engine> on <address>``: what Triton says of each.
-    """
-
-    at_utc: Moment
-    done: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
-    notices: Mapping[str, str] = field(default_factory=dict)
-    under_way: str = ""
-    stuck: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read a note back; raises ValueError when ``text`` is not one."""
-        return reader.decode(text, cls)
-
-
 def advance(record: Deployment, to: State, now: datetime, **facts: Any) -> Deployment:
     """Return ``record`` in state ``to`` with the facts that came with it.
 
@@ -435,56 +287,3 @@ def advance(record: Deployment, to: State, now: datetime, **facts: Any) -> Deplo
             hint="Run the steps in order; a finished deployment is not taken up again: start a new one.",
         )
     return replace(record, state=to, times_utc={**record.times_utc, to: utc_text(now)}, **facts)
-
-
-def next_release(record: Deployment, previous: Release | None, now: datetime, keep_warm: int) -> Release:
-    """Return the release that commits ``record`` on top of ``previous``.
-
-    Args:
-        record: a verified deployment.
-        previous: the release that is live, or None before the first.
-        now: aware time of the commit.
-        keep_warm: how many earlier versions stay loaded for a fast revert.
-    """
-    earlier = previous.loaded_versions if previous else ()
-    warm = [version for version in earlier if version != record.version][:keep_warm]
-    replaced = previous.active_version if previous else None
-    if previous and replaced == record.version:
-        # A live version that Triton had lost was deployed again: what it replaced is what it replaced then.
-        replaced = previous.previous_version
-    return Release(
-        model=record.model,
-        generation=record.generation,
-        active_version=record.version,
-        run_id=record.pinned.run_id,
-        alias=record.pinned.alias,
-        digest=record.digest,
-        previous_version=replaced,
-        warm_versions=tuple(warm),
-        deploy_id=record.deploy_id,
-        actor=record.actor,
-        updated_at_utc=utc_text(now),
-        reason=record.reason,
-        manifest_digest=record.manifest_digest,
-    )
-
-
-def to_json(record: Deployment | Release | Failure | Bake | ReconcileNote, before: str = "") -> str:
-    """Return a record as the text that its file holds.
-
-    Args:
-        record: the record.
-        before: text of the one that it follows: what a newer version of this package had put into that is kept.
-    """
-    data = asdict(record)
-    for part, names in ADDED.items():
-        if data.get(part):
-            data[part + reader.ADDED] = {name: data[part].pop(name) for name in names}
-    if before:
-        data = reader.keeping(data, before, type(record))
-    return json.dumps(data, indent=2) + "\n"
-
-
-def utc_text(moment: datetime) -> str:
-    """Return an aware time as UTC in ISO 8601 with milliseconds."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
