@@ -20,7 +20,7 @@ from tritonclient.grpc import model_config_pb2
 
 from ml_code.triton_deploy.clients.artifacts import Source
 from ml_code.triton_deploy.clients.registry import RegisteredVersion
-from ml_code.triton_deploy.clients.triton import Index, Inference
+from ml_code.triton_deploy.clients.triton import Index, Inference, ModelState, Phase
 from ml_code.triton_deploy.clients.triton.lifeline import Life
 from ml_code.triton_deploy.errors import (
     AliasNotFound,
@@ -289,7 +289,8 @@ class FakeTriton:
     def index(self) -> Index:
         self._called("loaded", "")
         ready = {name: (entry[0],) for name, entry in [*self._engines.items(), *self._switches.items()]}
-        states = {name: state for name, state in self._states.items() if _is_there(self._repository / name)}
+        there = {name for name in self._states if _is_there(self._repository / name)}
+        states = {name: state_of(text) for name, text in self._states.items() if name in there}
         return Index(ready, states)
 
     def ready_versions(self, model: str) -> tuple[int, ...]:
@@ -297,7 +298,7 @@ class FakeTriton:
         loaded = self._switches.get(model) or self._engines.get(model)
         return (loaded[0],) if loaded else ()
 
-    def states(self) -> dict[str, str]:
+    def states(self) -> dict[str, ModelState]:
         return dict(self.index().states)
 
     @contextmanager
@@ -355,6 +356,12 @@ class FakeTriton:
 
 _STAT = os.stat
 """Triton's look at the disk is another process's: what a test does to this one's is nothing to it."""
+
+
+def state_of(text: str) -> ModelState:
+    """Return the state that reads as ``text``, such as ``UNAVAILABLE: unloaded``."""
+    phase, _, reason = text.partition(": ")
+    return ModelState(Phase(phase), reason)
 
 
 def _is_there(path: Path) -> bool:

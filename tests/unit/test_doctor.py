@@ -29,7 +29,7 @@ from ml_code.triton_deploy.repository.lease import CLOCK_SKEW_S, Lease
 from ml_code.triton_deploy.repository.lease import STAGING as LEASE
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.upkeep.reconcile import Reconciler
-from tests.support.fakes import FakeTriton, unavailable
+from tests.support.fakes import FakeTriton, state_of, unavailable
 from tests.support.settings import changed
 from tests.support.world import MODEL, World
 
@@ -270,7 +270,9 @@ class FakeServer(FakeTriton):
 
     def index(self) -> Index:
         index = super().index()
-        return replace(index, states={**index.states, **self.stuck})
+        return replace(
+            index, states={**index.states, **{name: state_of(text) for name, text in self.stuck.items()}}
+        )
 
     def about(self) -> ServerInfo:
         self._called("about", "")

@@ -7,11 +7,16 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from ml_code.triton_deploy.clients.triton.polling import TWICE, told_apart
+from ml_code.triton_deploy.clients.triton import ModelState
+from ml_code.triton_deploy.clients.triton.polling import told_apart
+from ml_code.triton_deploy.clients.triton.protocol import TWICE
 from ml_code.triton_deploy.errors import ArtifactRejected, DeployError, Misconfigured, Unavailable
 from ml_code.triton_deploy.model import model_config
 from ml_code.triton_deploy.rules.schema import Schema, Tensor
-from ml_code.triton_deploy.rules.triton_errors import Call, Doing, NotPolled, error_of
+from ml_code.triton_deploy.rules.triton_errors import error_of
+from ml_code.triton_deploy.rules.triton_errors.calls import Call, Doing
+from ml_code.triton_deploy.rules.triton_errors.row import NotPolled
+from tests.support.fakes import state_of
 
 SCHEMA = Schema((Tensor("x", "FP32", (-1, 2)),), (Tensor("y", "FP32", (-1, 2)),))
 ENGINE = model_config.to_json(model_config.engine_config("m", 2, SCHEMA, {}))
@@ -40,8 +45,8 @@ class Triton:
             raise self.listing
         return self.seen
 
-    def states(self) -> dict[str, str]:
-        return self.known
+    def states(self) -> dict[str, ModelState]:
+        return {name: state_of(text) for name, text in self.known.items()}
 
     def load_once(self, model: str, timeout_s: float, config: str | None) -> None:
         self.loads.append(config or "")

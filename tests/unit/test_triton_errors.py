@@ -19,15 +19,9 @@ from ml_code.triton_deploy.errors import (
     Unclassified,
     VerificationFailed,
 )
-from ml_code.triton_deploy.rules.triton_errors import (
-    TABLE,
-    Call,
-    Doing,
-    NotPolled,
-    error_of,
-    reason_of,
-    row_of,
-)
+from ml_code.triton_deploy.rules.triton_errors import TABLE, error_of, reason_of, row_of
+from ml_code.triton_deploy.rules.triton_errors.calls import Call, Doing
+from ml_code.triton_deploy.rules.triton_errors.row import NotPolled, StillLoaded
 from tests.support.models import external, times, unknown_operator
 
 LOAD, ASK, UNLOAD, LIST, ABOUT = Call.LOADING, Call.ASKING, Call.UNLOADING, Call.LISTING, Call.ABOUT
@@ -120,7 +114,7 @@ SAID: list[tuple[str, Call, str, str, type[DeployError]]] = [
         UNLOAD,
         "INTERNAL",
         "failed to unload 'm.v2', versions that are still available: 2",
-        Unavailable,
+        StillLoaded,
     ),
     (
         "busy with that model",

@@ -21,8 +21,6 @@ POLL_S = 0.2
 NEEDED = ("model_repository", "model_configuration", "binary_tensor_data")
 SHOWN = 5
 """How many models are named."""
-LOST, UNLOADED = "UNAVAILABLE", "UNAVAILABLE: unloaded"
-"""What Triton calls a model that it has not, with the reason after a colon, and one that it was told to unload."""
 FLAGS_ALONE = "--exit-on-error=false --strict-readiness=false"
 CANT_BE_ASKED = (
     "Whether a Triton ends at its start when it can't load a model, and whether one such model makes it unready, can't be asked. While a "
@@ -128,9 +126,7 @@ class TritonCheck:
             return
         if ready or not index.ready:
             return
-        lost = sorted(
-            name for name, state in index.states.items() if state.startswith(LOST) and state != UNLOADED
-        )
+        lost = sorted(name for name, state in index.states.items() if state.is_lost)
         because = f" because of {shown(lost)}" if lost else ""
         yield self._report.warning(
             f"Triton at {triton.url} serves {shown(sorted(index.ready))} and says that it is not ready{because}: it has strict readiness, the default. "

@@ -1,6 +1,6 @@
-"""What engines there are, on disk and in each Triton, looked up once for every model of a repository.
+"""The engines on disk and the index of each Triton, looked up once for all models of a repository.
 
-Both come as one list for all models: to ask for it again for each of a thousand models would be a million entries.
+Both lists cover all models. To ask for them again for each of a thousand models would read a million entries.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from ..clients.triton import Index, Triton
+from ..clients.triton import Index, ModelState, Triton
 from ..repository.engines import engines_in
+from ..rules.names import model_of
 
 T = TypeVar("T")
 
@@ -19,7 +20,7 @@ Loaded = Mapping[str, tuple[int, ...]]
 
 
 class IndexCache:
-    """Looks when it is first asked, and remembers the answer until it is told to forget.
+    """Looks up each list at the first question, and keeps the answer until ``forget``.
 
     Args:
         root: the model repository.
@@ -30,7 +31,7 @@ class IndexCache:
         self.forget()
 
     def forget(self) -> None:
-        """Look anew the next time."""
+        """Let the next question look anew."""
         self._engines: dict[str, list[int]] | None = None
         self._seen: dict[str, dict[str, Index]] = {}
 
@@ -41,18 +42,18 @@ class IndexCache:
         return self._engines.get(model, [])
 
     def loaded(self, triton: Triton, model: str) -> Loaded:
-        """Return what of a model is loaded in a Triton: its public name and its engines.
+        """Return which of a model's names are ready in a Triton: the public name and the engines.
 
         Raises:
-            Unavailable: it does not answer; it is asked again the next time.
+            Unavailable: the Triton does not answer; the next question asks it again.
         """
         return self._of(triton, model).ready
 
-    def stuck(self, triton: Triton, model: str) -> Mapping[str, str]:
-        """Return what of a model a Triton neither serves nor lets go, with what it says of it: ``LOADING`` or ``UNLOADING``.
+    def stuck(self, triton: Triton, model: str) -> Mapping[str, ModelState]:
+        """Return which of a model's names a Triton is loading or unloading, with their states.
 
         Raises:
-            Unavailable: it does not answer; it is asked again the next time.
+            Unavailable: the Triton does not answer; the next question asks it again.
         """
         return self._of(triton, model).hanging
 
@@ -67,9 +68,8 @@ class IndexCache:
 
 
 def _by_model(names: Mapping[str, T]) -> dict[str, dict[str, T]]:
-    """Sort names in Triton by the model whose public name or engine they are."""
+    """Group names in Triton by the model whose public name or engine they are."""
     by_model: dict[str, dict[str, T]] = {}
     for name, value in names.items():
-        # No model's name has a dot: see names.py.
-        by_model.setdefault(name.partition(".v")[0], {})[name] = value
+        by_model.setdefault(model_of(name), {})[name] = value
     return by_model

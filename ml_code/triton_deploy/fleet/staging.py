@@ -28,7 +28,7 @@ from ..repository import ModelFolder, models_in
 from ..repository.lease import STAGING, Lease
 from ..rules.deployment import Deployment
 from ..rules.moments import utc_text
-from ..rules.names import engine_name
+from ..rules.names import engine_name, model_of
 from ..rules.version_files import Manifest
 from ..settings import Settings
 from .fleet import Fleet
@@ -263,7 +263,7 @@ class Staging:
         # Mostly it is empty, and no folder has to be listed for that.
         ours = set(models_in(root)) if names else set()
         for name in names:
-            model = name.partition(".v")[0]
+            model = model_of(name)
             live = ModelFolder.at(root, model).releases.latest() if model in ours else None
             if model not in ours or (
                 name == model and live and live.active_version in self._triton.ready_versions(name)

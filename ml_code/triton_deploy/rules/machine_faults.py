@@ -1,44 +1,46 @@
-"""What ONNX Runtime says when the machine that runs it is at fault, and not the model. See triton_errors for how it is told."""
+"""Errors of ONNX Runtime for which the machine of the deployer is at fault, not the model; told apart by ``triton_errors``."""
 
 from __future__ import annotations
 
 import re
 
 from ..errors import DeployError, Misconfigured, Unavailable
-from .triton_errors import Call, row_of
+from .triton_errors import row_of
+from .triton_errors.calls import Call
+from .triton_errors.node import FILES_OR_RIGHTS, LIBRARY, LOCALE, NO_THREAD_LEFT
 
 _REPAIRS = {
-    "locale": "Install that locale on this machine (Debian: apt-get install locales, then locale-gen), and on those of the Tritons",
-    "library": "Install that library on this machine, and on those of the Tritons",
-    "descriptors, disk or permissions": "This machine lacks open files, disk or rights: raise its limits, or repair what is named",
-    "no thread left": "This machine starts no more threads: raise its limit of processes (ulimit -u, pids)",
+    LOCALE: "Install that locale on this machine (Debian: apt-get install locales, then locale-gen), and on those of the Tritons",
+    LIBRARY: "Install that library on this machine, and on those of the Tritons",
+    FILES_OR_RIGHTS: "This machine lacks open files, disk or rights: raise its limits, or repair what is named",
+    NO_THREAD_LEFT: "This machine starts no more threads: raise its limit of processes (ulimit -u, pids)",
 }
-"""What to do here, by the row of triton_errors."""
+"""What to do on this machine, by the row of ``triton_errors``."""
 
 _NOT_IMPORTED = re.compile(r".*\b(?:ModuleNotFoundError|ImportError): (?P<why>.*)", re.DOTALL)
 
 
 def machine_fault(said: str, doing: str = "running a model") -> DeployError | None:
-    """Return the error when what ONNX Runtime says here is this machine's fault; None when it is not, or nobody knows.
+    """Return the error when this machine is at fault for an error of ONNX Runtime; None when the model may be.
 
     Args:
-        said: what it said.
-        doing: what was under way, for the message.
+        said: the text of ONNX Runtime.
+        doing: the action that failed, for the message.
     """
-    row = row_of(Call.LOADING, "INTERNAL", said)
-    if row.name not in _REPAIRS:
+    repair = _REPAIRS.get(row_of(Call.LOADING, "INTERNAL", said))
+    if repair is None:
         return None
     return Unavailable(
         f"This machine failed {doing} with ONNX Runtime: {said}.",
-        hint=f"{_REPAIRS[row.name]}. Nothing is held against the model; then try again.",
+        hint=f"{repair}. Nothing is held against the model; then try again.",
     )
 
 
 def not_imported(last: str) -> Misconfigured | None:
-    """Return the error when a process says at its end that Python could not import something; None when it does not.
+    """Return the error when a process ended because Python could not import a module; None otherwise.
 
     Args:
-        last: what it wrote last.
+        last: the last text that the process wrote.
     """
     found = _NOT_IMPORTED.match(last)
     if found is None:

@@ -217,6 +217,11 @@ def engine_name(model: str, version: int) -> str:
     return f"{model}.v{version}"
 
 
+def model_of(name: str) -> str:
+    """Return the model whose public name or engine a Triton model of this name is: no model's name has a dot."""
+    return name.partition(".v")[0]
+
+
 def engine_version(model: str, name: str) -> int | None:
     """Return the version whose engine a Triton model of this name would be, or None when it can't be one of ``model``."""
     match = re.fullmatch(r"(.*)\.v(0|[1-9][0-9]{0,9})", name)

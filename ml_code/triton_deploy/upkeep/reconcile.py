@@ -433,7 +433,7 @@ class Reconciler:
                 version = engine_version(folder.model, name)
                 if version is None and name != folder.model:
                     continue
-                stuck[f"{name} on {triton.url}"] = state
+                stuck[f"{name} on {triton.url}"] = str(state)
                 if version is not None:
                     versions.add(version)
         return versions

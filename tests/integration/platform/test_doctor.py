@@ -550,7 +550,7 @@ def test_what_is_left_in_a_staging_triton_is_named(
     found = patient.examined(**staged(url))
     said(found, "staging Triton", DoctorVerdict.WARNING, f"It has {name} (READY)", "--load-model")
     client.unload(name, 20)
-    eventually(lambda: client.states()[name].startswith("UNAVAILABLE"), "it is empty")
+    eventually(lambda: not client.states()[name].is_held, "it is empty")
     said(patient.examined(**staged(url)), "staging Triton", DoctorVerdict.OK, "It is empty")
 
 

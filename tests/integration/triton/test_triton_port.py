@@ -557,8 +557,8 @@ def test_states_are_of_what_the_process_was_told_to_load(bench: Bench) -> None:
         bench.load(2)
     bench.load(3)
     bench.triton.unload(bench.engine(3), CALL_S)
-    eventually(lambda: bench.triton.states()[bench.engine(3)] != "UNLOADING", "it is unloaded")
-    states = bench.triton.states()
+    eventually(lambda: str(bench.triton.states()[bench.engine(3)]) != "UNLOADING", "it is unloaded")
+    states = {name: str(state) for name, state in bench.triton.states().items()}
     assert states[bench.engine(1)] == "READY"
     assert states[bench.engine(2)].startswith("UNAVAILABLE: ")
     assert states[bench.engine(3)] == "UNAVAILABLE: unloaded"
@@ -622,5 +622,5 @@ def test_a_restarted_triton_lists_a_candidate_without_a_state(tmp_path: Path) ->
         bench.candidate(2)
         stack.restart("triton")
         states = GrpcTriton(stack.url("triton-grpc"), CALL_S).states()
-        assert states == {"best_model.v1": "READY"}
+        assert {name: str(state) for name, state in states.items()} == {"best_model.v1": "READY"}
         assert answers(f"{stack.url('triton')}/v2/health/ready") is None, "it is ready"

@@ -1,8 +1,9 @@
-"""Triton says "failed to poll from model repository" of four things; here they are told apart.
+"""Triton says "failed to poll from model repository" for four reasons; this module finds out which.
 
-Its index says whether the model's folder is there, and whether another repository of it has one of the same name. Where it is
-there, a second load with a configuration that is beyond doubt tells whether Triton refuses the configuration or can't read the folder:
-one that names a backend which does not exist, so that nothing is loaded. Only then is a model blamed.
+Triton's index shows whether the model's folder is there, and whether two of Triton's repositories have a folder of that name.
+If it is there once, a second load with a configuration that is certainly right tells whether Triton refuses the
+configuration or can't read the folder. That configuration names a backend that does not exist, so nothing is loaded. The model
+is blamed only after such a second load.
 """
 
 from __future__ import annotations
@@ -11,59 +12,58 @@ import json
 from typing import Protocol
 
 from ...errors import ArtifactRejected, DeployError, Misconfigured, Unavailable
-from ...rules.triton_errors import NotPolled
+from ...rules.triton_errors.row import NotPolled
+from .protocol import ModelState, Phase
 
 LOG = "That Triton's log has the reason, behind \"Poll failed for model directory '{model}'\""
-TWICE = "model appears in two or more repositories"
-"""What the index says of such a model (MODEL_READY_REASON_DUPLICATE in Triton's core)."""
 NO_BACKEND = "deployer_asks_whether_it_can_read_this_folder"
-"""Stands in Triton's log."""
+"""Backend of the second load; Triton's log shows this name."""
 
 
-class Asked(Protocol):
-    """What is asked of the Triton that said so."""
+class PolledTriton(Protocol):
+    """The Triton that failed to poll, as far as this module uses it."""
 
     @property
     def url(self) -> str:
-        """Address, for messages."""
+        """The server's address, for messages."""
 
     def folders(self) -> frozenset[str]:
-        """Every folder of its repository."""
+        """Return every folder of the server's repository."""
 
-    def states(self) -> dict[str, str]:
-        """What became of each model that it was told to load."""
+    def states(self) -> dict[str, ModelState]:
+        """Return the state of each model that the server was told to load."""
 
     def load_once(self, model: str, timeout_s: float, config: str | None) -> None:
-        """Load a model; what Triton says of it is not looked into any further."""
+        """Load a model, without a second look at a failure to poll it."""
 
 
 def told_apart(
-    triton: Asked, model: str, config: str | None, timeout_s: float, error: NotPolled
+    triton: PolledTriton, model: str, config: str | None, timeout_s: float, error: NotPolled
 ) -> DeployError:
-    """Return what is the matter when Triton failed to poll a model.
+    """Return the error that names the reason for which Triton failed to poll a model.
 
     Args:
-        triton: the one that said so.
-        model: the model it was told to load.
-        config: the configuration that came with the load, in JSON; None: Triton read the file.
+        triton: the server that failed to poll.
+        model: the model that the server was told to load.
+        config: the configuration that came with the load, in JSON; None if Triton read the file.
         timeout_s: deadline of a load, seconds.
-        error: what was raised.
+        error: the error of the load.
 
     Returns:
-        Misconfigured: the folder is not there, or twice, or a file of ours is not as it was written. Unavailable: Triton can't read
-        the folder, or its repository. ArtifactRejected: Triton refuses the configuration of a version's engine.
+        Misconfigured: the folder is missing or there twice, or a file of ours has changed since it was written. Unavailable:
+        Triton can't read the folder or its repository. ArtifactRejected: Triton refuses the configuration of an engine.
     """
     try:
-        seen, state = model in triton.folders(), triton.states().get(model, "")
+        seen, state = model in triton.folders(), triton.states().get(model)
     except DeployError as why:
-        # Such as no descriptor left, which is why it could not read the folder either.
+        # For example, a Triton without a free descriptor can read neither the folder nor its list.
         return why
     if not seen:
         return Misconfigured(
             f"Triton at {triton.url} refused loading {model}: it does not see the model in its repository.",
             hint=error.hint,
         )
-    if TWICE in state:
+    if state is not None and state.is_twice:
         return Misconfigured(
             f"Triton at {triton.url} refused loading {model}: it sees that folder in two of its repositories.",
             hint="Start it with one --model-repository, that of TRITON_DEPLOY_REPOSITORY, or move the other folder away.",
@@ -74,14 +74,14 @@ def told_apart(
             hint=f"{LOG.format(model=model)}. If a file was changed or can't be read, triton-deploy reconcile writes it anew; "
             "else look at triton/config.json of the version.",
         )
-    if state.startswith(("READY", "LOADING", "UNLOADING")):
-        # A second load would be one of what answers.
+    if state is not None and (state.phase is Phase.READY or state.is_hanging):
+        # A second load would replace an engine that answers, or soon will.
         return error
     return _of_engine(triton, model, timeout_s, error)
 
 
-def _of_engine(triton: Asked, model: str, timeout_s: float, error: NotPolled) -> DeployError:
-    """Return whether the configuration is refused, or the folder can't be read."""
+def _of_engine(triton: PolledTriton, model: str, timeout_s: float, error: NotPolled) -> DeployError:
+    """Return the error that tells a refused configuration from a folder that Triton can't read."""
     beyond_doubt = {"name": model, "backend": NO_BACKEND, "max_batch_size": 0}
     try:
         triton.load_once(model, timeout_s, json.dumps(beyond_doubt))
