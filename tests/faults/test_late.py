@@ -97,7 +97,7 @@ def last_release_everywhere(world: World, version: int) -> None:
     assert live.active_version == version
     assert json.loads(world.current or "")["generation"] == live.generation
     manifest = world.folder.versions.require(version)
-    assert Fleet(world.folder, [world.triton], world.settings).switch_is_written(manifest)
+    assert Fleet(world.folder, [world.triton], world.settings).files.switch_is_written(manifest)
     assert world.ask() == (version, float(version))
     for held in live.loaded_versions:
         assert world.folder.engines.is_whole(held)

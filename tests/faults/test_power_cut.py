@@ -338,7 +338,7 @@ def restart_before_the_release(patch: pytest.MonkeyPatch) -> None:
     switch_to = Fleet.switch_to
 
     def early(self: Fleet, manifest: Manifest) -> Any:
-        self.write_switch(manifest)
+        self.files.write_switch(manifest)
         return switch_to(self, manifest)
 
     patch.setattr(Fleet, "switch_to", early)

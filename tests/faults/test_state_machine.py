@@ -22,6 +22,7 @@ from hypothesis.stateful import (
 from ml_code.triton_deploy.deploy.deployments import Deployments
 from ml_code.triton_deploy.errors import DeployError
 from ml_code.triton_deploy.fleet.fleet import Fleet
+from ml_code.triton_deploy.fleet.serving_files import ServingFiles
 from ml_code.triton_deploy.repository import durable
 from ml_code.triton_deploy.repository.journal import Journal
 from ml_code.triton_deploy.repository.lease import Lease
@@ -148,8 +149,8 @@ def quarantine_of_what_others_brought(patch: pytest.MonkeyPatch) -> None:
 
 def restart_without_the_switch(patch: pytest.MonkeyPatch) -> None:
     """A commit and a reconcile leave the switch's file as it was."""
-    patch.setattr(Fleet, "switch_is_written", lambda self, manifest: True)
-    patch.setattr(Fleet, "write_switch", lambda self, manifest: None)
+    patch.setattr(ServingFiles, "switch_is_written", lambda self, manifest: True)
+    patch.setattr(ServingFiles, "write_switch", lambda self, manifest: None)
 
 
 def gc_that_does_not_look_back(patch: pytest.MonkeyPatch) -> None:

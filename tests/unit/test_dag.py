@@ -22,7 +22,7 @@ import pytest
 from ml_code.triton_deploy.deploy import deployer
 from ml_code.triton_deploy.deploy.request import DeployRequest
 from ml_code.triton_deploy.errors import DeployError, LeaseHeld, Unavailable
-from ml_code.triton_deploy.fleet.fleet import SMOKE_REQUESTS
+from ml_code.triton_deploy.fleet.smoke import SMOKE_REQUESTS
 from ml_code.triton_deploy.rules.deployment import Canary
 from ml_code.triton_deploy.rules.names import deploy_id_for
 from tests.support.dags import REPO, library_environment

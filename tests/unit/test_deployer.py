@@ -30,12 +30,14 @@ from ml_code.triton_deploy.errors import (
     VerificationFailed,
 )
 from ml_code.triton_deploy.fleet.fleet import Fleet
+from ml_code.triton_deploy.fleet.model_on_triton import ModelOnTriton
+from ml_code.triton_deploy.fleet.serving_files import ServingFiles
 from ml_code.triton_deploy.model import onnx_model
 from ml_code.triton_deploy.repository.releases import Releases
 from ml_code.triton_deploy.rules.deployment import Canary, Deployment, State
 from ml_code.triton_deploy.rules.version_files import Manifest
 from ml_code.triton_deploy.upkeep.reconcile import Reconciler
-from tests.support.fakes import FakeTriton, unavailable
+from tests.support.fakes import unavailable
 from tests.support.faults.killed_process import Stopper
 from tests.support.faults.operations import prepared_for_rollback
 from tests.support.models import external, files, golden, times, unknown_operator
@@ -776,13 +778,13 @@ def test_what_was_decided_is_not_undone(world: World, monkeypatch: pytest.Monkey
     world.register_times(2)
     seen: list[tuple[int, float]] = []
     flips: list[int] = []
-    flip = Fleet._flip
+    flip = ModelOnTriton.flip
 
-    def noted(self: Fleet, manifest: Manifest, triton: FakeTriton) -> None:
+    def noted(self: ModelOnTriton, manifest: Manifest) -> None:
         flips.append(manifest.version)
-        flip(self, manifest, triton)
+        flip(self, manifest)
 
-    monkeypatch.setattr(Fleet, "_flip", noted)
+    monkeypatch.setattr(ModelOnTriton, "flip", noted)
 
     def fail_once(owner: type, name: str, *, after: bool) -> None:
         real = getattr(owner, name)
@@ -862,14 +864,14 @@ def test_a_rollback_that_sleeps_before_its_flip_leaves_the_last_release(world: W
             world.register_times(version)
             assert world.deploy(f"other-{version}").state is State.COMMITTED
 
-    with sleeping_before(Fleet, "_flip", others), pytest.raises(Superseded):
+    with sleeping_before(ModelOnTriton, "flip", others), pytest.raises(Superseded):
         world.deployer().rollback(MODEL, "begun")
     assert world.ask() == (6, 6.0)
     world.triton.restart(MODEL)
     assert world.ask() == (6, 6.0)
 
 
-@pytest.mark.parametrize(("owner", "name"), [(Releases, "project"), (Fleet, "write_switch")])
+@pytest.mark.parametrize(("owner", "name"), [(Releases, "project"), (ServingFiles, "write_switch")])
 def test_a_commit_that_sleeps_before_it_writes_puts_nothing_back(
     world: World, owner: type, name: str
 ) -> None:

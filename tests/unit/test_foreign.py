@@ -506,7 +506,7 @@ def test_a_failed_deploy_is_undone_when_the_files_of_the_live_one_are_gone(
     """It fails after its flip: what Triton has of the live version serves again."""
     lose(deployed)
     deployed.register_times(5)
-    monkeypatch.setattr("ml_code.triton_deploy.fleet.fleet.Fleet._ask_public", refuse)
+    monkeypatch.setattr("ml_code.triton_deploy.fleet.smoke.SmokeTest.ask_public_name", refuse)
     with pytest.raises(Unavailable):
         deployed.deploy("d5")
     monkeypatch.undo()
@@ -528,7 +528,7 @@ def test_a_failed_deploy_is_undone_when_nothing_can_be_put_in_its_place(
     gone(deployed)
     deployed.triton.unload("best_model.v4", 1)
     deployed.register_times(5)
-    monkeypatch.setattr("ml_code.triton_deploy.fleet.fleet.Fleet._ask_public", refuse)
+    monkeypatch.setattr("ml_code.triton_deploy.fleet.smoke.SmokeTest.ask_public_name", refuse)
     with pytest.raises(Unavailable):
         deployed.deploy("d5")
     assert deployed.folder.journal.get("d5").state is State.ROLLED_BACK

@@ -12,6 +12,7 @@ import pytest
 from ml_code.triton_deploy.errors import Unavailable
 from ml_code.triton_deploy.fleet.fleet import Fleet
 from ml_code.triton_deploy.fleet.index_cache import IndexCache
+from ml_code.triton_deploy.fleet.model_on_triton import ModelOnTriton
 from ml_code.triton_deploy.repository.lease import Lease
 from ml_code.triton_deploy.rules.deployment import State
 from ml_code.triton_deploy.rules.version_files import Manifest
@@ -132,7 +133,7 @@ def test_an_abandoned_flip_is_undone(deployed: World, monkeypatch: pytest.Monkey
         getattr(deployer, step)(MODEL, "d3")
     with monkeypatch.context() as patch:
         patch.setattr("ml_code.triton_deploy.deploy.step.RunningStep.keep_lease", lambda self: None)
-        patch.setattr("ml_code.triton_deploy.fleet.fleet.Fleet._check", killed)
+        patch.setattr("ml_code.triton_deploy.fleet.smoke.SmokeTest.largest_error", killed)
         patch.setattr(
             "ml_code.triton_deploy.deploy.deployments.Deployments.try_to_restore", lambda self: None
         )
@@ -152,16 +153,16 @@ def test_a_reconcile_that_sleeps_says_what_it_did_in_the_end(
     serving = Fleet(deployed.folder, [deployed.triton], deployed.settings)
     serving.restore(deployed.folder.versions.require(1))
     assert deployed.ask() == (1, 1.0)
-    real = Fleet.restore_on
+    real = ModelOnTriton.restore
 
-    def woken(self: Fleet, triton: FakeTriton, manifest: Manifest | None) -> None:
+    def woken(self: ModelOnTriton, manifest: Manifest | None) -> None:
         monkeypatch.undo()
         deployed.later(10_000)
         deployed.register_times(3)
         assert deployed.deploy("d3").state is State.COMMITTED
-        real(self, triton, manifest)
+        real(self, manifest)
 
-    monkeypatch.setattr(Fleet, "restore_on", woken)
+    monkeypatch.setattr(ModelOnTriton, "restore", woken)
     found = reconcile(deployed)
     assert deployed.ask() == (3, 3.0)
     assert found.live == 3

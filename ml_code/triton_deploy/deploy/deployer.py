@@ -358,7 +358,7 @@ class Deployer:
                     away = serving.switch_to(manifest, self._settle_s(step))
                     step.keep_lease()
                     # Before the decision, which may be finished by code that does not know an engine that is not complete.
-                    serving.complete_engine(manifest)
+                    serving.files.complete_engine(manifest)
                     unanswered = dict(serving.unanswered)
                     step.reached(State.COMMITTING, away=dict(away), unanswered=unanswered)
                 except BaseException:

@@ -284,8 +284,8 @@ class Deployments:
             if manifest is None:
                 return
             # First the engine: a Triton that is restarted in between must find all that the switch points at.
-            serving.complete_engine(manifest)
-            serving.write_switch(manifest)
+            serving.files.complete_engine(manifest)
+            serving.files.write_switch(manifest)
 
         self._of_the_last(write)
 
@@ -308,11 +308,11 @@ class Deployments:
                 if triton is None:
                     self.serving().restore_without_files(live.active_version, spared)
                 else:
-                    self.serving().restore_without_files_on(triton, live.active_version)
+                    self.serving().on(triton).restore_without_files(live.active_version)
             elif triton is None:
                 self.serving().restore(manifest, spared)
             else:
-                self.serving().restore_on(triton, manifest)
+                self.serving().on(triton).restore(manifest)
 
         self._of_the_last(point)
 

@@ -451,13 +451,13 @@ class Reconciler:
     def _derived_files(
         self, folder: ModelFolder, serving: Fleet, deployments: Deployments, live: Release, manifest: Manifest
     ) -> Iterator[Repair]:
-        if not serving.switch_is_written(manifest):
+        if not serving.files.switch_is_written(manifest):
             yield Repair("rewrite the switch's config.pbtxt", deployments.project)
         for version in live.loaded_versions:
             kept = folder.versions.usable(version)
-            if kept is not None and not serving.engine_is_whole(kept):
+            if kept is not None and not serving.files.engine_is_whole(kept):
                 yield Repair(
-                    f"rebuild the engine of version {version}", partial(serving.complete_engine, kept)
+                    f"rebuild the engine of version {version}", partial(serving.files.complete_engine, kept)
                 )
 
     def _on_triton(
@@ -471,7 +471,7 @@ class Reconciler:
             if version not in loaded.get(engine, ()) and folder.versions.usable(version) is not None:
                 yield Repair(
                     f"load version {version} into {triton.url}",
-                    partial(deployments.serving().load, triton, version),
+                    partial(deployments.serving().on(triton).load, version),
                 )
         serving = loaded.get(folder.model, ())
         if serving != ((live.active_version,) if live else ()):
