@@ -1,7 +1,8 @@
-"""The staging Triton: a candidate is tried where nobody is served, through all that clients will meet.
+"""The staging Triton: a candidate is tried on a Triton without clients, in the same way as on a serving one.
 
-It is one more Triton on the same repository, started in explicit mode and without ``--load-model``, so that it starts empty. One
-deployment uses it at a time. What ends it, or hangs in it, has harmed no client.
+It is one more Triton on the same repository, started in explicit mode and without ``--load-model``, so
+that it starts empty. One deployment uses it at a time. A candidate that ends it, or hangs in it, harms no
+client.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -38,15 +39,40 @@ log = logging.getLogger(__name__)
 POLL_S = 0.5
 
 
+@dataclass
+class _Trial:
+    """One deployment's trial in the staging Triton.
+
+    Attributes:
+        manifest: the candidate.
+        deploy_id: the candidate's deployment.
+        holder: the deployment's name in the lease of the staging Triton.
+        keep_lease: renews the deployment's own lease.
+        note: records the trial.
+        ended_before: whether the candidate has ended the staging Triton in this or an earlier trial.
+        waited_s: how long another deployment used the staging Triton, seconds.
+        emptied: names that were found loaded, and were unloaded.
+    """
+
+    manifest: Manifest
+    deploy_id: str
+    holder: str
+    keep_lease: Callable[[], object]
+    note: Callable[[Mapping[str, Any]], None]
+    ended_before: bool
+    waited_s: float = 0.0
+    emptied: list[str] = field(default_factory=list)
+
+
 class Staging:
     """The staging Triton as one deployment uses it.
 
     Args:
         triton: the server.
         folder: the model's place in the repository.
-        settings: deadlines, and what to do when it is away.
-        clock: gives the time, aware.
-        sleep: waits so many seconds.
+        settings: deadlines, and whether the staging Triton is required.
+        clock: returns the aware time.
+        sleep: waits a number of seconds.
     """
 
     def __init__(
@@ -59,7 +85,7 @@ class Staging:
     ) -> None:
         self._triton = triton
         self._folder = folder
-        # A busy machine that serves nobody may answer slowly; there is one of it.
+        # Latency is no evidence on a machine without clients, and there is only one staging Triton.
         self._settings = replace(
             settings,
             smoke=replace(settings.smoke, latency_limit_s=float("inf")),
@@ -70,7 +96,7 @@ class Staging:
         self._sleep = sleep
         self._lease = Lease(settings.repository_root, "the staging Triton", STAGING)
         self._left: set[str] = set()
-        """What may be loaded in it without being listed: Triton lists only what has a folder."""
+        """Names that may be loaded without being listed: Triton lists only models that have a folder."""
 
     def try_out(
         self,
@@ -84,93 +110,95 @@ class Staging:
 
         Args:
             manifest: the candidate.
-            deploy_id: its deployment.
-            keep_lease: renews the deployment's own lease; raises Superseded when it lost it.
-            note: records what came of it: ``result`` (``passed``, ``rejected``, ``ended``, ``unreachable``, ``stuck`` or ``busy``),
-                ``waited_s`` seconds for another deployment, ``emptied`` (names that were found in it), ``at_utc``.
-            before: what an earlier try of the same deployment recorded.
+            deploy_id: the candidate's deployment.
+            keep_lease: renews the deployment's own lease; raises Superseded when the deployment has lost it.
+            note: records the trial: ``result`` (``passed``, ``rejected``, ``ended``, ``unreachable``,
+                ``stuck`` or ``busy``), ``waited_s`` (wait for another deployment, seconds), ``emptied``
+                (names that were found loaded), ``at_utc``.
+            before: the record of an earlier trial of the same deployment.
 
         Raises:
-            EndedTriton: the candidate ended it, and once more when it was tried again.
+            EndedTriton: the candidate ended the staging Triton twice.
             ArtifactRejected, VerificationFailed: the candidate can't be served.
-            Unavailable: it can't be used, and is required; nobody is blamed.
-            Misconfigured: it does not look like a staging Triton.
+            Unavailable: the staging Triton can't be used, and is required; the model is not blamed.
+            Misconfigured: the Triton does not look like a staging Triton.
             Superseded: the deployment, or its turn, is over.
         """
         if before.get("result") == "passed":
             return
-        me = f"{self._folder.model}:{deploy_id}"
-        facts: dict[str, Any] = {"waited_s": 0.0, "emptied": []}
-
-        def ended(result: str) -> None:
-            note({"result": result, **facts, "at_utc": utc_text(self._clock())})
-
+        holder = f"{self._folder.model}:{deploy_id}"
+        trial = _Trial(manifest, deploy_id, holder, keep_lease, note, before.get("result") == "ended")
         try:
-            facts["waited_s"] = self._take(me, keep_lease)
+            trial.waited_s = self._take(trial)
         except LeaseHeld as error:
-            ended("busy")
+            self._record(trial, "busy")
             self._go_on_or(error)
             return
         try:
-            self._try_within(manifest, deploy_id, lambda: self._keep(me, keep_lease), facts, ended, before)
+            self._try_within(trial)
         finally:
-            self._give_back(me)
+            self._give_back(trial)
 
-    def _try_within(
-        self,
-        manifest: Manifest,
-        deploy_id: str,
-        keep: Callable[[], object],
-        facts: dict[str, Any],
-        ended: Callable[[str], None],
-        before: Mapping[str, Any],
-    ) -> None:
-        ended_before = before.get("result") == "ended"
-        while True:
-            keep()
+    def _try_within(self, trial: _Trial) -> None:
+        """Try the candidate, and once more after it has ended the staging Triton."""
+        while self._make_ready(trial):
             try:
-                facts["emptied"] = self._empty()
-            except _Stuck as error:
-                ended("stuck")
-                self._go_on_or(error)
-                return
-            except Unavailable as error:
-                ended("ended" if ended_before else "unreachable")
-                self._go_on_or(error)
-                return
-            keep()
-            try:
-                self._run(manifest, deploy_id, keep)
+                self._run(trial)
             except EndedTriton as error:
-                ended("ended")
-                if ended_before:
+                self._record(trial, "ended")
+                if trial.ended_before:
                     raise EndedTriton(
                         f"The candidate ended the staging Triton twice: {error.message}",
                         hint="Nobody was served there. See that Triton's log; the model needs repair.",
                         suspect=False,
                     ) from error
                 log.warning("%s It is tried there once more.", error.message)
-                ended_before = True
-                self._wait_until_back(keep)
-                continue
+                trial.ended_before = True
+                self._wait_until_back(trial)
             except (StorageFailed, Superseded):
                 raise
             except DeployError as error:
-                # Also where it is optional: what hangs there, or is lost there, is not tried on those who serve.
-                ended("rejected" if error.blames_artifact else "stuck" if self._left else "unreachable")
+                # Even if staging is optional: a candidate that hangs or is lost there is not tried on
+                # serving Tritons.
+                self._record(
+                    trial,
+                    "rejected" if error.blames_artifact else "stuck" if self._left else "unreachable",
+                )
                 raise self._there(error) from error
-            ended("passed")
-            log.info("version %s came through the staging Triton", manifest.version)
-            return
+            else:
+                self._record(trial, "passed")
+                log.info("version %s came through the staging Triton", trial.manifest.version)
+                return
 
-    def _run(self, manifest: Manifest, deploy_id: str, keep: Callable[[], object]) -> None:
+    def _make_ready(self, trial: _Trial) -> bool:
+        """Empty the staging Triton; returns false if that fails and the deploy goes on without it."""
+        self._keep(trial)
+        try:
+            trial.emptied = self._empty()
+        except _Stuck as error:
+            self._record(trial, "stuck")
+            self._go_on_or(error)
+            return False
+        except Unavailable as error:
+            self._record(trial, "ended" if trial.ended_before else "unreachable")
+            self._go_on_or(error)
+            return False
+        self._keep(trial)
+        return True
+
+    def _record(self, trial: _Trial, result: str) -> None:
+        facts = {"waited_s": trial.waited_s, "emptied": trial.emptied}
+        trial.note({"result": result, **facts, "at_utc": utc_text(self._clock())})
+
+    def _run(self, trial: _Trial) -> None:
+        manifest = trial.manifest
         serving = Fleet(self._folder, [self._triton], self._settings)
         try:
-            serving.load_candidate(manifest, deploy_id, fresh=True)
-            keep()
+            serving.load_candidate(manifest, trial.deploy_id, fresh=True)
+            self._keep(trial)
             serving.wait_ready(manifest.version)
             serving.smoke(manifest.version)
-            keep()
+            self._keep(trial)
             serving.switch_to(manifest)
         finally:
             for name in (self._folder.model, engine_name(self._folder.model, manifest.version)):
@@ -182,20 +210,20 @@ class Staging:
                         "%s is left in the staging Triton, and the next deploy takes it out: %s", name, error
                     )
 
-    def _take(self, me: str, keep_lease: Callable[[], object]) -> float:
-        """Wait for the staging Triton, and take it; returns how long that took, seconds."""
+    def _take(self, trial: _Trial) -> float:
+        """Wait for the lease of the staging Triton, and take it; returns the wait, seconds."""
         began = time.monotonic()
         while True:
             holder, in_force = self._lease.last(self._clock())
             record = self._record_of(holder) if holder else None
             if holder is not None and (not in_force or (record is not None and record.finished)):
-                # Who had it is silent, was rolled back, or could not take its candidate out: that is done below. If it wakes up,
-                # its renewal fails.
+                # The last holder is silent, was rolled back, or could not unload its candidate: its names
+                # are unloaded below. If that holder wakes up, it fails to renew the lease.
                 if record is not None:
                     self._left |= {record.model, engine_name(record.model, record.version)}
                 self._lease.release(holder)
             try:
-                self._lease.acquire(me, self._clock(), self._lease_s)
+                self._lease.acquire(trial.holder, self._clock(), self._lease_s)
                 return round(time.monotonic() - began, 3)
             except (LeaseHeld, Superseded):
                 waited_s = time.monotonic() - began
@@ -204,31 +232,31 @@ class Staging:
                         f"The staging Triton at {self._triton.url} was in use by {holder or 'another deployment'} for {waited_s:.0f} s.",
                         hint="Deploy again, or raise TRITON_DEPLOY_STAGING_WAIT_S.",
                     ) from None
-            keep_lease()
+            trial.keep_lease()
             self._sleep(POLL_S)
 
-    def _give_back(self, me: str) -> None:
+    def _give_back(self, trial: _Trial) -> None:
         if not self._left:
-            self._lease.release(me)
+            self._lease.release(trial.holder)
             return
-        # Not in force, and not given back: the next one learns from it what is left.
+        # Expired and not released: its holder tells the next deployment which names are left.
         with contextlib.suppress(DeployError):
-            self._lease.renew(me, self._clock(), 0)
+            self._lease.renew(trial.holder, self._clock(), 0)
 
     def _record_of(self, holder: str) -> Deployment | None:
-        """Return the deployment that has it, if it can be read."""
+        """Return the deployment of a holder, if its record can be read."""
         model, _, deploy_id = holder.partition(":")
         with contextlib.suppress(DeployError):
             return ModelFolder.at(self._settings.repository_root, model).journal.find(deploy_id)
         return None
 
-    def _keep(self, me: str, keep_lease: Callable[[], object]) -> None:
-        keep_lease()
-        self._lease.renew(me, self._clock(), self._lease_s)
+    def _keep(self, trial: _Trial) -> None:
+        trial.keep_lease()
+        self._lease.renew(trial.holder, self._clock(), self._lease_s)
 
     @property
     def _lease_s(self) -> float:
-        # As long as one call may take.
+        # Long enough for the longest call.
         settings = self._settings
         return (
             max(settings.triton.load_timeout_s, 6 * settings.triton.infer_timeout_s)
@@ -237,11 +265,11 @@ class Staging:
         )
 
     def _empty(self) -> list[str]:
-        """Take out what others left in it; returns the names."""
+        """Unload everything that earlier deployments left; returns the names."""
         busy = self._busy()
         self._refuse_others([name for name in busy if name not in self._left])
         names = sorted({*busy, *self._left})
-        # The public names first: Triton keeps an engine while a switch points at it.
+        # Public names first: Triton keeps an engine while a switch points at it.
         for name in sorted(names, key=lambda name: ".v" in name):
             self._triton.unload(name, self._settings.triton.switch_timeout_s)
         deadline = time.monotonic() + self._settings.triton.switch_timeout_s
@@ -258,9 +286,9 @@ class Staging:
         return names
 
     def _refuse_others(self, names: Sequence[str]) -> None:
-        """Raise Misconfigured when a Triton that is about to be emptied looks like one that serves: nothing of it may be taken out."""
+        """Raise Misconfigured, before anything is unloaded, when the Triton looks like a serving one."""
         root = self._settings.repository_root
-        # Mostly it is empty, and no folder has to be listed for that.
+        # An empty staging Triton, the usual case, needs no list of folders.
         ours = set(models_in(root)) if names else set()
         for name in names:
             model = model_of(name)
@@ -275,13 +303,13 @@ class Staging:
                 )
 
     def _busy(self) -> list[str]:
-        """Return what is loaded in it, or on its way in or out."""
+        """Return the names that are loaded, or are being loaded or unloaded."""
         return sorted(self._triton.index().held)
 
-    def _wait_until_back(self, keep: Callable[[], object]) -> None:
+    def _wait_until_back(self, trial: _Trial) -> None:
         deadline = time.monotonic() + self._settings.triton.load_timeout_s
         while time.monotonic() < deadline:
-            keep()
+            self._keep(trial)
             try:
                 self._triton.states()
                 return
@@ -305,4 +333,4 @@ class Staging:
 
 
 class _Stuck(Unavailable):
-    """Something in the staging Triton can't be taken out."""
+    """A model in the staging Triton can't be unloaded."""
