@@ -1,1 +1,1 @@
-"""All the Tritons that serve one repository: what is loaded in which, and how the public name is switched in each."""
+"""All Tritons that serve one repository: loads versions into each, and switches the public name in each."""

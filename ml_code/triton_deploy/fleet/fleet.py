@@ -1,7 +1,8 @@
-"""One model on every Triton of a repository: tries a candidate, flips the public name, and puts back what is live.
+"""One model on every Triton of a repository: tries a candidate, flips to it, restores the live version.
 
-A candidate may end the process that loads or runs it. So a lifeline holds each Triton that meets a candidate, and the
-candidate goes to one Triton first, and to the others only after that Triton has come through it.
+A candidate may end the process that loads or runs it. So a lifeline holds each Triton that meets a
+candidate, and the candidate goes to one Triton first, and to the others only after that Triton has come
+through it.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Fleet:
 
     Attributes:
         files: the configurations of the model's engines and switch.
-        unanswered: flips to a candidate that got no answer and may still arrive: time by the Triton's address.
+        unanswered: flips to a candidate that got no answer and may still arrive: time by the Triton's
+            address.
         ended: Tritons that ended while they met a candidate: time by the Triton's address.
     """
 
@@ -70,7 +72,9 @@ class Fleet:
         first: Callable[[str], object] = lambda url: None,
         then: Callable[[], object] = lambda: None,
     ) -> None:
-        """Load a candidate's engine beside the live one: into one Triton, which has to answer, then into the rest at once.
+        """Load a candidate's engine beside the live one.
+
+        First into one Triton, which has to answer, then into the rest at once.
 
         Args:
             manifest: the candidate.
@@ -95,7 +99,8 @@ class Fleet:
             first(triton.url)
             loaded = load(triton)
             if loaded:
-                # Any answer will do: whether the engine is ready, and its answers right, is for the next steps.
+                # Any answer will do: whether the engine is ready, and its answers right, is for the next
+                # steps.
                 with contextlib.suppress(ArtifactRejected, NotFound):
                     self._smoke_test(version).ask_engine(triton)
             return loaded
@@ -115,8 +120,8 @@ class Fleet:
         """Ask exactly this version, on every Triton, and compare with the expected answers.
 
         Returns:
-            ``source`` of the inputs, ``requests`` sent to each Triton, ``latency_ms`` (the slowest Triton's median),
-            ``max_abs_error``, and the same two for each Triton below ``tritons``.
+            ``source`` of the inputs, ``requests`` sent to each Triton, ``latency_ms`` (the slowest
+            Triton's median), ``max_abs_error``, and the same two for each Triton below ``tritons``.
 
         Raises:
             VerificationFailed: wrong or non-finite answers.
@@ -130,13 +135,15 @@ class Fleet:
         return test.judge(self._replicas.one_then_rest(measure, measure).answers)
 
     def switch_to(self, manifest: Manifest, settle_s: float = 0) -> Mapping[str, str]:
-        """Make the public name point at a loaded version, and check its answers: on one Triton, then on the rest at once.
+        """Make the public name point at a loaded version, and check its answers.
 
-        The caller undoes a flip that failed on some Triton (``restore``).
+        First on one Triton, then on the rest at once. The caller undoes a flip that failed on some Triton
+        (``restore``).
 
         Args:
             manifest: the version.
-            settle_s: how long clients of the first Triton meet the version before clients of the rest, seconds.
+            settle_s: how long clients of the first Triton meet the version before clients of the rest,
+                seconds.
 
         Returns:
             The reason for which a Triton was passed over, by its address.
@@ -147,7 +154,8 @@ class Fleet:
             DeployError: the flip failed, or the answer is wrong.
         """
         version = manifest.version
-        # Right before the flip, on every Triton: a switch to a version that is not loaded takes the public model down.
+        # Right before the flip, on every Triton: a switch to a version that is not loaded takes the
+        # public model down.
         ready = self._replicas.on_all(lambda triton: self.on(triton).require_ready(version))
 
         def flip_and_ask(triton: Triton) -> None:
@@ -174,16 +182,16 @@ class Fleet:
 
         Args:
             manifest: the live version; None when no version is live: the public name is taken down.
-            spared: addresses of Tritons whose process has ended since the flip, and which may be away: a restarted Triton
-                serves the version that the files name.
+            spared: addresses of Tritons whose process has ended since the flip, and which may be away: a
+                restarted Triton serves the version that the files name.
         """
         self._replicas.on_all(self._sparing(spared, lambda triton: self.on(triton).restore(manifest)))
 
     def restore_without_files(self, version: int, spared: Collection[str] = ()) -> None:
-        """Make the public name point at the live version whose files are gone, on every Triton where it is still loaded.
+        """Make the public name point at the live version, whose files are gone, where it is still loaded.
 
-        Triton serves an engine in its memory without the files. Where the engine is not loaded, the public name stays as it
-        is and an error is logged: nothing could take its place.
+        Triton serves an engine in its memory without the files. Where the engine is not loaded, the
+        public name stays as it is and an error is logged: nothing could take its place.
 
         Args:
             version: the live version.
@@ -204,9 +212,10 @@ class Fleet:
         self._replicas.on_all(load)
 
     def retire(self, versions: Sequence[int]) -> None:
-        """Unload versions and remove their engines. Best effort: an engine that can't be unloaded stays, and that is logged.
+        """Unload versions and remove their engines, as far as possible.
 
-        The folder of an engine that hangs in a Triton stays as well: Triton does not list an engine without a folder.
+        An engine that can't be unloaded stays, and that is logged. The folder of an engine that hangs in
+        a Triton stays as well: Triton does not list an engine without a folder.
         """
         for version in versions:
             failed = [triton for triton in self._replicas.all if not self.on(triton).try_to_unload(version)]
@@ -254,7 +263,7 @@ class Fleet:
         )
 
     def without_memory_of(self, version: int, among: Collection[str]) -> tuple[str, ...]:
-        """Return the Tritons that do not know an engine that they were told to load: each is a new process since.
+        """Return the Tritons that do not know an engine that they were told to load: they are new processes.
 
         Args:
             version: the version.
@@ -268,7 +277,7 @@ class Fleet:
         return tuple(lost)
 
     def public_versions(self, survey: IndexCache) -> dict[str, int | str | None]:
-        """Return the version with which each Triton answers the public name: None without one, a text if it can't be asked."""
+        """Return each Triton's version of the public name: None without one, a text if it can't be asked."""
 
         def ask(triton: Triton) -> int | str | None:
             try:

@@ -1,4 +1,4 @@
-"""What others made that has a name of ours: told, refused as the place of a first deploy, and left alone."""
+"""Models and files of others under a name of ours: left alone, but a first deploy there is refused."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .fleet import Fleet
 from .index_cache import IndexCache
 
 FOREIGN = "foreign"
-"""Kind of a notice: something has a name of this model and is somebody else's."""
+"""Kind of a notice: a file or model under a name of ours that this deployer did not make."""
 
 SHOWN = 10
-"""So much of it is named."""
+"""Number of names in one notice."""
 
 
 def foreign_notice(found: Sequence[str]) -> Notice:
-    """Return the notice of what is not this deployer's, and is left alone.
+    """Return the notice about files and models that this deployer did not make, and leaves alone.
 
     Args:
-        found: files and models.
+        found: the files and models.
     """
     named = list(dict.fromkeys(found))
     more = f" and {len(named) - SHOWN} more" if named[SHOWN:] else ""
@@ -31,15 +31,17 @@ def foreign_notice(found: Sequence[str]) -> Notice:
 
 
 def refuse_foreign(folder: ModelFolder, serving: Callable[[], Fleet], root: Path) -> None:
-    """Refuse a first deploy by a name that somebody else uses, and one of a model whose releases are gone.
+    """Refuse a first deploy under a name that others use, and a deploy of a model whose releases are gone.
 
     Args:
         folder: the model's place in the repository.
-        serving: gives the Tritons; one that does not answer is not asked: the load will tell.
+        serving: returns the Tritons; a Triton that does not answer is passed over here, and the load
+            fails there.
         root: the model repository.
 
     Raises:
-        Foreign: a Triton serves a model of this name, or the repository has a folder, that this deployer did not make.
+        Foreign: a Triton serves a model of this name, or the repository has a folder, that this deployer
+            did not make.
         StorageFailed: releases are missing.
     """
     folder.evidence.require()
@@ -56,17 +58,18 @@ def refuse_foreign(folder: ModelFolder, serving: Callable[[], Fleet], root: Path
     others = served_by_others(folder, serves)
     loaded = f"A model {folder.model} that this deployer did not release is served by {', '.join(others)}."
     files = folder.ownership.foreign_files()
-    # Another deployer may have made the first release since it was looked for: then what follows from that release is no longer foreign.
+    # Another deployer may have made the first release since the check above: then its files and models
+    # are not foreign.
     if folder.releases.latest() is None:
         folder.ownership.refuse_files(files, loaded if others else "")
 
 
 def served_by_others(folder: ModelFolder, serving: Mapping[str, int | str | None]) -> list[str]:
-    """Return which Tritons serve a model of this name that this deployer did not release, where it has released none.
+    """Return the Tritons that serve a model of this name although this deployer has released none.
 
     Args:
         folder: the model's place in the repository.
-        serving: what each Triton answers the public name with, by its address: see Fleet.public_versions.
+        serving: each Triton's answer for the public name, by its address: see Fleet.public_versions.
     """
     if folder.releases.latest() is not None or folder.ownership.may_have_flipped():
         return []

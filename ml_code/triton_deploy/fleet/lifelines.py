@@ -1,4 +1,4 @@
-"""Holds a Triton by a lifeline while a candidate may end it, and tells an ended Triton from one that is only away."""
+"""Holds a Triton by a lifeline during an action, and tells whether the Triton ended or is only away."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def held_by_lifeline(
         doing: what the Triton does meanwhile: stands in messages between "while it" and the version.
 
     Returns:
-        The action; it raises what ``act`` raises, EndedTriton if the Triton ended meanwhile, and Unavailable if the Triton
-        was stopped or does not answer any more.
+        The action; it raises what ``act`` raises, EndedTriton if the Triton ended meanwhile, and
+        Unavailable if the Triton was stopped or does not answer any more.
     """
     during = f"it {doing} version {version} of {model}"
 

@@ -63,8 +63,8 @@ class ModelOnTriton:
         engine = engine_name(self._model, manifest.version)
         if not fresh and self.is_ready(manifest.version):
             return False
-        # Unload an engine that is not loaded, too. After a load that hung, an unload of an earlier deploy may wait inside
-        # Triton, and would unload this candidate. Triton does one after the other.
+        # Unload an engine that is not loaded, too. After a load that hung, an unload of an earlier deploy
+        # may wait inside Triton, and would unload this candidate. Triton does one after the other.
         self._triton.unload(engine, self._settings.triton.switch_timeout_s)
         self._load(engine, self._settings.triton.load_timeout_s, self._files.engine_json(manifest))
         return True
@@ -131,7 +131,7 @@ class ModelOnTriton:
             )
 
     def try_to_unload(self, version: int) -> bool:
-        """Unload a version's engine unless the public name points at it; returns false, and logs why, where Triton fails."""
+        """Unload a version's engine that does not serve; logs an error of Triton, and returns false."""
         try:
             if self._triton.ready_versions(self._model) == (version,):
                 log.warning(
@@ -155,14 +155,15 @@ class ModelOnTriton:
         try:
             self._load(self._model, self._settings.triton.switch_timeout_s, config)
         except Misconfigured:
-            # A hard link or a mode in the engine's folder has changed since its load, and Triton has read the file again:
-            # see engines.py. A load with the configuration makes Triton ignore the file again, and loads no weights.
+            # A hard link or a mode in the engine's folder has changed since its load, and Triton has read
+            # the file again: see engines.py. A load with the configuration makes Triton ignore the file
+            # again, and loads no weights.
             engine = engine_name(self._model, manifest.version)
             self._load(engine, self._settings.triton.load_timeout_s, self._files.engine_json(manifest))
             self._load(self._model, self._settings.triton.switch_timeout_s, config)
 
     def _load(self, name: str, timeout_s: float, config: str | None = None) -> None:
-        """Load a Triton model. Every load comes through here: a directory that would end Triton is found before it."""
+        """Load a Triton model, as all loads do: after a look for directories that would end Triton."""
         self._versions.clear_the_way()
         self._versions.refuse_traps()
         self._triton.load(name, timeout_s, config)

@@ -1,9 +1,10 @@
-"""All Tritons of a repository: the same is done on each, and some may be away if the quorum allows it.
+"""All Tritons of a repository: does the same action on each; some may be away if the quorum allows it.
 
-What may hurt a Triton is done on one of them alone first, and on the others when that one has come through it.
+An action that may harm a Triton is done on one Triton alone first, and on the others only after that one
+has come through it.
 
-A Triton that is passed over goes on serving what it serves; when it is restarted it serves what was committed, and
-``reconcile`` brings it there without a restart.
+A Triton that is passed over goes on serving its version. After a restart it serves the committed version;
+``reconcile`` brings it to that version without a restart.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ..errors import (
 T = TypeVar("T")
 
 AWAY = (Unavailable, NotFound)
-"""What a Triton says, or does not say, that does not answer or has lost what it had: nothing is known against the model."""
+"""Errors of a Triton that does not answer or has lost its models: they are no evidence against the model."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,11 @@ class _End(Generic[T]):
 
 @dataclass(frozen=True)
 class Outcomes(Generic[T]):
-    """What came of an action.
+    """The results of an action.
 
     Attributes:
-        answers: by address of each Triton that did it.
-        away: why each other one was passed over, by address.
+        answers: result of each Triton that did the action, by address.
+        away: why each other Triton was passed over, by address.
     """
 
     answers: Mapping[str, T]
@@ -56,8 +57,8 @@ class Replicas:
     """The Tritons of a repository.
 
     Args:
-        tritons: each of them.
-        quorum: ``all``, ``majority``, or how many have to take part.
+        tritons: the servers.
+        quorum: ``all``, ``majority``, or the number of Tritons that have to take part.
     """
 
     def __init__(self, tritons: Sequence[Triton], quorum: str) -> None:
@@ -66,7 +67,7 @@ class Replicas:
 
     @property
     def required(self) -> int:
-        """How many have to take part."""
+        """Number of Tritons that have to take part."""
         match self._quorum:
             case "all":
                 return max(1, len(self.all))
@@ -76,15 +77,15 @@ class Replicas:
                 return int(number)
 
     def on_all(self, action: Callable[[Triton], T], among: Collection[str] | None = None) -> Outcomes[T]:
-        """Do the same on every Triton at once.
+        """Do an action on every Triton at once.
 
         Args:
-            action: what is done on one.
-            among: addresses of those that are still in it; all by default.
+            action: the action on one Triton.
+            among: addresses of the Tritons that still take part; all by default.
 
         Raises:
-            Unavailable, NotFound: too few Tritons took part; the text has each that did not.
-            DeployError: what the action raised otherwise, on any of them.
+            Unavailable, NotFound: too few Tritons took part; the text names each that did not.
+            DeployError: any other error of the action, on any Triton.
         """
         return self._outcomes(_at_once(self._among(among), action))
 
@@ -97,24 +98,25 @@ class Replicas:
         then: Callable[[], object] = lambda: None,
         compare: bool = True,
     ) -> Outcomes[T]:
-        """Do something on one Triton after the other until one has come through it, then on the rest at once.
+        """Do an action on one Triton after the other until one has come through it, then on the rest at once.
 
-        Only a Triton that is away is passed over, as far as the quorum allows, and one whose refusal is to be compared with another's:
-        two that refuse have met a bad artifact, and where they differ the one that refused is at fault.
+        Two kinds of Tritons are passed over: a Triton that is away, as far as the quorum allows, and the
+        first Triton that refuses the candidate. If a second Triton refuses it, too, the artifact is bad;
+        if the second one takes it, the first is at fault.
 
         Args:
-            alone: what is done on one.
-            together: what is done on each of the rest.
-            among: addresses of those that are still in it; all by default.
-            then: called between the two.
-            compare: whether a second Triton may be asked to tell whether the first one or the model is at fault.
+            alone: the action on a single Triton.
+            together: the action on each of the rest.
+            among: addresses of the Tritons that still take part; all by default.
+            then: called between the two actions.
+            compare: whether a second Triton may be asked after a refusal.
 
         Raises:
-            EndedTriton: a Triton ended; no other one was asked after it.
-            ArtifactRejected, VerificationFailed: as the action raised it, on every Triton that was asked.
-            TritonsDiffer: one refused what another one took.
-            Unavailable, NotFound: too few Tritons took part; the text has each that did not.
-            DeployError: what the action raised otherwise.
+            EndedTriton: a Triton ended; no other Triton was asked after it.
+            ArtifactRejected, VerificationFailed: the action's error, the same on every Triton that was asked.
+            TritonsDiffer: one Triton refused a candidate that another one took.
+            Unavailable, NotFound: too few Tritons took part; the text names each that did not.
+            DeployError: any other error of the action.
         """
         waiting = self._among(among)
         ends: list[_End[T]] = []
@@ -133,7 +135,7 @@ class Replicas:
         return self._outcomes(ends)
 
     def _goes_on(self, ends: Sequence[_End[T]], waiting: int, compare: bool) -> bool:
-        """Whether another Triton is tried alone after these."""
+        """Whether another Triton is tried alone after these results."""
         errors = [end.error for end in ends]
         if None in errors:
             return False
@@ -164,7 +166,7 @@ class Replicas:
                 f"{self.required} Tritons have to take part, and {len(self.all)} are known.",
                 hint="Start the others, or correct TRITON_DEPLOY_GRPC_URLS or TRITON_DEPLOY_QUORUM.",
             )
-        # Which of several is told must not hang on which Triton was first: one that may be repeated before one that may not.
+        # The order of the Tritons must not decide which error counts: a retryable error wins.
         first, *others = sorted(errors, key=lambda error: not error.retryable)
         return type(first)(" ".join(error.message for error in errors), hint=first.hint) if others else first
 
@@ -179,19 +181,19 @@ def _at_once(tritons: Sequence[Triton], action: Callable[[Triton], T]) -> list[_
     if len(tritons) <= 1:
         return [attempt(triton) for triton in tritons]
     with ThreadPoolExecutor(max_workers=len(tritons)) as pool:
-        # Every end is waited for, and an error that is not of ours is raised.
+        # Waits for every Triton, and raises an error that is not a DeployError.
         return list(pool.map(attempt, tritons))
 
 
 def _is_compared(error: DeployError | None) -> bool:
-    """Whether it takes another Triton to tell who is at fault."""
+    """Whether only another Triton can show whether the model or the Triton is at fault."""
     if isinstance(error, EndedTriton):
         return False
     return isinstance(error, Unclassified) or (error is not None and error.blames_artifact)
 
 
 def _not_the_model(error: DeployError | None, proven: str) -> DeployError | None:
-    """Return what a Triton's refusal means when another one took the candidate."""
+    """Return a Triton's error after another Triton took the candidate: TritonsDiffer for a refusal."""
     if error is None or not _is_compared(error):
         return error
     return TritonsDiffer(

@@ -1,4 +1,4 @@
-"""The files from which a restarted Triton serves a model: the configuration of each engine and of the switch."""
+"""The files from which a restarted Triton serves a model: configurations of engines and switch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..rules.version_files import Manifest
 
 
 class ServingFiles:
-    """Configurations of a model's engines and switch: as JSON for a load, and as files for a Triton that is restarted.
+    """Configurations of a model's engines and switch: as JSON for a load, as files for a restarted Triton.
 
     Args:
         folder: the model's place in the repository.
@@ -31,7 +31,7 @@ class ServingFiles:
         return model_config.to_json(self._switch(manifest))
 
     def written_switch_json(self, version: int) -> str:
-        """Return the configuration in the switch's file, for a load; raises ValueError if it is not the version's."""
+        """Return the configuration in the switch's file, for a load; raises ValueError if it does not fit."""
         return model_config.json_of(self._versions.switch() or "", self._model, version)
 
     def write_candidate(self, manifest: Manifest, deploy_id: str) -> None:
@@ -46,7 +46,7 @@ class ServingFiles:
             self._engines.complete(manifest.version, model_config.to_pbtxt(self._engine(manifest)))
 
     def engine_is_whole(self, manifest: Manifest) -> bool:
-        """Whether a restarted Triton would load a version's engine, with the configuration of that version."""
+        """Whether a restarted Triton would load a version's engine, with its own configuration."""
         return self._engines.is_whole(manifest.version, model_config.to_pbtxt(self._engine(manifest)))
 
     def write_switch(self, manifest: Manifest) -> None:

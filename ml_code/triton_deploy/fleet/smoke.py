@@ -1,4 +1,4 @@
-"""The smoke test: sends a version's smoke case to Tritons, and compares the answers with the expected ones."""
+"""The smoke test: sends a version's smoke case to Tritons, and checks the answers."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class SmokeTest:
         return Measurement(statistics.median(answer.latency_s for answer in answers[1:]), error)
 
     def judge(self, measured: Mapping[str, Measurement]) -> dict[str, Any]:
-        """Return what a deployment's record keeps of the test, see ``Fleet.smoke``; the slowest Triton decides.
+        """Return the result for the deployment's record, see ``Fleet.smoke``; the slowest Triton decides.
 
         Args:
             measured: the measurement of each Triton, by address.
@@ -114,7 +114,7 @@ class SmokeTest:
             self.largest_error(self.ask_public_name(triton))
 
     def ask_engine(self, triton: Triton) -> list[Inference]:
-        """Send all requests to the version's engine on one Triton; raises DeployError, see ``Triton.infer``."""
+        """Send all requests to the engine on one Triton; raises DeployError, see ``Triton.infer``."""
         engine = engine_name(self.model, self.version)
         try:
             return [
@@ -133,7 +133,8 @@ class SmokeTest:
         except Unavailable as error:
             if time.monotonic() - began < timeout_s:
                 raise
-            # The engine behind the public name answered a moment ago: no other Triton may get into the same state.
+            # The engine behind the public name answered a moment ago: no other Triton may get into the
+            # same state.
             raise AnsweredLate(error.message, hint=error.hint) from error
 
     def largest_error(self, answer: Inference) -> float:

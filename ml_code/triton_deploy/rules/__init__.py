@@ -1,1 +1,1 @@
-"""Pure rules and records: what is allowed, what follows, what is written down. No file, no network; time is an argument."""
+"""Pure rules and records: decisions and the data that they need. No file, no network; time is an argument."""

@@ -1,8 +1,9 @@
-"""Which places a version's files may be read from: TRITON_DEPLOY_ARTIFACT_ROOTS.
+"""The places from which a version's files may be read: TRITON_DEPLOY_ARTIFACT_ROOTS.
 
-Whoever may register a version in MLflow chooses where it says that its files are, and the deployer reads them with keys of its own. So it
-reads straight from S3 only below what the operator has named. What MLflow hands out is MLflow's to protect: any of it, unless a folder
-of it is named. Pure rules, no I/O.
+A user who may register a version in MLflow chooses the location of its files, and the deployer reads them
+with its own keys. So the deployer reads straight from S3 only below the places that the operator has
+named. MLflow protects the files that it serves itself: all of them may be read, unless the operator names
+a folder of them. Pure rules, no I/O.
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ Root: TypeAlias = S3Place | ProxyPlace
 
 @dataclass(frozen=True)
 class ArtifactRoots:
-    """Places, each with everything below it.
+    """The allowed places, each with everything below it.
 
     Attributes:
-        roots: as they are set; none allows what MLflow hands out, and nothing else.
+        roots: the places in the setting; without any, only files that MLflow serves are allowed.
     """
 
     roots: tuple[Root, ...] = ()
 
     @classmethod
     def parse(cls, texts: Sequence[str]) -> Self:
-        """Take the setting apart.
+        """Parse the setting.
 
         Args:
-            texts: ``s3://bucket``, ``s3://bucket/folder`` or ``mlflow-artifacts:/folder`` each.
+            texts: each ``s3://bucket``, ``s3://bucket/folder`` or ``mlflow-artifacts:/folder``.
 
         Raises:
-            Misconfigured: one of them is neither.
+            Misconfigured: a text has another form.
         """
         return cls(tuple(_root(text) for text in texts))
 
@@ -50,7 +51,7 @@ class ArtifactRoots:
         return any(_is_below(place, root) for root in roots)
 
     def require(self, place: Place) -> None:
-        """Raise Misconfigured when no file may be read from a place; one that can't be read from here is told elsewhere."""
+        """Raise Misconfigured when no file may be read from a place; lets foreign places pass."""
         if isinstance(place, ForeignPlace) or self.allow(place):
             return
         wanted = ",".join([*map(str, self.roots), _suggested(place)])
@@ -104,7 +105,7 @@ def _begins(path: str, root: str) -> bool:
 
 
 def _suggested(place: Place) -> str:
-    """Return the narrowest place that is likely meant: what an experiment has, whose folders of runs and models lie below it."""
+    """Return the narrowest root that is likely meant: the folder of an experiment."""
     if isinstance(place, S3Place):
         return str(S3Place(place.bucket, place.key.partition("/")[0]))
     if isinstance(place, ProxyPlace):

@@ -1,4 +1,4 @@
-"""The record of a bake: how a release did on live traffic. The rules that judge it are in ``bake_rules``."""
+"""The record of a bake: the verdict on a release under live traffic, by the rules in ``bake_rules``."""
 
 from __future__ import annotations
 
@@ -12,36 +12,38 @@ from .reader import DeployId, Generation, Moment, Version
 
 
 class BakeVerdict(StrEnum):
-    """How the bake of a release ended."""
+    """The end of a release's bake."""
 
     PASSED = "passed"
-    """It was judged, and is good."""
+    """The release was judged, and is good."""
     FAILED = "failed"
-    """It was judged, and is bad."""
+    """The release was judged, and is bad."""
     NO_DATA = "no_data"
-    """It could not be judged: too little traffic, or nobody who saw it could be asked."""
+    """The release could not be judged: too few requests, or no source could be queried."""
     SUPERSEDED = "superseded"
-    """Another release is live meanwhile: this one's bake is nobody's concern."""
+    """Another release has become live, so the verdict no longer matters."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bake:
-    """How a release did on live traffic.
+    """The bake of one release.
 
     Attributes:
         model: public model name.
         generation: the release.
-        version: its version.
-        deploy_id: deployment that committed it.
-        verdict: how it ended.
-        reasons: why, in sentences.
-        looks: how often it was looked at.
-        judged: how many of the looks saw enough to judge by.
-        figures: what each source said last, by its name.
-        began_at_utc: when its release was committed.
+        version: the release's version.
+        deploy_id: deployment that committed the release.
+        verdict: the verdict.
+        reasons: the reasons of the verdict, in sentences.
+        looks: number of checks.
+        judged: number of checks that saw enough requests for a judgment.
+        figures: the last figures of each source, by the source's name.
+        began_at_utc: when the release was committed.
         ended_at_utc: when the verdict was given.
-        uncompared: why its latency was not compared with another version's; empty when it was, or nobody wanted it.
-        unmeasured: nothing is known because whoever measures could not be asked, not because too few requests came.
+        unmeasured: whether there is no data because no source could be queried, not because too few
+            requests came.
+        uncompared: why the latency was not compared with another version's; empty if it was, or if the
+            settings do not ask for it.
     """
 
     model: str

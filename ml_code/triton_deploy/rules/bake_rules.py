@@ -1,4 +1,4 @@
-"""When a release is bad, by its figures; the same rules judge a canary.
+"""Decides from figures whether a release is bad; the same rules judge a canary.
 
 Pure rules: standard library only, no I/O, time is an argument.
 """
@@ -12,25 +12,27 @@ from enum import StrEnum
 from .failure_evidence import Counts, Evidence
 
 MOST_LOAD = 2.0
-"""A version that gets more than so many times the load of the other time is not compared with that time's latency."""
+"""Ratio of loads above which the latencies of two times are not compared."""
 LEAST_OF_SIZE = 10
-"""Requests of one number of rows from which on their latency is compared, at least; else a fifth of ``Limits.min_requests``."""
+"""Least requests with the same number of rows whose latency is compared, or a fifth of
+``Limits.min_requests`` if that is more."""
 LEAST_BEYOND = 0.1
-"""A source is judged by what another one did not see when that is so great a share of what the other one saw, at least."""
+"""Least size of the requests that another source did not see, as a share of those that it saw: fewer are
+not judged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a version has to keep.
+    """The limits that a version has to keep.
 
     Attributes:
-        min_requests: fewer say nothing.
-        min_clients: so many clients have to have had a failure, or all if there are fewer.
-        max_failure_ratio: share of failed requests, 0 to 1.
-        max_failure_rise: how much greater that share may be than that of the version that it is compared with, 0 to 1.
-        max_latency_ratio: how many times that version's latency; 0 is no limit.
-        min_latency_rise_s: a latency that rose by less is not slower, whatever the ratio; seconds.
-        max_latency_s: absolute limit of the latency, seconds; 0 is none.
+        min_requests: least number of requests for a judgment.
+        min_clients: least number of clients with a failure, or all clients if there are fewer.
+        max_failure_ratio: largest share of failed requests, 0 to 1.
+        max_failure_rise: largest rise of that share over the compared version's, 0 to 1.
+        max_latency_ratio: largest ratio to the compared version's latency; 0 is no limit.
+        min_latency_rise_s: least rise of the latency that counts, whatever the ratio, seconds.
+        max_latency_s: absolute limit of the latency, seconds; 0 is no limit.
     """
 
     min_requests: int = 100
@@ -44,17 +46,17 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What one source saw of one version in one span of time.
+    """The figures of one source about one version in one span of time.
 
     Attributes:
-        requests: all of them, failed ones included.
-        failures: those that failed by the service's fault.
-        latency_s: a high quantile of the time that answers took, or their mean where the source has no better; seconds.
-            None when it is not known.
-        clients: how many clients asked; 0 when that is not known.
-        clients_failed: how many of them had a failure; 0 when that is not known.
-        both: failed requests on which the version before failed as well, of those that it was asked again.
-        alone: those on which it did not.
+        requests: number of requests, failed requests included.
+        failures: number of requests that failed by the service's fault.
+        latency_s: a high quantile of the time to answer, or the mean where the source has no quantile,
+            seconds. None if unknown.
+        clients: number of clients; 0 if unknown.
+        clients_failed: number of clients with a failure; 0 if unknown.
+        both: failed requests that were repeated to the version before and failed there, too.
+        alone: failed requests that were repeated to the version before and did not fail there.
     """
 
     requests: float
@@ -67,27 +69,28 @@ class Figures:
 
     @property
     def counts(self) -> Counts:
-        """The requests and failures."""
+        """Requests and failures."""
         return Counts(requests=self.requests, failures=self.failures)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What one source says.
+    """One source's figures about a version, beside those of the version that it is compared with.
 
     Attributes:
-        source: its name.
-        now: of the version that is judged.
-        before: of the version that it is compared with; None when there is none.
-        beside: which that is, for people.
-        meanwhile: both were seen at the same time; else load, sizes and warmth may have been others.
-        elsewhere: what another source saw of the same requests, and judges.
-        parts: what ``now`` was in equal parts of its time, without what was seen elsewhere; empty where nothing failed.
-        fresh: what came since the last look; None for all.
-        fresh_latency_s: latency of that; None when it is not known, or nobody asked.
-        load: how many times the load of the other time it has; None when that is not known.
-        by_rows: requests of one number of rows, by that number: of the version, and of the one that it is compared with.
-        aged: figures of the version before at the same age, where ``before`` is of another time.
+        source: name of the source.
+        now: figures of the judged version.
+        before: figures of the compared version; None without one.
+        beside: name of the compared version, for people.
+        meanwhile: whether both versions served at the same time; else load, sizes and warmth may differ.
+        elsewhere: counts of the same requests that another source saw, and judges.
+        parts: ``now`` in equal parts of its time, without the counts of ``elsewhere``; empty if nothing
+            failed.
+        fresh: counts since the last check; None for all counts.
+        fresh_latency_s: latency since the last check; None if unknown, or if it was not queried.
+        load: ratio of the load to that of the compared version's time; None if unknown.
+        by_rows: figures of the judged and of the compared version, by the number of rows of a request.
+        aged: figures of the compared version at the same age, if ``before`` is from another time.
     """
 
     source: str
@@ -105,14 +108,14 @@ class Reading:
 
     @property
     def counts(self) -> Counts:
-        """What is to be judged: without what another source judges."""
+        """The counts to judge: without those that another source judges."""
         return self.now.counts.less(self.elsewhere) if self.elsewhere else self.now.counts
 
     def evidence(self) -> Evidence:
-        """Return what shows how often the version alone is to blame.
+        """Return the evidence of failures for which the version alone is to blame.
 
-        Of the failures that the version before was asked again it may have failed on some as well. Those that were asked are a sample:
-        the requests count in the same proportion.
+        Some failed requests were repeated to the version before, which may have failed on them, too. The
+        repeated requests are a sample of the failures, so all requests count in the same proportion.
         """
         counts, asked = self.counts, self.now.both + self.now.alone
         if not self.now.both or not counts.failures:
@@ -125,20 +128,20 @@ class Reading:
 
 
 def is_enough(reading: Reading, limits: Limits) -> bool:
-    """Whether a source saw enough requests to judge by: enough that no other source judges."""
+    """Whether a source saw enough requests for a judgment, without those that another source judges."""
     least = float(max(limits.min_requests, 1))
     if reading.elsewhere is not None:
-        # Two sources are never read at the same moment: a small difference is none.
+        # Two sources are never read at the same moment, so a small difference means nothing.
         least = max(least, LEAST_BEYOND * reading.elsewhere.requests)
     return reading.counts.requests >= least
 
 
 def failing(reading: Reading, limits: Limits) -> Iterator[str]:
-    """Yield why a version fails too often, by a source that saw enough; nothing when it does not.
+    """Yield the reason if a version fails too often.
 
     Args:
-        reading: what the source says.
-        limits: what the version has to keep.
+        reading: the figures of a source that saw enough requests.
+        limits: the limits.
     """
     evidence, before = reading.evidence(), _measure(reading, limits)
     if _needs_clients(reading.now, limits):
@@ -159,7 +162,7 @@ def failing(reading: Reading, limits: Limits) -> Iterator[str]:
 
 
 def slow(reading: Reading, limits: Limits) -> Iterator[str]:
-    """Yield why a version is too slow; see ``failing``."""
+    """Yield the reason if a version is too slow; see ``failing``."""
     now, before = reading.now, reading.before
     took = f"{reading.source}: answers take {_ms(now.latency_s)}"
     if now.latency_s is not None and 0 < limits.max_latency_s < now.latency_s:
@@ -169,7 +172,7 @@ def slow(reading: Reading, limits: Limits) -> Iterator[str]:
 
 
 def is_fresh(reading: Reading, limits: Limits) -> bool:
-    """Whether failures above the limit came since the last look: else this look sees again what that one saw."""
+    """Whether failures above the limit came since the last check; else this check repeats the last one."""
     if reading.fresh is None:
         return True
     before = _measure(reading, limits)
@@ -178,7 +181,7 @@ def is_fresh(reading: Reading, limits: Limits) -> bool:
 
 
 def is_still_slow(reading: Reading, limits: Limits) -> bool:
-    """Whether what came since the last look was slow as well, as far as anybody knows: else this look sees again what that one saw."""
+    """Whether answers since the last check were slow, or their latency is unknown; see ``is_fresh``."""
     latest = reading.fresh_latency_s
     if latest is None:
         return True
@@ -189,12 +192,12 @@ def is_still_slow(reading: Reading, limits: Limits) -> bool:
 
 
 def is_slower(reading: Reading, limits: Limits) -> bool:
-    """Whether a version is slower than the one that it is compared with, whatever the reason."""
+    """Whether a version is slower than the compared version, for any reason."""
     return _is_slower(reading.now, _known(reading.before, limits), limits)
 
 
 def uncompared(reading: Reading, limits: Limits) -> str:
-    """Return why a source's latency was not compared with another version's; empty when it was, or nobody wants it."""
+    """Return why a source's latency was not compared; empty if it was, or if the limits do not ask for it."""
     if limits.max_latency_ratio <= 0:
         return ""
     before = _known(reading.before, limits)
@@ -206,7 +209,7 @@ def uncompared(reading: Reading, limits: Limits) -> str:
 
 
 def remarks(reading: Reading, limits: Limits) -> Iterator[str]:
-    """Yield what people should know of a source that saw enough and does not complain."""
+    """Yield remarks for people on a source that saw enough requests and has no complaint."""
     counts, own = reading.counts, reading.evidence().counts
     if counts.share > limits.max_failure_ratio:
         before = _measure(reading, limits)
@@ -219,9 +222,9 @@ def remarks(reading: Reading, limits: Limits) -> Iterator[str]:
 
 
 def _measure(reading: Reading, limits: Limits) -> Counts | None:
-    """Return the failures of the version that it is compared with; None when they are too few to compare with.
+    """Return the counts of the compared version; None if it had too few requests.
 
-    Without those that both versions would have had: they are not in the evidence either.
+    Failures that both versions would have had are left out, as they are from the evidence.
     """
     before = _known(reading.before, limits)
     if before is None:
@@ -235,7 +238,7 @@ def _known(figures: Figures | None, limits: Limits) -> Figures | None:
 
 
 def _needs_clients(now: Figures, limits: Limits) -> bool:
-    """Whether too few clients had a failure: it may be they, not the version. Where nobody counts clients, nobody can say."""
+    """Whether few clients had a failure, and may be at fault; false if the source does not count them."""
     return bool(now.clients and now.clients_failed) and now.clients_failed < min(
         limits.min_clients, now.clients
     )
@@ -257,7 +260,7 @@ def _is_to_blame(reading: Reading, limits: Limits) -> bool:
 
 
 def _incomparable(reading: Reading, limits: Limits) -> str:
-    """Return why a latency that looks worse can't be compared with that of another time; empty when it can."""
+    """Return why a worse latency can't be compared with the latency of another time; empty when it can."""
     if reading.meanwhile:
         return ""
     if reading.load is not None and reading.load > MOST_LOAD:
@@ -268,7 +271,7 @@ def _incomparable(reading: Reading, limits: Limits) -> str:
 
 
 def _is_explained(reading: Reading, limits: Limits) -> bool:
-    """Whether a latency that looks worse is not the version's doing: larger requests, or a model that is as cold as the one before was."""
+    """Whether larger requests, or a model as cold as the one before was, explain a worse latency."""
     sizes = _of_sizes(reading, limits)
     slower = sum(now.requests for now, before in sizes if _is_slower(now, before, limits))
     if sizes and slower <= sum(now.requests for now, _ in sizes) / 2:
@@ -278,7 +281,7 @@ def _is_explained(reading: Reading, limits: Limits) -> bool:
 
 
 def _of_sizes(reading: Reading, limits: Limits) -> list[tuple[Figures, Figures]]:
-    """Return the figures of requests of one number of rows, where both versions had some."""
+    """Return both versions' figures for each number of rows of which both had enough requests."""
     least = max(LEAST_OF_SIZE, limits.min_requests / 5)
     return [pair for pair in reading.by_rows.values() if min(one.requests for one in pair) >= least]
 
@@ -293,14 +296,16 @@ def _ms(seconds: float | None) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """One look at a release.
+    """One check of a release.
 
     Attributes:
-        judged: whether there was enough to judge by.
-        bad: why it is bad; empty when it is not.
-        stale: whether it is bad only by what the look before saw already: it counts neither as bad nor as good.
-        unknown: why nothing could be asked; empty when it could.
-        uncompared: why no source's latency was compared with another version's; empty when one was, or nobody wants it.
+        judged: whether there were enough requests for a judgment.
+        bad: why the release is bad; empty if it is not.
+        stale: whether only evidence of the check before makes it bad: the check counts neither as bad nor
+            as good.
+        unknown: why no source could be queried; empty if one could.
+        uncompared: why no source's latency was compared; empty if one was, or if the limits do not ask
+            for it.
     """
 
     judged: bool = False
@@ -311,7 +316,7 @@ class Look:
 
 
 class Course(StrEnum):
-    """Where a bake stands after a look."""
+    """The course of a bake after a check."""
 
     GOES_ON = "goes_on"
     PASSED = "passed"
@@ -320,13 +325,14 @@ class Course(StrEnum):
 
 
 def course(looks: Sequence[Look], *, bad_looks: int, over: bool, patience: int) -> Course:
-    """Say where a bake stands.
+    """Return the course of a bake.
 
     Args:
-        looks: all so far, oldest first. The last one of a bake that is over is about the whole of it.
-        bad_looks: so many bad ones in a row fail it before its end.
-        over: whether its time is over.
-        patience: so many last looks may be unknown before an end without an answer is taken for one without data.
+        looks: all checks so far, oldest first. The last check of a bake whose time is over covers the
+            whole bake.
+        bad_looks: consecutive bad checks that fail the bake before its end.
+        over: whether the bake's time is over.
+        patience: consecutive unknown checks at the end after which the bake ends without data.
     """
     last = [look for look in looks if not look.stale][-max(bad_looks, 1) :]
     if len(last) >= max(bad_looks, 1) and all(look.bad for look in last):

@@ -1,7 +1,8 @@
-"""The rules of a canary: which share of the clients' requests a candidate gets, from when to when.
+"""The rules of a canary: the share of the clients' requests that a candidate gets, and its begin and end.
 
-Pure: standard library only, no I/O, time is an argument. The deployment's record holds the share (``deployment.Canary``); the deployer
-changes it, the gateways read it. A share ends by itself soon after the last sign of life of whoever watches.
+Pure: standard library only, no I/O, time is an argument. The deployment's record holds the share
+(``deployment.Canary``); the deployer changes the share, the gateways read it. A share ends by itself soon
+after the watcher's last sign of life.
 """
 
 from __future__ import annotations
@@ -19,49 +20,55 @@ from .deployment import Canary, Deployment, State
 from .moments import utc_text
 
 PAUSE = "pause"
-"""Stands among the shares where a person is waited for."""
+"""The word among the shares after which a person has to end the step."""
 
 STEPS_PATTERN = r"^ *([0-9]{1,3}|pause)( *, *([0-9]{1,3}|pause)){0,20} *$"
-"""Shares as a person writes them: up to ten whole percentages with commas, and ``pause`` after those that a person has to end."""
+"""Shares as a user writes them: up to ten whole percentages with commas, and ``pause`` after a step that
+a person ends."""
 
 TESTERS_HEADER = "X-Model-Candidate"
-"""With the deployment's key as its value, a request is the candidate's; gateways read it, and people are told of it."""
+"""A request goes to the candidate if this header has the deployment's key. Gateways read it, and messages
+name it."""
 
 MOST_SHARES = 10
 MOST_STEPS = MOST_SHARES + 1
-"""The shadow, or the testers alone, come before the shares."""
+"""The shares, after one step of mirroring or of testers alone."""
 
 MAX_TOTAL_S = 8 * 3600.0
-"""Longest canary, all steps, seconds: each prolongation is a file of the deployment's journal."""
+"""Longest canary, all steps together, seconds: each prolongation writes one file of the deployment's
+journal."""
 
 MAX_SILENCE_S = 600.0
-"""A share that has more time left was written by a clock that was wrong: it is not believed; seconds."""
+"""A share with more time left was written by a wrong clock, and does not count; seconds."""
 
 MAX_HOLD_S = 24 * 3600.0
-"""Longest time that a step may wait beyond its own, seconds."""
+"""Longest time that a step may wait beyond its duration, seconds."""
 
 MOST_TEXT = 300
-"""Characters that are kept of a reason."""
+"""Longest part of a reason that is kept, characters."""
 
 _EXPOSED = frozenset({State.VERIFIED, State.TRIED, State.SWITCHING, State.COMMITTING})
 
 
 class Decision(StrEnum):
-    """What a person says of a canary that is under way."""
+    """A person's decision on a running canary."""
 
     PAUSE = "pause"
-    """The step does not end by itself; it is watched on."""
+    """The step does not end by itself, and its watch goes on."""
     RESUME = "resume"
     """Take a pause back."""
     PROMOTE = "promote"
-    """End the step now: the next one begins, or the candidate is committed."""
+    """End the step now: the next step begins, or the candidate is committed."""
     ABORT = "abort"
-    """End the canary: no client gets the candidate any more, and it is rolled back."""
+    """End the canary: no client gets the candidate any more, and the deployment is rolled back."""
 
 
 @dataclass(frozen=True)
 class CanaryStep:
-    """One step: what is done with so many percent of the requests. 0 % are testers alone, who name the deployment's key."""
+    """One step: a share of the requests is mirrored to the candidate or answered by it.
+
+    With 0 % only testers get the candidate: requests that carry the deployment's key.
+    """
 
     mirrored: bool
     percent: int
@@ -74,16 +81,16 @@ class CanaryStep:
 
 @dataclass(frozen=True)
 class Exposure:
-    """What of a model's traffic a candidate gets now.
+    """The part of a model's traffic that a candidate gets now.
 
     Attributes:
         deploy_id: the deployment that the candidate belongs to.
         version: the candidate.
-        share_percent: share of the requests that it answers.
-        mirrored_percent: share of the others that are repeated to it.
-        left_s: how long that holds, seconds from the moment it was read.
-        triton: gRPC address of the one Triton on which it meets clients; empty for any.
-        tritons: gRPC addresses of all that serve, in the deployer's order.
+        share_percent: share of the requests that the candidate answers.
+        mirrored_percent: share of the other requests that is mirrored to the candidate.
+        left_s: how long the shares hold, seconds from the moment of reading.
+        triton: gRPC address of the one Triton on which the candidate meets clients; empty for any Triton.
+        tritons: gRPC addresses of all serving Tritons, in the deployer's order.
         key: the deployment's secret; empty in records of earlier code.
     """
 
@@ -97,42 +104,46 @@ class Exposure:
     key: str = field(default="", repr=False)
 
     def answers(self, name: bytes) -> bool:
-        """Whether the candidate answers a client that names itself: the same on every gateway, and still so when the share grows.
+        """Whether the candidate answers a client of this name.
 
-        Which clients are the first to meet a candidate is different for every deployment. Clients know a deployment's id, so its
-        secret decides: nobody can choose a name that meets the candidate, or one that does not.
+        The answer is the same on every gateway, and stays true when the share grows. Every deployment has
+        other clients that meet its candidate first. The deployment's secret decides, not its id, which
+        clients know: so no client can choose a name that meets the candidate, or a name that does not.
         """
         secret = self.key or self.deploy_id
         return is_among(name, self.share_percent, secret)
 
     def is_for(self, key: bytes) -> bool:
-        """Whether a tester may have the candidate that sends ``key``; nobody may of a deployment without a secret."""
+        """Whether a request with this key goes to the candidate; never without a secret."""
         return bool(self.key) and hmac.compare_digest(key, self.key.encode())
 
 
 def is_among(name: bytes, percent: int, key: str) -> bool:
-    """Whether a client that names itself is one of so many percent of all: the same everywhere, and still so when the share grows.
+    """Whether a client belongs to a share of all clients.
+
+    The answer is the same on every gateway, and stays true when the share grows.
 
     Args:
-        name: the client's.
+        name: the client's name.
         percent: the share.
-        key: which clients are the first; 64 bytes of it count.
+        key: decides which clients come first; its first 64 bytes count.
     """
     digest = hashlib.blake2b(name, digest_size=8, key=key.encode()[:64]).digest()
     return int.from_bytes(digest, "big") * 100 < percent << 64
 
 
 def canary_of(shares: str, shadow_percent: int, step_minutes: float) -> Canary | None:
-    """Return the canary that somebody asks for, before its first step; None when there is none.
+    """Return the canary that a user asks for, before its first step; None without shares and mirroring.
 
     Args:
-        shares: percentages that grow, such as ``5,25,50``; empty for none. ``pause`` among them makes the step before it wait for a
-            person; in front of all, without a shadow, testers alone have the candidate meanwhile.
-        shadow_percent: share to mirror before; 0 for none.
-        step_minutes: how long each step is watched, minutes.
+        shares: growing percentages, such as ``5,25,50``; empty for none. ``pause`` makes the step before
+            it wait for a person; in front of all shares, and without a shadow, it adds a step for testers
+            alone.
+        shadow_percent: share to mirror before the first share; 0 for none.
+        step_minutes: duration of each step, minutes.
 
     Raises:
-        InvalidInput: what can't be meant.
+        InvalidInput: the shares, their number or the duration can't be meant.
     """
     steps, waits = _steps(shares, 1 if shadow_percent else 0)
     if not 0 <= shadow_percent <= 100:
@@ -149,45 +160,46 @@ def canary_of(shares: str, shadow_percent: int, step_minutes: float) -> Canary |
 
 
 def steps_of(canary: Canary) -> tuple[CanaryStep, ...]:
-    """Return the steps of a canary in their order."""
+    """Return the steps of a canary, in order."""
     mirrored = (CanaryStep(True, canary.shadow_percent),) if canary.shadow_percent else ()
     return (*mirrored, *(CanaryStep(False, percent) for percent in canary.shares_percent))
 
 
 def step_of(canary: Canary) -> CanaryStep:
-    """Return the step that has begun last."""
+    """Return the current step."""
     return steps_of(canary)[canary.step - 1]
 
 
 def is_last(canary: Canary) -> bool:
-    """Whether no step follows."""
+    """Whether the current step is the last one."""
     return canary.step == len(steps_of(canary))
 
 
 def waits_for_person(canary: Canary) -> bool:
-    """Whether the step that has begun last ends only when a person says so."""
+    """Whether only a person ends the current step."""
     return canary.step in canary.waits
 
 
 def longest_s(hold_s: float) -> float:
-    """Return how long a canary may take with all that its steps wait beyond their time, seconds.
+    """Return the longest duration of a canary, with the waits of all its steps, seconds.
 
     Args:
-        hold_s: longest that one step waits, seconds.
+        hold_s: longest wait of one step, seconds.
     """
     return MAX_TOTAL_S + MOST_STEPS * hold_s
 
 
 def told(canary: Canary, what: Decision, by: str, reason: str, now: datetime) -> Canary:
-    """Return a canary of which a person has said something; the watch does it at its next look.
+    """Return a canary with a person's decision, which the watcher carries out at its next check.
 
-    An abort takes the share away at once, whether anybody watches or not: gateways read it from here.
+    An abort takes the share away at once, with or without a watcher, because gateways read the share from
+    the record.
 
     Args:
-        canary: as it is.
-        what: what the person said; RESUME takes back what was said before.
-        by: who it was.
-        reason: why, or empty.
+        canary: the canary before the decision.
+        what: the decision; RESUME takes back the decision before.
+        by: the person.
+        reason: the person's reason, or empty.
         now: aware time.
     """
     if what is Decision.RESUME:
@@ -199,30 +211,30 @@ def told(canary: Canary, what: Decision, by: str, reason: str, now: datetime) ->
 
 
 def is_told(canary: Canary, what: Decision) -> bool:
-    """Whether a person said that last."""
+    """Whether this is a person's last decision."""
     return canary.told.get("what") == what
 
 
 def who_told(canary: Canary) -> str:
-    """Return who said it, and why, for a sentence."""
+    """Return the person behind the last decision, with the reason, for a sentence."""
     reason = canary.told.get("reason", "")
     return canary.told.get("by", "somebody") + (f" ({reason})" if reason else "")
 
 
 def withdrawn(canary: Canary) -> Canary:
-    """Return a canary whose candidate gets nothing for the time being, but for testers."""
+    """Return a canary whose candidate gets only the testers' requests for now."""
     return replace(canary, share_percent=0, mirrored_percent=0)
 
 
 def is_withdrawn(canary: Canary) -> bool:
-    """Whether the candidate does not get what its step gives it."""
+    """Whether the candidate gets no share although its step has one."""
     return bool(canary.step and step_of(canary).percent) and not (
         canary.share_percent or canary.mirrored_percent
     )
 
 
 def held_s(canary: Canary, now: datetime) -> float:
-    """Return for how long the step has waited beyond its time, seconds; 0 when it does not."""
+    """Return how long the step has waited beyond its duration, seconds; 0 when it does not wait."""
     return (now - datetime.fromisoformat(canary.held_utc)).total_seconds() if canary.held_utc else 0.0
 
 
@@ -230,7 +242,7 @@ def begun(canary: Canary, number: int, now: datetime, silence_s: float) -> Canar
     """Return a canary whose step ``number`` (1 for the first) begins now.
 
     Args:
-        canary: as it is.
+        canary: the canary before the step.
         number: the step.
         now: aware time.
         silence_s: how long the share lasts without a sign of life, seconds.
@@ -253,13 +265,13 @@ def begun(canary: Canary, number: int, now: datetime, silence_s: float) -> Canar
 
 
 def prolonged(canary: Canary, now: datetime, silence_s: float, **judgment: Any) -> Canary:
-    """Return a canary whose shares hold for ``silence_s`` more, with what was last seen of it."""
+    """Return a canary whose shares hold for ``silence_s`` more seconds, with the latest judgment."""
     until = utc_text(now + timedelta(seconds=silence_s))
     return replace(canary, until_utc=until, judgment=judgment or canary.judgment)
 
 
 def watched_s(canary: Canary, now: datetime) -> float:
-    """Return for how long the step has been going on, seconds."""
+    """Return how long the current step has lasted, seconds."""
     return (now - datetime.fromisoformat(canary.since_utc)).total_seconds()
 
 
@@ -269,14 +281,15 @@ def left_s(canary: Canary, now: datetime) -> float:
 
 
 def exposure(record: Deployment | None, generation: int, now: datetime) -> Exposure | None:
-    """Return what the candidate of a deployment gets of the traffic; None when that is nothing, testers' requests included.
+    """Return the part of the traffic that a deployment's candidate gets; None if it gets nothing.
 
-    Nothing, also: when the deployment has failed or was rolled back, when another release was committed since it began (its own,
-    too), and when nobody gave a sign of life for too long.
+    None means not even testers' requests. The candidate gets nothing after the deployment has failed or
+    was rolled back, after a release was committed since the deployment began (its own, too), and after
+    its watcher was silent for too long.
 
     Args:
         record: the deployment that has the model's lease, as last recorded.
-        generation: of the release that is live.
+        generation: generation of the live release.
         now: aware time.
     """
     if record is None or record.canary is None or record.state not in _EXPOSED or record.failure is not None:
@@ -301,17 +314,17 @@ def exposure(record: Deployment | None, generation: int, now: datetime) -> Expos
 
 
 def _steps(text: str, before: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the shares that somebody wrote, and the numbers of the steps after which he wrote ``pause``.
+    """Return the shares in a user's text, and the numbers of the steps that ``pause`` follows.
 
     Args:
-        text: what was written.
-        before: steps that come before the first share.
+        text: the user's text.
+        before: number of steps before the first share.
     """
     shares: list[int] = []
     waits: list[int] = []
     for part in map(str.strip, text.split(",")) if text.strip() else ():
         if part == PAUSE:
-            # In front of all there is nothing to wait after: testers get a step of their own.
+            # A pause in front of all shares has no step to wait in: add a step for testers.
             shares += [] if before or shares else [0]
             waits.append(before + len(shares))
         elif part.isascii() and part.isdigit() and int(part):

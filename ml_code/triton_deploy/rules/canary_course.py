@@ -1,6 +1,7 @@
-"""Where a canary's step stands after a look: it goes on, waits, ends, or ends the deploy.
+"""Decides after each check of a canary whether its step goes on, waits, ends, or ends the deploy.
 
-Pure rules: standard library only, no I/O, time is an argument. No evidence is no commit: a step ends by its time and by a verdict.
+Pure rules: standard library only, no I/O, time is an argument. A step ends by its duration and a verdict:
+without evidence there is no commit.
 """
 
 from __future__ import annotations
@@ -9,59 +10,60 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 PATIENCE = 3
-"""So many looks in a row without a measurement are no measurement: a scrape or a restart of Prometheus is less."""
+"""Consecutive checks without a measurement that count as none; a missed scrape or a restart of Prometheus
+takes fewer."""
 
 
 class CanaryVerdict(StrEnum):
-    """How a candidate does."""
+    """The verdict of one check on a candidate."""
 
     PASS = "pass"
     FAIL = "fail"
     DIFFERS = "differs"
-    """Its answers are not the live version's; which of the two is right, nobody knows."""
+    """The candidate's answers differ from the live version's; it is not known which are right."""
     NO_DATA = "no_data"
-    """Too few requests were seen to say."""
+    """The sources saw too few requests for a verdict."""
     UNMEASURED = "unmeasured"
-    """Nobody who measures could be asked."""
+    """No source of measurements could be queried."""
     ENDED = "ended"
-    """The connection to it ended while its Triton had a request: once is enough."""
+    """A Triton's connection ended during a request to the candidate: one time is enough."""
     GONE = "gone"
-    """The Triton on which it meets clients does not have it any more, or can't be reached."""
+    """The Triton on which the candidate meets clients has lost it, or can't be reached."""
 
 
 BAD = frozenset((CanaryVerdict.FAIL, CanaryVerdict.DIFFERS))
-"""Verdicts against the candidate that take several looks in a row."""
+"""Verdicts against the candidate that count only after several checks in a row."""
 
 
 class Course(StrEnum):
-    """Where a step stands."""
+    """The course of a step after a check."""
 
     GOES_ON = "goes_on"
     HELD = "held"
-    """Its time is over, and it waits: for requests, for a measurement or for a person."""
+    """The step's duration is over, and it waits for requests, a measurement or a person."""
     ENDS_WELL = "ends_well"
     ENDS_UNJUDGED = "ends_unjudged"
-    """It ends without a verdict: a person or the settings say so."""
+    """The step ends without a verdict, because a person or the settings ask for that."""
     BAD = "bad"
     UNDECIDED = "undecided"
-    """It waited long enough: the deployment is rolled back, and nobody is blamed."""
+    """The step has waited long enough: the deployment is rolled back, and the model is not blamed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What there is to know of a step.
+    """The facts of a step at one check.
 
     Attributes:
-        verdict: of this look.
-        why: of the verdict.
-        over: whether the step's time is over.
+        verdict: the verdict of this check.
+        why: the reason of the verdict.
+        over: whether the step's duration is over.
         testers_alone: whether no client gets the candidate in this step.
-        waits: whether the step ends only when a person says so.
-        paused_by: who paused it, or empty.
-        promoted_by: who wants it to end now, or empty.
-        bad_looks: bad looks in a row, this one included.
-        unmeasured_looks: looks in a row without a measurement, this one included.
-        held_s: how long it has waited beyond its time, seconds.
+        waits: whether only a person ends the step.
+        paused_by: the person that paused the step, or empty.
+        promoted_by: the person that wants the step to end now, or empty.
+        bad_looks: consecutive bad checks, this one included.
+        unmeasured_looks: consecutive checks without a measurement, this one included.
+        held_s: how long the step has waited beyond its duration, seconds.
     """
 
     verdict: CanaryVerdict
@@ -78,12 +80,12 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """What people set.
+    """The operator's settings.
 
     Attributes:
         no_data: ``hold``, ``pass`` or ``roll_back``.
-        bad_looks: so many bad looks in a row end the deploy before the step's end.
-        hold_s: longest that a step waits beyond its time, seconds.
+        bad_looks: consecutive bad checks that end the deploy before the step's end.
+        hold_s: longest wait of a step beyond its duration, seconds.
     """
 
     no_data: str = "hold"
@@ -93,12 +95,13 @@ class Policy:
 
 @dataclass(frozen=True)
 class Stand:
-    """Where a step stands, and why; a sentence without its full stop, for a log and for people.
+    """The course of a step, with its reason.
 
     Attributes:
-        course: where.
-        why: why it is held, unjudged, bad or undecided; empty otherwise.
-        withdrawn: whether the candidate gets no share meanwhile.
+        course: the course.
+        why: why the step is held, unjudged, bad or undecided, a sentence without its full stop; empty
+            otherwise.
+        withdrawn: whether the candidate gets no share while the step waits.
     """
 
     course: Course
@@ -107,11 +110,13 @@ class Stand:
 
 
 def stand(seen: Seen, policy: Policy) -> Stand:
-    """Say where a step stands after a look. A candidate that is ``ENDED`` or ``GONE`` is the watch's to refuse.
+    """Return the course of a step after a check.
+
+    The watcher itself refuses a candidate that is ``ENDED`` or ``GONE``.
 
     Args:
-        seen: what there is to know.
-        policy: what people set.
+        seen: the facts of the step.
+        policy: the operator's settings.
     """
     if seen.verdict in BAD and seen.bad_looks >= (1 if seen.over or seen.promoted_by else policy.bad_looks):
         return Stand(Course.BAD, seen.why)

@@ -1,4 +1,4 @@
-"""What a canary is judged by, and who judges."""
+"""The evidence on a canary's candidate, and the types of its judges."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .canary_floor import Counts
 
 @dataclass(frozen=True)
 class Judgment:
-    """What was seen of a candidate in one look.
+    """The judgment of one check.
 
     Attributes:
-        verdict: how it does.
-        why: why, a sentence without its full stop.
-        figures: by the name of who saw them (JSON values).
-        evidence: what a verdict against the candidate rests on, such as failures: as long as it does not grow, the next bad look sees
-            the same thing once more. None where every look sees another thing.
+        verdict: the verdict on the candidate.
+        why: its reason, a sentence without its full stop.
+        figures: figures by the name of their source (JSON values).
+        evidence: size of the evidence for a bad verdict, such as failures. While it does not grow, the
+            next bad check only repeats this one. None if every check has evidence of its own.
     """
 
     verdict: CanaryVerdict
@@ -30,16 +30,16 @@ class Judgment:
 
 @dataclass(frozen=True)
 class Watched:
-    """What is to be judged: a candidate beside the live version, on the same traffic, at the same time.
+    """A candidate under judgment, beside the live version, on the same traffic at the same time.
 
     Attributes:
-        model: its name.
+        model: public model name.
         candidate: the candidate's version.
         live: the live version.
-        mirrored: whether it is mirrored to, or answers clients.
-        seconds: for how long, until now.
-        exposed_s: how long ago it may have met its first client, in whichever step, seconds.
-        outputs: names of the outputs that both have.
+        mirrored: whether requests are mirrored to the candidate; else it answers clients.
+        seconds: length of the time until now that is judged, seconds.
+        exposed_s: how long ago the candidate may have met its first client, in any step, seconds.
+        outputs: names of the outputs that both versions have.
     """
 
     model: str
@@ -52,14 +52,14 @@ class Watched:
 
 
 Judge = Callable[[Watched], Judgment]
-"""Says how a candidate does. Raises Misconfigured or AccessDenied when it can never say, whatever time passes."""
+"""Judges a candidate. Raises Misconfigured or AccessDenied if it will never be able to judge."""
 
 Counter = Callable[[str, int], Counts]
-"""Gives what each gateway has counted of a model's version; who can't be asked is left out."""
+"""Returns each gateway's counts of a model's version; a gateway that can't be asked is left out."""
 
 
 def nobody(watched: Watched) -> Judgment:
-    """Judge without having seen anything: where there is no Prometheus."""
+    """Judge without a source of measurements: no Prometheus is set."""
     return Judgment(
         CanaryVerdict.UNMEASURED,
         "TRITON_DEPLOY_PROMETHEUS_URL is not set for the process that watches (in Airflow the triggerer)",
@@ -67,5 +67,5 @@ def nobody(watched: Watched) -> Judgment:
 
 
 def no_counts(model: str, version: int) -> Counts:
-    """Count nothing: where no gateway is named."""
+    """Return no counts: no gateway is named in the settings."""
     return {}

@@ -1,6 +1,7 @@
-"""What gateways count themselves of a candidate: a floor under the watch that needs no Prometheus.
+"""Judges a candidate by the gateways' own counters: a minimum of watching that needs no Prometheus.
 
-Pure rules: standard library only, no I/O. A gateway counts from its start on, so what counts is the difference to before the canary.
+Pure rules: standard library only, no I/O. A gateway counts from its own start, so the counts before the
+canary are subtracted.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from .canary_course import CanaryVerdict
 from .failure_evidence import lower_bound
 
 Counts: TypeAlias = Mapping[str, Mapping[str, float]]
-"""What each gateway has counted of one version since its start, by its address and by the name of the figure."""
+"""Each gateway's counts of one version since the gateway's start, by its address and by the name of the
+figure."""
 
 LEAST = 3
-"""Fewer failures that the candidate alone has are no evidence, whatever their share is."""
+"""Failures of the candidate alone below which they are no evidence, whatever their share."""
 
 JUDGED = ("ok", "failed", "timeout", "unavailable")
-"""Outcomes of requests that count: the others are the clients' doing, and a flood of them must not hide failures."""
+"""Outcomes that count as requests. Clients cause the other outcomes, and a flood of those must not hide
+failures."""
 
 ANSWERED = "gateway_request_duration_seconds_count"
 CANARY = "gateway_canary_failures_total"
@@ -30,10 +33,10 @@ _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
 def counted_in(text: str, model: str, version: int) -> Mapping[str, float] | None:
-    """Return what a gateway's ``/metrics`` has counted of a version, by ``<metric>/<outcome>``; None when that is no gateway's page.
+    """Return a gateway's counts of a version, by ``<metric>/<outcome>``; None if the page is not a gateway's.
 
     Args:
-        text: the page, in Prometheus' text format.
+        text: the page ``/metrics``, in Prometheus' text format.
         model: public model name.
         version: the version.
     """
@@ -49,13 +52,14 @@ def counted_in(text: str, model: str, version: int) -> Mapping[str, float] | Non
 
 
 def baseline(before: Counts, now: Counts) -> Counts:
-    """Return from where on each gateway's counters count.
+    """Return the counts to subtract from each gateway's counters.
 
-    A gateway that is seen for the first time may have counted an earlier try of the same version. One that was restarted began at 0.
+    A gateway that answers for the first time may have counted an earlier try of the same version:
+    subtract all of its counts. A restarted gateway has begun at 0.
 
     Args:
-        before: the same, as it was.
-        now: what they have counted; a gateway that could not be asked is not in it.
+        before: the counts to subtract so far.
+        now: the gateways' counts; a gateway that could not be asked is missing.
     """
     return {
         **before,
@@ -68,11 +72,11 @@ def baseline(before: Counts, now: Counts) -> Counts:
 
 
 def since(before: Counts, now: Counts) -> Mapping[str, float]:
-    """Return what all gateways have counted since ``before``, by the name of the figure.
+    """Return the sum of all gateways' counts since ``before``, by the name of the figure.
 
     Args:
         before: see ``baseline``.
-        now: what they have counted.
+        now: the gateways' counts.
     """
     grown: dict[str, float] = {}
     for url, counts in now.items():
@@ -82,7 +86,7 @@ def since(before: Counts, now: Counts) -> Mapping[str, float]:
 
 
 def complaint(grown: Mapping[str, float], limit: float) -> tuple[CanaryVerdict, str] | None:
-    """Return what tells against a candidate, and why; None when nothing does.
+    """Return a verdict against a candidate, with its reason; None without such a verdict.
 
     Args:
         grown: see ``since``.

@@ -1,4 +1,4 @@
-"""KServe v2's element types, and what numpy calls them."""
+"""KServe v2's element types as numpy types."""
 
 from __future__ import annotations
 

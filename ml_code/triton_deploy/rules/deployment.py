@@ -1,4 +1,4 @@
-"""A deployment: its states, the only legal ways from one to the next, and what it remembers.
+"""A deployment: its states, the only legal ways from one state to the next, and the facts that it records.
 
 Pure rules: standard library only, no I/O, time is an argument. All times are UTC in ISO 8601.
 """
@@ -21,7 +21,7 @@ class State(StrEnum):
     """A fact about a deployment that outlives a crash."""
 
     PINNED = "pinned"
-    """The alias was resolved once; nothing was touched."""
+    """The alias was resolved; nothing was changed."""
     MATERIALIZED = "materialized"
     """The version's directory is complete, verified and durable."""
     LOADED = "loaded"
@@ -29,21 +29,23 @@ class State(StrEnum):
     READY = "ready"
     """Every Triton says that exactly this version is ready."""
     VERIFIED = "verified"
-    """The candidate's answers are right."""
+    """The candidate's answers are as expected."""
     TRIED = "tried"
-    """A canary ended well: a share of the clients' requests, step by step, went to the candidate. Without one: skipped."""
+    """A canary ended well: a growing share of the clients' requests went to the candidate. Skipped
+    without a canary."""
     SWITCHING = "switching"
     """Intent: clients may reach the candidate. A crash here is undone."""
     COMMITTING = "committing"
-    """Decision: the candidate answered through the public name. From here only forward."""
+    """Decision: the candidate answered through the public name. From here the deployment only goes
+    forward."""
     COMMITTED = "committed"
-    """The release is written and current.json says so."""
+    """The release is written, and current.json names it."""
     ROLLING_BACK = "rolling_back"
     """Decision: this deployment will never commit."""
     ROLLED_BACK = "rolled_back"
-    """Everything is as it was; what failed is in quarantine."""
+    """Everything is as before the deployment; the failed version is in quarantine."""
     UNCHANGED = "unchanged"
-    """The version was live already; nothing was done."""
+    """The version was already live; nothing was done."""
 
 
 TRANSITIONS: Mapping[State, frozenset[State]] = {
@@ -54,14 +56,14 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.VERIFIED: frozenset({State.TRIED, State.SWITCHING, State.ROLLING_BACK}),
     State.TRIED: frozenset({State.SWITCHING, State.ROLLING_BACK}),
     State.SWITCHING: frozenset({State.COMMITTING, State.ROLLING_BACK}),
-    # Back from COMMITTING only when another release took the generation: see Deployments.finish.
+    # Back from COMMITTING only if another release took the generation: see Deployments.finish.
     State.COMMITTING: frozenset({State.COMMITTED, State.ROLLING_BACK}),
     State.ROLLING_BACK: frozenset({State.ROLLED_BACK}),
     State.COMMITTED: frozenset(),
     State.ROLLED_BACK: frozenset(),
     State.UNCHANGED: frozenset(),
 }
-"""The one transition table: every edge that exists, checked in ``advance`` alone."""
+"""The only transition table; ``advance`` alone checks it."""
 
 
 STEP_AFTER: Mapping[State, str] = {
@@ -74,19 +76,20 @@ STEP_AFTER: Mapping[State, str] = {
     State.SWITCHING: "commit",
     State.COMMITTING: "commit",
 }
-"""The step that was due or running when a deployment was last seen in a state; see also ``Deployment.due_step``."""
+"""The step that is due or running while a deployment is in a state; see also ``Deployment.due_step``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pinned:
-    """What an alias meant at the moment of the snapshot.
+    """The version that an alias named at the moment of the snapshot.
 
     Attributes:
-        version: MLflow's model version, the version that Triton will report.
-        run_id: MLflow run that made it; empty when it was registered without one.
+        version: MLflow's model version, which is also the version that Triton will report.
+        run_id: MLflow run that made the version; empty if it was registered without a run.
         alias: the alias that was resolved.
         artifact_uri: directory that holds ``model.onnx``, as the artifact store addresses it.
-        fingerprint: sha256 over the location and the listing (paths, sizes in bytes): identity before any byte is read.
+        fingerprint: sha256 over the location and the listing (paths, sizes in bytes): an identity before
+            any byte is read.
         expected_digest: the digest that training recorded on the version, or empty.
     """
 
@@ -100,15 +103,16 @@ class Pinned:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Why a step did not end well.
+    """The failure of a step.
 
     Attributes:
         step: name of the step.
-        kind: ``DeployError.kind``, ``crashed`` when a process ended without a word, or ``unexpected``.
-        error: what the user was told.
-        at_utc: when.
+        kind: ``DeployError.kind``, ``crashed`` if the process ended without an error, or ``unexpected``.
+        error: the error's text, as the user saw it.
+        at_utc: time of the failure.
         blames_artifact: whether the model itself is at fault.
-        suspect: it is blamed on suspicion: a Triton ended while it had the model, and a restart by hand looks the same.
+        suspect: whether the model is only suspected: a Triton ended while it had the model, and a restart
+            by hand looks the same.
     """
 
     step: str
@@ -121,30 +125,34 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class Canary:
-    """How much of the clients' traffic a candidate gets before it is committed; the rules are in canary.py.
+    """The canary of a deployment: the traffic of its candidate before the commit; see canary.py.
 
     Attributes:
-        shares_percent: shares of the requests that it answers, one after the other.
-        shadow_percent: share of the requests that are mirrored to it before the first of those; 0 for none.
-        step_s: how long each step is watched, seconds.
-        step: how many steps have begun, the mirroring included.
-        share_percent: share that it answers now.
-        mirrored_percent: share that is mirrored to it now.
+        shares_percent: shares of the requests that the candidate answers, one share a step.
+        shadow_percent: share of the requests that is mirrored to the candidate before the first of these
+            steps; 0 for none.
+        step_s: duration of each step, seconds.
+        step: number of steps that have begun, the mirroring included.
+        share_percent: share that the candidate answers now.
+        mirrored_percent: share that is mirrored to the candidate now.
         since_utc: when the step began.
-        until_utc: when both shares end unless somebody prolongs them, who goes on watching.
-        judgment: what was last seen of the step: ``verdict``, ``why``, and the figures.
-        triton: gRPC address of the one Triton on which the candidate meets clients; empty before that, and in records of
-            earlier code: there it is any of them.
-        tritons: gRPC addresses of all that serve, in the deployer's order: a gateway knows them by other addresses.
-        key: a random secret. It decides which clients meet the candidate first, and opens it to testers that send it. Empty
-            before the first step, and in records of earlier code.
-        waits: the steps that end only when a person says so, by their number (1 for the first).
-        told: what a person said last, and what is still to be done or kept: ``what`` (see ``canary.Decision``), ``by``, ``at_utc``,
-            ``reason``; empty when there is nothing.
-        held_utc: since when the step waits for requests, for a measurement or for a person, beyond its time; empty while it does not.
-        held_for: what it waits for, a sentence; empty while it does not.
-        unjudged: why steps ended that nobody had judged, a sentence each.
-        counted: what each gateway had counted of the version before the first step, by its address; see ``canary_floor``.
+        until_utc: when both shares end, unless the watcher prolongs them.
+        judgment: the last judgment of the step: ``verdict``, ``why``, and the figures.
+        triton: gRPC address of the one Triton on which the candidate meets clients. Empty before the
+            first step, and in records of earlier code, whose candidates meet clients on any Triton.
+        tritons: gRPC addresses of all serving Tritons in the deployer's order: a gateway knows them by
+            other addresses.
+        key: a random secret. It decides which clients meet the candidate first, and testers that send it
+            get the candidate. Empty before the first step, and in records of earlier code.
+        waits: the steps that only a person ends, by their number (1 for the first).
+        told: a person's last decision, as long as it counts: ``what`` (see ``canary.Decision``), ``by``,
+            ``at_utc`` and ``reason``; empty without a decision.
+        held_utc: since when the step waits beyond its time for requests, a measurement or a person; empty
+            while it does not.
+        held_for: the reason of that wait, a sentence; empty while the step does not wait.
+        unjudged: for each step that ended without a judgment the reason, a sentence.
+        counted: each gateway's counts of the version before the first step, by the gateway's address; see
+            ``canary_floor``.
     """
 
     shares_percent: tuple[int, ...]
@@ -175,26 +183,29 @@ class Deployment:
         deploy_id: id that ties the steps together.
         model: public model name.
         state: the last fact.
-        pinned: what is being deployed.
+        pinned: the version that is being deployed.
         base_generation: generation that was live at the snapshot; 0 before the first release.
         base_version: version that was live at the snapshot, or None.
-        actor: who asked, for the history.
-        reason: why, for the history.
-        allow_schema_change: breaking changes of inputs and outputs are accepted.
-        force: a quarantined digest is accepted.
-        unverified: the version's files are not compared with what was released: somebody asked for that in an emergency.
+        actor: the user that asked for it, for the history.
+        reason: the user's reason, for the history.
+        allow_schema_change: whether breaking changes of inputs and outputs are accepted.
+        force: whether a quarantined digest is accepted.
+        unverified: whether the check of the version's files is skipped, at a user's request in an emergency.
         digest: digest of the artifact, once materialized.
-        manifest_digest: sha256 of the version's manifest, once materialized; empty in records of earlier code.
-        hashed_utc: when every byte of files that this deployment did not bring was compared with the manifest.
-        staging: what came of the trial in the staging Triton (see staging.Staging.try_out); empty without one.
-        given: when the candidate was given to the Triton that met it first, by that one's address.
-        smoke: what the smoke test measured (see Fleet.smoke).
-        canary: what of the clients' traffic it gets before the commit, if that was asked for.
-        away: why a Triton was passed over when the others were flipped, by its address.
-        unanswered: flips that got no answer and may still arrive: when, by the Triton's address.
-        ended: Tritons that ended while they had the candidate: when, by the Triton's address.
+        manifest_digest: sha256 of the version's manifest, once materialized; empty in records of earlier
+            code.
+        hashed_utc: when all bytes of a version that an earlier deployment installed were compared with
+            the manifest.
+        staging: result of the trial in the staging Triton (see staging.Staging.try_out); empty without a
+            staging Triton.
+        given: when a Triton was about to meet the candidate alone, by the Triton's address.
+        smoke: result of the smoke test (see Fleet.smoke).
+        canary: the candidate's share of the clients' traffic before the commit; None without a canary.
+        away: why a Triton was passed over when the others were flipped, by the Triton's address.
+        unanswered: when a flip got no answer, and may still arrive, by the Triton's address.
+        ended: when a Triton ended while it had the candidate, by the Triton's address.
         failure: the last failure, if any.
-        quarantine: name of the quarantined directory, if something was put aside.
+        quarantine: name of the quarantined directory, if there is one.
         times_utc: when each state was reached.
     """
 
@@ -230,7 +241,7 @@ class Deployment:
 
     @property
     def due_step(self) -> str | None:
-        """The step that is due or running, or None when none is."""
+        """The step that is due or running; None after the last step."""
         if self.state is State.VERIFIED and self.canary is not None:
             return "canary"
         return STEP_AFTER.get(self.state)
@@ -242,18 +253,18 @@ class Deployment:
 
     @property
     def last_time(self) -> datetime:
-        """When it reached the last of its states."""
+        """When the deployment reached its present state."""
         return max(datetime.fromisoformat(text) for text in self.times_utc.values())
 
     @property
     def last_sign_of_life(self) -> datetime:
-        """When somebody went on with it last; of one that watches a canary, a little later."""
+        """When a process last worked on the deployment; a little later while a canary is watched."""
         watched = self.canary.until_utc if self.canary else ""
         return max(self.last_time, datetime.fromisoformat(watched)) if watched else self.last_time
 
     @property
     def generation(self) -> int:
-        """Generation that this deployment commits, if it commits."""
+        """Generation of the release that this deployment would commit."""
         return self.base_generation + 1
 
     @classmethod
@@ -270,13 +281,13 @@ class Deployment:
 
 
 def advance(record: Deployment, to: State, now: datetime, **facts: Any) -> Deployment:
-    """Return ``record`` in state ``to`` with the facts that came with it.
+    """Return ``record`` in state ``to``, with the facts of that state.
 
     Args:
         record: the deployment as last read.
         to: the state that is now true.
         now: aware time.
-        facts: other attributes that change with the state.
+        facts: attributes that change together with the state.
 
     Raises:
         IllegalTransition: no such edge in TRANSITIONS.

@@ -1,7 +1,8 @@
-"""What of a model's past stays in the repository, and what goes: the rule behind ``triton-deploy gc``.
+"""Decides which parts of a model's past stay in the repository: the rule behind ``triton-deploy gc``.
 
-Pure rules: standard library and records only, no I/O, time is an argument. Everything stays that something needs; what is left
-goes when its time has come. Release records are not judged: the history stays whole.
+Pure rules: standard library and records only, no I/O, time is an argument. A directory stays as long as
+something needs it; else it goes when its time is over. Release records are not judged: the history stays
+whole.
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ from .deployment import Deployment
 from .release import Release
 
 GRACE = timedelta(days=1)
-"""Nothing that a deployment put aside or recorded goes before: a process that was stopped in a rollback and wakes up finds by the
-name of the quarantined directory that its work was done, and leaves alone what another one has installed since."""
+"""Least age of a quarantined directory or journal that goes. A process may be stopped in a rollback and
+wake up later: the name of the quarantined directory tells it that the rollback is done, and that the
+installed version is a newer one."""
 
 
 class Kind(StrEnum):
-    """What can go."""
+    """The kinds of directories that can go."""
 
     VERSION = "version"
     """A version's directory."""
     QUARANTINED = "quarantined"
-    """A directory that was put aside."""
+    """A quarantined directory."""
     DEPLOYMENT = "deployment"
     """The journal of a deployment."""
 
@@ -35,9 +37,9 @@ class Policy:
     """How much of the past is kept.
 
     Attributes:
-        releases: the versions of so many last releases stay, so that they can be reverted to.
-        quarantined: so many quarantined directories stay, the newest.
-        days: for so long what failed stays, and what is known of a deployment.
+        releases: number of recent releases whose versions stay, so that they can be reverted to.
+        quarantined: number of quarantined directories that stay, the newest ones.
+        days: age after which a failed version and a deployment's journal may go, days.
     """
 
     releases: int
@@ -45,17 +47,17 @@ class Policy:
     days: float
 
     def is_over(self, since: datetime, now: datetime) -> bool:
-        """Whether the time of something that ended at ``since`` is over."""
+        """Whether a directory whose time began at ``since`` is old enough to go."""
         return (now - since).total_seconds() > max(self.days * 86_400, GRACE.total_seconds())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A directory that a deployment brought.
+    """A directory that a deployment made.
 
     Attributes:
-        deploy_id: the deployment, or empty when the directory does not say.
-        since: when it came there or was put aside; aware.
+        deploy_id: the deployment, or empty if the directory does not name it.
+        since: when the directory was installed or quarantined; aware.
     """
 
     deploy_id: str
@@ -64,12 +66,12 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Inventory:
-    """What is there of one model.
+    """Everything in the repository that belongs to one model.
 
     Attributes:
-        releases: all of them, newest first.
+        releases: all releases, newest first.
         versions: version directories.
-        quarantined: directories that were put aside, by name.
+        quarantined: quarantined directories, by name.
         engines: versions that have an engine.
         deployments: every deployment as last recorded.
         holder: the deployment that has the lease, or empty.
@@ -85,12 +87,12 @@ class Inventory:
 
 @dataclass(frozen=True, kw_only=True)
 class GcVerdict:
-    """What becomes of one directory.
+    """The verdict on one directory.
 
     Attributes:
-        kind: what it is.
+        kind: the directory's kind.
         name: version, directory name or deploy id.
-        goes: whether it is to be removed.
+        goes: whether the directory has to be removed.
         why: the reason, in words.
     """
 
@@ -101,15 +103,16 @@ class GcVerdict:
 
 
 def judge(inventory: Inventory, policy: Policy, now: datetime) -> list[GcVerdict]:
-    """Say of everything that is there whether it goes, and why.
+    """Decide for every directory whether it goes, and why.
 
     Args:
-        inventory: what is there.
-        policy: how much is kept.
+        inventory: the model's directories.
+        policy: how much of the past is kept.
         now: aware time.
 
     Returns:
-        A verdict for each version (ascending), each quarantined directory (newest first) and each deployment (by name).
+        A verdict for each version (ascending), each quarantined directory (newest first) and each
+        deployment (by name).
     """
     versions = list(_versions(inventory, policy, now))
     quarantined = list(_quarantined(inventory, policy, now))
@@ -124,7 +127,7 @@ def _versions(inventory: Inventory, policy: Policy, now: datetime) -> Iterator[G
         if needs:
             goes, why = False, ", ".join(needs)
         elif not found.deploy_id:
-            # Also when a version of this number was released: its own files may have gone long ago.
+            # Even if a version of this number was released: the released files may have gone long ago.
             goes, why = False, "no deployment is known to have brought it: it is not ours to remove"
         elif version in released:
             goes, why = True, f"no release of the last {policy.releases} is of it"
@@ -136,7 +139,7 @@ def _versions(inventory: Inventory, policy: Policy, now: datetime) -> Iterator[G
 
 
 def _needs(version: int, inventory: Inventory, policy: Policy) -> Iterator[str]:
-    """Yield what a version is needed for."""
+    """Yield the reasons for which a version is needed."""
     live = inventory.releases[0] if inventory.releases else None
     if live is not None:
         if version == live.active_version:
@@ -183,7 +186,7 @@ def _quarantined(inventory: Inventory, policy: Policy, now: datetime) -> Iterato
 def _deployments_of_what_stays(
     inventory: Inventory, policy: Policy, verdicts: list[GcVerdict]
 ) -> Mapping[str, str]:
-    """Return the deployments whose journal belongs to something that stays, with what that is."""
+    """Return the deployments whose journals have to stay, with the reason."""
     needed = {inventory.holder: "it has the lease"}
     for verdict in verdicts:
         if not verdict.goes:

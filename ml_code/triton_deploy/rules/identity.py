@@ -1,7 +1,7 @@
-"""Which version a number means: versions are known by their run and source.
+"""Tells apart two versions of the same number by their runs and sources.
 
-MLflow begins to count at 1 again when a registered model was deleted and made anew: then the repository and MLflow have a version of
-the same number that is not the same one.
+If a registered model was deleted and made anew, MLflow begins to count at 1 again. Then the repository
+and MLflow have different versions of the same number.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from .locations import LoggedModelRef, RunPlace, parse
 from .version_files import Manifest
 
 ONNX_FOLDER = "onnx"
-"""Folder of a run in which the ONNX files of any of its versions may be, whatever the version was registered from."""
+"""Folder of a run that may have the ONNX files of any of the run's versions, whatever the version was
+registered from."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where a version came from.
+    """The origin of a version.
 
     Attributes:
-        run_id: MLflow run; empty when it was registered without one.
-        place: where its files are, or what it was registered from; empty when that is not known.
-        digest: digest of its files, or empty.
+        run_id: MLflow run; empty if the version was registered without a run.
+        place: location of the files, or the source of the registration; empty if unknown.
+        digest: digest of the version's files, or empty.
     """
 
     run_id: str
@@ -39,19 +40,20 @@ class Origin:
 
 
 def origin_of(version: Manifest | Pinned) -> Origin:
-    """Return where an installed version, or one that an alias names, came from."""
+    """Return the origin of an installed version, or of a version that an alias names."""
     digest = version.digest if isinstance(version, Manifest) else version.expected_digest
     return Origin(run_id=version.run_id, place=version.artifact_uri, digest=digest)
 
 
 def is_another(here: Origin, there: Origin) -> bool:
-    """Whether two versions of the same number are known to be different ones.
+    """Whether two versions of the same number are known to be different.
 
-    Two of the same run are told apart by their places, where those can be compared; equal digests mean the same files.
+    Versions of the same run are told apart by their places, if the places can be compared; equal digests
+    mean the same files.
 
     Args:
-        here: the repository's.
-        there: MLflow's.
+        here: origin of the repository's version.
+        there: origin of MLflow's version.
     """
     if here.run_id != there.run_id:
         return True
@@ -64,7 +66,7 @@ def is_another(here: Origin, there: Origin) -> bool:
 
 
 def same_files(one: Origin, other: Origin) -> bool:
-    """Whether two versions, of whatever numbers, are known to have the same files: equal digests, or the same place of the same run."""
+    """Whether two versions of any numbers have the same files: equal digests, or one place of one run."""
     if one.digest and other.digest:
         return one.digest == other.digest
     places = _comparable(one), _comparable(other)
@@ -74,10 +76,10 @@ def same_files(one: Origin, other: Origin) -> bool:
 
 
 def has_content_of(installed: Manifest, pinned: Pinned) -> bool:
-    """Whether an installed version has the files that an alias means.
+    """Whether an installed version has the files of a pinned version.
 
-    The listing of a place does not change when other files of the same sizes are put there. So it counts only for the same run, and
-    only where training recorded no digest.
+    The listing of a place does not change when files of the same sizes replace the files there. So the
+    listing counts only for the same run, and only if training recorded no digest.
     """
     if pinned.expected_digest:
         return installed.digest == pinned.expected_digest
@@ -89,7 +91,7 @@ def refuse_another(model: str, pinned: Pinned, installed: Manifest | None) -> No
 
     Args:
         model: public model name.
-        pinned: what an alias means.
+        pinned: the version that an alias names.
         installed: the repository's version of that number, if it was ever released.
     """
     if installed is None or has_content_of(installed, pinned):
@@ -104,7 +106,7 @@ def refuse_another(model: str, pinned: Pinned, installed: Manifest | None) -> No
 
 
 def way_forward(model: str, alias: str) -> str:
-    """Return what to do about a number that is taken."""
+    """Return the advice for a version whose number is taken."""
     return (
         f"Give the new version a number that is free: triton-deploy renumber {model} --alias {alias}. It registers the version again in "
         "MLflow, above every number that the repository knows, and moves the alias to it. What serves is not touched. Then deploy."
@@ -112,7 +114,7 @@ def way_forward(model: str, alias: str) -> str:
 
 
 def _comparable(origin: Origin) -> tuple[str, str] | None:
-    """Return what of a place stays the same when it is written in another form, or None when that is not known."""
+    """Return the part of a place that is the same in every notation, or None if it is unknown."""
     try:
         location = parse(origin.place)
     except InvalidInput:

@@ -1,7 +1,8 @@
-"""Where artifacts are, as MLflow writes it: parsed once, into one type for each kind of place, and printed back.
+"""Locations of artifacts in MLflow's notation: parsed once, into one type for each kind.
 
-Paths and URIs from outside are taken apart here and nowhere else. What could leave its root is refused: ``..`` plain or encoded,
-back-slashes, NUL and other control characters. Pure rules: standard library only, no I/O.
+This module alone parses paths and URIs from outside. It refuses a path that could leave its root: ``..``
+plain or encoded, back-slashes, NUL and other control characters. Pure rules: standard library only, no
+I/O.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ class S3Place:
         return f"s3://{self.bucket}/{self.key}".rstrip("/")
 
     def child(self, path: str) -> S3Place:
-        """Return the place of ``path`` below this one; raises InvalidInput for a path that leads elsewhere."""
+        """Return the place of ``path`` below this one; raises InvalidInput if it leads out."""
         return replace(self, key=_below(self.key, path))
 
 
 @dataclass(frozen=True)
 class ProxyPlace:
-    """``mlflow-artifacts:/path``: what an MLflow server hands out.
+    """``mlflow-artifacts:/path``: a place that an MLflow server serves.
 
     Attributes:
         path: below the server's artifact root.
-        host: ``host:port`` when the URI names one. Never asked: the server is MLFLOW_TRACKING_URI, and its credentials must not
-            go to another that a stored URI names.
+        host: ``host:port`` if the URI has one. No request goes there: the server is MLFLOW_TRACKING_URI,
+            and its credentials must not go to a host that a stored URI names.
     """
 
     path: str = ""
@@ -51,13 +52,13 @@ class ProxyPlace:
         )
 
     def child(self, path: str) -> ProxyPlace:
-        """Return the place of ``path`` below this one; raises InvalidInput for a path that leads elsewhere."""
+        """Return the place of ``path`` below this one; raises InvalidInput if it leads out."""
         return replace(self, path=_below(self.path, path))
 
 
 @dataclass(frozen=True)
 class RunPlace:
-    """``runs:/<run id>/path``: below the artifacts of a run, wherever they are."""
+    """``runs:/<run id>/path``: a path below the artifacts of a run."""
 
     run_id: str
     path: str = ""
@@ -125,7 +126,7 @@ class ForeignPlace:
         return self.text
 
     def child(self, path: str) -> ForeignPlace:
-        """Return the place of ``path`` below this one, for messages; raises InvalidInput as the others do."""
+        """Return the place of ``path`` below this one, for messages; raises InvalidInput if it leads out."""
         separator = "\\" if "\\" in self.text else "/"
         below = _below("", path)
         text = self.text.rstrip("/\\") + separator + below.replace("/", separator) if below else self.text
@@ -133,23 +134,23 @@ class ForeignPlace:
 
 
 Place: TypeAlias = S3Place | ProxyPlace | ForeignPlace
-"""Where files are."""
+"""A place of files."""
 
 Location: TypeAlias = Place | RunPlace | AliasRef | VersionRef | LoggedModelRef
-"""A place, or something that MLflow knows the place of."""
+"""A place, or a reference that MLflow can resolve to a place."""
 
 
 def parse(text: str) -> Location:
-    """Take a path or URI apart.
+    """Parse a path or URI.
 
     Args:
-        text: as MLflow, or a person, writes it.
+        text: the text from MLflow or a user.
 
     Returns:
-        What it is; printing it and parsing that gives the same again.
+        The location; parsing its text again gives the same location.
 
     Raises:
-        InvalidInput: it is none, or could lead out of its root.
+        InvalidInput: the text is no location, or could lead out of its root.
     """
     if not isinstance(text, str) or not text.strip() or any(map(_is_control, text)):
         raise _invalid(text, "it is empty or has control characters")
@@ -174,7 +175,7 @@ def parse(text: str) -> Location:
 
 
 def parse_place(text: str) -> Place:
-    """Take apart what has to be a place of files; raises InvalidInput for anything else."""
+    """Parse a place of files; raises InvalidInput for any other location."""
     place = parse(text)
     if not isinstance(place, S3Place | ProxyPlace | ForeignPlace):
         raise _invalid(text, "it names something in MLflow, not a place of files")
@@ -247,7 +248,7 @@ def _kind_of_path(text: str) -> Foreign:
 
 
 def _safe(text: str, path: str) -> str:
-    """Return a path below a root without the slashes around it; raises InvalidInput when it could lead out."""
+    """Return a path without the slashes around it; raises InvalidInput when it could leave its root."""
     path = path.strip("/")
     for part in path.split("/"):
         decoded = _decoded(part)
@@ -265,7 +266,7 @@ def _below(root: str, path: str) -> str:
 
 
 def _decoded(part: str) -> str:
-    # Whoever decodes it later may do so more than once.
+    # A server may decode a path more than once.
     while (once := unquote(part, errors="surrogateescape")) != part:
         part = once
     return part

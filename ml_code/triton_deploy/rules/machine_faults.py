@@ -1,4 +1,4 @@
-"""Errors of ONNX Runtime for which the machine of the deployer is at fault, not the model; told apart by ``triton_errors``."""
+"""Errors of ONNX Runtime for which the deployer's machine is at fault; see ``triton_errors``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NOT_IMPORTED = re.compile(r".*\b(?:ModuleNotFoundError|ImportError): (?P<why>.*
 
 
 def machine_fault(said: str, doing: str = "running a model") -> DeployError | None:
-    """Return the error when this machine is at fault for an error of ONNX Runtime; None when the model may be.
+    """Return the error if this machine is at fault for an error of ONNX Runtime; else None.
 
     Args:
         said: the text of ONNX Runtime.

@@ -1,4 +1,4 @@
-"""What a name may look like. Nothing from outside reaches a path or a URL before it passed one of these."""
+"""The rules of names: a name from outside is checked here before it becomes part of a path or URL."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ DEPLOY_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,119}$"
 """A deployment's id: a file name on every file system."""
 
 UNSEEN_PATTERN = r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069\ud800-\udfff]"
-"""What no name, list or reason of a person has: line breaks, other control characters, marks of direction, halves of characters."""
+"""Characters that no name, list or reason of a user may have: line breaks, control characters, direction
+marks, surrogates."""
 
 LONGEST_REASON = 500
-"""Longest reason that somebody gives for the history, characters."""
+"""Longest reason of a user for the history, characters."""
 
 MIN_VERSION, MAX_VERSION = 1, 2**31 - 1
 """Numbers of model versions: MLflow counts from 1, in 32 bits."""
@@ -37,10 +38,10 @@ RESERVED_FILES = frozenset(
         "triton",
     }
 )
-"""What the deployer itself puts at the top of a version's directory, files and folders; no weights may have these names."""
+"""Files and folders of the deployer at the top of a version's directory; no weights may have these names."""
 
 OUR_FOLDERS = ("releases", "deployments", "leases", "engines", "bakes")
-"""What this package keeps in a model's folder, besides the versions."""
+"""Folders of this package in a model's folder, besides the versions."""
 
 MAX_PART_BYTES, MAX_PATH_BYTES = 255, 1024
 """Longest name on the usual file systems, and longest key in S3; bytes of UTF-8."""
@@ -123,25 +124,26 @@ def is_version(name: str) -> bool:
 def ends_triton(name: str) -> bool:
     """Whether a directory of this name in a Triton model's folder ends Triton.
 
-    Triton takes every directory there for a version and reads its name with ``std::stoll``, which goes by the digits that the name
-    begins with, after white space and a sign. Of more digits than 64 bits hold it throws, nobody catches that, and the process ends at each load
-    of the model. All of 19 digits and more are meant here, also those that would just fit.
+    Triton takes every directory there for a version and reads its name with ``std::stoll``: the digits at
+    the beginning, after white space and a sign. A number that does not fit into 64 bits throws an
+    exception that Triton does not catch, so the process ends at each load of the model. This rule refuses
+    every name of 19 digits or more, even if the number would just fit.
     """
     return re.match(r"[ \t\n\v\f\r]*[+-]?[0-9]{19}", name) is not None
 
 
 def unfit_for_weights(path: str) -> str:
-    """Say why a file of weights can't be called so in a version's directory; empty when it can.
+    """Return why a file of weights can't have this name in a version's directory; empty when it can.
 
-    What the deployer writes there must not be mistaken for what a model brought, on any file system: names are compared without regard
-    to case and to Unicode's ways to write the same.
+    On no file system may a model's file be mistaken for a file of the deployer: names are compared
+    without regard to case and to Unicode's equivalent forms.
 
     Args:
-        path: as the model names it, relative to its own directory.
+        path: the name in the model, relative to the model's directory.
     """
     if not path or path.startswith("/") or "\\" in path or ".." in path.split("/"):
         return "outside the model's own directory"
-    # "./weights" and "a//weights" are other ways to write the same.
+    # "./weights" and "a//weights" are the same names in another notation.
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if not parts:
         return "outside the model's own directory"
@@ -159,7 +161,7 @@ def unfit_for_weights(path: str) -> str:
 
 
 def same_name(path: str) -> str:
-    """Return what two paths have in common that some file system, or some reader, takes for the same."""
+    """Return a normal form, the same for all paths that a file system or reader may confuse."""
     once = unicodedata.normalize("NFKC", path).casefold()
     return unicodedata.normalize("NFKC", once).casefold()
 
@@ -170,16 +172,17 @@ def _shortened(value: object) -> str:
 
 
 PLAIN_PATH = "letters, digits and / . _ - + @ % , ="
-"""What a path may hold that a shell reads as it stands, for messages."""
+"""Characters of a path that a shell does not interpret, for messages."""
 
 
 def needs_quoting(path: str) -> str:
-    """Name what a path holds that a shell does not read as it stands; empty when there is nothing.
+    """Return the characters of a path that a shell would interpret; empty without any.
 
-    Triton's Python backend starts its processes by a line of shell in which it does not quote the path of the model.
+    Triton's Python backend starts its processes by a line of shell in which it does not quote the path of
+    the model.
 
     Args:
-        path: of the repository, or of what is above it.
+        path: path of the repository, or of a folder above it.
     """
     odd = sorted(set(re.sub(r"[A-Za-z0-9/._+@%,=-]|[^\x00-\x7f]", "", path)))
     return ", ".join("a space" if character == " " else repr(character) for character in odd)
@@ -198,8 +201,9 @@ def is_deploy_id(value: str) -> bool:
 def deploy_id_for(run_id: str) -> str:
     """Derive a deployment id from an orchestrator's run id.
 
-    The same run always gives the same id, so the steps of a run find their record on any worker with nothing passed
-    between them; a hash keeps run ids apart that differ only in characters a file name can't have.
+    The same run always gives the same id, so the steps of a run find their record on any worker with
+    nothing passed between them; a hash keeps run ids apart that differ only in characters a file name
+    can't have.
 
     Args:
         run_id: any text, for example Airflow's ``manual__2026-01-02T03:04:05+00:00``.
@@ -218,11 +222,11 @@ def engine_name(model: str, version: int) -> str:
 
 
 def model_of(name: str) -> str:
-    """Return the model whose public name or engine a Triton model of this name is: no model's name has a dot."""
+    """Return the model of a public name or engine in Triton: no model's name has a dot."""
     return name.partition(".v")[0]
 
 
 def engine_version(model: str, name: str) -> int | None:
-    """Return the version whose engine a Triton model of this name would be, or None when it can't be one of ``model``."""
+    """Return the version in the name of an engine in Triton; None if it is no engine of ``model``."""
     match = re.fullmatch(r"(.*)\.v(0|[1-9][0-9]{0,9})", name)
     return int(match[2]) if match and match[1] == model else None

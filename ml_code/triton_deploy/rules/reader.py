@@ -1,8 +1,9 @@
 """Reads the JSON that this package wrote, in this version or another, into its dataclasses.
 
-Pure rules: standard library only, no I/O. A field that a class does not know is ignored at any depth: a newer version wrote it.
-Whoever writes a record again keeps such fields, see ``keeping``. What the code relies on is checked here, and only here: types,
-and with the ``Annotated`` types below also ranges and forms.
+Pure rules: standard library only, no I/O. A field that a class does not know was written by a newer
+version, and is ignored at any depth; a record that is written again keeps such fields, see ``keeping``.
+This module alone checks what the code relies on: types, and with the ``Annotated`` types below also
+ranges and forms.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from .names import MAX_VERSION, MIN_VERSION, is_deploy_id
 T = TypeVar("T")
 
 ADDED = "_added"
-"""Ends the name of the object beside a part that holds the fields which that part got later: see ``writer.ADDED``."""
+"""Suffix of the object beside a part with the fields that later versions added to that part: see
+``writer.ADDED``."""
 
 
 def _is_moment(text: str) -> bool:
@@ -57,9 +59,9 @@ MomentOrEmpty = Annotated[
     str,
     _limit("empty or a time in ISO 8601 with its offset from UTC", lambda text: not text or _is_moment(text)),
 ]
-"""A moment as text, or nothing yet."""
+"""A moment as text, or empty."""
 DeployId = Annotated[str, _limit("a deployment's id", is_deploy_id)]
-"""A deployment's id, which becomes a path."""
+"""A deployment's id, which becomes part of a path."""
 InnerPath = Annotated[str, _limit("a path inside its directory", _is_inside)]
 """A path below a directory."""
 
@@ -80,12 +82,12 @@ def record(data: Mapping[str, Any], cls: type[T], where: str = "") -> T:
 
     Args:
         data: the decoded object.
-        cls: a dataclass whose fields are plain types, enumerations, ``Annotated`` types of this module, other such dataclasses,
-            or tuples and mappings of them.
-        where: the object's own name with a dot, for messages.
+        cls: a dataclass whose fields are plain types, enumerations, ``Annotated`` types of this module,
+            other such dataclasses, or tuples and mappings of them.
+        where: the object's name with a dot, for messages.
 
     Raises:
-        ValueError: a field is missing, or is not what ``cls`` says; the message names it.
+        ValueError: a field is missing, or does not fit its type in ``cls``; the message names the field.
     """
     kinds = _kinds(cls)
     missing = [field.name for field in fields(cast(Any, cls)) if _required(field) and field.name not in data]
@@ -105,16 +107,17 @@ def record(data: Mapping[str, Any], cls: type[T], where: str = "") -> T:
 
 
 def keeping(data: Mapping[str, Any], before: str, cls: type[Any]) -> dict[str, Any]:
-    """Add to an object that is about to be written what a newer version had put into the one before.
+    """Add the unknown fields of the preceding record to a record that is about to be written.
 
     Args:
-        data: what is written: a ``cls`` as JSON has it.
-        before: the text that it follows or replaces.
+        data: the new record, a ``cls`` as JSON values.
+        before: the text of the preceding record, which a newer version may have written.
         cls: the class of both.
 
     Returns:
-        ``data`` with the fields of ``before`` that ``cls`` does not know, each where it was. A part keeps its own as long as it is the
-        same one, which its required fields tell: another failure has nothing of the one before.
+        ``data`` with the fields of ``before`` that ``cls`` does not know, each in its place. The unknown
+        fields of a part are kept only if the part is the same, by its required fields: a new failure
+        inherits nothing from the one before.
 
     Raises:
         ValueError: ``before`` is not a JSON object.
@@ -141,7 +144,7 @@ def keeping(data: Mapping[str, Any], before: str, cls: type[Any]) -> dict[str, A
 
 
 def parsed(text: str) -> dict[str, Any]:
-    """Return a JSON object as it stands; raises ValueError when ``text`` is not one."""
+    """Return a JSON object as plain values; raises ValueError when ``text`` is not an object."""
     try:
         data = json.loads(text)
     except RecursionError:
@@ -164,7 +167,7 @@ def _value(value: object, kind: Any, where: str) -> object:
         inner = next(one for one in arguments if one is not NoneType)
         return None if value is None else _value(value, inner, where)
     if origin is tuple:
-        # A tuple where nothing was written yet.
+        # A record that was not written yet has a tuple.
         if not isinstance(value, list | tuple):
             raise _wrong(where, "a list", value)
         return tuple(_value(one, arguments[0], f"{where}[{place}]") for place, one in enumerate(value))
@@ -205,7 +208,7 @@ def _is_finite(number: float) -> bool:
 
 
 def _is_text(text: str) -> bool:
-    # JSON can name half of a character that takes two of UTF-16.
+    # JSON can name one half of a UTF-16 surrogate pair.
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -253,7 +256,7 @@ def _required(field: Field[Any]) -> bool:
 
 def _is_same(now: Mapping[str, Any], before: object, cls: type[Any]) -> bool:
     names = [field.name for field in fields(cls) if _required(field)]
-    # A tuple that was not written yet is a list where it was read.
+    # A record that was read has lists where a record that was not written yet has tuples.
     one, other = (
         {name: thing.get(name) for name in names} for thing in (now, cast(Mapping[str, Any], before or {}))
     )

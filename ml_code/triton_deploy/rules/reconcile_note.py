@@ -12,15 +12,16 @@ from .reader import Moment
 
 @dataclass(frozen=True, kw_only=True)
 class ReconcileNote:
-    """What a reconcile of a model found.
+    """The findings of a reconcile of one model.
 
     Attributes:
-        at_utc: when it ended.
-        done: what was put right.
-        problems: what could not be.
-        notices: what is worth knowing, by its kind.
-        under_way: the deployment because of which nothing was looked at, or empty.
-        stuck: engines that Triton neither serves nor lets go, by ``<engine> on <address>``: what Triton says of each.
+        at_utc: when the reconcile ended.
+        done: its repairs.
+        problems: problems that it could not repair.
+        notices: findings that need no repair, by their kind.
+        under_way: the running deployment that kept the reconcile from looking, or empty.
+        stuck: state in Triton of each engine that hangs while it is loaded or unloaded, by
+            ``<engine> on <address>``.
     """
 
     at_utc: Moment

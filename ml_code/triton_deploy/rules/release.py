@@ -12,36 +12,37 @@ from .moments import utc_text
 from .reader import DeployId, Generation, Moment, Version
 
 UNVERIFIED = "not verified: "
-"""Begins the reason of a release whose files nobody compared with what was released before."""
+"""Begins the reason of a release whose files were not compared with those of the earlier release of that
+version."""
 
 
 BAKED_BADLY = "failed its bake: "
-"""Begins the reason of a release that takes one back which failed its bake."""
+"""Begins the reason of a release that takes back a release with a failed bake."""
 
 
 NOT_JUDGED = "could not be judged: "
-"""Begins the reason of a release that takes one back of which its bake knew nothing, where the settings say so."""
+"""Begins the reason of a release that takes back a release without data, where the settings ask for that."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """One commit: what is live since ``updated_at_utc``, until the next generation exists.
+    """One commit: its version is live from ``updated_at_utc`` until the next generation exists.
 
-    ``current.json`` is the JSON of the last one, so its fields are a public interface.
+    ``current.json`` is the JSON of the last release, so the fields are a public interface.
 
     Attributes:
         model: public model name.
         generation: 1 for the first release, one more for each.
         active_version: the version that clients get.
-        run_id: MLflow run that made it.
+        run_id: MLflow run that made the version.
         alias: alias that was deployed.
-        digest: digest of its files.
+        digest: digest of the version's files.
         previous_version: version that was live before, or None.
-        warm_versions: versions kept loaded beside it, newest first.
-        deploy_id: deployment that committed it.
-        actor: who asked for it.
-        updated_at_utc: when.
-        reason: why, if somebody said.
+        warm_versions: versions kept loaded beside the live one, newest first.
+        deploy_id: deployment that committed the release.
+        actor: the user that asked for it.
+        updated_at_utc: time of the commit.
+        reason: the user's reason, or empty.
         manifest_digest: sha256 of the version's ``manifest.json``; empty in releases of earlier code.
     """
 
@@ -61,12 +62,12 @@ class Release:
 
     @property
     def unverified(self) -> bool:
-        """Whether somebody went back to it without a look at its files."""
+        """Whether the version became live without a check of its files."""
         return self.reason.startswith(UNVERIFIED)
 
     @property
     def loaded_versions(self) -> tuple[int, ...]:
-        """Versions that Triton has to hold, the live one first."""
+        """Versions that every Triton has to have loaded, the live one first."""
         return (self.active_version, *self.warm_versions)
 
     @classmethod
@@ -88,7 +89,8 @@ def next_release(record: Deployment, previous: Release | None, now: datetime, ke
     warm = [version for version in earlier if version != record.version][:keep_warm]
     replaced = previous.active_version if previous else None
     if previous and replaced == record.version:
-        # A live version that Triton had lost was deployed again: what it replaced is what it replaced then.
+        # A redeploy of the live version, which Triton had lost: keep the previous_version of its first
+        # release.
         replaced = previous.previous_version
     return Release(
         model=record.model,

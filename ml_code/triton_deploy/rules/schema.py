@@ -1,4 +1,4 @@
-"""Inputs and outputs of a model, and which changes of them break a client. Pure rules."""
+"""Inputs and outputs of a model, and the changes of them that break a client. Pure rules."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Tensor:
         name: tensor name.
         datatype: KServe v2 name, such as ``FP32``, ``INT64``, ``BYTES``.
         shape: sizes, batch dimension included; -1 where any size goes.
-        optional: whether a client may leave it out (inputs only).
+        optional: whether a client may leave the tensor out (inputs only).
     """
 
     name: str
@@ -38,7 +38,7 @@ class Schema:
 
     @property
     def batchable(self) -> bool:
-        """Whether the first dimension of every tensor takes any size, so that requests can be stacked on it."""
+        """Whether the first dimension of every tensor takes any size, so that requests can be stacked."""
         return all(tensor.shape[:1] == (-1,) for tensor in (*self.inputs, *self.outputs))
 
     def to_dict(self) -> dict[str, Any]:
@@ -47,14 +47,14 @@ class Schema:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read back what ``to_dict`` gave; raises ValueError when ``data`` is not that."""
+        """Read back the result of ``to_dict``; raises ValueError for any other data."""
         return reader.record(data, cls, "schema.")
 
 
 def breaking_changes(old: Schema, new: Schema) -> list[str]:
-    """Return, as sentences, every way in which a client of ``old`` would fail on ``new``; empty when there is none.
+    """Return, as sentences, every way in which a client of ``old`` would fail on ``new``; empty without any.
 
-    More outputs, new optional inputs and inputs that take more shapes than before break nobody.
+    More outputs, new optional inputs and inputs that take more shapes than before break no client.
     """
     changes = []
     old_inputs, new_inputs = _by_name(old.inputs), _by_name(new.inputs)

@@ -1,4 +1,4 @@
-"""How versions stand, what a registry's pages have to be told of it, and what to do when an alias means something else. Pure rules."""
+"""The standing of versions, its tags in the registry, and advice on moved aliases. Pure rules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .release import Release
 
 LIVE, WARM, RETIRED, FAILED = "live", "warm", "retired", "failed"
 KEYS = ("status", "generation", "time_utc", "reason", "verdict")
-"""The tags of a version, below the prefix."""
+"""The tags of a version, without the prefix."""
 
 ALIAS_DRIFT, NOT_TOLD = "alias_drift", "mlflow_not_told"
 """Kinds of notices."""
@@ -20,13 +20,13 @@ LONGEST_REASON = 500
 
 @dataclass(frozen=True, kw_only=True)
 class Registered:
-    """A version as the registry's pages have it.
+    """A version as the registry has it.
 
     Attributes:
-        version: its number.
-        origin: its run, and what it was registered from.
-        tags: its tags.
-        description: its description, or empty.
+        version: number of the version.
+        origin: run and source of the version.
+        tags: tags of the version.
+        description: description of the version, or empty.
     """
 
     version: int
@@ -37,7 +37,7 @@ class Registered:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something worth knowing that harms nothing that serves: its kind for machines, and a sentence."""
+    """A finding that needs no repair: a kind for machines, and a sentence for people."""
 
     kind: str
     text: str
@@ -45,15 +45,15 @@ class Notice:
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """How a version stands.
+    """The standing of a version.
 
     Attributes:
-        status: ``live``, ``warm`` (loaded beside it), ``retired`` or ``failed``.
-        time_utc: since when.
-        generation: the release that made it live last, or None.
-        reason: why it failed or was taken back, or empty.
-        verdict: how its last release was judged, or empty.
-        origin: where it came from, as far as the repository knows.
+        status: ``live``, ``warm`` (loaded beside the live version), ``retired`` or ``failed``.
+        time_utc: since when the version has this status.
+        generation: the last release of the version, or None.
+        reason: why the version failed or was taken back, or empty.
+        verdict: verdict on the last release of the version, or empty.
+        origin: origin of the version, as far as the repository knows it.
     """
 
     status: str
@@ -64,11 +64,11 @@ class Standing:
     origin: Origin | None = None
 
     def is_of(self, shown: Registered) -> bool:
-        """Whether it is of the version that the registry shows, not of a former one of the same number."""
+        """Whether the standing is about the registry's version, not a former one of the same number."""
         return self.origin is None or not is_another(self.origin, shown.origin)
 
     def tags(self) -> dict[str, str]:
-        """Return it as tags, without the prefix."""
+        """Return the standing as tags, without the prefix."""
         generation = "" if self.generation is None else str(self.generation)
         values = (
             self.status,
@@ -82,7 +82,15 @@ class Standing:
 
 @dataclass(frozen=True)
 class FailedVersion:
-    """A version that failed, why, and when; where it came from, as far as that is known; and whether it was live and a bake found it bad."""
+    """A version that failed.
+
+    Attributes:
+        version: number of the version.
+        reason: why the version failed.
+        at_utc: when the version failed.
+        origin: origin of the version, or None if unknown.
+        was_live: whether the version was live, and failed its bake.
+    """
 
     version: int
     reason: str
@@ -91,7 +99,7 @@ class FailedVersion:
     was_live: bool = False
 
     def has_files_of(self, named: Registered) -> bool:
-        """Whether it failed with the files of the version that an alias names, whatever number that has."""
+        """Whether the version that an alias names has the failed version's files; the numbers may differ."""
         if self.origin is None:
             return False
         return same_files(self.origin, named.origin)
@@ -99,7 +107,7 @@ class FailedVersion:
 
 @dataclass(frozen=True)
 class Change:
-    """A tag that is to be set, or deleted when ``value`` is None."""
+    """A tag to set, or to delete if ``value`` is None."""
 
     version: int
     key: str
@@ -111,12 +119,12 @@ def standings(
     failed: Iterable[FailedVersion],
     verdicts: Mapping[int, str] | None = None,
 ) -> dict[int, Standing]:
-    """Return how versions stand, as the repository has it.
+    """Return the standing of every version in the repository.
 
     Args:
-        releases: newest first.
+        releases: all releases, newest first.
         failed: versions that were rolled back, in any order.
-        verdicts: how releases were judged, by their generation.
+        verdicts: verdicts on releases, by generation.
     """
     found: dict[int, Standing] = {}
     known_before = _known_before(releases)
@@ -149,7 +157,7 @@ def standings(
 
 
 def _known_before(releases: Sequence[Release]) -> dict[int, set[int]]:
-    """Return which versions had been live before each release, by its generation: who goes back to one of them takes the release back."""
+    """Return the versions that were live before each release, by generation: a new release of one takes it back."""
     found: dict[int, set[int]] = {}
     earlier: set[int] = set()
     for release in reversed(releases):
@@ -159,13 +167,14 @@ def _known_before(releases: Sequence[Release]) -> dict[int, set[int]]:
 
 
 def changes(standing: Mapping[int, Standing], shown: Mapping[int, Registered], prefix: str) -> list[Change]:
-    """Return what has to be changed for the registry to show how versions stand.
+    """Return the changes of tags after which the registry shows the standing of versions.
 
     Args:
-        standing: as the repository has it. A version of which it knows nothing keeps its tags, unless they claim that it is loaded.
-            Another version of the same number loses them: they tell of the former one.
-        shown: the versions that the registry has.
-        prefix: what the tags begin with.
+        standing: the standing in the repository. A version that the repository does not know keeps its
+            tags, unless they claim that it is loaded. Another version of the same number loses its tags:
+            they are about the former version.
+        shown: the registry's versions.
+        prefix: prefix of the tags.
     """
     found = []
     for version, registered in shown.items():
@@ -190,13 +199,13 @@ def drift(
     refused: Iterable[FailedVersion] = (),
     here: Origin | None = None,
 ) -> str:
-    """Return what to know and do when the alias that was deployed means something else now, or nothing.
+    """Return a text and advice if the deployed alias now names another version; empty if it does not.
 
     Args:
-        live: what serves.
-        named: the version that its alias names, as the registry has it; None when it is not set.
+        live: the live release.
+        named: the version that the release's alias names in the registry; None if the alias is not set.
         refused: versions in quarantine by their own fault, which are not deployed again.
-        here: where the repository's version of the number that the alias names came from, if there is one.
+        here: origin of the repository's version of the number that the alias names, if there is one.
     """
     if live is None or not live.alias:
         return ""
@@ -226,7 +235,7 @@ def drift(
 
 
 def _told_apart(live: Release, named: Registered, here: Origin, what: str) -> str:
-    """Say that the alias names another version of a number that the repository knows."""
+    """Return the text for an alias that names another version of a number that the repository knows."""
     number, of_it = named.version, f"({here.run}): the model was deleted in MLflow and made anew."
     if number == live.active_version:
         return (
@@ -237,14 +246,14 @@ def _told_apart(live: Release, named: Registered, here: Origin, what: str) -> st
 
 
 def _way_on(live: Release, named: Registered, here: Origin) -> str:
-    """Say how the version that the alias names can be deployed; one with the same files needs no other number."""
+    """Return how to deploy the version that the alias names; the same files need no other number."""
     if here.digest and here.digest == named.origin.digest:
         return f"Its files are the same: deploy it (triton-deploy deploy {live.model} --alias {live.alias})."
     return way_forward(live.model, live.alias)
 
 
 def _no_way_on(live: Release, named: Registered, failed: FailedVersion) -> str:
-    """Say why the version that the alias names is not to be deployed, and what to do instead."""
+    """Return why the version that the alias names can't be deployed, and the advice."""
     same = "" if failed.version == named.version else f"It has the files of version {failed.version}. "
     what = "is not deployed again without --force" if failed.was_live else "is in quarantine"
     return (

@@ -1,4 +1,4 @@
-"""What somebody logged beside a model, meant for Triton or for this deployer, and what is not used: told, with why. Pure rules."""
+"""Finds logged files that were meant for Triton or the deployer, and are not used. Pure rules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_TOLD = 5
 
 
 def unused(paths: Iterable[str]) -> list[str]:
-    """Return, as sentences, which files were meant for a deploy and are not used, with why and what to do.
+    """Return a sentence for each file that was meant for a deploy and is not used, with the reason.
 
     Args:
         paths: the files of a version, relative to the folder of its ``model.onnx``.
@@ -43,5 +43,5 @@ def _why(path: str) -> str:
         return f"in the folder {FOLDER} only {' and '.join(USED)} are read"
     if name == "golden.json":
         return f"it is read as {USED[0]} only"
-    # A config.json of its own is what tokenizers and Hugging Face's models come with.
+    # Tokenizers and Hugging Face's models bring a config.json of their own.
     return ""

@@ -1,4 +1,4 @@
-"""What a version consists of, and by which digest it is known: the contract between training, gate, gateway and deployer. Pure rules."""
+"""The files of a version and their digest: a contract of training, gate, gateway and deployer. Pure rules."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SERVING_EXAMPLE = "serving_input_example.json"
 GOLDEN = "triton/golden.json"
 OPTIONS = "triton/config.json"
 MOST_BYTES = {GOLDEN: 64 << 20, OPTIONS: 1 << 20}
-"""Sizes over which these files are not read: as JSON they take several times that in memory."""
+"""Largest size of these files, bytes: as parsed JSON they take several times that in memory."""
 MOST_EXAMPLE_BYTES = 64 << 20
-"""Size over which an input example is not read."""
+"""Largest size of an input example, bytes."""
 SMOKE_CASE = "smoke.json"
-"""The golden inputs that the version is tried with, in its directory of the repository."""
+"""File of the smoke test's inputs and expected answers, in the version's directory of the repository."""
 
 DIGEST_TAG = "triton_deploy.digest"
-"""Model version tag in which training records the digest of what it logged."""
+"""Model version tag in which training records the digest of the logged files."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,16 @@ class FileEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a version directory holds and where it came from; written last, before the directory gets its name.
+    """Content and origin of a version's directory; written last, before the directory gets its final name.
 
     Attributes:
         version: model version.
         digest: sha256 over the artifact's files, their names, sizes and sha256 (see ``tree_digest``).
         fingerprint: identity of the source before its bytes were read (``deployment.Pinned``).
-        artifact_uri: where the files came from.
+        artifact_uri: location that the files were read from.
         run_id: MLflow run.
-        deploy_id: deployment that installed it, which alone may quarantine it.
-        files: the artifact's files, and the smoke case; earlier code left that one out.
+        deploy_id: deployment that installed the version; no other deployment may quarantine it.
+        files: the artifact's files and the smoke case, which earlier code left out.
         schema: inputs and outputs as ``Schema.to_dict`` gives them.
         options: the user's Triton options that travelled with the version.
     """
@@ -72,15 +72,15 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Take a manifest out of its file's text; raises ValueError when it is none."""
+        """Parse the text of a manifest's file; raises ValueError when it is no manifest."""
         manifest = reader.decode(text, cls)
-        # Read wherever it is needed: here it is known to be one.
+        # Other code parses the schema where it needs it: check it here.
         Schema.from_dict(manifest.schema)
         return manifest
 
 
 def tree_digest(files: Iterable[FileEntry]) -> str:
-    """Return the digest of a set of files: sha256 over a line ``<sha256>  <size>  <path>`` for each, sorted by path."""
+    """Return the digest of files: sha256 over a line ``<sha256>  <size>  <path>`` each, sorted by path."""
     lines = sorted(f"{file.sha256}  {file.size_bytes}  {file.path}\n" for file in files)
     lines.sort(key=lambda line: line.split("  ", 2)[2])
     return hashlib.sha256("".join(lines).encode()).hexdigest()

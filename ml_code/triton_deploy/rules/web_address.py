@@ -1,7 +1,7 @@
-"""Web addresses in settings: what is wrong with one, the user and password in it, and how it is shown.
+"""Web addresses in settings: their faults, their user and password, and how messages show them.
 
-Pure rules: standard library only, no I/O. An address may hold a password in more than one place, also where it is written wrongly; so
-no message shows one that did not go through ``shown``.
+Pure rules: standard library only, no I/O. An address may hold a password in more than one place, and a
+wrong address may, too. So a message shows an address only by ``shown``.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ import re
 from urllib.parse import SplitResult, unquote, urlsplit
 
 DATABASES = ("sqlite", "postgresql", "postgres", "mysql", "mssql")
-"""Schemes of the databases in which an MLflow server keeps its state; a driver may follow, as in ``mysql+pymysql``."""
+"""Schemes of MLflow's databases; a driver may follow, as in ``mysql+pymysql``."""
 HIDDEN = "…"
 
 
 def shown(url: object) -> str:
-    """Return an address as a message may show it: without user and password, query and fragment, in one line.
+    """Return an address for a message: without user and password, query and fragment, in one line.
 
     Args:
-        url: an address, or what somebody wrote in place of one.
+        url: an address, or any text in its place.
     """
     scheme, colon, rest = " ".join(str(url).split()).partition("://")
     if not colon:
         scheme, rest = "", scheme
     before, at, after = rest.rpartition("@")
     if at and re.search(r"[/?#]", before):
-        # A path or query with an '@' in it, or a password with a '/' or '?': which of the two can't be told.
+        # The '@' may belong to a path or query, or the '/' or '?' to a password: hide everything.
         return f"{scheme}{colon}{HIDDEN}"
     return scheme + colon + re.split(r"[?#]", after)[0]
 
 
 def fault(url: str) -> str:
-    """Return why a text is no address of a web server, to complete "X is …"; empty for one that is.
+    """Return why a text is no address of a web server, to complete "X is …"; empty for an address.
 
     Args:
         url: the text, without white space around it.
@@ -51,7 +51,7 @@ def fault(url: str) -> str:
 
 
 def split(url: str) -> SplitResult | None:
-    """Return an address taken apart; None when it can't be, or has no port that exists."""
+    """Return the parts of an address; None if it can't be parsed, or if its port does not exist."""
     try:
         parts = urlsplit(url)
         if parts.port is not None and not parts.port > 0:
@@ -62,10 +62,10 @@ def split(url: str) -> SplitResult | None:
 
 
 def credentials(url: str) -> tuple[str, str, str]:
-    """Return an address without the user and password in it, the user, and the password; both empty when it has none.
+    """Return an address without user and password, then the user and the password, or empty texts.
 
     Args:
-        url: one in which ``fault`` finds nothing.
+        url: an address without a ``fault``.
     """
     parts = urlsplit(url)
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
@@ -73,7 +73,7 @@ def credentials(url: str) -> tuple[str, str, str]:
 
 
 def remedy(url: str) -> str:
-    """Return what to write in place of an address in which ``fault`` finds something.
+    """Return the advice for an address with a ``fault``.
 
     Args:
         url: the text, without white space around it.
@@ -93,10 +93,11 @@ def remedy(url: str) -> str:
 
 
 def tracking_remedy(uri: str) -> str:
-    """Return what to set in place of an MLFLOW_TRACKING_URI that is no address of a web server.
+    """Return the advice for an MLFLOW_TRACKING_URI that is no address of a web server.
 
     Args:
-        uri: what MLflow's own client may take and a deployer can't: a database, a folder, Databricks, a plugin, a store of artifacts.
+        uri: a URI that MLflow's own client may take and a deployer can't: a database, a folder,
+            Databricks, a plugin, or a store of artifacts.
     """
     scheme = _scheme(uri).partition("+")[0]
     if uri[:1] in "'\"" or uri[-1:] in "'\"" or scheme in ("http", "https"):

@@ -16,8 +16,8 @@ ADDED: Mapping[str, tuple[str, ...]] = {
     "canary": ("triton", "tritons", "key", "waits", "told", "held_utc", "held_for", "unjudged", "counted"),
     "failure": ("suspect",),
 }
-"""Fields that a part of a deployment got later. They are written beside the part, as ``<part>_added``: earlier code can't read a
-part that has a field which it does not know."""
+"""Fields that later versions added to a part of a deployment. They are written beside the part, as
+``<part>_added``: earlier code can't read a part with a field that it does not know."""
 
 
 def to_json(record: Deployment | Release | Failure | Bake | ReconcileNote, before: str = "") -> str:
@@ -25,7 +25,8 @@ def to_json(record: Deployment | Release | Failure | Bake | ReconcileNote, befor
 
     Args:
         record: the record.
-        before: text of the one that it follows: what a newer version of this package had put into that is kept.
+        before: text of the preceding record: fields that a newer version of this package wrote there are
+            kept.
     """
     data = asdict(record)
     for part, names in ADDED.items():

@@ -1,4 +1,4 @@
-"""The Tritons: a protocol of one server, its implementation by gRPC, and the servers that the settings name."""
+"""The Tritons: the protocol of a server, its gRPC implementation, and the servers in the settings."""
 
 from __future__ import annotations
 

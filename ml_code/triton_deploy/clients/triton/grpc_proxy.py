@@ -1,6 +1,7 @@
-"""gRPC goes by the proxy of the environment, and says nothing of it when that one is why a Triton can't be reached.
+"""Names the environment's proxy in errors of gRPC, which connects through it and does not mention it.
 
-Source: ``http_proxy_mapper.cc`` of grpc/grpc: the first of three variables, in small letters only, unless the host is excluded.
+Source: ``http_proxy_mapper.cc`` of grpc/grpc: the first of three variables, in lower case only, unless
+the host is excluded.
 """
 
 from __future__ import annotations
@@ -17,22 +18,23 @@ EXCLUDED = ("no_grpc_proxy", "no_proxy")
 
 
 def told_with_proxy(url: str, error: DeployError, environ: Mapping[str, str] = os.environ) -> DeployError:
-    """Return the error of a Triton that can't be reached, with the proxy that stands before it.
+    """Return the error of a Triton that can't be reached, with the proxy between gRPC and that Triton.
 
     Args:
         url: Triton's ``host:port``.
-        error: what was to be raised.
+        error: the error of the call.
         environ: the environment.
 
     Returns:
-        Misconfigured: it is the proxy that can't be reached. Unavailable: whether it is can't be said. Else the error itself.
+        Misconfigured: the proxy can't be reached. Unavailable: it is not known whether the proxy or
+        Triton can't be reached. Without a proxy the error itself.
     """
     if not isinstance(error, Unavailable) or not (found := proxy_before(url, environ)):
         return error
     variable, address = found
     host = url.rpartition(":")[0]
     way_out = f"If no proxy is to stand before the Tritons, add {host} to no_proxy in the environment of this process, or unset {variable}."
-    # The address that could not be connected to is all that is told of it.
+    # gRPC's text names only the address to which it could not connect.
     port = address.rpartition(":")[2]
     if f":{port}: " in f"{error.message} " and not url.endswith(f":{port}"):
         return Misconfigured(
@@ -46,7 +48,7 @@ def told_with_proxy(url: str, error: DeployError, environ: Mapping[str, str] = o
 
 
 def proxy_before(url: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
-    """Return the variable that names the proxy for a server, and the proxy's ``host:port``; None when gRPC uses none.
+    """Return the variable with the proxy for a server, and the proxy's ``host:port``; None without a proxy.
 
     Args:
         url: the server's ``host:port``.
@@ -58,7 +60,7 @@ def proxy_before(url: str, environ: Mapping[str, str]) -> tuple[str, str] | None
     host = url.rpartition(":")[0].strip("[]")
     if not proxy or any(_matches(host, entry.strip()) for entry in excluded.split(",")):
         return None
-    # Without its name and password.
+    # Leave the proxy's user and password out.
     try:
         parts = urlsplit(proxy if "//" in proxy else f"//{proxy}")
         return variable, f"{parts.hostname or 'of that variable'}:{parts.port or 80}"

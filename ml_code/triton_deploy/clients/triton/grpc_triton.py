@@ -1,4 +1,4 @@
-"""Triton by gRPC. Not by HTTP: a load over HTTP holds one of Triton's HTTP threads and stalls the clients on it."""
+"""Triton by gRPC: a load over HTTP would hold one of Triton's HTTP threads and stall its clients."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ class GrpcTriton:
 
         self.url = url
         self._timeout_s = call_timeout_s
-        # By default gRPC waits up to two minutes before it connects again, and reports the old refusal meanwhile. A
-        # rollback that is repeated until Triton is back has to see at once that Triton is back.
+        # By default gRPC waits up to two minutes before it connects again, and reports the old refusal
+        # meanwhile. A rollback that is repeated until Triton is back has to see at once that Triton is
+        # back.
         arguments = [
             ("grpc.max_reconnect_backoff_ms", 1000),
             ("grpc.max_send_message_length", -1),
@@ -79,7 +80,8 @@ class GrpcTriton:
                 )
                 return
             except StillLoaded:
-                # An abandoned load can end after Triton has unloaded the model and before it checks that nothing is left.
+                # An abandoned load can end after Triton has unloaded the model and before it checks that
+                # nothing is left.
                 if time.monotonic() + 2 * _UNLOAD_POLL_S > deadline:
                     raise
             time.sleep(_UNLOAD_POLL_S)
@@ -139,7 +141,7 @@ class GrpcTriton:
         return bool(ready)
 
     def folders(self) -> frozenset[str]:
-        """Return every folder's name in the server's repository, loaded or not; raises Unavailable without an answer."""
+        """Return the names of all folders in the server's repository; raises Unavailable if it is away."""
         return frozenset(entry.name for entry in self._index().models)
 
     def infer(

@@ -1,9 +1,10 @@
-"""Whether a Triton is still the process that it was.
+"""Tells whether a Triton is still the same process.
 
-Triton tells neither when it was started nor which process it is. A stream that was opened before, and on which it still answers, is the
-proof: a stream belongs to one connection of one process, and gRPC never opens it anew. Where the stream has ended, the network may have cut
-it: a process that was told meanwhile to load a model still knows of it, and another one does not. One that answers at once is the same,
-whatever it knows: a Triton needs longer than that to start.
+Triton tells neither its start time nor its process. The proof is an answer on a stream that was opened
+before: a stream belongs to one connection of one process, and gRPC never opens it anew. If the stream has
+ended, the network may have cut it. Then a process that was told to load a model since the opening still
+knows that model, and a new process does not. A process that answers at once is the same in any case: a
+Triton needs longer to start.
 """
 
 from __future__ import annotations
@@ -20,43 +21,46 @@ from typing import Any, Protocol
 from ...errors import Unavailable
 
 _NO_MODEL = "triton_deploy_are_you_there"
-"""What is asked for: no model has this name, and to refuse it costs Triton half a millisecond."""
+"""Model name of the requests: no model has this name, and a refusal costs Triton half a millisecond."""
 _POLL_S = 0.1
 _NO_RESTART_S = 0.5
-"""No Triton is ready so soon after its end."""
+"""No Triton is ready again within this time after its end, seconds."""
 _LET_GO_S = 0.25
-"""How long a stream outlives its connection when a process ends; one that announces its exit keeps it."""
+"""How long a stream outlives its connection when a process ends, seconds; a process that announces its
+exit keeps the stream."""
 
 
 class Life(StrEnum):
-    """What became of a process."""
+    """The fate of a process."""
 
     SAME = "same"
-    """It answers as before."""
+    """The process answers as before."""
     LEFT = "left"
-    """It announced its exit: somebody stopped or restarts it."""
+    """The process announced its exit: it was stopped or is being restarted."""
     ENDED = "ended"
-    """It is gone without a word."""
+    """The process ended without announcing it."""
     SILENT = "silent"
-    """It does not answer, and its connection stands: nothing is known."""
+    """The process does not answer, and its connection stands: its fate is unknown."""
 
 
 class Lifeline(Protocol):
     """One connection to one process."""
 
     def look(self) -> Life:
-        """Return what became of the process since the lifeline was opened."""
+        """Return the fate of the process since the lifeline was opened."""
 
 
 class GrpcLifeline:
     """A stream of inference requests to one Triton, on a connection of its own.
 
-    It is let go as soon as the process announces its exit: Triton waits for open streams before it ends.
+    The stream is closed as soon as the process announces its exit: Triton waits for open streams before
+    it ends.
 
     Args:
-        url: ``host:port`` of its gRPC endpoint.
-        timeout_s: how long an answer is waited for, seconds.
-        knows: whether the process that answers now was told to load the model; raises Unavailable when none answers.
+        url: ``host:port`` of the Triton's gRPC endpoint.
+        timeout_s: longest wait for an answer, seconds.
+        knows: whether the process that answers now was told to load the model; raises Unavailable when no
+            process answers.
 
     Raises:
         Unavailable: no connection can be made.
@@ -77,8 +81,9 @@ class GrpcLifeline:
         self._left = threading.Event()
         self._answered = False
         self._ready = threading.Event()
-        """gRPC has told that the connection stands. It tells so on a thread of its own, late when the machine is busy."""
-        # Others' connections are not shared: this one must be nobody's to close or to open anew.
+        """Set when gRPC has reported that the connection stands: on a thread of its own, and late on a
+        busy machine."""
+        # A connection of its own: other code must neither close it nor open it anew.
         self._channel = grpc.insecure_channel(url, options=[("grpc.use_local_subchannel_pool", 1)])
         self._channel.subscribe(self._changed)
         self._stream = service_pb2_grpc.GRPCInferenceServiceStub(self._channel).ModelStreamInfer(
@@ -87,7 +92,8 @@ class GrpcLifeline:
         threading.Thread(target=self._read, name="lifeline", daemon=True).start()
         if self.look() is Life.SAME:
             self._answered = True
-            # Else the end of the connection would be the first that gRPC tells of it, and a process that leaves would go unnoticed.
+            # Otherwise the first report of gRPC could be the connection's end, and an announced exit
+            # would be missed.
             self._ready.wait(timeout_s)
         else:
             self.close()
@@ -114,20 +120,22 @@ class GrpcLifeline:
         return Life.SILENT
 
     def close(self) -> None:
-        """Let the stream and its connection go."""
+        """Close the stream, and leave the connection to gRPC."""
         self._asked.put(None)
         self._stream.cancel()
-        # Not closed: the thread of gRPC that watches the connection would meet that with a traceback. It lets go of it by itself.
+        # A closed channel gives a traceback on gRPC's watching thread. gRPC closes an unused channel by
+        # itself.
         self._channel.unsubscribe(self._changed)
 
     def _after_the_end(self) -> Life:
-        """Tell a process that has ended from a connection that was cut."""
+        """Return whether the process has ended, or only its connection was cut."""
         if not self._answered:
             return Life.ENDED
         deadline = time.monotonic() + self._timeout_s
         while True:
             try:
-                # Without the model it is another process, or the load got lost with the connection.
+                # If the process does not know the model, it is a new one, or the load was lost with the
+                # connection.
                 same = self._knows() or time.monotonic() < self._ended_at + _NO_RESTART_S
                 return Life.SAME if same else Life.ENDED
             except Unavailable:
@@ -138,7 +146,7 @@ class GrpcLifeline:
             time.sleep(_POLL_S)
 
     def _is_refused(self) -> bool:
-        """Whether nobody listens there any more."""
+        """Whether no process listens on the port any more."""
         host, _, port = self._url.rpartition(":")
         try:
             socket.create_connection((host.strip("[]"), int(port)), self._timeout_s).close()
@@ -173,7 +181,7 @@ class GrpcLifeline:
 
 @contextlib.contextmanager
 def lifeline_to(url: str, timeout_s: float, knows: Callable[[], bool]) -> Iterator[Lifeline]:
-    """Give a lifeline to a Triton; see GrpcLifeline."""
+    """Yield a lifeline to a Triton; see GrpcLifeline."""
     line = GrpcLifeline(url, timeout_s, knows)
     try:
         yield line

@@ -1,9 +1,9 @@
 """Triton says "failed to poll from model repository" for four reasons; this module finds out which.
 
-Triton's index shows whether the model's folder is there, and whether two of Triton's repositories have a folder of that name.
-If it is there once, a second load with a configuration that is certainly right tells whether Triton refuses the
-configuration or can't read the folder. That configuration names a backend that does not exist, so nothing is loaded. The model
-is blamed only after such a second load.
+Triton's index shows whether the model's folder is there, and whether two of Triton's repositories have a
+folder of that name. If it is there once, a second load with a configuration that is certainly right tells
+whether Triton refuses the configuration or can't read the folder. That configuration names a backend that
+does not exist, so nothing is loaded. The model is blamed only after such a second load.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ def told_apart(
         error: the error of the load.
 
     Returns:
-        Misconfigured: the folder is missing or there twice, or a file of ours has changed since it was written. Unavailable:
-        Triton can't read the folder or its repository. ArtifactRejected: Triton refuses the configuration of an engine.
+        Misconfigured: the folder is missing or there twice, or a file of ours has changed since it was
+        written. Unavailable: Triton can't read the folder or its repository. ArtifactRejected: Triton
+        refuses the configuration of an engine.
     """
     try:
         seen, state = model in triton.folders(), triton.states().get(model)

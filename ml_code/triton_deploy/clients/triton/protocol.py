@@ -35,7 +35,7 @@ class Inference:
 
 
 class Phase(StrEnum):
-    """What Triton does with a model, by the words of its index."""
+    """The phase of a model in Triton, by the words of Triton's index."""
 
     READY = "READY"
     LOADING = "LOADING"
@@ -53,7 +53,7 @@ class ModelState:
     """The state of one model in one Triton; as text such as ``UNAVAILABLE: unloaded``.
 
     Attributes:
-        phase: what Triton does with the model.
+        phase: the phase of the model.
         reason: Triton's reason; empty for most phases.
     """
 
@@ -75,7 +75,7 @@ class ModelState:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the model could not be loaded or has failed since; false where Triton was told to unload it."""
+        """Whether the model could not be loaded or has failed since, and was not unloaded on request."""
         return self.phase is Phase.UNAVAILABLE and self.reason != UNLOADED
 
     @property

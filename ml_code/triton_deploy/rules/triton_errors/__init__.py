@@ -1,18 +1,20 @@
 """Decides from Triton's text who is at fault when a call fails: the first row of one table that fits.
 
-A text that no row knows blames no model (``Unclassified``). A row that blames the artifact counts only in a call in which
-the model does something: see ``Call``.
+A text that no row knows blames no model (``Unclassified``). A row that blames the artifact counts only in
+a call in which the model does something: see ``Call``.
 
-Texts repeat names of tensors, nodes and files, which the model brings along. So that no name decides who is blamed, a row
-looks at the beginning of the reason, which is always the text of Triton, a backend or ONNX Runtime. The order follows from
-that: rows with a fixed beginning come first (``server``, ``artifact``); then texts that may stand behind the beginning of
-another one, such as a CUDA error that ONNX Runtime passes on (``node``); then those other texts (``onnx_runtime``,
-``unclassified``). One confusion remains: a model that asks for much memory, or ends the stub that loads it, looks like a
-node with little memory or a broken stub, and is not blamed. Such a model goes live nowhere all the same.
+Texts repeat names of tensors, nodes and files, which the model brings along. So that no name decides who
+is blamed, a row looks at the beginning of the reason, which is always the text of Triton, a backend or
+ONNX Runtime. The order follows from that: rows with a fixed beginning come first (``server``,
+``artifact``); then texts that may stand behind the beginning of another one, such as a CUDA error that
+ONNX Runtime passes on (``node``); then those other texts (``onnx_runtime``, ``unclassified``). One
+confusion remains: a model that asks for much memory, or ends the stub that loads it, looks like a node
+with little memory or a broken stub, and is not blamed. Such a model goes live nowhere all the same.
 
 Sources, of the projects triton-inference-server and microsoft: ``core/src``, ``python_backend/src``,
-``onnxruntime_backend/src``, ``onnxruntime/onnxruntime/core``. In the rows "seen" marks a text of a real Triton or ONNX Runtime
-in our tests, and "stand-in" the backend in ``stack/triton_backends/onnxruntime/model.py``.
+``onnxruntime_backend/src``, ``onnxruntime/onnxruntime/core``. In the rows "seen" marks a text of a real
+Triton or ONNX Runtime in our tests, and "stand-in" the backend in
+``stack/triton_backends/onnxruntime/model.py``.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ TABLE = (*server.ROWS, *artifact.ROWS, *node.ROWS, *onnx_runtime.ROWS, *unclassi
 
 _STATUS = "Unknown|Internal|Not found|Invalid argument|Unavailable|Unsupported|Already exists|Cancelled"
 _AROUND = re.compile(
-    # Phrases before the reason, one after the other (model_repository_manager.cc, model_lifecycle.cc, status.cc,
-    # ensemble_scheduler.cc, infer_request.h, python_be.cc).
+    # Phrases before the reason, one after the other (model_repository_manager.cc, model_lifecycle.cc,
+    # status.cc, ensemble_scheduler.cc, infer_request.h, python_be.cc).
     r"load failed for model '[^']*': (?:version \d+ is at \w+ state: )?"
     r"|version \d+ is at \w+ state: "
     rf"|(?:{_STATUS}): "

@@ -12,8 +12,9 @@ ROWS = (
         "no model for ONNX Runtime",
         ArtifactRejected,
         "See Triton's log; the model needs repair.",
-        # NO_MODEL, INVALID_PROTOBUF, NOT_IMPLEMENTED, INVALID_GRAPH (OrtErrorCode in onnxruntime_c_api.h); seen.
-        # A disk that fails in the middle of the file is told as INVALID_PROTOBUF, too; ONNX Runtime does not say which.
+        # NO_MODEL, INVALID_PROTOBUF, NOT_IMPLEMENTED, INVALID_GRAPH (OrtErrorCode in
+        # onnxruntime_c_api.h); seen. A disk that fails in the middle of the file also gives
+        # INVALID_PROTOBUF; ONNX Runtime does not tell the two apart.
         says=(ort("", "4|7|9|10"),),
         during=BLAMES,
     ),
@@ -22,7 +23,8 @@ ROWS = (
         ArtifactRejected,
         "See Triton's log; the model or {repair} needs repair.",
         says=(
-            # onnxruntime.cc and onnxruntime_utils.cc of NVIDIA's backend. The first ones begin with "unable to load model".
+            # onnxruntime.cc and onnxruntime_utils.cc of NVIDIA's backend. The first ones begin with
+            # "unable to load model".
             r"(?:configuration expects|optional input|scalar tensor|sequence control) ",
             r"configuration specified sequence control ",
             r"model '[^']*', tensor '",
@@ -48,7 +50,8 @@ ROWS = (
         ArtifactRejected,
         "See Triton's log; the model or {repair} needs repair.",
         says=(
-            # model_config_utils.cc, ValidateModelConfig and ValidateModelIOConfig; backend_model_instance.cc, warm-up.
+            # model_config_utils.cc, ValidateModelConfig and ValidateModelIOConfig;
+            # backend_model_instance.cc, warm-up.
             r"instance group .* (?:has kind KIND_(?:CPU|MODEL) but|has unexpected kind|specifies (?:profile|invalid profile)|has kind KIND_GPU but specifies no)",
             r"instance_group kind ",
             r"must specify ",
@@ -95,7 +98,7 @@ ROWS = (
             r"Failed to (?:retrieve the ONNX input tensor info|find the scalar output dimension) ",
             r"Retrieved output count is not equal",
             r"(?:device info for )?output tensor '",
-            # ensemble_scheduler.cc: seen of an output that is an input, too.
+            # ensemble_scheduler.cc: seen when an output is also an input.
             r"unexpected deadlock, at least one output is not set",
             # stand-in: _read, _split; the wheel's Python, before it asks ONNX Runtime.
             r"(?:input|output) '",

@@ -16,7 +16,8 @@ class Call(Enum):
     Attributes:
         participle: how messages name the call.
         limit: the setting that is the call's deadline.
-        repair: what of the artifact, besides the model, may have made the call fail; empty where the call never blames one.
+        repair: the part of the artifact, besides the model, that may have made the call fail; empty if the
+            call never blames an artifact.
     """
 
     LOADING = "loading", _LOAD_LIMIT, _CONFIG

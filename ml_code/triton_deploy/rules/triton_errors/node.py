@@ -1,4 +1,4 @@
-"""Texts about the node: memory, GPU, files, threads. ONNX Runtime may pass them on behind a text of its own."""
+"""Texts about the node: memory, GPU, files, threads. They may stand behind a text of ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -40,10 +40,12 @@ FILES_OR_RIGHTS = Row(
         r"Failed to (?:get (?:local directory for temporary files|the current working directory|the canonical path)|change the directory)",
         # ONNX Runtime's model.cc: an errno of open(2), EMFILE is 24; seen.
         ort(rf"{LOAD}\s*system error number \d+"),
-        # Of a file of external data the errno is all that is told: by the wheel (seen), and by NVIDIA's backend as the code.
+        # For a file of external data only the errno is known: from the wheel (seen), and from NVIDIA's
+        # backend as the code.
         r"SystemError : \d+$",
         r"onnx runtime error (?:1[5-9]|[2-9]\d|\d{3}): ",
-        # The operating system's words: Python's, and at the end of a text that is not ONNX Runtime's, which may end in a name.
+        # The operating system's words from Python, or at the end of any text but ONNX Runtime's, which may
+        # end in a name.
         r"(?:\w*Error: )?\[Errno (?:1|5|11|12|13|23|24|28|30|107|116|121|122)\] ",
         rf"(?!\[ONNXRuntimeError\]|onnx runtime error )(?:.*[:.=] )?(?:\w*Error: )?(?:{ERRNO})\W*$",
     ),
@@ -62,7 +64,8 @@ ROWS = (
         "more than any machine has",
         ArtifactRejected,
         "See Triton's log; the model or {repair} needs repair: no machine has that much memory.",
-        # bfc_arena.cc; seen. A model may ask for anything, and more than a terabyte in one piece is its own fault.
+        # bfc_arena.cc; seen. A model may ask for anything, and more than a terabyte in one piece is its
+        # own fault.
         says=(caused_by(r"Failed to allocate memory for requested buffer of size \d{13,}"),),
         during=BLAMES,
     ),
@@ -79,7 +82,8 @@ ROWS = (
             # NumPy and Python in the stub.
             r"[\w.]*MemoryError(?::|$)",
             r"Unable to allocate [\d.]+ .?iB for an array ",
-            # pinned_memory_manager.cc, cuda_memory_manager.cc, backend_memory_manager.cc, ensemble_scheduler.cc, python_be.cc.
+            # pinned_memory_manager.cc, cuda_memory_manager.cc, backend_memory_manager.cc,
+            # ensemble_scheduler.cc, python_be.cc.
             r"(?i:failed to allocate )",
             r"(?:CPU memory allocation|memory allocation) failed",
             r"CudaMemoryManager has no preallocated CUDA memory",

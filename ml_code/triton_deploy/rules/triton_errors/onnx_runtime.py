@@ -12,7 +12,8 @@ ROWS = (
         "external data not seen",
         Unclassified,
         "The deployer has seen that file: see that the repository of that Triton is the same (mount, links), then deploy again. If another Triton says the same, the model is refused.",
-        # tensorprotoutils.cc; seen. ONNX Runtime 1.24 and later follow links, and refuse what leaves the model's folder.
+        # tensorprotoutils.cc; seen. ONNX Runtime 1.24 and later follow links, and refuse what leaves the
+        # model's folder.
         says=(
             ort(r"External data path validation failed for initializer: "),
             ort(r"(?:Exception during initialization: .{0,400})?.{0,80}External (?:data path|initializer)"),
@@ -24,7 +25,8 @@ ROWS = (
         ArtifactRejected,
         "See Triton's log; the model needs repair.",
         says=(
-            # inference_session.cc, model.cc, graph.cc; seen: no registered op, IR version, opset under development, types.
+            # inference_session.cc, model.cc, graph.cc; seen: no registered op, IR version, opset under
+            # development, types.
             ort(r"Load model from "),
             ort(r"(?:\S+\.(?:cc|h):\d+ .*)?(?:Fatal error: .* is not a registered function/op)"),
             ort(

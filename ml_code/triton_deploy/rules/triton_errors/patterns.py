@@ -1,9 +1,9 @@
-"""Patterns of what ONNX Runtime and the operating system say."""
+"""Patterns of texts of ONNX Runtime and of the operating system."""
 
 from __future__ import annotations
 
-# ONNX Runtime begins with the code of the error: in the first form in the texts of the wheel, in the second in those of
-# NVIDIA's backend (RETURN_IF_ORT_ERROR in onnxruntime_utils.h).
+# ONNX Runtime begins with the code of the error: in the first form in the texts of the wheel, in the
+# second in those of NVIDIA's backend (RETURN_IF_ORT_ERROR in onnxruntime_utils.h).
 _ORT = r"(?:\[ONNXRuntimeError\] : (?:%s) : \w+ : |onnx runtime error (?:%s): )"
 # The place in ONNX Runtime that threw the error: file, line and signature of the function.
 _THROWN = r"(?:\S+\.(?:cc|h|cu|cuh|hpp):\d+ [^()]*\([^()]*\)(?: const)?(?:::<lambda\([^()]*\)>)?(?: \[with [^\]]*\])? ?)*"
@@ -19,12 +19,12 @@ ERRNO = (
 
 
 def ort(text: str, codes: str = r"\d+") -> str:
-    """Return the pattern of a text that ONNX Runtime begins with its code; ``codes`` are alternatives of a pattern."""
+    """Return the pattern of a text behind ONNX Runtime's code; ``codes`` are alternatives of a pattern."""
     return _ORT % (codes, codes) + text
 
 
 def caused_by(text: str) -> str:
-    """Return the pattern of a text that stands alone, or behind ONNX Runtime's text of what it was doing."""
+    """Return the pattern of a text that stands alone, or behind ONNX Runtime's own words."""
     # The last "Status Message" is ONNX Runtime's own: an earlier one may be part of a node's name.
     doing = rf"(?:{RUN}.*Status Message: (?!.*Status Message: )|Exception during \w+: |{LOAD})?"
     return rf"(?:{ort('')}(?:{doing}){_THROWN})?{text}"

@@ -12,23 +12,23 @@ REFUSED = "Triton at {url} refused {doing}: {said}."
 
 
 class NotPolled(Misconfigured):
-    """Triton does not see a model's folder, can't read it, or refuses its configuration: its text is the same for all of them."""
+    """Triton does not see a folder, can't read it, or refuses its configuration, all in the same words."""
 
 
 class StillLoaded(Unavailable):
-    """Triton has unloaded a model, and versions of it are available again: a load has overtaken the unload."""
+    """Triton has unloaded a model, and has it again: a load has overtaken the unload."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One thing that Triton says.
+    """One row of the table: the texts of a failure, and the error that they become.
 
     Attributes:
         name: the row, for tests and readers.
         error: the error to raise; its class says who acts.
         hint: the advice; may name ``{limit}`` and ``{repair}``, see ``Call``.
-        says: patterns, one of which has to match the beginning of the reason; none: any reason fits.
-        status: gRPC status codes, one of which the answer has to have; none: any status fits.
+        says: patterns; one of them has to match the beginning of the reason. Without any, every reason fits.
+        status: gRPC status codes; the answer has to have one of them. Without any, every status fits.
         during: calls in which the row counts.
         message: the error's text, with ``{url}``, ``{doing}``, ``{timeout_s}`` and ``{said}``.
     """

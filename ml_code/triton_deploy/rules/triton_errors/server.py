@@ -34,7 +34,8 @@ ROWS = (
         "model control is off",
         Misconfigured,
         "Start Triton with --model-control-mode=explicit and allow model control from here.",
-        # model_repository_manager.cc, LoadUnloadModel: UNAVAILABLE, which gRPC says of a server that can't be reached.
+        # model_repository_manager.cc, LoadUnloadModel: UNAVAILABLE, which gRPC says of a server that
+        # can't be reached.
         says=("explicit model load / unload is not allowed",),
         message=REFUSED,
     ),
@@ -90,7 +91,7 @@ ROWS = (
         "longer than gRPC takes",
         Unclassified,
         "Why is in that Triton's log; names in the model may be too long. If another Triton says the same, the model is refused.",
-        # gRPC takes 8 to 16 KiB of text; seen. It is also why no text is so long that the patterns are slow.
+        # gRPC passes 8 to 16 KiB of text; seen. This also bounds the time that the patterns take.
         says=(r".*metadata size exceeds",),
         status=("RESOURCE_EXHAUSTED",),
         during=BLAMES,
@@ -119,7 +120,7 @@ ROWS = (
         "not polled",
         NotPolled,
         "TRITON_DEPLOY_REPOSITORY must be the folder that this Triton was started with (--model-repository), shared with it; its log says what it can't read, or which configuration it refuses.",
-        # model_repository_manager.cc, LoadUnloadModel; seen. Which of the two it is: see polling.py.
+        # model_repository_manager.cc, LoadUnloadModel; seen. polling.py finds out the reason.
         says=(r"failed to load '[^']*', failed to poll from model repository",),
         message="Triton at {url} refused {doing}: it does not see the model in its repository, or refuses its configuration.",
     ),
@@ -127,7 +128,8 @@ ROWS = (
         "files not seen",
         Unavailable,
         "The deployer has written and read them: see that the repository of that Triton is the same (mount, cache of NFS), then deploy again.",
-        # model_repository_manager.cc; model_lifecycle.cc; onnxruntime.cc, LoadModel; stand-in; ORT's model.cc (NO_SUCHFILE).
+        # model_repository_manager.cc; model_lifecycle.cc; onnxruntime.cc, LoadModel; stand-in; ORT's
+        # model.cc (NO_SUCHFILE).
         says=(
             r"failed to load '[^']*', (?:no version is available|unexpected miss in global map)",
             r"at least one version must be available under the version policy of model",
@@ -141,7 +143,8 @@ ROWS = (
         "backend is missing",
         Misconfigured,
         "This Triton has no usable onnxruntime backend; the model is not at fault.",
-        # backend_model.cc, ResolveBackendLibrary; shared_library.cc; python_be.cc; onnxruntime.cc, TRITONBACKEND_Initialize.
+        # backend_model.cc, ResolveBackendLibrary; shared_library.cc; python_be.cc; onnxruntime.cc,
+        # TRITONBACKEND_Initialize.
         says=(
             r"unable to find (?:Python backend based )?backend library ",
             r"unable to find backend ",
