@@ -93,7 +93,7 @@ def test_pass_goes_on_in_the_end_and_says_so(scene: Scene, caplog: pytest.LogCap
     assert scene.deploy("5").state is State.COMMITTED
     said = "TRITON_DEPLOY_CANARY_NO_DATA is pass: too few requests: so the test says"
     assert scene.canary.unjudged == (f"5 % answered by the candidate: {said}",)
-    assert f"nobody judged it: {said}" in caplog.text
+    assert f"it was not judged: {said}" in caplog.text
 
 
 def test_while_nothing_measures_no_client_gets_it(scene: Scene) -> None:
@@ -446,7 +446,7 @@ def test_a_gap_in_the_watch_is_said_with_its_length(scene: Scene, caplog: pytest
     deployer.look_at_canary(MODEL, "d2")
     scene.world.later(140)
     deployer.look_at_canary(MODEL, "d2")
-    assert "nobody watched the canary for 140 s, so its share had ended" in caplog.text
+    assert "no process watched the canary for 140 s, so its share had ended" in caplog.text
 
 
 # What is printed

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ml_code.triton_deploy.deploy import steps
 from ml_code.triton_deploy.deploy.deployments import Deployments
 from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import (
@@ -830,7 +831,7 @@ def test_a_commit_that_is_finished_later_is_what_clients_get(world: World) -> No
     world.deploy()
     world.register_times(2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Deployments, "finish", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(steps, "finish", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             world.deploy("d2")
     Fleet(world.folder, [world.triton], world.settings).restore(world.folder.versions.require(1))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ml_code.triton_deploy.clients.triton.lifeline import Life
-from ml_code.triton_deploy.deploy import deployments
+from ml_code.triton_deploy.deploy import failures
 from ml_code.triton_deploy.deploy.boot import booted_at
 from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import EndedTriton, Quarantined, Unavailable
@@ -26,7 +26,7 @@ CANDIDATE = "best_model.v2"
 @pytest.fixture(autouse=True)
 def booted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything that happens here."""
-    monkeypatch.setattr(deployments, "booted_at", lambda: datetime(2025, 1, 1, tzinfo=UTC))
+    monkeypatch.setattr(failures, "booted_at", lambda: datetime(2025, 1, 1, tzinfo=UTC))
 
 
 @pytest.fixture
@@ -213,7 +213,7 @@ def test_a_power_cut_that_ended_both_blames_nobody(
 ) -> None:
     begin(world, two, "materialize", "load")
     world.later(60)
-    monkeypatch.setattr(deployments, "booted_at", lambda now=world.now: now)
+    monkeypatch.setattr(failures, "booted_at", lambda now=world.now: now)
     for triton in two:
         triton.restart_with_all()
     world.later(10_000)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ml_code.triton_deploy import cli
-from ml_code.triton_deploy.deploy import integrity, materialize
+from ml_code.triton_deploy.deploy import incoming, integrity
 from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.deploy.deployments import Deployments
 from ml_code.triton_deploy.deploy.materialize import DigestMissing
@@ -117,7 +117,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         return real(path, progress)
 
     monkeypatch.setattr(versions, "sha256_of", noted)
-    monkeypatch.setattr(materialize, "sha256_of", noted)
+    monkeypatch.setattr(incoming, "sha256_of", noted)
     return seen
 
 
@@ -334,7 +334,7 @@ def test_a_twin_on_a_bad_block_is_not_linked(twin: World, monkeypatch: pytest.Mo
     def fail(path: Path, progress: Callable[[int], object]) -> str:
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
-    monkeypatch.setattr(materialize, "sha256_of", fail)
+    monkeypatch.setattr(incoming, "sha256_of", fail)
     twin.deploy("d2")
     assert twin.ask() == (2, 1.0)
     assert of_version(twin, 2, "model.onnx").stat().st_nlink == 1

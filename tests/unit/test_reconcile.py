@@ -135,7 +135,7 @@ def test_an_abandoned_flip_is_undone(deployed: World, monkeypatch: pytest.Monkey
         patch.setattr("ml_code.triton_deploy.deploy.step.RunningStep.keep_lease", lambda self: None)
         patch.setattr("ml_code.triton_deploy.fleet.smoke.SmokeTest.largest_error", killed)
         patch.setattr(
-            "ml_code.triton_deploy.deploy.deployments.Deployments.try_to_restore", lambda self: None
+            "ml_code.triton_deploy.deploy.last_release.LastRelease.try_to_restore", lambda self: None
         )
         with pytest.raises(Killed):
             deployer.commit(MODEL, "d3")

@@ -1,4 +1,4 @@
-"""When this machine was started: a power cut ends a deployer and its Triton at once, and no model is to blame for it."""
+"""The time at which this machine started: a power cut, which ends deployer and Triton, blames no model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def booted_at() -> datetime | None:
-    """Return when, also from within a container; None where the system does not say (proc_uptime(5))."""
+    """Return that time, aware, also within a container; None if the system does not tell (proc_uptime(5))."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         up_s = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
         return datetime.fromtimestamp(time.time() - up_s, UTC)

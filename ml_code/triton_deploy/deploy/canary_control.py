@@ -1,7 +1,7 @@
-"""What a person does with a canary that is under way: look at it, pause it, promote it, abort it.
+"""A person's control of a canary that is under way: look at it, pause it, promote it, abort it.
 
-What a person says is a fact in the deployment's journal, so that every process that watches finds it at its next look, and an abort
-takes the share away although nobody watches any more.
+The person's word is a fact in the deployment's journal. So every process that watches finds it at its next
+look, and an abort takes the share away although no process watches any more.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ..settings import Settings
 log = logging.getLogger(__name__)
 
 TRIES = 20
-"""The watch adds a fact every few seconds at most: to come second so often in a row is a defect."""
+"""The watch adds a fact every few seconds at most: to come second this many times in a row is a defect."""
 
 
 class CanaryControl:
@@ -57,10 +57,10 @@ class CanaryControl:
         """Return the deployment whose canary is under way.
 
         Args:
-            deploy_id: the deployment that is meant; by default the one that has the model's lease.
+            deploy_id: the deployment; by default the one that has the model's lease.
 
         Raises:
-            NotFound: none is under way, or it is another one.
+            NotFound: no canary is under way, or another deployment's is.
         """
         holder, _ = self._folder.lease.last(self._clock())
         record = self._folder.journal.find(holder) if holder else None
@@ -74,20 +74,21 @@ class CanaryControl:
         return record
 
     def decide(self, what: Decision, *, by: str, reason: str = "", deploy_id: str = "") -> Deployment:
-        """Record what a person says, for the watch to do.
+        """Record a person's word, for the watch to act on.
 
         Args:
-            what: what the person says.
-            by: who it is.
-            reason: why, or empty.
+            what: the word.
+            by: the person.
+            reason: the reason, or empty.
             deploy_id: see ``under_way``.
 
         Returns:
             The deployment with that fact.
 
         Raises:
-            NotFound: no canary is under way, or it is another one's.
-            InvalidInput: there is nothing to promote or to resume yet, or earlier code watches it, which would not find it.
+            NotFound: no canary is under way, or another deployment's is.
+            InvalidInput: there is nothing to promote or to resume yet, or earlier code watches the canary
+                and would not find the word.
             Superseded: the watch came first each time, or has ended the step that was to be promoted.
             StorageFailed: it can't be written.
         """
@@ -113,7 +114,7 @@ class CanaryControl:
         )
 
     def lines(self, record: Deployment) -> Iterator[str]:
-        """Yield how a canary stands, a sentence each.
+        """Yield the state of a canary, a sentence each.
 
         Args:
             record: see ``under_way``.

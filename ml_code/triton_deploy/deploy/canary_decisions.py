@@ -1,4 +1,4 @@
-"""What a person says of a canary that is under way, and what comes of it, in sentences: for the command line and the DAG ``decide_canary``."""
+"""A person's decision on a canary, carried out and told, for the command line and the DAG ``decide_canary``."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from .canary_control import CanaryControl
 
 STATUS = "status"
 CHOICES = (STATUS, *map(str, Decision))
-"""What can be said of a canary; the first only looks."""
+"""The words that a person may say of a canary; the first only looks."""
 
 
 def done(
     settings: Settings, model: str, decision: str, *, by: str, reason: str = "", deploy_id: str = ""
 ) -> tuple[Deployment, list[str]]:
-    """Do what somebody asks for; return the deployment and what there is to say, a sentence a line.
+    """Carry a decision out; return the deployment and the sentences for the person, one a line.
 
     Args:
         settings: see ``Settings``.
         model: public model name.
         decision: one of CHOICES.
-        by: who asks.
-        reason: why, or empty.
-        deploy_id: the deployment that is meant; by default the one that is under way.
+        by: the person.
+        reason: the reason, or empty.
+        deploy_id: the deployment; by default the one that is under way.
 
     Raises:
         NotFound, InvalidInput, Superseded, StorageFailed: see CanaryControl.
@@ -40,7 +40,7 @@ def done(
 
 
 def _said(record: Deployment, what: Decision, settings: Settings) -> str:
-    """Say what comes of a decision, and when."""
+    """Say what a decision does, and when."""
     who = f"version {record.version} of {record.model}"
     come = {
         Decision.PAUSE: f"The canary of {who} is paused: its step does not end by itself, and waits "

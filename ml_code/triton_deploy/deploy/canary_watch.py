@@ -1,4 +1,7 @@
-"""A canary under watch: each look begins a step, judges it, or ends the canary; what holds in between is in the record."""
+"""A canary under watch: each look begins a step, judges it, or ends the canary.
+
+Between looks the deployment's record holds everything.
+"""
 
 from __future__ import annotations
 
@@ -58,9 +61,9 @@ class CanaryWatch:
 
     Args:
         step: the step at work, of a deployment that has a canary.
-        judge: says how the candidate does.
-        settings: intervals, and what no data comes to.
-        counter: gives what the gateways counted themselves.
+        judge: judges the candidate.
+        settings: intervals, and the fate of a candidate without data.
+        counter: gives the gateways' own counts.
     """
 
     def __init__(
@@ -74,7 +77,7 @@ class CanaryWatch:
         self._counter = counter
 
     def look(self, now: datetime) -> float | None:
-        """Do what is due; see Deployer.look_at_canary."""
+        """Begin, judge or end a step, whichever is due; see Deployer.look_at_canary."""
         try:
             return self._look(now)
         except Superseded:
@@ -96,14 +99,14 @@ class CanaryWatch:
         left = left_s(self._canary, now)
         if self._step.record.failure is not None or left <= 0:
             log.warning(
-                "nobody watched the canary for %.0f s, so its share had ended: the step begins anew",
+                "no process watched the canary for %.0f s, so its share had ended: the step begins anew",
                 self._settings.canary.silence_s - left,
             )
             return self._begin(self._canary.step, now)
         return self._go_on(live, now)
 
     def _was_told_meanwhile(self) -> bool:
-        """Whether the fact that came before ours is what a person said."""
+        """Whether the fact that came before ours is a person's word."""
         last = self._step.folder.journal.find(self._step.record.deploy_id)
         before = self._step.record.canary
         return bool(
@@ -117,7 +120,7 @@ class CanaryWatch:
     def _begin(self, number: int, now: datetime) -> float:
         canary, version = self._canary, self._step.record.version
         if not canary.triton:
-            # One for all steps: a candidate that ends its Triton takes away one of them.
+            # The same Triton for all steps: a candidate that ends its Triton ends only that one.
             serving = self._step.serving
             canary = replace(canary, triton=serving.first_with(version), tritons=serving.addresses)
         if not canary.step:
@@ -136,7 +139,7 @@ class CanaryWatch:
         return self._pause_s(0)
 
     def _end_of_step(self, canary: Canary) -> str:
-        """Say what besides the time ends a step."""
+        """Name the conditions beside the time that end a step."""
         if waits_for_person(canary):
             return f", then until 'triton-deploy canary promote {self._step.folder.model}'"
         return (
@@ -160,13 +163,13 @@ class CanaryWatch:
             )
             return self._begin(self._canary.step, now)
         if found.course in (Course.GOES_ON, Course.HELD):
-            # What gateways count is a measurement as well: the candidate keeps its share.
+            # The gateways' counts are a measurement as well: the candidate keeps its share.
             self._wait(noted, replace(found, withdrawn=found.withdrawn and not counted), now)
             return self._pause_s(spent_s)
         return self._end_step(noted, judgment, found, now)
 
     def _judged(self, live: Release, now: datetime) -> tuple[Judgment, bool]:
-        """Return what is to be said of the candidate, and whether a gateway could be asked itself."""
+        """Return the judgment of the candidate, and whether the gateways gave counts of their own."""
         model, version = self._step.folder.model, self._step.record.version
         counts = self._counter(model, version)
         self._canary = replace(self._canary, counted=baseline(self._canary.counted, counts))
@@ -187,7 +190,7 @@ class CanaryWatch:
         return self._judge(watched), bool(counts)
 
     def _noted(self, judgment: Judgment, now: datetime) -> Canary:
-        """Return the canary with what this look saw."""
+        """Return the canary with this look's judgment."""
         before = self._canary.judgment
         bad = before.get("bad_looks", 0)
         if judgment.verdict not in (CanaryVerdict.FAIL, CanaryVerdict.DIFFERS):
@@ -206,7 +209,7 @@ class CanaryWatch:
             bad_looks=bad,
             evidence=judgment.evidence or 0,
             unmeasured_looks=min(unmeasured, PATIENCE),
-            # As it will be read again: what is not equal to that is taken for somebody else's.
+            # As the record will be read again: a record that differs counts as another process's.
             figures=json.loads(json.dumps(judgment.figures)),
         )
 
@@ -226,7 +229,7 @@ class CanaryWatch:
         )
 
     def _wait(self, noted: Canary, found: Stand, now: datetime) -> None:
-        """Note what has changed, or that somebody watches, and say it when the step begins to wait."""
+        """Record a change, or the sign of life that is due, and log the beginning of a wait."""
         held = found.course is Course.HELD
         if held and not noted.held_utc:
             self._tell_held(found, now)
@@ -266,7 +269,7 @@ class CanaryWatch:
             "canary of version %s, %s: %s",
             self._step.record.version,
             step,
-            f"nobody judged it: {found.why}" if unjudged else f"{judgment.verdict}: {judgment.why}",
+            f"it was not judged: {found.why}" if unjudged else f"{judgment.verdict}: {judgment.why}",
         )
         noted = replace(noted, told={}, held_utc="", held_for="")
         if unjudged:
@@ -275,7 +278,7 @@ class CanaryWatch:
             self._step.note(canary=noted)
             self._canary = noted
             return self._begin(noted.step + 1, now)
-        # The share stays until the commit, which gives it everything: no client goes forth and back.
+        # The candidate keeps its share until the commit gives it all requests: no client goes back and forth.
         self._step.reached(canary=noted)
         return None
 
@@ -284,7 +287,7 @@ class CanaryWatch:
         return bool(self._canary.judgment.get("verdict") == CanaryVerdict.GONE)
 
     def _exposed_s(self, now: datetime) -> float:
-        """Return since when clients may have met it, seconds: also those of a step that begins anew."""
+        """Return for how long clients may have met the candidate, seconds, steps that began anew included."""
         return (now - datetime.fromisoformat(self._step.record.times_utc[State.VERIFIED])).total_seconds()
 
     def _outputs(self) -> tuple[str, ...]:
@@ -299,7 +302,7 @@ class CanaryWatch:
             )
 
     def _refuse_bad(self, judgment: Judgment, found: Stand) -> None:
-        """Raise what a step comes to that does not end well; see ``canary_course.Course``."""
+        """Raise the error of a step that does not end well; see ``canary_course.Course``."""
         version, step = self._step.record.version, step_of(self._canary)
         if found.course is Course.UNDECIDED:
             raise CanaryUndecided(
@@ -322,9 +325,9 @@ class CanaryWatch:
         )
 
     def _refuse_lost(self, judgment: Judgment, now: datetime, *, ends: bool) -> None:
-        """Raise EndedTriton for a candidate whose Triton ended, and NotFound for one that its Triton has lost.
+        """Raise EndedTriton when the candidate's Triton ended, and NotFound when that Triton has lost it.
 
-        The second has a look more: the gateway whose request ended the Triton may be the one that is scraped last.
+        A lost candidate gets one more look: the gateway whose request ended the Triton may be scraped last.
         """
         model, pinned = self._step.folder.model, self._step.record.pinned
         where = f"Triton at {self._canary.triton}" if self._canary.triton else "A Triton"
@@ -348,9 +351,9 @@ class CanaryWatch:
         return min(pause_s, rest_s) if rest_s > 0 else pause_s
 
     def _refuse_other_schema(self, live: Release) -> None:
-        old = self._step.deployments.manifest_of(live)
+        old = self._step.deployments.last.manifest_of(live)
         if old is None:
-            # Nobody knows any more what its clients send.
+            # Without its files the inputs that its clients send are not known.
             return
         new = self._step.folder.versions.require(self._step.record.version)
         changes = breaking_changes(Schema.from_dict(old.schema), Schema.from_dict(new.schema))
@@ -362,7 +365,7 @@ class CanaryWatch:
 
 
 def _told_apart(canary: Canary) -> tuple[object, ...]:
-    """Return what of a canary is written as soon as it changes; the rest with the next sign of life."""
+    """Return the parts of a canary that are written at once; the others wait for the next sign of life."""
     judgment = canary.judgment
     looks = judgment.get("bad_looks", 0), judgment.get("unmeasured_looks", 0)
     gone = judgment.get("verdict") == CanaryVerdict.GONE

@@ -1,4 +1,4 @@
-"""Whether the Tritons have the memory for one more version, as far as the sizes of files tell."""
+"""Whether the Tritons have the memory for one more version, by the sizes of files."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from ..repository.engines import engines_in
 from ..settings import Settings
 
 FACTOR = 1.2
-"""What a loaded model needs, in sizes of its files: ONNX Runtime adds its own arrangement of the weights."""
+"""Memory of a loaded model, in sizes of its files: ONNX Runtime adds its own arrangement of the weights."""
 
 
 def require_room(settings: Settings, version: int, folder: ModelFolder) -> None:
-    """Raise NoRoom when a candidate does not fit beside what the Tritons of the repository hold.
+    """Raise NoRoom when a candidate does not fit beside the versions that the Tritons of the repository hold.
 
-    Each Triton holds the live and the warm versions of every model; their engines' folders say which.
+    Each Triton holds the live and the warm versions of every model; the folders of the engines name them.
 
     Args:
         settings: the memory of one Triton (``triton_memory_bytes``; 0 compares nothing).

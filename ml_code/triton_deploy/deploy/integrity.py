@@ -1,8 +1,9 @@
 """Whether the files of a version are those that were deployed; read before Triton loads them again.
 
-The release has the digest of the manifest, and the manifest has that of every file, of the smoke case and the options too. A version
-that a deployment has just brought was hashed on its way. One that lies there for longer is read once more: a disk may have changed it,
-or somebody who writes the repository.
+The release has the digest of the manifest, and the manifest has that of every file, of the smoke case and
+the options too. A
+version that a deployment has just brought was hashed on its way. An older one is read once more: a disk, or
+another program that writes the repository, may have changed it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def last_release_of(folder: ModelFolder, version: int) -> Release | None:
 def damage(
     folder: ModelFolder, version: int, deep: bool, progress: Callable[[int], object] = lambda count: None
 ) -> Iterator[str]:
-    """Yield what is wrong with the files of a version, as its last release has them: see Versions.damage.
+    """Yield each damage of a version's files, compared with its last release: see Versions.damage.
 
     Args:
         folder: the model's place in the repository.
@@ -38,7 +39,7 @@ def damage(
 
 
 def refuse(folder: ModelFolder, version: int, found: Sequence[str]) -> None:
-    """Raise Damaged when something was found wrong with the files of a version."""
+    """Raise Damaged when damage was found in the files of a version."""
     if found:
         raise Damaged(
             f"The files of version {version} are damaged: {'; '.join(found)}.",
@@ -48,9 +49,10 @@ def refuse(folder: ModelFolder, version: int, found: Sequence[str]) -> None:
 
 
 def check_candidate(step: RunningStep, manifest: Manifest) -> None:
-    """Compare a candidate's files with what was deployed, before they are loaded.
+    """Compare a candidate's files with the deployed ones, before they are loaded.
 
-    Every byte is read, unless this deployment has hashed it, or every Triton has the version loaded: a warm one loads nothing.
+    Every byte is read, unless this deployment has hashed it, or every Triton has the version loaded: then
+    none is loaded.
 
     Args:
         step: the load.

@@ -1,6 +1,6 @@
 """From the artifact store to a version directory: stream, check, install with one rename.
 
-Nothing appears under the version's name before every byte of it is on disk and was looked at.
+The version's name appears when every byte is on disk and checked.
 """
 
 from __future__ import annotations
@@ -9,16 +9,15 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..clients.artifacts import ArtifactStore
-from ..clients.fetch_version import Artifact, Fetcher, consists_of, proven_digest, refuse_too_large
+from ..clients.fetch_version import Artifact, consists_of, proven_digest, refuse_too_large
 from ..errors import ArtifactRejected, NotFound, Quarantined, SchemaChanged, StorageFailed
 from ..model import model_config, onnx_model
-from ..repository.versions import Versions, sha256_of
+from ..repository.versions import Versions
 from ..rules.deployment import Deployment
 from ..rules.identity import has_content_of, refuse_another
 from ..rules.schema import Schema, breaking_changes
@@ -28,7 +27,6 @@ from ..rules.version_files import (
     GOLDEN,
     MODEL_FILE,
     MOST_BYTES,
-    MOST_EXAMPLE_BYTES,
     OPTIONS,
     SERVING_EXAMPLE,
     SMOKE_CASE,
@@ -39,24 +37,21 @@ from ..rules.version_files import (
 )
 from ..settings import Settings
 from ..storage import storage_errors
+from .incoming import IncomingFiles, Report
 
 log = logging.getLogger(__name__)
 
 
 class GoldenMissing(ArtifactRejected):
-    """The version was logged without golden inputs, and the operator demands them. Nothing is known against its files."""
+    """The version has no golden inputs, and the operator demands them. Its files are not blamed."""
 
     kind, blames_artifact = "golden_missing", False
 
 
 class DigestMissing(ArtifactRejected):
-    """Training recorded no digest of the version, and the operator demands one. Nothing is known against its files."""
+    """Training recorded no digest of the version, and the operator demands one. Its files are not blamed."""
 
     kind, blames_artifact = "digest_missing", False
-
-
-Report = Callable[[int, int], None]
-"""Told bytes done and bytes in all."""
 
 
 class Materializer:
@@ -78,19 +73,20 @@ class Materializer:
 
         Args:
             record: a pinned deployment.
-            released: whether the version was live before; its directory is trusted then. Raises Superseded when the
-                deployment has lost its lease: whose directory it is can't be said then.
-            report: told about the progress of the transfer.
+            released: whether the version was live before, so that its directory is trusted. Raises
+                Superseded when the deployment has lost its lease: then the directory may be another
+                deployment's.
+            report: called with the progress of the transfer.
 
         Returns:
             The manifest of the version's directory.
 
         Raises:
-            ArtifactRejected: the artifact is junk, unsafe, too large or not what training recorded; or it goes over a limit when
-                it is run, because it was logged without golden inputs.
-            GoldenMissing: it was, and the settings demand them.
+            ArtifactRejected: the artifact is junk, unsafe, too large or not the recorded one; or, logged
+                without golden inputs, it is run and goes over a limit.
+            GoldenMissing: it was logged without golden inputs, and the settings demand them.
             DigestMissing: training recorded no digest, and the settings demand one.
-            OtherFiles: it recorded another one than the files have.
+            OtherFiles: training recorded another digest than the files have.
             SchemaChanged: it would break clients of the live version.
             Quarantined: its digest failed before.
             AnotherVersion: the repository has another version of the same number.
@@ -100,36 +96,34 @@ class Materializer:
         """
         self._check_digest(record)
         installed = self._versions.manifest(record.version)
-        if installed is not None and installed.deploy_id != record.deploy_id and not released():
-            # Left by a process that went on after its deployment was rolled back.
-            self._versions.set_aside(installed)
-            installed = None
-        if installed is not None:
+        if installed is not None and _is_trusted(installed, record, released):
             self._versions.sync_names()
-            self._same_content(record, installed)
-            self._check_schema(record, Schema.from_dict(installed.schema))
+            self._check_installed(record, installed)
             log.info("version %s is in the repository already; nothing is copied", record.version)
             return installed
+        if installed is not None:
+            # A process left it that went on after its deployment was rolled back.
+            self._versions.set_aside(installed)
         try:
             return self._bring(record, report)
         except StorageFailed:
-            # On a full disk, what was brought takes the room that the rollback needs for its records.
+            # Free the staged bytes: on a full disk the rollback needs the space for its records.
             with contextlib.suppress(StorageFailed):
                 self._versions.discard_stage(record.deploy_id)
             raise
 
-    def is_to_be_copied(self, record: Deployment, released: bool) -> bool:
-        """Whether ``run`` would bring the files, or find them installed; looks only.
+    def is_to_be_copied(self, record: Deployment, released: Callable[[], bool]) -> bool:
+        """Whether ``run`` would copy the files; False when it would find them installed. Changes nothing.
 
         Args:
             record: a pinned deployment.
             released: whether the version was live before.
         """
         installed = self._versions.manifest(record.version)
-        return installed is None or (installed.deploy_id != record.deploy_id and not released)
+        return installed is None or not _is_trusted(installed, record, released)
 
     def check_before(self, record: Deployment, copied: bool, files: Iterable[RemoteFile]) -> None:
-        """Raise what ``run`` would, as far as it can be known before a byte is read; looks only.
+        """Raise the errors of ``run`` that can be known before a byte is read; changes nothing.
 
         Args:
             record: a pinned deployment.
@@ -143,9 +137,7 @@ class Materializer:
         if copied:
             self._check_listing(files)
         else:
-            installed = self._versions.require(record.version)
-            self._same_content(record, installed)
-            self._check_schema(record, Schema.from_dict(installed.schema))
+            self._check_installed(record, self._versions.require(record.version))
 
     def _bring(self, record: Deployment, report: Report) -> Manifest:
         staging = self._versions.stage(record.deploy_id)
@@ -175,59 +167,24 @@ class Materializer:
         self._versions.install(record.deploy_id, manifest)
         return manifest
 
-    def _fetch(self, record: Deployment, staging: Path, report: Report) -> Iterable[FileEntry]:
-        """Transfer what a version consists of: the model, the external data it names, and the ``triton`` folder."""
+    def _fetch(self, record: Deployment, staging: Path, report: Report) -> Iterator[FileEntry]:
+        """Bring the files of the version: the model, its external data, and the ``triton`` folder."""
         artifact = Artifact.at(record.pinned.artifact_uri, self._store())
-        listed = artifact.listed
-        if source_fingerprint(artifact.uri, listed.values()) != record.pinned.fingerprint:
-            # Nothing is known against what is there now, so it must not go into quarantine.
+        if source_fingerprint(artifact.uri, artifact.listed.values()) != record.pinned.fingerprint:
+            # Nothing is known against the files that are there now, so they must not go into quarantine.
             raise NotFound(
                 f"The files at {artifact.uri} changed since the snapshot.",
                 hint="Deploy again when the upload is complete.",
             )
-        self._check_listing(listed.values())
-        total = sum(file.size_bytes for file in listed.values())
-        done = 0
-
-        def progress(count: int) -> None:
-            nonlocal done
-            done += count
-            report(min(done, total), total)
-
-        bring = Fetcher(artifact, staging, self._settings, progress)
+        self._check_listing(artifact.listed.values())
         twin = self._versions.with_digest(record.pinned.expected_digest)
-
-        def fetch(path: str) -> FileEntry:
-            known = next((entry for entry in twin.files if entry.path == path), None) if twin else None
-            if twin and known and known.size_bytes == listed[path].size_bytes:
-                source, target = self._versions.path(twin.version) / path, bring.target(path)
-                if _linked(source, target, known, lambda: report(done, total)):
-                    progress(known.size_bytes)
-                    return known
-                log.warning(
-                    "version %s has the same files, but its %s is damaged: it is read from %s instead. See 'triton-deploy reconcile --deep'",
-                    twin.version,
-                    path,
-                    artifact.uri,
-                )
-            return bring(path)
-
-        yield from consists_of(listed, staging, fetch)
-        example = listed.get(SERVING_EXAMPLE)
-        if GOLDEN in listed or example is None:
-            return
-        if example.size_bytes <= MOST_EXAMPLE_BYTES:
-            fetch(SERVING_EXAMPLE)
-        else:
-            log.warning(
-                "%s is not used: it has %s bytes. Inputs are invented instead; log %s",
-                SERVING_EXAMPLE,
-                example.size_bytes,
-                GOLDEN,
-            )
+        incoming = IncomingFiles(artifact, staging, self._settings, self._versions, twin, report)
+        yield from consists_of(artifact.listed, staging, incoming.bring)
+        if GOLDEN not in artifact.listed:
+            incoming.bring_example()
 
     def _check_listing(self, files: Iterable[RemoteFile]) -> None:
-        """Raise what can be known from the names and sizes of the files, before a byte is read."""
+        """Refuse files by their names and sizes, before a byte is read."""
         listed = tuple(files)
         if self._settings.smoke.require_golden == "yes" and GOLDEN not in {file.path for file in listed}:
             raise GoldenMissing(
@@ -255,13 +212,14 @@ class Materializer:
                 hint="Free space on the model repository's file system, then deploy again.",
             )
 
-    def _same_content(self, record: Deployment, installed: Manifest) -> None:
+    def _check_installed(self, record: Deployment, installed: Manifest) -> None:
         refuse_another(record.model, record.pinned, installed)
         if not has_content_of(installed, record.pinned):
             raise ArtifactRejected(
                 f"Version {record.version} is in the repository with other content than MLflow has now.",
                 hint="A version never changes: register the new files as a new version.",
             )
+        self._check_schema(record, Schema.from_dict(installed.schema))
 
     def _check_schema(self, record: Deployment, schema: Schema) -> None:
         if record.base_version is None:
@@ -269,7 +227,7 @@ class Materializer:
         try:
             live = self._versions.require(record.base_version)
         except (NotFound, StorageFailed) as error:
-            # What serves has to be replaced all the more.
+            # A live version whose files are gone needs a replacement all the more.
             log.warning(
                 "whether clients of version %s would break is not known: %s", record.base_version, error
             )
@@ -282,14 +240,14 @@ class Materializer:
             )
 
     def _write_smoke_case(self, staging: Path, schema: Schema) -> FileEntry:
-        # It needs numpy, and the snapshot, which imports this module, does not.
+        # Smoke cases need numpy, and the snapshot, which imports this module, does not.
         from ..model import reference, smoke_case
 
         given = _read_text(staging / GOLDEN)
         if given is not None:
             case = smoke_case.parse_case(given, schema)
         else:
-            # Its deadline is far below the lease, which is not renewed meanwhile.
+            # The lease is not renewed meanwhile; the deadline is far below it.
             limits = reference.Limits.of(self._settings)
             example = _read_text(staging / SERVING_EXAMPLE)
             case = smoke_case.derive_case(staging / MODEL_FILE, schema, example, limits)
@@ -301,6 +259,11 @@ class Materializer:
         with storage_errors(f"writing {staging / SMOKE_CASE}"):
             (staging / SMOKE_CASE).write_bytes(data)
         return FileEntry(path=SMOKE_CASE, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def _is_trusted(installed: Manifest, record: Deployment, released: Callable[[], bool]) -> bool:
+    """Whether an installed directory is this deployment's own, or of a version that was live before."""
+    return installed.deploy_id == record.deploy_id or released()
 
 
 def refuse_quarantined(versions: Versions, *, digest: str = "", fingerprint: str = "") -> None:
@@ -325,29 +288,8 @@ def _check_sizes(files: Iterable[RemoteFile]) -> None:
             )
 
 
-def _linked(source: Path, target: Path, known: FileEntry, still_at_it: Callable[[], object]) -> bool:
-    """Give an installed file a second name and read it there; returns whether its bytes are the known ones, else there is no second name.
-
-    Args:
-        source: the installed file.
-        target: its second name.
-        known: what its manifest says of it.
-        still_at_it: called for every block that was read.
-    """
-    with storage_errors(f"linking {target}"):
-        if source.is_symlink() or not source.is_file():
-            return False
-        os.link(source, target)
-        # A block that can't be read any more is damage as well.
-        with contextlib.suppress(OSError):
-            if sha256_of(target, lambda count: still_at_it()) == known.sha256:
-                return True
-        target.unlink()
-        return False
-
-
 def _read_text(path: Path) -> str | None:
-    """Return what a staged file holds, or None when the artifact has none."""
+    """Return the text of a staged file, or None when the artifact has no such file."""
     with storage_errors(f"reading {path}"):
         return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
 

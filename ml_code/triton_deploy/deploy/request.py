@@ -1,4 +1,4 @@
-"""From what somebody asks for to the first record of a deployment."""
+"""Requests, and how a request becomes the first record of a deployment."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..rules.identity import has_content_of, refuse_another
 from ..rules.moments import utc_text
 from ..rules.names import check_version
 from ..rules.release import UNVERIFIED, Release
-from ..rules.version_files import MODEL_FILE, source_fingerprint
+from ..rules.version_files import MODEL_FILE, Manifest, source_fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -30,20 +30,21 @@ _SKEW = timedelta(seconds=CLOCK_SKEW_S)
 
 @dataclass(frozen=True, kw_only=True)
 class DeployRequest:
-    """What somebody asks for.
+    """A request to deploy the version that an alias names.
 
     Attributes:
         model: model name, in MLflow and in Triton.
         alias: MLflow alias to deploy.
         deploy_id: id that ties the steps together (see ``names.deploy_id_for``).
-        actor: who asks, for the history.
-        reason: why, for the history.
+        actor: the user or run that asks, for the history.
+        reason: the reason, for the history.
         allow_schema_change: accept inputs and outputs that break clients of the live version.
         force: accept an artifact that is in quarantine.
-        canary: what of the clients' traffic it gets before the commit (see ``canary.canary_of``); by default nothing.
+        canary: the candidate's share of the clients' traffic before the commit (see ``canary.canary_of``);
+            by default none.
         version: the version that the alias has to name; by default any.
-        since: when the run began that asks, for one that may ask again: what of its deploy id ended before that is another's. By
-            default whatever has ended is.
+        since: start of the run that asks, if it may repeat the request. A deployment of this id that ended
+            before that belongs to another run; by default every ended deployment does.
     """
 
     model: str
@@ -64,16 +65,17 @@ class DeployRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class RevertRequest:
-    """What somebody asks for who wants an earlier version back.
+    """A request to make an earlier version live again.
 
     Attributes:
         model: model name.
         deploy_id: id of the deployment that the revert is.
-        version: version to go back to, one that was live; by default the one that the live version replaced.
-        actor: who asks, for the history.
-        reason: why, for the history.
-        only_generation: the release that is to be taken back; when another one is live, nothing is done.
-        unverified: do not compare the version's files with what was released; for an emergency, and only with a reason.
+        version: a version that was live before; by default the version that the live one replaced.
+        actor: the user or run that asks, for the history.
+        reason: the reason, for the history.
+        only_generation: the release that is to be taken back; nothing is done when another release is live.
+        unverified: do not compare the version's files with its release; for an emergency, and only with a
+            reason.
     """
 
     model: str
@@ -95,21 +97,22 @@ def pinned_version(
     stores: Callable[[str], ArtifactStore],
     folder: ModelFolder,
 ) -> Pinned:
-    """Return what an alias means, once it is known where the version's ``model.onnx`` is.
+    """Return the version that an alias names, with the place of its ``model.onnx``.
 
-    The files of a run that was deleted may be gone from the artifact store. A version that was live before is taken from the repository
-    then: that one is of the same run, and its files are compared with its manifest before they are loaded.
+    The files of a deleted run may be gone from the artifact store. Then a version that was live before is
+    taken from the
+    repository: it is of the same run, and its files are compared with its manifest before they are loaded.
 
     Args:
-        request: what was asked for.
+        request: the request.
         found: the version that the alias names.
         stores: gives the artifact store of a location.
         folder: the model's place in the repository.
 
     Raises:
-        Superseded: it is not the version that was asked for.
+        Superseded: it is not the version that the request names.
         ArtifactRejected: it has no ``model.onnx`` in any place.
-        NotFound: its run is gone, and nothing else knows its place.
+        NotFound: its run is gone, and MLflow knows no other place of its files.
         DeployError: the artifact store refuses or does not answer.
     """
     if request.version not in (None, found.version):
@@ -146,7 +149,7 @@ def _pinned_in_store(
 def _pinned_in_repository(
     request: DeployRequest, found: RegisteredVersion, folder: ModelFolder
 ) -> Pinned | None:
-    """Return what the repository has of a version that was live before; None when that may be another one."""
+    """Return a version that was live, as the repository has it; None when that may be another version."""
     installed = folder.versions.manifest(found.version)
     if installed is None or not found.run_id or installed.run_id != found.run_id:
         return None
@@ -170,11 +173,11 @@ def _pinned_in_repository(
 
 
 def refuse_taken_number(folder: ModelFolder, pinned: Pinned) -> None:
-    """Raise AnotherVersion when the number was released from another run or source, and its files are here."""
+    """Raise AnotherVersion when the number was released from another run or source."""
     installed = folder.versions.manifest(pinned.version)
     if installed is None or has_content_of(installed, pinned):
         return
-    # One that was never released is out of the way: materialize sets it aside.
+    # A version that was never released is out of the way: materialize sets it aside.
     if folder.releases.releases_version(pinned.version):
         refuse_another(folder.model, pinned, installed)
 
@@ -185,10 +188,10 @@ def deploy_record(
     """Return the first record of a deploy.
 
     Args:
-        request: what was asked for.
-        pinned: what its alias means.
-        live: what is live, or None.
-        unchanged: whether that is what was asked for already.
+        request: the request.
+        pinned: the version that its alias names.
+        live: the last release, or None.
+        unchanged: whether every Triton serves that version already.
         now: aware time.
     """
     state = State.UNCHANGED if unchanged else State.PINNED
@@ -212,54 +215,41 @@ def deploy_record(
 def revert_record(
     request: RevertRequest, live: Release | None, folder: ModelFolder, now: datetime
 ) -> Deployment:
-    """Return the first record of a revert: its version's files are here, so it begins where a deploy has them.
+    """Return the first record of a revert; its files are in the repository, so the load is due next.
 
     Args:
-        request: what was asked for.
-        live: what is live, or None.
+        request: the request.
+        live: the last release, or None.
         folder: the model's place in the repository.
         now: aware time.
 
     Raises:
-        InvalidInput: the files are not to be looked at, and no reason is given.
-        NotFound: there is nothing to go back to: no release, no earlier one, a version that was never live, or its files are gone.
+        InvalidInput: the request forbids the comparison of files, and gives no reason.
+        NotFound: no version is live, there is no earlier one, the version was never live, or its files are
+            gone.
         Superseded: another release is live than the one that is to be taken back.
     """
-    model = request.model
     if request.unverified and not request.reason.strip():
         raise InvalidInput(
             "A revert without a look at the files needs a reason, for the history.",
             hint="Add it (--reason, or the parameter reason), or revert without 'unverified'.",
         )
     if live is None:
-        raise NotFound(f"No version of {model} is live.", hint="Deploy one: triton-deploy deploy.")
+        raise NotFound(f"No version of {request.model} is live.", hint="Deploy one: triton-deploy deploy.")
     if request.only_generation not in (None, live.generation):
         raise Superseded(
-            f"Release {request.only_generation} of {model} is not live any more, release {live.generation} "
+            f"Release {request.only_generation} of {request.model} is not live any more, release {live.generation} "
             f"(version {live.active_version}) is.",
             hint="Nothing is to be taken back.",
         )
-    version = request.version or _version_before(live, folder)
-    last = next((release for release in folder.releases.history() if release.active_version == version), None)
-    if last is None:
-        raise NotFound(
-            f"Version {version} of {model} was never live.",
-            hint="Deploy it by its alias; 'triton-deploy history' lists what was live.",
-        )
-    manifest = folder.versions.manifest(version)
-    if manifest is None:
-        raise NotFound(
-            f"Version {version} of {model} was live (release {last.generation}), but its files were removed: the retention "
-            "keeps those of the last TRITON_DEPLOY_KEEP_RELEASES releases.",
-            hint=f"Deploy it again: point an alias at version {version} in MLflow, then triton-deploy deploy {model} --alias ….",
-        )
-    state = State.UNCHANGED if version == live.active_version else State.MATERIALIZED
+    last, manifest = _release_to_go_back_to(request, live, folder)
+    state = State.UNCHANGED if last.active_version == live.active_version else State.MATERIALIZED
     return Deployment(
         deploy_id=request.deploy_id,
-        model=model,
+        model=request.model,
         state=state,
         pinned=Pinned(
-            version=version,
+            version=last.active_version,
             run_id=manifest.run_id,
             alias=last.alias,
             artifact_uri=manifest.artifact_uri,
@@ -277,12 +267,29 @@ def revert_record(
     )
 
 
-def _version_before(live: Release, folder: ModelFolder) -> int:
-    """Return the version to go back to: the one that was replaced, or one before it when a bake found that one bad.
+def _release_to_go_back_to(
+    request: RevertRequest, live: Release, folder: ModelFolder
+) -> tuple[Release, Manifest]:
+    """Return the last release of the version to go back to, and its manifest; raises NotFound."""
+    model, version = request.model, request.version or _version_before(live, folder)
+    last = next((release for release in folder.releases.history() if release.active_version == version), None)
+    if last is None:
+        raise NotFound(
+            f"Version {version} of {model} was never live.",
+            hint="Deploy it by its alias; 'triton-deploy history' lists what was live.",
+        )
+    manifest = folder.versions.manifest(version)
+    if manifest is None:
+        raise NotFound(
+            f"Version {version} of {model} was live (release {last.generation}), but its files were removed: the retention "
+            "keeps those of the last TRITON_DEPLOY_KEEP_RELEASES releases.",
+            hint=f"Deploy it again: point an alias at version {version} in MLflow, then triton-deploy deploy {model} --alias ….",
+        )
+    return last, manifest
 
-    Raises:
-        NotFound: there is none.
-    """
+
+def _version_before(live: Release, folder: ModelFolder) -> int:
+    """Return the version that the live one replaced, or an earlier one if that is bad; raises NotFound."""
     if live.previous_version is None:
         raise NotFound(
             f"Version {live.active_version} of {folder.model} replaced none.",
@@ -304,7 +311,7 @@ def _version_before(live: Release, folder: ModelFolder) -> int:
 
 
 def comes_first(request: RevertRequest) -> str:
-    """Return a sentence that says whose revert has ended a canary, for the record of that one."""
+    """Return a sentence that says whose revert ended a canary, for the canary's record."""
     who = request.actor or whoever()
     why = f": {request.reason}" if request.reason else ""
     return f"A revert of {request.model} by {who} came first, and nothing of this deployment was switched yet{why}."
@@ -314,7 +321,7 @@ def taken_up(request: DeployRequest, record: Deployment) -> Deployment:
     """Return the deployment that a repeated snapshot goes on with.
 
     Raises:
-        Superseded: it is of something else than is asked for now, it had ended before, or it was rolled back.
+        Superseded: it is of another request, it had ended before, or it was rolled back.
     """
     if request.version not in (None, record.version):
         raise Superseded(
@@ -336,7 +343,7 @@ def taken_up(request: DeployRequest, record: Deployment) -> Deployment:
 
 
 def _asked_for(canary: Canary | None) -> tuple[object, ...] | None:
-    """Return what of a canary somebody asks for, without how far it has come."""
+    """Return the requested part of a canary, without its progress."""
     return (canary.shares_percent, canary.shadow_percent, canary.step_s, canary.waits) if canary else None
 
 
@@ -365,5 +372,5 @@ def _check_named(version: int | None) -> None:
 
 
 def whoever() -> str:
-    """Return who acts, for the history: the user and the machine."""
+    """Return the user and the machine that act, for the history."""
     return f"{getpass.getuser()}@{socket.gethostname()}"

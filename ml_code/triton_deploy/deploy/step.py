@@ -1,17 +1,21 @@
-"""One step of a deployment at work."""
+"""One step of a deployment at work: its record as it grows, its lease, and the fence before its effects."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DeployError, Superseded
 from ..fleet.fleet import Fleet
 from ..rules.deployment import Deployment, State
-from .deployments import Deployments
+from ..rules.moments import utc_text
+
+if TYPE_CHECKING:
+    from .deployments import Deployments
 
 log = logging.getLogger(__name__)
 
@@ -20,10 +24,10 @@ PROGRESS = tuple(State)[: tuple(State).index(State.ROLLING_BACK)]
 
 
 class RunningStep:
-    """One step at work: its record as it grows, and the fence in front of its effects.
+    """One step at work.
 
     Args:
-        deployments: what may be done to the model's deployments.
+        deployments: the model's deployments.
         record: the deployment as last read.
         goal: the state that the step is to reach.
 
@@ -43,7 +47,7 @@ class RunningStep:
 
     @property
     def due(self) -> bool:
-        """Whether the step has something to do: a retry after its success, or an unchanged version, has not."""
+        """Whether the step has work to do: a retry after its success has none, nor an unchanged version."""
         state = self.record.state
         return state is not State.UNCHANGED and PROGRESS.index(state) < PROGRESS.index(self._goal)
 
@@ -58,18 +62,59 @@ class RunningStep:
         self._renewed_s = time.monotonic()
 
     def keep_lease_in_time(self) -> None:
-        """Renew the lease when a third of it has passed since the last time, for work that comes by here often; see keep_lease."""
+        """Renew the lease when a third of it has passed since the last renewal; long work calls this often."""
         if time.monotonic() - self._renewed_s > self.deployments.settings.lease_s / 3:
             self.keep_lease()
 
+    def renewing(self, report: Callable[[int, int], None]) -> Callable[[int, int], None]:
+        """Return a report of a transfer's progress that renews the lease in time.
+
+        Args:
+            report: called with bytes done and bytes in all.
+        """
+
+        def renew_and_report(done: int, total: int) -> None:
+            self.keep_lease_in_time()
+            report(done, total)
+
+        return renew_and_report
+
+    def was_released(self) -> bool:
+        """Whether the version was live before; raises Superseded when the deployment lost its lease."""
+        self.keep_lease()
+        return self.folder.releases.releases_version(self.record.version)
+
+    @property
+    def settle_s(self) -> float:
+        """How long clients meet the version on one Triton alone, seconds; 0 if they have met it before."""
+        releases = self.folder.releases
+        met = self.record.canary is not None or releases.releases_version(self.record.version)
+        return 0.0 if met or releases.latest() is None else self.deployments.settings.triton.settle_s
+
+    @contextlib.contextmanager
+    def flipping(self) -> Iterator[Fleet]:
+        """Give the Tritons for a flip; a failure before the decision puts the public name back at once."""
+        fleet = self.serving
+        self.unanswered, self.ended = fleet.unanswered, fleet.ended
+        try:
+            yield fleet
+        except BaseException:
+            if not self.deployments.is_decided(self.record.deploy_id):
+                self.deployments.last.try_to_restore()
+            raise
+
     def reached(self, state: State | None = None, **facts: Any) -> None:
-        """Record a state, by default the step's goal, with what came with it; same errors as Deployments.move."""
+        """Record a state, by default the step's goal, with its facts; raises what Deployments.move raises."""
         self.record = self.deployments.move(self.record, state or self._goal, failure=None, **facts)
 
     def note(self, **facts: Any) -> None:
-        """Record facts that leave the state as it is; same errors as Deployments.move."""
+        """Record facts that leave the state as it is; raises the errors of Deployments.move."""
         noted = replace(self.record, failure=None, **facts)
         self.record = self.folder.journal.append(noted, self.record)
+
+    def note_given(self, url: str) -> None:
+        """Record that a Triton is about to meet the candidate alone: see Deployment.given."""
+        self.note(given={url: utc_text(self.deployments.clock())})
 
     def refuse_outdated(self) -> None:
         """Raise Superseded when the release that the deployment builds on is no longer the last one."""
@@ -81,13 +126,13 @@ class RunningStep:
             )
 
     def failed(self, name: str, error: BaseException) -> Superseded | None:
-        """Tell the user of an error, and the record.
+        """Log an error and record it.
 
         Returns:
-            What the error comes from, when somebody else rolls the deployment back: what the step relied on is gone then.
+            Superseded when another process rolls the deployment back: the error comes from that.
         """
         failure = self.deployments.failure(name, error)
-        log.error("%s failed: %s Still true: %s", name, failure.error, self.deployments.what_serves())
+        log.error("%s failed: %s Still true: %s", name, failure.error, self.deployments.last.what_serves())
         noted = replace(
             self.record,
             failure=failure,
@@ -99,6 +144,6 @@ class RunningStep:
         except Superseded as superseded:
             return superseded if self.deployments.is_given_up(self.record.deploy_id) else None
         except DeployError as unrecorded:
-            # The step's own error is what the user has to see, also when a full disk takes no note of it.
+            # The user has to see the step's own error, also when a full disk does not take the record.
             log.warning("the record does not say so: %s", unrecorded)
         return None

@@ -332,11 +332,11 @@ class Reconciler:
                     yield repair
                     continue
                 # This process slept past its lease: what it has just done is of a release that is no longer the last one.
-                deployments.follow()
+                deployments.last.follow()
             except DeployError as error:
                 problems.append(f"{repair.what}: {error}")
             else:
-                yield Repair("bring everything to a release that came meanwhile", deployments.follow)
+                yield Repair("bring everything to a release that came meanwhile", deployments.last.follow)
                 return
 
     def _repairs(
@@ -356,7 +356,7 @@ class Reconciler:
         manifest = folder.versions.usable(live.active_version) if live else None
         if live is not None:
             if folder.releases.projected() != live:
-                yield Repair("rewrite current.json", deployments.project)
+                yield Repair("rewrite current.json", deployments.last.project)
             if manifest is None:
                 # Reported as damage. Triton may still serve it from memory: nothing else is touched.
                 yield from self._back_without_files(deployments, live, tritons)
@@ -410,7 +410,7 @@ class Reconciler:
         for triton, loaded in tritons:
             if version in loaded.get(engine_name(model, version), ()) and loaded.get(model, ()) != (version,):
                 yield Repair(
-                    f"make {triton.url} serve version {version}", partial(deployments.restore, triton)
+                    f"make {triton.url} serve version {version}", partial(deployments.last.restore, triton)
                 )
 
     def _seen(
@@ -452,7 +452,7 @@ class Reconciler:
         self, folder: ModelFolder, serving: Fleet, deployments: Deployments, live: Release, manifest: Manifest
     ) -> Iterator[Repair]:
         if not serving.files.switch_is_written(manifest):
-            yield Repair("rewrite the switch's config.pbtxt", deployments.project)
+            yield Repair("rewrite the switch's config.pbtxt", deployments.last.project)
         for version in live.loaded_versions:
             kept = folder.versions.usable(version)
             if kept is not None and not serving.files.engine_is_whole(kept):
@@ -477,9 +477,11 @@ class Reconciler:
         if serving != ((live.active_version,) if live else ()):
             if live:
                 what = f"make {triton.url} serve version {live.active_version}"
-                yield Repair(what, partial(deployments.restore, triton))
+                yield Repair(what, partial(deployments.last.restore, triton))
             elif folder.ownership.may_have_flipped():
-                yield Repair(f"take {folder.model} out of {triton.url}", partial(deployments.restore, triton))
+                yield Repair(
+                    f"take {folder.model} out of {triton.url}", partial(deployments.last.restore, triton)
+                )
             else:
                 seen.foreign.append(f"{folder.model} in {triton.url}")
         for name in loaded:

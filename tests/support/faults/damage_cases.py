@@ -27,7 +27,7 @@ import pytest
 
 from ml_code.triton_deploy import cli
 from ml_code.triton_deploy.clients.triton import GrpcTriton, Inference
-from ml_code.triton_deploy.deploy import deployer
+from ml_code.triton_deploy.deploy import collaborators
 from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import DeployError, Misconfigured, VerificationFailed
 from ml_code.triton_deploy.rules.bake_record import Bake, BakeVerdict
@@ -170,7 +170,7 @@ def command_line(world: World) -> Iterator[Callable[..., Ran]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Deployer, "__init__", init)
         patch.setattr(cli.Settings, "from_env", classmethod(lambda cls, *_: world.settings))
-        for module in (deployer, reconcile, status):
+        for module in (collaborators, reconcile, status):
             patch.setattr(module, "tritons_of", lambda settings: [world.triton])
         yield _run
 
