@@ -1,4 +1,4 @@
-"""A person's decision on a canary, carried out and told, for the command line and the DAG ``decide_canary``."""
+"""A person's decision on a canary, carried out and told: for the command line and ``decide_canary``."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ class Deployer:
         return self._run("materialize", steps.materialize, State.MATERIALIZED, model, deploy_id)
 
     def load(self, model: str, deploy_id: str) -> Deployment:
-        """Try the candidate in the staging Triton, if any, then load it into every Triton beside the live version.
+        """Try the candidate in the staging Triton, if any, then load it into every Triton.
 
         Raises:
             Damaged: its files are not those that were deployed.

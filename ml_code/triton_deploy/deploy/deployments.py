@@ -271,7 +271,7 @@ class Deployments:
         return record
 
     def give_up(self, record: Deployment) -> None:
-        """Decide that a deployment under way never commits, although its lease is in force; then roll it back.
+        """Decide that a deployment under way never commits, although its lease is in force.
 
         Its process finds the fact in the journal when it records its next one, and stops.
 

@@ -156,7 +156,7 @@ def plan_deploy(request: DeployRequest, deployments: Deployments, by: Collaborat
 
 
 def plan_revert(request: RevertRequest, deployments: Deployments) -> Plan:
-    """Plan a revert; the version's files are read and compared with its release, unless the request forbids it.
+    """Plan a revert; the version's files are compared with its release, unless the request forbids it.
 
     Args:
         request: the request.

@@ -1,4 +1,4 @@
-"""The files of a version on their way into the repository: fetched, or linked to equal files that are here."""
+"""The files of a version on their way into the repository: fetched, or linked to equal files."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class LastRelease:
         return f"version {live.active_version} of {self.folder.model} is live (generation {live.generation})."
 
     def manifest_of(self, live: Release | None) -> Manifest | None:
-        """Return the live version's manifest; None when no version is live, or its files are gone, which is logged."""
+        """Return the live version's manifest; None if no version is live, or its files are gone (logged)."""
         if live is None:
             return None
         manifest = self.folder.versions.usable(live.active_version)
@@ -115,7 +115,7 @@ class LastRelease:
         self._act(point)
 
     def try_to_restore(self) -> None:
-        """Restore at once, and log a failure: the rollback or reconcile repeats it and waits for the Triton."""
+        """Restore at once, and log a failure; the rollback or reconcile repeats it."""
         try:
             self.restore()
         except DeployError as error:
@@ -152,7 +152,7 @@ class LastRelease:
             self._try_to_follow()
 
     def retire(self, versions: Sequence[int]) -> None:
-        """Take versions out of the Tritons that the last release does not hold; one that it holds by now comes back."""
+        """Take versions out of the Tritons, but for those that the last release holds."""
         before = self.folder.releases.latest()
         kept = before.loaded_versions if before else ()
         ours = self.folder.ownership.knows

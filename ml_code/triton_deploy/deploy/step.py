@@ -62,7 +62,7 @@ class RunningStep:
         self._renewed_s = time.monotonic()
 
     def keep_lease_in_time(self) -> None:
-        """Renew the lease when a third of it has passed since the last renewal; long work calls this often."""
+        """Renew the lease when a third of it has passed since the last renewal; for long work."""
         if time.monotonic() - self._renewed_s > self.deployments.settings.lease_s / 3:
             self.keep_lease()
 
