@@ -86,7 +86,7 @@ class Decision:
 
 
 def decide_deploy(
-    request: DeployRequest, deployments: Deployments, by: Collaborators, hands: Hands
+    request: DeployRequest, deployments: Deployments, via: Collaborators, hands: Hands
 ) -> Decision:
     """Decide a deploy: whether it may begin, the version that the alias means, and the first record.
 
@@ -97,7 +97,7 @@ def decide_deploy(
     check_alias(request.alias)
     folder = deployments.folder
     with hands.checking():
-        by.refuse_unmeasured(request.canary)
+        via.refuse_unmeasured(request.canary)
     known = folder.journal.find(request.deploy_id)
     if known is not None:
         with hands.checking():
@@ -106,12 +106,12 @@ def decide_deploy(
     with hands.checking():
         folder.versions.refuse_traps()
     with hands.checking():
-        refuse_foreign(folder, deployments.serving, by.settings.repository_root)
+        refuse_foreign(folder, deployments.serving, via.settings.repository_root)
     hands.settle(request.deploy_id)
     decision = Decision()
     with hands.checking():
-        decision.found = wait_for_alias(by.registry(), request.model, request.alias, by.settings, log.info)
-        decision.pinned = pinned_version(request, decision.found, by.stores, folder)
+        decision.found = wait_for_alias(via.registry(), request.model, request.alias, via.settings, log.info)
+        decision.pinned = pinned_version(request, decision.found, via.stores, folder)
     if decision.pinned is not None:
         _decide_pinned(decision, decision.pinned, request, deployments, hands)
     return decision

@@ -70,7 +70,7 @@ class Deployer:
         sleep: Callable[[float], None] = time.sleep,
         staging: Triton | None = None,
     ) -> None:
-        self._by = Collaborators(
+        self._via = Collaborators(
             settings,
             registry=registry,
             stores=stores,
@@ -119,7 +119,7 @@ class Deployer:
             LeaseHeld: a deploy of the model is under way, and more than a canary.
             DeployError: as for the steps of a deploy; the live version stays live.
         """
-        deployments = self._by.deployments(request.model)
+        deployments = self._via.deployments(request.model)
         for earlier in earlier_tries:
             ended = deployments.rollback(earlier)
             if ended is not None and ended.state is not State.ROLLED_BACK:
@@ -145,7 +145,7 @@ class Deployer:
             Superseded: a deployment of this id was rolled back, had ended before, or is of another request.
             DeployError: MLflow or the artifact store refuses or does not answer.
         """
-        record = steps.snapshot(request, self._by.deployments(request.model), self._by)
+        record = steps.snapshot(request, self._via.deployments(request.model), self._via)
         pinned, run = record.pinned, record.pinned.run_id or "unknown"
         log.info("alias %s of %s is version %s, run %s", pinned.alias, record.model, pinned.version, run)
         return record
@@ -197,8 +197,8 @@ class Deployer:
             VerificationFailed, DeployError: see look_at_canary.
         """
         while (pause_s := self.look_at_canary(model, deploy_id)) is not None:
-            self._by.sleep(pause_s)
-        return self._by.deployments(model).folder.journal.get(deploy_id)
+            self._via.sleep(pause_s)
+        return self._via.deployments(model).folder.journal.get(deploy_id)
 
     def look_at_canary(self, model: str, deploy_id: str) -> float | None:
         """Begin a step of a canary, judge it, or end the canary, whichever is due now.
@@ -215,14 +215,14 @@ class Deployer:
             SchemaChanged: clients of the live version could not use it.
             Superseded: another process committed, or rolled this deployment back.
         """
-        record = still_wanted(self._by.deployments(model).folder.journal.get(deploy_id))
+        record = still_wanted(self._via.deployments(model).folder.journal.get(deploy_id))
         if record.canary is None or record.state is State.UNCHANGED:
             return None
         with self._step("canary", State.TRIED, model, deploy_id) as step:
             if not step.due:
                 return None
-            watch = CanaryWatch(step, self._by.judge(), self._by.settings, self._by.counter())
-            return watch.look(self._by.clock())
+            watch = CanaryWatch(step, self._via.judge(), self._via.settings, self._via.counter())
+            return watch.look(self._via.clock())
 
     def commit(self, model: str, deploy_id: str) -> Deployment:
         """Flip the switch, check through the public name, and write the release: then the version is live.
@@ -239,23 +239,23 @@ class Deployer:
 
     def rollback(self, model: str, deploy_id: str, by: str = "") -> Deployment | None:
         """Undo a deployment, or finish one that is past its decision: see Deployments.rollback."""
-        return self._by.deployments(model).rollback(deploy_id, by)
+        return self._via.deployments(model).rollback(deploy_id, by)
 
     def plan_deploy(self, request: DeployRequest) -> Plan:
         """Return the plan of a deploy, and change nothing: see dry_run.plan_deploy."""
-        return plan_deploy(request, self._by.deployments(request.model), self._by)
+        return plan_deploy(request, self._via.deployments(request.model), self._via)
 
     def plan_revert(self, request: RevertRequest) -> Plan:
         """Return the plan of a revert, and change nothing: see dry_run.plan_revert."""
-        return plan_revert(request, self._by.deployments(request.model))
+        return plan_revert(request, self._via.deployments(request.model))
 
     def plan_rollback(self, model: str, deploy_id: str) -> Plan:
         """Return the plan of a rollback, and change nothing: see dry_run.plan_rollback."""
-        return plan_rollback(deploy_id, self._by.deployments(model))
+        return plan_rollback(deploy_id, self._via.deployments(model))
 
     def what_serves(self, model: str) -> str:
         """Return a sentence that names the live version, for messages."""
-        return self._by.deployments(model).last.what_serves()
+        return self._via.deployments(model).last.what_serves()
 
     def _through(self, calls: Sequence[StepCall], model: str, deploy_id: str) -> Deployment:
         try:
@@ -280,7 +280,7 @@ class Deployer:
     def _has_ended(self, model: str, deploy_id: str) -> bool:
         """Whether a deployment has ended; False when its record can't be read."""
         with contextlib.suppress(DeployError):
-            record = self._by.deployments(model).folder.journal.find(deploy_id)
+            record = self._via.deployments(model).folder.journal.find(deploy_id)
             return record is not None and record.finished
         return False
 
@@ -295,13 +295,13 @@ class Deployer:
         """Run a step unless it is done already, and return the deployment."""
         with self._step(name, goal, model, deploy_id) as step:
             if step.due:
-                act(step, self._by)
+                act(step, self._via)
         return step.record
 
     @contextlib.contextmanager
     def _step(self, name: str, goal: State, model: str, deploy_id: str) -> Iterator[RunningStep]:
         """Read the record and renew the lease for a step, and record the error that ends it."""
-        deployments = self._by.deployments(model)
+        deployments = self._via.deployments(model)
         step = RunningStep(deployments, still_wanted(deployments.folder.journal.get(deploy_id)), goal)
         if not step.due:
             yield step

@@ -125,7 +125,7 @@ class _LookingHands:
         )
 
 
-def plan_deploy(request: DeployRequest, deployments: Deployments, by: Collaborators) -> Plan:
+def plan_deploy(request: DeployRequest, deployments: Deployments, via: Collaborators) -> Plan:
     """Plan a deploy.
 
     The alias is resolved and the files are listed. Files that are in the repository already are read, no
@@ -134,14 +134,14 @@ def plan_deploy(request: DeployRequest, deployments: Deployments, by: Collaborat
     Args:
         request: the request.
         deployments: the model's deployments.
-        by: registry and artifact stores.
+        via: registry and artifact stores.
 
     Raises:
         InvalidInput: a name that can't be.
         StorageFailed: the repository can't be looked at.
     """
     hands = _LookingHands(deployments)
-    decision = decide_deploy(request, deployments, by, hands)
+    decision = decide_deploy(request, deployments, via, hands)
     if decision.known:
         _say_known(hands, decision.begun)
         return hands.plan()
@@ -149,9 +149,9 @@ def plan_deploy(request: DeployRequest, deployments: Deployments, by: Collaborat
         hands.facts |= {"version": decision.found.version, "run_id": decision.found.run_id}
     if decision.pinned is not None:
         with hands.checking():
-            _say_files(hands, decision.pinned, request, by)
+            _say_files(hands, decision.pinned, request, via)
             if decision.deployment is not None:
-                _say_deploy(hands, decision.deployment, by)
+                _say_deploy(hands, decision.deployment, via)
     return hands.plan()
 
 
@@ -224,10 +224,10 @@ def _say_known(hands: _LookingHands, known: Deployment) -> None:
         hands.does.append(f"go on with deployment {known.deploy_id} at {known.due_step}")
 
 
-def _say_files(hands: _LookingHands, pinned: Pinned, request: DeployRequest, by: Collaborators) -> None:
+def _say_files(hands: _LookingHands, pinned: Pinned, request: DeployRequest, via: Collaborators) -> None:
     """Say which files the version has, and whether a verdict or the quarantine refuses them."""
     folder = hands.deployments.folder
-    files = by.stores(pinned.artifact_uri).list_files(pinned.artifact_uri)
+    files = via.stores(pinned.artifact_uri).list_files(pinned.artifact_uri)
 
     def refuse_by_digest() -> None:
         refuse_quarantined(folder.versions, digest=pinned.expected_digest, fingerprint=pinned.fingerprint)
@@ -254,16 +254,16 @@ def _refuses(check: Callable[[], object], kind: type[DeployError]) -> bool:
     return False
 
 
-def _say_deploy(hands: _LookingHands, record: Deployment, by: Collaborators) -> None:
+def _say_deploy(hands: _LookingHands, record: Deployment, via: Collaborators) -> None:
     """Say what the steps after the snapshot would do, and what would refuse them before a byte is read."""
-    folder, settings, version = hands.deployments.folder, by.settings, record.version
+    folder, settings, version = hands.deployments.folder, via.settings, record.version
     hands.facts["is_live"] = record.state is State.UNCHANGED
     if record.state is State.UNCHANGED:
         hands.does.append(f"nothing: version {version} is live already")
         return
     uri = record.pinned.artifact_uri
-    files = by.stores(uri).list_files(uri)
-    materializer = Materializer(settings, folder.versions, lambda: by.stores(uri))
+    files = via.stores(uri).list_files(uri)
+    materializer = Materializer(settings, folder.versions, lambda: via.stores(uri))
     copied = materializer.is_to_be_copied(record, lambda: folder.releases.releases_version(version))
     brought = (
         f"copy {len(files)} files, {hands.facts['bytes']} bytes"

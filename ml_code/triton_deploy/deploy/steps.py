@@ -23,28 +23,28 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def snapshot(request: DeployRequest, deployments: Deployments, by: Collaborators) -> Deployment:
+def snapshot(request: DeployRequest, deployments: Deployments, via: Collaborators) -> Deployment:
     """Settle an abandoned deploy, resolve the alias once, take the lease, and record all of it."""
-    return decide_deploy(request, deployments, by, ActingHands(deployments)).begun
+    return decide_deploy(request, deployments, via, ActingHands(deployments)).begun
 
 
-def materialize(step: RunningStep, by: Collaborators) -> None:
+def materialize(step: RunningStep, via: Collaborators) -> None:
     """Bring the artifact into the repository, checked and durable, under its version's name."""
     versions, uri = step.folder.versions, step.record.pinned.artifact_uri
-    materializer = Materializer(by.settings, versions, lambda: by.stores(uri))
-    manifest = materializer.run(step.record, step.was_released, step.renewing(by.report))
+    materializer = Materializer(via.settings, versions, lambda: via.stores(uri))
+    manifest = materializer.run(step.record, step.was_released, step.renewing(via.report))
     if not step.record.force:
         refuse_bad(step.folder, manifest)  # Where training recorded no digest, it is known only now.
     step.reached(digest=manifest.digest, manifest_digest=versions.manifest_digest(manifest.version))
 
 
-def load(step: RunningStep, by: Collaborators) -> None:
+def load(step: RunningStep, via: Collaborators) -> None:
     """Try the candidate in the staging Triton, then load it into every Triton beside the live version."""
     step.folder.versions.refuse_traps()
     manifest = step.folder.versions.require(step.record.version)
-    require_room(by.settings, manifest.version, step.folder)
+    require_room(via.settings, manifest.version, step.folder)
     check_candidate(step, manifest)
-    by.try_in_staging(step, manifest)
+    via.try_in_staging(step, manifest)
     try:
         fresh = manifest.deploy_id == step.record.deploy_id
         step.serving.load_candidate(
@@ -55,20 +55,20 @@ def load(step: RunningStep, by: Collaborators) -> None:
         step.deployments.last.give_back(step.record)
 
 
-def ready(step: RunningStep, by: Collaborators) -> None:
+def ready(step: RunningStep, via: Collaborators) -> None:
     """Wait until every Triton has exactly this version ready."""
     step.serving.wait_ready(step.record.version)
     step.reached()
 
 
-def smoke(step: RunningStep, by: Collaborators) -> None:
+def smoke(step: RunningStep, via: Collaborators) -> None:
     """Compare the candidate's answers with the expected ones, on every Triton."""
     measured = step.serving.smoke(step.record.version)
     step.reached(smoke=measured)
     log.info("version %s answers as expected: %s", step.record.version, measured)
 
 
-def commit(step: RunningStep, by: Collaborators) -> None:
+def commit(step: RunningStep, via: Collaborators) -> None:
     """Flip the switch, check through the public name, record the decision, and write the release."""
     flipped = step.record.state is not State.COMMITTING
     if flipped:
