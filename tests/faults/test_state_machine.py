@@ -117,7 +117,7 @@ def flip_before_the_smoke_test(patch: pytest.MonkeyPatch) -> None:
     smoke = Fleet.smoke
 
     def flipped(self: Fleet, version: int) -> dict[str, Any]:
-        self._replicas.on_all(lambda triton: self._flip(self._versions.require(version), triton))
+        self._replicas.on_all(lambda triton: self._flip(self._folder.versions.require(version), triton))
         return smoke(self, version)
 
     patch.setattr(Fleet, "smoke", flipped)

@@ -157,7 +157,7 @@ def standings(
 
 
 def _known_before(releases: Sequence[Release]) -> dict[int, set[int]]:
-    """Return the versions that were live before each release, by generation: going back to one is a revert."""
+    """Return the versions that were live before each release, by generation: a return to one is a revert."""
     found: dict[int, set[int]] = {}
     earlier: set[int] = set()
     for release in reversed(releases):
