@@ -1,7 +1,8 @@
-"""One way to ask a server over HTTP: a limit for the whole answer, its size and its redirects, and errors in our own words.
+"""One way to ask a server over HTTP: limits of time, size and redirects, and errors in our own words.
 
-``timeout_s`` is the longest that one call takes, whatever the server does: connecting, TLS, redirects, repeats with their pauses, head and
-body. The HTTP libraries are imported where they are used: most steps of a deploy, each a process of its own in Airflow, ask only Triton.
+``timeout_s`` limits the whole call, whatever the server does: connecting, TLS, redirects, repeats with their
+pauses, head and body. The HTTP libraries are imported inside functions, because most steps of a deploy,
+each a process of its own in Airflow, ask only Triton.
 """
 
 from __future__ import annotations
@@ -42,15 +43,16 @@ __all__ = [
 ]
 
 ANSWER_BYTES = 16 << 20
-"""Largest answer that is read, bytes, decompressed; files are streamed."""
+"""Largest answer that is read, in bytes after decompression; files are streamed."""
 PAUSES_S = (0.1, 0.2, 0.4)
-"""Pauses before a GET is repeated: a server that is down must be reported within seconds, where MLflow's own client tries for minutes."""
+"""Pauses before the repeats of a GET, seconds: a deploy must report a dead server within seconds, while
+MLflow's own client tries for minutes."""
 BUSY = (429, 502, 503, 504)
 _REFUSAL_BYTES = 1 << 14
 
 
 class SilentServer(Unavailable):
-    """The server did not answer, or not to the end, within the time limit; asking again at once would only add the limits up."""
+    """The server sent no answer, or only a part, in time; a repeat would only wait as long again."""
 
 
 def new_session(*, pool_size: int, trust: Trust | None = None) -> requests.Session:
@@ -58,7 +60,8 @@ def new_session(*, pool_size: int, trust: Trust | None = None) -> requests.Sessi
 
     Args:
         pool_size: connections kept for parallel reads.
-        trust: whose certificates hold on all of its connections; by default what the environment says of servers in general.
+        trust: which certificates all its connections trust; by default those that the environment names for
+            servers in general.
 
     Raises:
         Misconfigured: the environment names certificates that can't be used.
@@ -92,30 +95,31 @@ def send(
     stream: bool = False,
     max_bytes: int = ANSWER_BYTES,
 ) -> requests.Response:
-    """Send a request, and return the response, whatever its status. Only a GET is repeated.
+    """Send a request and return the response, whatever its status. Only a GET is repeated.
 
-    It is repeated when the connection could not be made or broke, and when the server is busy (429, 502, 503, 504). A ``Retry-After``
-    that lies beyond the time limit ends it at once.
+    A GET is repeated when the connection could not be made or broke, and when the server is busy (429, 502,
+    503, 504). A ``Retry-After`` beyond the time limit ends the repeats at once.
 
     Args:
         session: see ``new_session``.
-        method: of HTTP.
+        method: HTTP method.
         url: the address.
-        timeout_s: longest wait for the whole answer, repeats and redirects among it, seconds.
-        server: what to call the server in a message, with its address.
-        hint: what to do when it can't be reached.
+        timeout_s: longest wait for the whole answer, including repeats and redirects, seconds.
+        server: name of the server in messages, with its address.
+        hint: what to do when the server can't be reached.
         params: query parameters.
         body: sent as JSON.
         headers: request headers.
         auth: user and password.
-        stream: leave the body unread; ``timeout_s`` is then for its head, and ``limit`` sets one for the body.
-        max_bytes: largest body that is read, decompressed.
+        stream: leave the body unread; ``timeout_s`` then limits the head alone, and ``limit`` limits the
+            body.
+        max_bytes: largest body that is read, in bytes after decompression.
 
     Raises:
         SilentServer: no answer, or not all of it, in time.
-        Unavailable: no connection, or it broke.
-        Misconfigured: the certificate is not trusted, the environment's proxy does not let it through, the answer is too large, or it
-            sends the request on to where it may not go.
+        Unavailable: no connection, or the connection broke.
+        Misconfigured: the certificate is not trusted, the environment's proxy blocks the request, the
+            answer is too large, or a redirect leads to a place where the request may not go.
     """
     until_s = time.monotonic() + timeout_s
     exchange = _Exchange(session, until_s, timeout_s, server, hint, stream, max_bytes)
@@ -147,11 +151,11 @@ def send(
 
 
 def other_region(server: str, region: str) -> Misconfigured:
-    """Return the error for an S3 that says that the bucket is in another region.
+    """Return the error for an answer of S3 that the bucket is in another region.
 
     Args:
-        server: what to call the server in a message.
-        region: the one that it names.
+        server: name of the server in messages.
+        region: the region that S3 names.
     """
     return Misconfigured(
         f"{server} says that the bucket is in the region {excerpt(region, 60)}, and the request was signed for another.",
@@ -160,7 +164,7 @@ def other_region(server: str, region: str) -> Misconfigured:
 
 
 def asked_pause(response: requests.Response) -> float:
-    """Return how long a server asks to wait before the request is repeated (``Retry-After``), seconds; 0 when it does not."""
+    """Return the pause that the server asks for before a repeat (``Retry-After``), seconds; or 0."""
     text = response.headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():
         return float(text[:9])
@@ -171,9 +175,11 @@ def asked_pause(response: requests.Response) -> float:
 
 
 def limit(response: requests.Response, seconds: float) -> None:
-    """Give what is still to come of a streamed body so long to arrive, from now on and all of it together.
+    """Limit the time for the rest of a streamed body; a late read raises one of ``broken_reads``.
 
-    What is late raises one of ``broken_reads`` from the read.
+    Args:
+        response: its body is not read to the end.
+        seconds: limit for all remaining reads together, counted from now.
     """
     from . import connections as http_connections
 
@@ -181,7 +187,7 @@ def limit(response: requests.Response, seconds: float) -> None:
 
 
 def refusal_of(response: requests.Response, seconds: float) -> str:
-    """Return what a streamed refusal says, as far as its beginning comes within so many seconds; see ``explanation``."""
+    """Return the ``explanation`` of a streamed refusal, from the bytes that arrive within ``seconds``."""
     limit(response, seconds)
     try:
         content = response.raw.read(_REFUSAL_BYTES, decode_content=False)
@@ -192,7 +198,7 @@ def refusal_of(response: requests.Response, seconds: float) -> str:
 
 
 def broken_reads() -> tuple[type[Exception], ...]:
-    """Return what the HTTP libraries raise when a body that is streamed does not arrive."""
+    """Return the exceptions that the HTTP libraries raise when a streamed body does not arrive."""
     from . import connections as http_connections
 
     return http_connections.broken()
@@ -213,16 +219,12 @@ def _pauses(method: str) -> Iterator[float | None]:
 
 
 class _Exchange:
-    """One attempt after the other within one limit.
+    """The attempts of one call, within one time limit.
 
     Args:
-        session: see ``new_session``.
-        until_s: when all of it has to have ended, by ``time.monotonic``.
-        timeout_s: how long that was in the beginning, for messages.
-        server: see ``send``.
-        hint: see ``send``.
-        stream: see ``send``.
-        max_bytes: see ``send``.
+        session, server, hint, stream, max_bytes: see ``send``.
+        until_s: end of the time limit, by ``time.monotonic``.
+        timeout_s: length of the time limit, for messages.
     """
 
     def __init__(
@@ -241,13 +243,13 @@ class _Exchange:
         self._trust: Trust = session.trust  # type: ignore[attr-defined]
 
     def answer(self, request: Request) -> requests.Response:
-        """Ask once, follow redirects, and read the body unless it is streamed; raises what ``send`` does."""
+        """Ask once, follow redirects, and read the body unless it is streamed; raises as ``send`` does."""
         first = request
         for _ in range(http_redirects.MOST + 1):
             response = self._head(request, at_home=_host(request.url) == _host(first.url))
             if 300 <= response.status_code < 400 and response.headers.get("x-amz-bucket-region"):
                 response.close()
-                # A signature holds for one region: what it is sent on to would refuse it.
+                # A signature is valid in one region: the other region would refuse the request.
                 raise other_region(self._server, response.headers["x-amz-bucket-region"])
             onward = http_redirects.onward(request, response.status_code, _location(response), self._server)
             if onward is None:
@@ -269,7 +271,7 @@ class _Exchange:
                 stream=True,
                 timeout=Until(self._until_s),  # type: ignore[arg-type]
                 verify=self._trust.verify,
-                # It is for the server that it was made for.
+                # The client certificate is meant for the first host only.
                 cert=self._trust.cert if at_home else None,
                 proxies=proxies,
             )
@@ -280,7 +282,7 @@ class _Exchange:
         return response
 
     def _pass_proxy(self, response: requests.Response, url: str) -> None:
-        """Note which proxy of the environment gave an answer; raise Misconfigured when it let nothing through."""
+        """Note an answer's proxy on it; raise Misconfigured when the proxy wants credentials."""
         from . import failures as http_failures
 
         variable, proxy = http_failures.proxy_for(url)
@@ -302,7 +304,7 @@ class _Exchange:
             response.close()
             raise
         response._content, response._content_consumed = content, True  # type: ignore[attr-defined]
-        # To guess it takes seconds for a large answer.
+        # Guessing the encoding of a large answer takes seconds.
         response.encoding = response.encoding or "utf-8"
 
     def _failed(self, error: Exception, url: str) -> DeployError:
@@ -317,9 +319,10 @@ class _Exchange:
 
 
 def _prepared(session: requests.Session, request: Request) -> tuple[requests.PreparedRequest, dict[str, str]]:
-    """Return a request as the library sends it, and the environment's proxies for it.
+    """Return a request in the library's form, and the environment's proxies for it.
 
-    Not by way of the session: that would add credentials of a ``.netrc``, cookies, and REQUESTS_CA_BUNDLE over the server's own.
+    The session does not prepare the request: it would add a ``.netrc``'s credentials and cookies, and would
+    put REQUESTS_CA_BUNDLE before the server's own bundle.
     """
     import requests
 
@@ -328,7 +331,7 @@ def _prepared(session: requests.Session, request: Request) -> tuple[requests.Pre
         request.url,
         headers={**session.headers, **request.headers},
         json=request.body,
-        # As bytes: the library would take them for Latin-1, which not every password is.
+        # As bytes: the library would encode text as Latin-1, which not every password fits.
         auth=_in_utf8(*request.auth) if request.auth else _without_credentials,
     ).prepare()
     return prepared, dict(requests.utils.get_environ_proxies(request.url))
@@ -361,7 +364,7 @@ def _host(url: str) -> str | None:
 
 
 def _secrets(request: Request) -> tuple[str, ...]:
-    """Return what a server may repeat in its answer and nobody may read there: short words apart, which are in every text."""
+    """Return the password to remove from an answer; a short one stays, for it occurs in any text."""
     return tuple(part for part in (request.auth or ())[1:] if len(part) >= 6)
 
 
@@ -370,5 +373,5 @@ def _in_utf8(user: str, password: str) -> Any:
 
 
 def _without_credentials(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Keep ``requests`` from adding credentials of an address or a ``.netrc``."""
+    """Keep ``requests`` from adding the credentials of an address or a ``.netrc``."""
     return request

@@ -1,7 +1,7 @@
-"""What a server answered, read with care: of the right form, of bounded size, and told when it is something else.
+"""Reads a server's answer: checks its form, limits its size, and raises a clear error for anything else.
 
-Pure rules: no I/O. A login page in front of a server, an older server, and a server that means no good all answer other things than were
-asked for; each of them gets one clear error with what was asked and what came.
+Pure rules: no I/O. A login page before a server, an older server and a hostile server all answer something
+unexpected; the error then names the request and shows the beginning of the answer.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     import requests
 
 MOST_VALUES = 600_000
-"""Values in one answer: each takes a hundred times the memory of the character that it may be written with."""
+"""Most values in one answer: a value may be written as one character and takes a hundred times its memory."""
 SHOWN_CHARACTERS = 200
 _LOOKED_AT = 4096
-"""Of a refusal, characters that are searched for what it says."""
+"""Characters at the beginning of a refusal that are searched for its message."""
 
 
 class JsonAnswer:
@@ -32,9 +32,9 @@ class JsonAnswer:
 
     Args:
         value: the part.
-        server: what to call the server in a message.
-        asked: what was asked of it.
-        came: the beginning of what came.
+        server: name of the server in messages.
+        asked: the request, for messages.
+        came: the beginning of the answer.
         setting: variable with the server's address.
         path: of the part in the answer, for messages.
     """
@@ -49,7 +49,7 @@ class JsonAnswer:
         self._path = path
 
     def part(self, name: str) -> JsonAnswer:
-        """Return an object's field, which has to be an object; raises Misconfigured."""
+        """Return a field that is an object; raises Misconfigured for anything else."""
         return self._below(name, dict, "an object")
 
     def text(self, name: str, default: str | None = None) -> str:
@@ -57,21 +57,21 @@ class JsonAnswer:
 
         Args:
             name: of the field.
-            default: for a field that is not there, or null; without one it has to be there.
+            default: for a field that is missing or null; without a default the field is required.
 
         Raises:
-            Misconfigured: it is not, or is no text.
+            Misconfigured: a required field is missing, or the field is no text.
         """
         if default is not None and self._field(name) is None:
             return default
         text = str(self._below(name, str, "text").value)
         if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-            # JSON can write half a character, and no file can hold it.
+            # JSON can write half a surrogate pair, which UTF-8 can't encode.
             raise self.strange(f"{self._path}{name} is no text")
         return text
 
     def whole(self, name: str, default: int | None = None) -> int:
-        """Return a field that is a whole number of 0 or more, also when it is written as text; see ``text``."""
+        """Return a field that is a whole number of 0 or more, maybe written as text; see ``text``."""
         value = self._field(name)
         if default is not None and value is None:
             return default
@@ -91,7 +91,7 @@ class JsonAnswer:
         raise self.strange(f"{self._path}{name} is neither true nor false")
 
     def items(self, name: str) -> list[JsonAnswer]:
-        """Return a field that is a list of objects; none for one that is not there, as MLflow writes an empty list."""
+        """Return a field that is a list of objects; empty if missing, as MLflow leaves out empty lists."""
         if self._field(name) is None:
             return []
         found = self._below(name, list, "a list").value
@@ -99,7 +99,7 @@ class JsonAnswer:
         return [JsonAnswer(self._object(each, name), *about) for each in found]
 
     def strange(self, why: str) -> Misconfigured:
-        """Return the error for an answer that is not of the right form."""
+        """Return the error for an answer of the wrong form."""
         server, asked, came, setting = self._about
         return strange(server, asked, came, why, setting)
 
@@ -120,16 +120,16 @@ class JsonAnswer:
 
 
 def answer_of(response: requests.Response, server: str, asked: str, setting: str = "") -> JsonAnswer:
-    """Return the JSON object that a server answered.
+    """Return the JSON object in a server's answer.
 
     Args:
         response: see ``http.send``.
-        server: what to call the server in a message, with its address.
-        asked: what was asked, as it reads after "answers".
-        setting: variable with the server's address, to be checked.
+        server: name of the server in messages, with its address.
+        asked: the request, as the text after "answer".
+        setting: variable with the server's address, for the hint.
 
     Raises:
-        Misconfigured: it is no JSON object, or one of far too many values.
+        Misconfigured: the answer is no JSON object, or has more than ``MOST_VALUES`` values.
     """
     value = parsed(response, server, asked, setting)
     if not isinstance(value, dict):
@@ -138,7 +138,7 @@ def answer_of(response: requests.Response, server: str, asked: str, setting: str
 
 
 def parsed(response: requests.Response, server: str, asked: str, setting: str = "") -> Any:
-    """Return the JSON that a server answered, of any form; see ``answer_of``."""
+    """Return the JSON value, of any form, in a server's answer; see ``answer_of``."""
     came = beginning(response)
     values = sum(map(response.content.count, (b",", b"[", b"{")))
     if values > MOST_VALUES:
@@ -150,13 +150,13 @@ def parsed(response: requests.Response, server: str, asked: str, setting: str = 
 
 
 def strange(server: str, asked: str, came: str, why: str, setting: str = "") -> Misconfigured:
-    """Return the error for an answer that is not what was asked for.
+    """Return the error for an unexpected answer.
 
     Args:
-        server: what to call the server, with its address.
-        asked: what was asked of it.
-        came: how its answer begins.
-        why: what is wrong with it.
+        server: name of the server, with its address.
+        asked: the request.
+        came: the beginning of the answer.
+        why: the defect of the answer.
         setting: variable with the server's address.
     """
     begins = f" It begins: {excerpt(came, SHOWN_CHARACTERS)!r}." if came else ""
@@ -167,19 +167,23 @@ def strange(server: str, asked: str, came: str, why: str, setting: str = "") -> 
 
 
 def beginning(response: requests.Response) -> str:
-    """Return how an answer begins, in one line, without secrets that it repeats, and without the marks of a page or of XML."""
+    """Return the beginning of an answer in one line, without the request's secrets and without tags."""
     return excerpt(unmarked(_first_text(response)), SHOWN_CHARACTERS)
 
 
 def unmarked(text: str) -> str:
-    """Return what a reader of a page would see of a text; another text as it is."""
+    """Return a page's text without its tags; a text that is no page is returned unchanged."""
     if not text.lstrip().startswith("<"):
         return text
     return " ".join(re.sub(r"<[^>]*(?:>|$)", " ", text).split())
 
 
 def explanation(response: requests.Response) -> str:
-    """Return what a refusal says, in a line: MLflow's ``message``, S3's code and message, an HTML title, or how the text begins."""
+    """Return the message of a refusal in one line.
+
+    The message is MLflow's ``message``, S3's code and message, an HTML title, or else the beginning of the
+    text.
+    """
     text = _first_text(response)
     said = _message(response) or _in_xml(text) or text
     shown_ = excerpt(" ".join(unsecret(said, response).split()), 300).rstrip(".") or "without a word"
@@ -192,9 +196,14 @@ def error_code(response: requests.Response) -> str:
 
 
 def unsecret(text: str, response: requests.Response) -> str:
-    """Return a text without the credentials of the request that it answers, which a server may repeat, and without queries of addresses.
+    """Return a text without credentials.
 
-    An address that was signed for somebody is in the answer that hands it out.
+    A server may repeat the credentials of the request. The queries of addresses are removed too, for an
+    answer may hold a presigned URL.
+
+    Args:
+        text: a part of the answer.
+        response: the answer, with its request.
     """
     for secret in sorted(set(_secrets(response)), key=len, reverse=True):
         text = text.replace(secret, "***")
@@ -202,7 +211,7 @@ def unsecret(text: str, response: requests.Response) -> str:
 
 
 def _first_text(response: requests.Response) -> str:
-    # A secret that is cut in two would not be found.
+    # Twice the length is searched, since a secret that is cut in two would not be found.
     return unsecret(response.content[: 2 * _LOOKED_AT].decode(errors="replace"), response)[:_LOOKED_AT]
 
 
@@ -221,7 +230,7 @@ def _secrets(response: requests.Response) -> Iterator[str]:
 
 
 def _forms(value: str) -> Iterator[str]:
-    """Yield a secret as it may be repeated; a short one would be found in every word."""
+    """Yield the forms in which a server may repeat a secret, except short ones, which occur in any text."""
     for form in (value, value.partition(" ")[2], unquote(value)):
         if len(form) >= 6:
             yield form
@@ -253,7 +262,7 @@ def _in_xml(text: str) -> str:
 
 
 def what_it_is(response: requests.Response) -> str:
-    """Say what an answer that is no JSON may be, as it reads after "because"; empty for JSON."""
+    """Return a clause that names the kind of an answer that is not JSON; empty for JSON."""
     begins = response.content[:_LOOKED_AT].lstrip().lower()
     if begins.startswith((b"{", b"[")) and _parses(response.content):
         return ""

@@ -1,6 +1,6 @@
-"""The body of an answer, no larger than it may be, decompressed: a small body may stand for a huge one.
+"""The body of an answer, decompressed and limited in size: a small compressed body can hold a huge one.
 
-It is decompressed here because not every version of urllib3 stops in time.
+This module decompresses by itself because not every version of urllib3 stops at a limit.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ BLOCK_BYTES = 1 << 16
 _GZIP = zlib.MAX_WBITS | 16
 
 Decode: TypeAlias = Callable[[bytes], tuple[bytes, bytes]]
-"""Makes of bytes at most one block of content, and returns it with the bytes that are left."""
+"""Decodes bytes into at most one block of content; returns the block and the bytes that are left."""
 
 
 def pieces(response: requests.Response, max_bytes: int, server: str) -> Iterator[bytes]:
     """Yield the content of an answer.
 
     Args:
-        response: its head was read, as identity or gzip were asked for.
-        max_bytes: how much there may be of it.
-        server: what to call the server in a message.
+        response: its head was read; the request accepted identity and gzip.
+        max_bytes: largest content, bytes.
+        server: name of the server in messages.
 
     Raises:
-        Misconfigured: there is more, or it is compressed in another way.
+        Misconfigured: the content is larger, or compressed in another way.
         Exception: one of ``http.broken_reads``.
     """
     decode = _decoder(response.headers.get("Content-Encoding", ""), server)
@@ -60,7 +60,7 @@ def _decoder(encoding: str, server: str) -> Decode:
 
 
 def _gunzip(server: str) -> Decode:
-    """Return what decompresses a stream of one or more members, one after the other."""
+    """Return the decoder of a gzip stream, which may consist of several members."""
     member = zlib.decompressobj(_GZIP)
 
     def decode(block: bytes) -> tuple[bytes, bytes]:

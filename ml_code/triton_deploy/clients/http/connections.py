@@ -1,7 +1,8 @@
-"""Connections that end in time: a limit for all of an exchange, where the libraries know one for each read.
+"""Connections with one time limit for a whole exchange, where the HTTP libraries limit each read alone.
 
-A server that sends one byte within each limit would hold a request for ever. A socket of ours counts from the moment its limit was set,
-and the name server is asked in a thread, for it has no limit that a program could set.
+A server that sends one byte within each limit would hold a request for ever. The sockets of this module
+count from the moment when their limit was set. Names are resolved in a thread, because a lookup takes no
+time limit.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from ...errors import Unavailable
 from . import deadline
 
 SHORTEST_S = 0.001
-"""The libraries take no limit of nothing."""
+"""Shortest limit, seconds: the libraries refuse a limit of 0."""
 
 
 class _Limited:
-    """A socket on which everything that is done after ``settimeout`` has to end within that time, all of it together."""
+    """A socket on which ``settimeout`` limits all later operations together."""
 
     _until_s: float | None = None
 
@@ -63,7 +64,7 @@ class _TlsSocket(_Limited, ssl.SSLSocket):
 
 
 class _Connects:
-    """What both kinds of connection do otherwise than the library."""
+    """Connects within the limit, and keeps each response's socket; a base of both kinds of connection."""
 
     host: str
     port: int
@@ -83,7 +84,7 @@ class _Connects:
             raise NewConnectionError(self, f"Failed to establish a new connection: {error}") from error  # type: ignore[arg-type]
 
     def getresponse(self) -> Any:
-        # Kept: when the server closes after its answer, the connection forgets its socket before the body is read.
+        # If the server closes after its answer, the connection drops its socket before the body is read.
         sock = self.sock
         response = super().getresponse()  # type: ignore[misc]
         response.limited_socket = sock
@@ -96,7 +97,7 @@ class _Connection(_Connects, HTTPConnection):
 
 class _TlsConnection(_Connects, HTTPSConnection):
     def connect(self) -> None:
-        # One for each connection: a client certificate that one host gets is not shown to the next.
+        # A context for each connection: the client certificate for one host is not shown to the next.
         self.ssl_context = create_urllib3_context(cert_reqs=resolve_cert_reqs(self.cert_reqs))
         self.ssl_context.sslsocket_class = _TlsSocket
         super().connect()
@@ -110,13 +111,13 @@ class _TlsPool(HTTPSConnectionPool):
     ConnectionCls = _TlsConnection
 
     def _validate_conn(self, conn: Any) -> None:
-        # Without the library's warning at each request: whoever turned the check off knows.
+        # Leaves out the library's warning at each request: the user turned the check off on purpose.
         if conn.is_closed:
             conn.connect()
 
 
 class Adapter(HTTPAdapter):
-    """Sends over such connections, once: who repeats what is decided in http.py."""
+    """Sends each request once over limited connections; ``http.send`` decides about repeats."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """See HTTPAdapter."""
@@ -135,10 +136,10 @@ _POOLS = {"http": _Pool, "https": _TlsPool}
 
 
 class Until(Timeout):
-    """The library's limit as a moment: it holds for the proxy, the connection and the head of the answer together.
+    """The library's limit as a moment: the end for proxy, connection and head of the answer together.
 
     Args:
-        until_s: by ``time.monotonic``.
+        until_s: end of the time limit, by ``time.monotonic``.
     """
 
     def __init__(self, until_s: float) -> None:
@@ -151,25 +152,25 @@ class Until(Timeout):
 
     @property
     def connect_timeout(self) -> float:
-        """What is left of it, seconds."""
+        """Time left, seconds."""
         return max(self._until_s - time.monotonic(), SHORTEST_S)
 
     @property
     def read_timeout(self) -> float:
-        """What is left of it, seconds."""
+        """Time left, seconds."""
         return self.connect_timeout
 
 
 def limit(response: requests.Response, seconds: float) -> None:
-    """Give what is still to come of a streamed body so long to arrive, from now on, all of it together."""
-    # It is closed when all has come.
+    """Limit the time for the rest of a streamed body, counted from now, seconds."""
+    # The socket is closed once the whole body has arrived.
     with contextlib.suppress(OSError, AttributeError):
         response.raw.limited_socket.settimeout(max(seconds, SHORTEST_S))  # type: ignore[union-attr]
 
 
 def broken() -> tuple[type[Exception], ...]:
-    """Return what the libraries raise when a request, or a body that is streamed, does not arrive."""
-    # The standard library takes some odd sizes of chunks for an error of its caller.
+    """Return the exceptions that the libraries raise when a request or a streamed body does not arrive."""
+    # For some malformed chunk sizes the standard library raises ValueError or OverflowError.
     return requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError, OverflowError
 
 
@@ -189,7 +190,7 @@ def _looked_up(host: str, port: int) -> list[Any]:
 
 
 def _first(addresses: list[Any], until_s: float, options: Any) -> socket.socket:
-    """Connect to the first address that answers; each but the last gets half of what is left of the time."""
+    """Connect to the first address that answers; each but the last gets half of the remaining time."""
     for number, (family, kind, protocol, _, address) in enumerate(addresses, 1):
         last = number == len(addresses)
         left_s = (until_s - time.monotonic()) * (1 if last else 0.5)

@@ -1,4 +1,4 @@
-"""A limit in wall-clock time for what has none of its own: a name server that hangs, a server that answers drop by drop."""
+"""A wall-clock limit for calls that have none, such as a name lookup or a request of botocore."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ T = TypeVar("T")
 
 
 def within(seconds: float, doing: str, action: Callable[[], T]) -> T:
-    """Do something and return what it gives, or stop waiting for it.
+    """Run an action and return its result, or stop waiting for it.
 
     Args:
-        seconds: how long to wait; what is late goes on in a thread that doesn't keep the process alive.
-        doing: what it is, as it reads before "did not end": ``telling MLflow``.
-        action: what to do.
+        seconds: longest wait; a late action goes on in a thread that doesn't keep the process alive.
+        doing: name of the action, as the text before "did not end": ``telling MLflow``.
+        action: the function to call.
 
     Raises:
-        Unavailable: it is late.
-        Exception: what it raised.
+        Unavailable: the action did not end in time.
+        Exception: any exception of the action.
     """
     answers: list[T] = []
     errors: list[Exception] = []

@@ -1,4 +1,4 @@
-"""What the HTTP libraries raise, in our own words: silence, a connection that broke, a certificate, a proxy in the way."""
+"""Turns exceptions of the HTTP libraries into ours: silence, broken connections, certificates, proxies."""
 
 from __future__ import annotations
 
@@ -20,11 +20,18 @@ from . import tls
 from .answers import SHOWN_CHARACTERS
 from .library_logs import redacted
 
+_UNSENDABLE = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.MissingSchema,
+    urllib3.exceptions.LocationValueError,
+)
+
 
 def is_timeout(error: Exception) -> bool:
     """Whether an exception of the HTTP libraries says that a time limit was reached."""
     cause = _root(error)
-    # To urllib3 a connection that is refused at once is a timeout as well.
+    # In urllib3 the error of a refused connection is a subclass of its timeout.
     return isinstance(
         cause, (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)
     ) and not isinstance(cause, urllib3.exceptions.NewConnectionError)
@@ -36,15 +43,15 @@ def unreachable(
     """Return the error for an exception of the HTTP libraries.
 
     Args:
-        error: what they raised.
-        server: what to call the server in a message, with its address.
-        hint: what to do when it can't be reached.
-        kind: of the server, which says by which variables its certificate is trusted.
-        url: what was asked, which says through which proxy.
+        error: exception of the HTTP libraries.
+        server: name of the server in messages, with its address.
+        hint: what to do when the server can't be reached.
+        kind: of the server; decides which variables name its certificate.
+        url: address of the request; decides which proxy was used.
 
     Returns:
-        Misconfigured for a certificate, a proxy of the environment or a request that can't be sent; SilentServer for silence; Unavailable
-        for everything else.
+        Misconfigured for a certificate, a proxy of the environment or a request that can't be sent;
+        SilentServer for silence; Unavailable for everything else.
     """
     refused = tls.refusal(error, server, kind)
     if refused:
@@ -56,10 +63,35 @@ def unreachable(
         return _proxy_in_the_way(error, server, url)
     if is_timeout(error):
         return http.SilentServer(f"{server} did not answer in time.", hint=hint)
-    cause = _root(error)
-    hint += tls.broken_off(error, kind)
+    return _failed(_root(error), server, hint + tls.broken_off(error, kind))
+
+
+def proxy_for(url: str) -> tuple[str, str]:
+    """Return the variable that names the proxy for a URL, and the proxy's address; both empty without one."""
+    scheme = urlsplit(url).scheme
+    chosen = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url)) or ""
+    names = (f"{scheme}_proxy", f"{scheme.upper()}_PROXY", "all_proxy", "ALL_PROXY")
+    variable = next((name for name in names if environ.get(name)), "HTTP_PROXY")
+    return (variable, shown(chosen)) if chosen else ("", "")
+
+
+def proxy_refuses(server: str, url: str) -> Misconfigured:
+    """Return the error for a proxy that wants credentials.
+
+    Args:
+        server: name of the server in messages, with its address.
+        url: address of the request.
+    """
+    variable, proxy = proxy_for(url)
+    return Misconfigured(
+        f"{server} is asked through the proxy {proxy}, which {variable} names, and that proxy wants a user and a password (407).",
+        hint=f"Write them in {variable}: http://user:password@host:port; or add {urlsplit(url).hostname} to NO_PROXY.",
+    )
+
+
+def _failed(cause: Exception, server: str, hint: str) -> DeployError:
     if isinstance(cause, requests.exceptions.InvalidHeader | UnicodeEncodeError):
-        # Not shown: the text has what could not be sent.
+        # The exception's text is not shown: it holds the credentials.
         return Misconfigured(
             f"{server} can't be asked: the user, password or token that is set has a character that no header can have.",
             hint="Look for line breaks and quotation marks in it, and set it again.",
@@ -76,37 +108,6 @@ def unreachable(
     if isinstance(cause, urllib3.exceptions.ProtocolError):
         return _broken(cause, server, hint)
     return Unavailable(f"{server} can't be reached: {_reason(cause)}.", hint=hint)
-
-
-_UNSENDABLE = (
-    requests.exceptions.InvalidURL,
-    requests.exceptions.InvalidSchema,
-    requests.exceptions.MissingSchema,
-    urllib3.exceptions.LocationValueError,
-)
-
-
-def proxy_for(url: str) -> tuple[str, str]:
-    """Return the variable and the address of the environment's proxy for an address; both empty when none is asked."""
-    scheme = urlsplit(url).scheme
-    chosen = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url)) or ""
-    names = (f"{scheme}_proxy", f"{scheme.upper()}_PROXY", "all_proxy", "ALL_PROXY")
-    variable = next((name for name in names if environ.get(name)), "HTTP_PROXY")
-    return (variable, shown(chosen)) if chosen else ("", "")
-
-
-def proxy_refuses(server: str, url: str) -> Misconfigured:
-    """Return the error for a proxy that wants credentials.
-
-    Args:
-        server: what to call the server in a message, with its address.
-        url: what was asked.
-    """
-    variable, proxy = proxy_for(url)
-    return Misconfigured(
-        f"{server} is asked through the proxy {proxy}, which {variable} names, and that proxy wants a user and a password (407).",
-        hint=f"Write them in {variable}: http://user:password@host:port; or add {urlsplit(url).hostname} to NO_PROXY.",
-    )
 
 
 def _proxy_in_the_way(error: Exception, server: str, url: str) -> Misconfigured:
@@ -144,13 +145,13 @@ def _not_http(what: BaseException, server: str, hint: str) -> Unavailable:
 
 
 def _reason(cause: BaseException) -> str:
-    # urllib3 puts the connection object before what happened.
+    # urllib3's text begins with the connection object.
     text = re.sub(r"^<?\w+\(host=.*?\)(?: at 0x\w+>)?: ", "", str(cause))
     return redacted(excerpt(" ".join(text.split()), SHOWN_CHARACTERS)).rstrip(".")
 
 
 def _root(error: Exception) -> Exception:
-    """Unwrap ``requests`` around urllib3 around what happened."""
+    """Return the innermost exception: ``requests`` wraps urllib3, which wraps the cause."""
     first: Any = error.args[0] if error.args else None
     inner = getattr(first, "reason", None)
     if isinstance(inner, Exception):

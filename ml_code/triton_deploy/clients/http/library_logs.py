@@ -1,4 +1,4 @@
-"""What the libraries that speak HTTP log: their addresses hold signatures and passwords, at every level that a process may log at."""
+"""Filters the logs of the HTTP libraries, whose addresses hold signatures and passwords, at every level."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _LIBRARIES = ("urllib3", "requests", "botocore", "boto3", "s3transfer")
 
 
 class _Redacted(logging.Filter):
-    """Keeps errors, without what follows a '?' or stands before an '@' in an address, and without a traceback; drops the rest.
+    """Drops all but errors; removes their tracebacks, and queries, users and passwords of addresses.
 
-    What a warning would be about is said in our own words, with what to do: that something is repeated, or that a header is odd.
+    Nothing is lost with the warnings: the library reports repeats and malformed headers by its own errors.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -26,16 +26,17 @@ _REDACTED = _Redacted()
 
 
 def redacted(text: str) -> str:
-    """Return a text whose addresses have no user, password and query."""
+    """Return a text without the user, password and query of its addresses."""
     return re.sub(r"\?[^\s'\"<>]+", "?…", re.sub(r"//[^/\s@]*@", "//", text))
 
 
 def quieten() -> None:
-    """Filter every logger that those libraries have made so far.
+    """Filter every logger that the HTTP libraries have made so far.
 
-    A logger's level alone would not do: whoever sets another one later, or the level of one module, would see signatures.
+    Setting levels would not suffice: a process that later sets another level, or that of one module, would
+    log signatures.
     """
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] in _LIBRARIES:
-            # A filter that is there already is not added again.
+            # logging does not add the same filter twice.
             logging.getLogger(name).addFilter(_REDACTED)

@@ -1,7 +1,7 @@
-"""Where a request may be sent on to. Pure rules: no I/O.
+"""Where a redirect may send a request. Pure rules: no I/O.
 
-Whoever answers chooses the address, so credentials of ours go to the host that they are for and to no other, and only what reads may
-go anywhere else.
+The answering server chooses the new address. So credentials go to no host but the first one, and only a
+request that reads may be sent to another host.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ...errors import Misconfigured
 from ...rules.web_address import shown, split
 
 MOST = 3
-"""Redirects that are followed."""
+"""Most redirects that one request follows."""
 
 _SAME_METHOD = (307, 308)
 _READS = (301, 302, 303, *_SAME_METHOD)
@@ -26,14 +26,14 @@ PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is asked of a server.
+    """A request to a server.
 
     Attributes:
         method: GET or another.
         url: whole address, with its query.
-        headers: credentials may be among them.
+        headers: may hold credentials.
         auth: user and password.
-        body: for JSON.
+        body: sent as JSON.
     """
 
     method: str
@@ -44,26 +44,26 @@ class Request:
 
     @property
     def has_credentials(self) -> bool:
-        """Whether credentials of ours go along."""
+        """Whether the request holds credentials."""
         return self.auth is not None or any(map(_SECRET.search, self.headers))
 
     def without_credentials(self) -> Request:
-        """Return the same without what only its first host may see."""
+        """Return the request without its credentials, which only the first host may see."""
         kept = {name: value for name, value in self.headers.items() if not _SECRET.search(name)}
         return replace(self, headers=kept, auth=None)
 
 
 def onward(request: Request, status: int, location: str | None, server: str) -> Request | None:
-    """Return what to ask in place of a request, or None when the answer to it is no redirect.
+    """Return the request that follows a redirect, or None when the answer is no redirect.
 
     Args:
-        request: what was asked.
+        request: the answered request.
         status: of the answer.
-        location: where the answer sends it; without one it is an answer like others.
-        server: what to call the server in a message.
+        location: target of the redirect; without one the answer is no redirect.
+        server: name of the server in messages.
 
     Raises:
-        Misconfigured: it may not be sent there.
+        Misconfigured: the request may not be sent to that target.
     """
     if status not in _READS or not location:
         return None
@@ -88,12 +88,12 @@ def onward(request: Request, status: int, location: str | None, server: str) -> 
 
 
 def too_many(request: Request, server: str) -> Misconfigured:
-    """Return the error for a request that is sent on again and again."""
+    """Return the error for a request that was redirected more than ``MOST`` times."""
     return _refused(request, server, request.url, f"more than {MOST} times in a row it was sent on")
 
 
 def _same_host(old: SplitResult, new: SplitResult) -> bool:
-    """Whether credentials may go along: the same host and port, or https of the same host."""
+    """Whether the new address may get the credentials: the same host and port, or https of the same host."""
     if old.hostname != new.hostname:
         return False
     upgraded = (old.scheme, new.scheme) == ("http", "https")

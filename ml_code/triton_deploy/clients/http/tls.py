@@ -1,7 +1,8 @@
-"""Whom a connection trusts, and with which certificate it shows itself: one rule for each kind of server, from the environment.
+"""Which certificates a connection trusts, and which client certificate it shows, for each kind of server.
 
-MLflow's own client reads the same variables, so a worker on which that client works needs no other. For S3 they are those of MLflow's
-client and of boto3. What is wrong with them is said before a connection is made.
+The rules come from the environment. MLflow's own client reads the same variables, so a worker on which that
+client works needs no others. For S3 they are the variables of MLflow's client and of boto3. An unusable
+variable raises an error before any connection is made.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Trust:
 
     Attributes:
         kind: of the server.
-        verify: a file or folder of certificates to trust, True for those that are known to everybody, False for no check at all.
+        verify: a file or folder of certificates to trust, True for the public authorities, False for no
+            check.
         cert: file with the client certificate and its key, or None.
     """
 
@@ -67,11 +69,11 @@ def trust(kind: Kind, environ: Mapping[str, str] | None = None) -> Trust:
 
 
 def refusal(error: BaseException, server: str, kind: Kind) -> Misconfigured | None:
-    """Return the error for a certificate, or for encryption, that two sides don't agree on; None when it is about something else.
+    """Return the error for a TLS handshake that failed; None for an exception with another cause.
 
     Args:
-        error: what the HTTP libraries raised.
-        server: what to call the server in a message.
+        error: exception of the HTTP libraries.
+        server: name of the server in messages.
         kind: of the server.
     """
     found = next((each for each in chain(error) if isinstance(each, ssl.SSLError)), None)
@@ -93,15 +95,15 @@ def refusal(error: BaseException, server: str, kind: Kind) -> Misconfigured | No
 
 
 def broken_off(error: BaseException, kind: Kind) -> str:
-    """Return what else may be the matter when a connection broke in TLS; empty when it did not.
+    """Return a further hint for a connection that broke within TLS; empty for other errors.
 
     Args:
-        error: what the HTTP libraries raised.
+        error: exception of the HTTP libraries.
         kind: of the server.
     """
     if not any(isinstance(each, ssl.SSLEOFError | ssl.SSLZeroReturnError) for each in chain(error)):
         return ""
-    # A server that misses a certificate may hang up before what it says of it is read.
+    # A server that misses a client certificate may hang up before its TLS alert is read.
     if kind == "mlflow":
         return (
             f" If it asks for client certificates, set {CLIENT_CERTIFICATE} to a file with one and its key."
@@ -110,7 +112,7 @@ def broken_off(error: BaseException, kind: Kind) -> str:
 
 
 def _untrusted(error: ssl.SSLCertVerificationError, server: str, kind: Kind) -> Misconfigured:
-    # Python's text for a name begins with what went wrong and goes on with both names.
+    # For a wrong name, Python's text begins with the reason and goes on with both names.
     why = error.verify_message.rstrip(".")
     bundle = _BUNDLES[kind][0]
     if error.verify_code in (9, 10):
@@ -162,7 +164,7 @@ def _check_bundle(name: str, path: str) -> None:
 def _check_client_certificate(path: str) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        # Without an answer of ours the library would ask for the key's password at the terminal.
+        # Without this callback the library would ask for the key's password at the terminal.
         context.load_cert_chain(path, password=lambda: b"")
     except (OSError, ValueError) as error:
         wanted = "a certificate and its key, not encrypted, in PEM form"
@@ -170,7 +172,7 @@ def _check_client_certificate(path: str) -> None:
 
 
 def _unusable(name: str, path: str, error: Exception, wanted: str) -> Misconfigured:
-    # A ``ssl.SSLError`` is an OSError, whose number is OpenSSL's.
+    # An ``ssl.SSLError`` is an OSError too, but its number is OpenSSL's.
     told = isinstance(error, OSError) and not isinstance(error, ssl.SSLError)
     why = error.strerror if told and isinstance(error, OSError) else f"it does not hold {wanted}"
     return Misconfigured(
@@ -180,7 +182,7 @@ def _unusable(name: str, path: str, error: Exception, wanted: str) -> Misconfigu
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and what it was made of or raised from."""
+    """Yield an exception, and every exception in its arguments, reason, cause and context."""
     seen: set[int] = set()
     waiting: list[object] = [error]
     while waiting:
