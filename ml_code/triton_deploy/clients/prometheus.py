@@ -1,7 +1,8 @@
-"""Prometheus and Alertmanager, asked over their HTTP API.
+"""Clients of the HTTP APIs of Prometheus and Alertmanager.
 
-Away, slow, empty and wrong are four things: ``Unavailable``, its kind ``SilentServer``, ``None``, and ``Misconfigured`` or
-``AccessDenied``. The first three may pass by themselves; the last does not.
+Four cases stay apart: a server that is down raises ``Unavailable``, a slow server its subclass
+``SilentServer``, a query without data returns ``None``, and a wrong set-up raises ``Misconfigured`` or
+``AccessDenied``. All but the last may pass by themselves.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
-from ..errors import AccessDenied, Misconfigured, Unavailable
+from ..errors import AccessDenied, DeployError, Misconfigured, Unavailable
 from ..errors.texts import excerpt
 from ..rules.web_address import credentials
 from .http import explanation, new_session, send, shown
@@ -26,46 +27,46 @@ T = TypeVar("T")
 _UNITS_S = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
 
 MAY_PASS = (408, 425, 429)
-"""Refusals that say nothing against the address."""
+"""Statuses of refusals that may pass: they say nothing against the address."""
 
 
 class Firing(NamedTuple):
-    """An alert that fires: its name, and the model that it is about, or empty."""
+    """A firing alert: its name, and the model in its labels, or empty."""
 
     name: str
     model: str = ""
 
 
 class Metrics(Protocol):
-    """Who answers the queries of a bake."""
+    """The port to a server of metrics, for the queries of a bake."""
 
     def value(self, query: str) -> float | None:
-        """Return the one number that a query gives now, or None when it gives nothing.
+        """Return the one number that a query gives now, or None for a query without data.
 
         Raises:
-            Misconfigured: it is not a query, or gives several numbers.
-            AccessDenied, Unavailable: it can't be asked.
+            Misconfigured: the query is invalid, or gives several numbers.
+            AccessDenied, Unavailable: the server refuses or does not answer.
         """
 
 
 class Alerts(Protocol):
-    """Who knows which alerts fire."""
+    """The port to a server of alerts."""
 
     def firing(self, since: datetime) -> Set[Firing]:
-        """Return the alerts that began to fire after a moment and are not silenced.
+        """Return the alerts that began to fire after ``since`` and are not silenced.
 
-        One cause may hit several models at once: each of them has its own.
+        If one cause hits several models, each model has its own alert.
 
         Raises:
-            Misconfigured, AccessDenied, Unavailable: it can't be asked.
+            Misconfigured, AccessDenied, Unavailable: the server refuses or does not answer.
         """
 
 
 class Prometheus:
-    """A Prometheus server, or what speaks its API (Thanos, Mimir, VictoriaMetrics).
+    """A Prometheus server, or another server with its API (Thanos, Mimir, VictoriaMetrics).
 
     Args:
-        url: its base URL; user and password may be in it.
+        url: its base URL, which may hold user and password.
         timeout_s: longest wait for a whole answer, seconds.
     """
 
@@ -80,25 +81,25 @@ class Prometheus:
                 f"The query {query!r} gives {len(values)} numbers where one is needed.",
                 hint="Sum or average them in the query.",
             )
-        # Nothing divided by nothing is nothing.
+        # 0/0 is NaN in PromQL: treat it as no data.
         return values[0] if values and math.isfinite(values[0]) else None
 
     def scrape_intervals_s(self) -> Mapping[str, float]:
-        """Return how often each job is scraped, seconds; of several targets the longest. Raises as ``value`` does.
+        """Return each job's longest scrape interval, seconds. Raises as ``value`` does.
 
-        Not everything that speaks Prometheus' API knows it: Misconfigured then.
+        Some servers with Prometheus' API lack this endpoint, which raises Misconfigured.
         """
         return self._api.ask("/api/v1/targets", {"state": "active"}, _intervals_s)
 
     def jobs(self, names: Sequence[str]) -> Set[str]:
-        """Return the jobs that have series of one of these names. Raises as ``value`` does."""
+        """Return the jobs that have a series with one of the names. Raises as ``value`` does."""
         match = f'{{__name__=~"{"|".join(names)}"}}'
         return self._api.ask(
             "/api/v1/label/job/values", {"match[]": match}, lambda answer: {*map(str, answer["data"])}
         )
 
     def alert_names(self) -> Set[str]:
-        """Return the names of the alerting rules that are loaded. Raises as ``scrape_intervals_s`` does."""
+        """Return the names of the loaded alerting rules. Raises as ``scrape_intervals_s`` does."""
         return self._api.ask("/api/v1/rules", {"type": "alert"}, _alert_names)
 
 
@@ -106,7 +107,7 @@ class Alertmanager:
     """An Alertmanager.
 
     Args:
-        url: its base URL; user and password may be in it.
+        url: its base URL, which may hold user and password.
         timeout_s: longest wait for a whole answer, seconds.
     """
 
@@ -129,7 +130,7 @@ class _Api:
         self._session = new_session(pool_size=1)
 
     def ask(self, path: str, params: Mapping[str, str], read: Callable[[Any], T]) -> T:
-        """Return what ``read`` makes of the JSON of an answer."""
+        """Return the result of ``read`` for the JSON of an answer."""
         response = self._got(path, params)
         try:
             return read(parsed(response, self._name, path, self._variable))
@@ -138,7 +139,7 @@ class _Api:
             raise strange(self._name, path, beginning(response), why, self._variable) from None
 
     def _got(self, path: str, params: Mapping[str, str]) -> requests.Response:
-        """Return an answer that is one; see Metrics.value for what it raises."""
+        """Return an answer of status 200; raises as Metrics.value does."""
         response = send(
             self._session,
             "GET",
@@ -149,25 +150,26 @@ class _Api:
             params=params,
             auth=self._auth,
         )
-        if response.status_code in (401, 403):
-            raise AccessDenied(
-                f"{self._name} denies access ({response.status_code}).", hint=self._credentials_hint()
-            )
-        if response.status_code in (400, 422) and "query" in params:
-            raise Misconfigured(
-                f"{self._name} does not take a query ({response.status_code}): {explanation(response)}. The query is: {excerpt(params['query'], 400)}",
+        if response.status_code != 200:
+            raise self._refusal(response, path, params.get("query"))
+        return response
+
+    def _refusal(self, response: requests.Response, path: str, query: str | None) -> DeployError:
+        status = response.status_code
+        if status in (401, 403):
+            return AccessDenied(f"{self._name} denies access ({status}).", hint=self._credentials_hint())
+        said = explanation(response)
+        if status in (400, 422) and query is not None:
+            return Misconfigured(
+                f"{self._name} does not take a query ({status}): {said}. The query is: {excerpt(query, 400)}",
                 hint="Correct it in the file of queries (TRITON_DEPLOY_BAKE_QUERIES, TRITON_DEPLOY_CANARY_QUERIES).",
             )
-        if response.status_code == 200:
-            return response
-        if response.status_code < 500 and response.status_code not in MAY_PASS:
-            raise Misconfigured(
-                f"{self._name} has nothing at {path} ({response.status_code}): {explanation(response)}.",
+        if status < 500 and status not in MAY_PASS:
+            return Misconfigured(
+                f"{self._name} has nothing at {path} ({status}): {said}.",
                 hint=f"Check {self._variable}: it is something else, or a path is missing in its address.",
             )
-        raise Unavailable(
-            f"{self._name} answers {response.status_code}: {explanation(response)}.", hint="Try again later."
-        )
+        return Unavailable(f"{self._name} answers {status}: {said}.", hint="Try again later.")
 
     def _credentials_hint(self) -> str:
         if self._auth:
@@ -176,7 +178,7 @@ class _Api:
 
 
 def _numbers(answer: Any) -> list[float]:
-    """Return the numbers in an answer of Prometheus; raises LookupError, TypeError or ValueError when it is none."""
+    """Return the numbers in an answer; raises LookupError, TypeError or ValueError for another form."""
     result = answer["data"]["result"]
     numbers = [result] if answer["data"]["resultType"] == "scalar" else [series["value"] for series in result]
     return [float(number[1]) for number in numbers]
@@ -197,7 +199,7 @@ def _alert_names(answer: Any) -> Set[str]:
 
 
 def seconds(text: str) -> float:
-    """Return a time as Prometheus writes it (``1m30s``, ``15d``), in seconds; raises ValueError when it is none."""
+    """Parse a duration of Prometheus (``1m30s``, ``15d``) into seconds; raises ValueError for other text."""
     parts = re.findall(r"([0-9]+)(ms|[smhdwy])", text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise ValueError(f"{text!r} is no time")
@@ -205,7 +207,7 @@ def seconds(text: str) -> float:
 
 
 def _begun(alerts: Any, since: datetime) -> Set[Firing]:
-    """Return the alerts in an answer of Alertmanager that began after a moment; raises as ``_numbers`` does."""
+    """Return the alerts in an answer that began after ``since``; raises as ``_numbers`` does."""
     return {
         Firing(str(alert["labels"]["alertname"]), str(alert["labels"].get("model", "")))
         for alert in alerts

@@ -1,7 +1,7 @@
-"""One file from HTTP to disk: written once, hashed on the way, in memory that does not grow with its size.
+"""Copies a file from HTTP to disk: written once, hashed on the way, in memory of a fixed size.
 
-A source that answers ranges is read in parallel into its final place; the hash follows behind the reads, from the page
-cache. A stream whose connection breaks goes on where it was.
+A source with ranges is read in parallel into the final file; the hash follows behind the reads, from the
+page cache. A range whose connection breaks goes on at the byte where the connection broke.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -31,15 +32,16 @@ if TYPE_CHECKING:
     import requests
 
 RESTARTS = 3
-"""How often a file that can't be read in ranges is begun again after a part of it had come."""
+"""Most restarts of a file that can't be read in ranges, after a part of the file had arrived."""
 AHEAD = 2
-"""How many ranges may wait for the hash. Where processors are few, reads that run on take them from it, and it goes on alone in the end."""
+"""Ranges that may be read ahead of the hash. With few processors, more reads would slow down the hash, and
+the hash would finish alone after the last read."""
 
 FLUSH_BYTES = 64 << 20
-"""What is at least handed to the disk at a time, while more is read."""
+"""Least bytes that one flush hands to the disk, while more are read."""
 
 Progress = Callable[[int], None]
-"""Told the number of bytes that arrived since it was last called; 0 says that it goes on."""
+"""Called with the number of bytes that arrived since the last call; 0 says that the transfer still runs."""
 
 log = logging.getLogger(__name__)
 
@@ -55,26 +57,28 @@ class Transfer:
         """Write a remote file to ``target``.
 
         Args:
-            source: how to read it.
+            source: how to read the file.
             target: file to create, in a directory that exists.
-            size_bytes: what the listing said; anything else is an error, and no more is ever written.
-            progress: told about every block, by one thread at a time.
+            size_bytes: the listed size; another size is an error, and never more bytes are written.
+            progress: called for every block, by one thread at a time.
 
         Returns:
-            The sha256 of its bytes, in hex.
+            The sha256 of the file's bytes, in hex.
 
         Raises:
-            Unavailable: it can't be read to its end, or not fast enough; its size is not the listed one; or it was replaced meanwhile.
+            Unavailable: the file can't be read to its end, or not fast enough; its size is not the listed
+                size; or it was replaced meanwhile.
             AccessDenied, NotFound: the server refuses.
-            Misconfigured: the server answers something other than the file, or a request of another region.
-            StorageFailed: it can't be written.
+            Misconfigured: the server answers something other than the file, or the bucket is in another
+                region.
+            StorageFailed: the file can't be written.
 
-        A server that neither refuses nor hands the file out is given up after ``transfer_timeout_s`` without a byte, and when fewer than
-        ``transfer_min_bytes_per_s`` come on the average of such a time.
+        The transfer gives up a server that sends no byte for ``transfer_timeout_s``, or on average fewer than
+        ``transfer_min_bytes_per_s`` over such a time.
         """
         pace = Pace(self._settings.transfer.timeout_s, self._settings.transfer.min_bytes_per_s)
         remote = RemoteObject(source, size_bytes, self._ask, pace, self._credentials)
-        # Closing is a part of it: NFS tells of a full disk there.
+        # The error context covers the close too: NFS reports a full disk there.
         with storage_errors(f"writing {target}"):
             fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
             try:
@@ -109,7 +113,7 @@ class Transfer:
         return "Check the S3 keys (of the worker, or of MLflow) and that the clocks agree."
 
     def _session_for(self, trust: Trust) -> requests.Session:
-        # A file may come from S3 first and, once its address had to be renewed, from MLflow.
+        # A file may come from S3 first and, after its presigned URL was renewed, from MLflow.
         if trust not in self._sessions:
             self._sessions[trust] = http.new_session(pool_size=self._settings.transfer.streams, trust=trust)
         return self._sessions[trust]
@@ -126,41 +130,40 @@ class _Copy:
         self._failure: BaseException | None = None
 
     def by_ranges(self, range_bytes: int, streams: int) -> str:
-        """Read ranges side by side; return the sha256. Raises what RemoteObject.part does, but Interruption."""
+        """Read ranges in parallel; return the sha256. Raises as RemoteObject.part, but Interruption."""
         step = max(range_bytes, BLOCK_BYTES)
         spans = [(start, min(start + step, self._size)) for start in range(0, self._size, step)]
         sha = hashlib.sha256()
         if len(spans) == 1:
             self._read_span(0, self._size)
             _hash_span(sha, self._fd, 0, self._size)
-            return sha.hexdigest()
-        streams = min(streams or 1, len(spans))
-        pool = ThreadPoolExecutor(max_workers=streams)
-        left = iter(spans)
-        reads: deque[tuple[int, int, Future[None]]] = deque()
+        else:
+            self._read_in_parallel(spans, min(streams or 1, len(spans)), sha)
+        return sha.hexdigest()
 
-        def read_next() -> None:
-            span = next(left, None)
-            if span is not None:
-                reads.append((*span, pool.submit(self._read_beside_others, *span)))
+    def _read_in_parallel(self, spans: Sequence[tuple[int, int]], streams: int, sha: hashlib._Hash) -> None:
+        """Read spans in parallel, at most ``streams + AHEAD`` before the hash, and hash them in order."""
+        pool = ThreadPoolExecutor(max_workers=streams)
+        reads: deque[Future[None]] = deque()
+        waiting = iter(spans)
+
+        def begin(count: int) -> None:
+            reads.extend(pool.submit(self._read_beside_others, *span) for span in islice(waiting, count))
 
         try:
             with _Flusher(self._fd) as flusher:
-                for _ in range(streams + AHEAD):
-                    read_next()
-                while reads:
-                    start, end, future = reads.popleft()
-                    future.result()
-                    read_next()
+                begin(streams + AHEAD)
+                for start, end in spans:
+                    reads.popleft().result()
+                    begin(1)
                     _hash_span(sha, self._fd, start, end)
                     flusher.written(end)
         except BaseException as error:
             self._end_all(error)
-            # Which of them failed first; the others only ended.
+            # The first failure is the cause: the other streams only ended.
             raise self._failure or error from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-        return sha.hexdigest()
 
     def _read_beside_others(self, start: int, end: int) -> None:
         try:
@@ -172,7 +175,7 @@ class _Copy:
     def _end_all(self, error: BaseException) -> None:
         with self._telling:
             self._failure = self._failure or error
-        # The one stream that follows goes on at the same pace.
+        # After OneStreamOnly one stream follows, which needs the same pace.
         if not isinstance(self._failure, OneStreamOnly):
             self._pace.stop()
 
@@ -190,7 +193,7 @@ class _Copy:
                 self._await_next(repeats, interruption, progressed=start > began_at)
 
     def as_stream(self) -> str:
-        """Read the whole file from one answer; return the sha256. Raises what RemoteObject.whole does, but Interruption."""
+        """Read the file in one answer; return the sha256. Raises as RemoteObject.whole, but Interruption."""
         repeats, restarts = Repeats(self._pace), 0
         while True:
             sha, offset = hashlib.sha256(), 0
@@ -214,7 +217,7 @@ class _Copy:
             raise interruption.problem from interruption
 
     def _tell(self, count: int) -> None:
-        # Bytes that come a second time are none.
+        # Bytes that arrive again after a restart are not reported twice.
         with self._telling:
             count = min(count, self._untold)
             self._untold -= count
@@ -222,7 +225,7 @@ class _Copy:
 
 
 class _Flusher:
-    """Has what is written go to disk while more is read: whoever syncs the file in the end waits for the rest only.
+    """Flushes written bytes to disk while more are read, so that the final sync waits for the rest only.
 
     Args:
         fd: the file.
@@ -245,7 +248,11 @@ class _Flusher:
             self._raise_failure()
 
     def written(self, end: int) -> None:
-        """Begin to flush if enough has been written since the last time, up to offset ``end``; raises OSError of that time."""
+        """Note that the file is written up to offset ``end``, and begin a flush if enough is new.
+
+        Raises:
+            OSError: the flush before it failed.
+        """
         if end - self._flushed_to < FLUSH_BYTES or (self._flush and not self._flush.done()):
             return
         self._raise_failure()
@@ -253,13 +260,13 @@ class _Flusher:
         self._flush = self._pool.submit(os.fdatasync, self._fd)
 
     def _raise_failure(self) -> None:
-        # The system tells of a failed write once: the sync in the end would not hear of it.
+        # The system reports a failed write once: the final sync would not report it again.
         if self._flush is not None:
             self._flush.result()
 
 
 def _write(fd: int, data: memoryview, offset: int) -> None:
-    """Write all of ``data``: a call may write a part of it and report no error, as on a disk that is nearly full."""
+    """Write all of ``data``: on a disk that is nearly full, a call may write a part and report no error."""
     while data:
         written = os.pwrite(fd, data, offset)
         data, offset = data[written:], offset + written
