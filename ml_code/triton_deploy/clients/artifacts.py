@@ -1,6 +1,6 @@
-"""Where artifacts are: behind MLflow's proxy, or in S3 itself. Lists them, and says how to read each.
+"""Chooses the store of an artifact: MLflow's proxy or S3 itself.
 
-Both ways end in an HTTP GET that transfer.py streams to disk.
+A file of either store is read by an HTTP GET, which transfer.py streams to disk.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ def store_for(uri: str, settings: Settings) -> ArtifactStore:
     """Return the store that holds ``uri``.
 
     Raises:
-        Misconfigured: a place that this machine can't or, by TRITON_DEPLOY_ARTIFACT_ROOTS, may not read from, or what the environment says of the store can't be used.
-        ArtifactRejected: no place at all.
+        Misconfigured: this machine can't read from that place, TRITON_DEPLOY_ARTIFACT_ROOTS forbids it, or
+            a variable of the store can't be used.
+        ArtifactRejected: ``uri`` names no place.
     """
     place = place_of(uri)
     settings.transfer.allowed_artifacts.require(place)

@@ -1,4 +1,7 @@
-"""Brings a version's files from the artifact store, and proves that they are what training recorded: for deployer, gate and gateway."""
+"""Fetches a version's files from the artifact store, and checks them against training's digest.
+
+The deployer, the gate and the gateway use it.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,17 @@ from .transfer import Transfer
 
 
 class OtherFiles(ArtifactRejected):
-    """The files are not those that training recorded. The store may have damaged them, or what came on the way: nothing is known against the model."""
+    """The files differ from those that training recorded.
+
+    The store or the transfer may have damaged them, so the error says nothing against the model.
+    """
 
     kind, blames_artifact = "other_files", False
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A place in an artifact store, and what is there.
+    """A place in an artifact store, and its files.
 
     Attributes:
         uri: the place.
@@ -38,7 +44,7 @@ class Artifact:
 
     @classmethod
     def at(cls, uri: str, store: ArtifactStore) -> Self:
-        """List what is at a place; raises what ``ArtifactStore.list_files`` does."""
+        """List the files of a place; raises as ``ArtifactStore.list_files`` does."""
         return cls(uri, store, {file.path: file for file in store.list_files(uri)})
 
     @classmethod
@@ -62,13 +68,13 @@ class Artifact:
 
 
 class Fetcher:
-    """Brings single files of an artifact into a folder.
+    """Fetches single files of an artifact into a folder.
 
     Args:
-        artifact: what is there.
-        folder: where to; exists.
+        artifact: the artifact, with its list of files.
+        folder: the target folder; exists.
         settings: limits of the transfer.
-        progress: told the number of bytes of every block that came.
+        progress: called with the number of bytes of every block that arrived.
     """
 
     def __init__(
@@ -82,12 +88,12 @@ class Fetcher:
         self._transfer = Transfer(settings)
 
     def __call__(self, path: str) -> FileEntry:
-        """Bring one of the listed files.
+        """Fetch one of the listed files.
 
         Raises:
             ArtifactRejected: its path leads out of the folder.
-            AccessDenied, Misconfigured, NotFound, Unavailable: it can't be read.
-            StorageFailed: it can't be written.
+            AccessDenied, Misconfigured, NotFound, Unavailable: the store can't be read.
+            StorageFailed: the file can't be written.
         """
         target, file = self.target(path), self._artifact.listed[path]
         source = self._artifact.store.source(self._artifact.uri, path)
@@ -95,7 +101,7 @@ class Fetcher:
         return FileEntry(path=path, size_bytes=file.size_bytes, sha256=sha256)
 
     def target(self, path: str) -> Path:
-        """Return where a file is to lie, and make its folder; raises ArtifactRejected and StorageFailed as above."""
+        """Return the target of a file, and make its folder; raises ArtifactRejected and StorageFailed."""
         parts = PurePosixPath(path)
         if parts.is_absolute() or ".." in parts.parts:
             raise ArtifactRejected(
@@ -111,16 +117,16 @@ class Fetcher:
 def consists_of(
     listed: Collection[str], folder: Path, fetch: Callable[[str], FileEntry]
 ) -> Iterator[FileEntry]:
-    """Yield what an ONNX version consists of: the model, the external data that it names, and the ``triton`` folder.
+    """Fetch and yield the files of an ONNX version: the model, its external data, and the ``triton`` folder.
 
     Args:
-        listed: paths of the files that were logged.
-        folder: where ``fetch`` brings them.
-        fetch: brings one of them.
+        listed: paths of the logged files.
+        folder: target folder of ``fetch``.
+        fetch: fetches one of the files.
 
     Raises:
         ArtifactRejected: the model is not ONNX, or names external data that was not logged.
-        DeployError: what ``fetch`` raises.
+        DeployError: any error of ``fetch``.
     """
     yield fetch(MODEL_FILE)
     for path in onnx_model.external_files(folder / MODEL_FILE):
@@ -134,11 +140,11 @@ def consists_of(
 
 
 def proven_digest(entries: Iterable[FileEntry], recorded: str) -> str:
-    """Return the digest of a version's files; raises OtherFiles when training recorded another one.
+    """Return the digest of a version's files; raises OtherFiles when training recorded another digest.
 
     Args:
-        entries: the files that it consists of.
-        recorded: what training recorded, or empty.
+        entries: all files of the version.
+        recorded: the digest that training recorded, or empty.
     """
     digest = tree_digest(entries)
     if recorded and digest != recorded:
@@ -150,7 +156,7 @@ def proven_digest(entries: Iterable[FileEntry], recorded: str) -> str:
 
 
 def refuse_too_large(files: Iterable[RemoteFile], settings: Settings) -> int:
-    """Return the size of an artifact's files, bytes; raises ArtifactRejected when it is more than the settings allow."""
+    """Return the size of an artifact's files, bytes; raises ArtifactRejected beyond the allowed size."""
     size = sum(file.size_bytes for file in files)
     if size > settings.transfer.max_artifact_bytes:
         raise ArtifactRejected(

@@ -1,4 +1,4 @@
-"""Asks the gateways what they have counted of a version; see ``canary_floor``."""
+"""Reads the counters that the gateways keep of a version; see ``canary_floor``."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from .http import new_session, send, shown
 log = logging.getLogger(__name__)
 
 AT_ONCE = 8
-"""Gateways that are asked at the same time."""
+"""Most gateways that are asked at the same time."""
 MOST_BYTES = 4 << 20
 """Largest page of figures that is read, bytes."""
 
 
 class GatewayCounts:
-    """A counter for ``CanaryWatch``.
+    """Reads the gateways' counters for ``CanaryWatch``.
 
     Args:
-        urls: base URLs of the gateways; a name behind ``http://`` stands for every address that it has.
-        timeout_s: longest wait for one of them, seconds.
-        api_key: what they want to be shown; empty where they want none.
+        urls: base URLs of the gateways; a host name behind ``http://`` stands for each of its addresses.
+        timeout_s: longest wait for one gateway, seconds.
+        api_key: key of the gateways; empty if they need none.
     """
 
     def __init__(self, urls: Sequence[str], timeout_s: float, api_key: str = "") -> None:
@@ -37,19 +37,22 @@ class GatewayCounts:
 
     @classmethod
     def of(cls, settings: Settings) -> GatewayCounts:
-        """Return the counter that the settings describe."""
+        """Return the reader that the settings describe."""
         return cls(
             settings.canary.gateway_urls, settings.bake.prometheus_timeout_s, settings.canary.gateway_api_key
         )
 
     def __call__(self, model: str, version: int) -> Counts:
-        """Return what each gateway has counted of a version; one that can't be asked is logged and left out."""
+        """Return the counters of a version in each gateway, by its address.
+
+        A gateway that can't be read is logged and left out.
+        """
 
         def known(address: str) -> Mapping[str, float] | None:
             try:
                 return self.counted(address, model, version)
             except DeployError as error:
-                log.warning("what a gateway counted is not known: %s", error)
+                log.warning("could not read the counters of a gateway: %s", error)
                 return None
 
         addresses = self.addresses()
@@ -58,16 +61,16 @@ class GatewayCounts:
         return {credentials(url)[0]: counts for url, counts in found.items() if counts is not None}
 
     def addresses(self) -> list[str]:
-        """Return the address of each gateway, as far as its name can be resolved."""
+        """Return the address of each gateway; a URL whose name can't be resolved stays as it is."""
         return list(dict.fromkeys(address for url in self._urls for address in _addresses(url)))
 
     def counted(self, address: str, model: str, version: int) -> Mapping[str, float]:
-        """Return what one gateway has counted of a version, by the name of the figure; see ``canary_floor.counted_in``.
+        """Return the counters of a version in one gateway, by their names; see ``canary_floor.counted_in``.
 
         Raises:
-            AccessDenied: it wants another key.
-            Misconfigured: it is no gateway.
-            Unavailable: it can't be reached, or not in time.
+            AccessDenied: the gateway refuses the key.
+            Misconfigured: the address is not that of a gateway.
+            Unavailable: the gateway can't be reached, or not in time.
         """
         base, user, password = credentials(address)
         name = f"The gateway at {shown(base)}"
@@ -99,7 +102,11 @@ class GatewayCounts:
 
 
 def _addresses(url: str) -> Iterator[str]:
-    """Yield the address of each gateway that a URL stands for; the URL itself where its name can't be taken apart, or a certificate names it."""
+    """Yield the address of each gateway that a URL stands for.
+
+    The URL itself stays if its name has one address or can't be resolved, or if a certificate is for the
+    name.
+    """
     url = url.rstrip("/")
     parts = split(url)
     if parts is None or parts.scheme != "http" or not parts.hostname or "@" in parts.netloc:
@@ -110,7 +117,7 @@ def _addresses(url: str) -> Iterator[str]:
     except OSError:
         yield url
         return
-    # A machine has an address of either kind, and a gateway that listens on one of them is not away.
+    # A host may have IPv4 and IPv6 addresses, and a gateway that listens on one kind alone is not down.
     family = min(entry[0] for entry in found)
     hosts = sorted({str(entry[4][0]) for entry in found if entry[0] == family})
     if len(hosts) == 1:

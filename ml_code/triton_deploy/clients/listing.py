@@ -1,4 +1,4 @@
-"""Limits of a listing, for who lists page by page or folder by folder: a server can go on for ever, and each answer alone looks right."""
+"""Limits of a listing over many answers: it may never end, although each answer looks right."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ MOST_PAGES = 1_000
 MOST_FOLDERS = 1_000
 DEEPEST = 20
 TIMES = 3
-"""How many times the limit of one answer all of them may take."""
+"""Time limit of a whole listing, as a multiple of the limit of one answer."""
 
 
 class Listing:
-    """What has been listed so far, against the limits.
+    """Counts the answers of one listing, and raises an error at a limit.
 
     Args:
-        what: what is listed, as it reads after "The listing of".
-        server: who lists it, with its address.
+        what: the listed place, as the text after "The listing of".
+        server: name of the server in messages, with its address.
         timeout_s: longest wait for one answer, seconds.
     """
 
@@ -35,7 +35,7 @@ class Listing:
         self._paths: set[str] = set()
 
     def next_timeout_s(self) -> float:
-        """Return how long the next answer may take, seconds; raises Unavailable when there is no time left."""
+        """Return the time limit of the next answer, seconds; raises Unavailable when no time is left."""
         left_s = self._until_s - time.monotonic()
         if left_s <= 0:
             raise Unavailable(
@@ -45,29 +45,29 @@ class Listing:
         return min(self._timeout_s, left_s)
 
     def page(self, content: bytes, entries: int) -> None:
-        """Count an answer and its entries; raises Misconfigured."""
+        """Count an answer and its entries; raises Misconfigured beyond a limit."""
         self._take("pages", 1)
         self._take("entries", entries)
-        # Also many pages of few entries can be more than fits into memory.
+        # Many pages of few entries can also exceed the memory.
         self._values -= sum(map(content.count, (b",", b"[", b"{", b"<")))
         if self._values < 0:
             raise self._endless(f"more than {MOST_VALUES} values")
 
     def token(self, token: str) -> str:
-        """Return the token of the next page; raises Misconfigured for one that was given before."""
+        """Return the token of the next page; raises Misconfigured for a repeated token."""
         if token in self._tokens:
             raise self._endless("the same page twice: it would never end")
         self._tokens.add(token)
         return token
 
     def folder(self, depth: int) -> None:
-        """Count a folder that is to be listed, so many levels below the first; raises Misconfigured."""
+        """Count a folder, ``depth`` levels below the first one; raises Misconfigured beyond a limit."""
         self._take("folders", 1)
         if depth > DEEPEST:
             raise self._endless(f"folders more than {DEEPEST} levels deep")
 
     def file(self, path: str, size_bytes: int) -> RemoteFile:
-        """Return a file of the listing; raises Misconfigured for a path that leads elsewhere, or that was listed before."""
+        """Return a file of the listing; raises Misconfigured for a path that leads out or is repeated."""
         parts = path.split("/")
         if not path or path.startswith("/") or ".." in parts or not path.isprintable():
             raise self.wrong(f"the path {path[:100]!r}, which leads out of it or is none")
@@ -77,7 +77,7 @@ class Listing:
         return RemoteFile(path, size_bytes)
 
     def wrong(self, what: str) -> DeployError:
-        """Return the error for a listing that has something in it."""
+        """Return the error for a wrong entry of the listing."""
         return Misconfigured(
             f"The listing of {self._what} by {self._server} has {what}.",
             hint="Look at what is stored there, or log the model again.",

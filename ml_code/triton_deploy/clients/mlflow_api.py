@@ -1,7 +1,7 @@
-"""MLflow's REST API: one way to ask it, and its refusals in our own words.
+"""MLflow's REST API: one way to ask it, and a ``DeployError`` for each refusal.
 
-The ``mlflow`` package costs seconds of import in every task; the few calls that are needed are plain HTTP. Source: MLflow 3.17's
-REST API reference, and what the server answered in tests/integration.
+The ``mlflow`` package would cost every task seconds of import, so the few calls are plain HTTP. Source:
+MLflow 3.17's REST API reference, and the answers of the real server in tests/integration.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class MlflowApi:
         settings: address, credentials and the longest wait for an answer.
 
     Attributes:
-        base: its address, without a slash in the end.
-        server: what to call it in a message.
+        base: its address, without a slash at the end.
+        server: name of the server in messages.
 
     Raises:
-        Misconfigured: no server is set, or a variable for its certificate can't be right.
+        Misconfigured: no server is set, or a variable for its certificate can't be used.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -41,14 +41,14 @@ class MlflowApi:
         self._session = http.new_session(pool_size=1, trust=tls.trust("mlflow"))
 
     def ask(self, endpoint: str, **params: str) -> JsonAnswer:
-        """Ask; return the answer.
+        """Send a GET; return the answer.
 
         Args:
             endpoint: path below ``/api/2.0/``.
             params: query parameters.
 
         Raises:
-            AliasNotFound, NotFound: MLflow says so.
+            AliasNotFound, NotFound: MLflow knows no such alias or object.
             AccessDenied, Misconfigured, Unavailable: the server refuses, is no MLflow 3, or does not answer.
         """
         response = self.response("GET", f"/api/2.0/{endpoint}", params=params)
@@ -57,11 +57,11 @@ class MlflowApi:
         return self._read(endpoint, response, params)
 
     def get(self, endpoint: str, part: str, **params: str) -> JsonAnswer:
-        """Ask; return one part of the answer, an object; see ``ask``."""
+        """Send a GET; return one part of the answer, which is an object; see ``ask``."""
         return self.ask(endpoint, **params).part(part)
 
     def every(self, endpoint: str, part: str, **params: str) -> list[JsonAnswer]:
-        """Ask for all pages of a list; same errors as ``ask``. MLflow leaves an empty list out of its answer."""
+        """Return the items of all pages of a list; raises as ``ask`` does."""
         listing = Listing(endpoint, self.server, self._settings.mlflow.timeout_s)
         items: list[JsonAnswer] = []
         while True:
@@ -80,7 +80,7 @@ class MlflowApi:
             params = {**params, "page_token": listing.token(token)}
 
     def send(self, method: str, endpoint: str, **body: Any) -> JsonAnswer:
-        """Change something; return the answer, empty where MLflow says nothing. Same errors as ``ask``."""
+        """Send a request that changes something; return its answer, maybe empty. Raises as ``ask`` does."""
         response = self.response(method, f"/api/2.0/{endpoint}", body=body)
         if not 200 <= response.status_code < 300:
             raise self.refusal(endpoint, response, body)
@@ -97,7 +97,7 @@ class MlflowApi:
         body: Mapping[str, Any] | None = None,
         timeout_s: float | None = None,
     ) -> requests.Response:
-        """Return an answer whatever its status; raises Unavailable when there is none."""
+        """Return the answer, whatever its status; raises as ``http.send`` does."""
         headers, auth = login(self._settings)
         return http.send(
             self._session,
@@ -121,7 +121,7 @@ class MlflowApi:
     def refusal(
         self, endpoint: str, response: requests.Response, params: Mapping[str, Any] | None = None
     ) -> DeployError:
-        """Return the error for an answer that is not what was asked for."""
+        """Return the error for an answer that is a refusal."""
         status, said = response.status_code, http.explanation(response)
         return (
             _not_there(self.server, error_code(response), said, params or {})
@@ -132,17 +132,17 @@ class MlflowApi:
 
 
 def login(settings: Settings) -> tuple[Mapping[str, str], tuple[str, str] | None]:
-    """Return the headers, and the user and password, with which MLflow is asked."""
+    """Return the request headers, and the user and password, that MLflow's credentials make up."""
     headers = {"Authorization": f"Bearer {settings.mlflow.token}"} if settings.mlflow.token else {}
     return headers, (settings.mlflow.username, settings.mlflow.password) if settings.mlflow.username else None
 
 
 def credentials_hint(settings: Settings, status: int) -> str:
-    """Return what to do about credentials that MLflow does not take: none are set, they are wrong, or they are not enough.
+    """Return the hint for credentials that MLflow refuses: missing, wrong, or without permission.
 
     Args:
-        settings: which are set.
-        status: 401, or 403 for a user whom MLflow knows.
+        settings: the credentials.
+        status: 401, or 403 for a known user.
     """
     if settings.mlflow.username:
         used = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"

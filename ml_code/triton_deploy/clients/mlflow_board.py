@@ -1,4 +1,4 @@
-"""What a model registry shows of a model's versions: MLflow's pages, read and written by its REST API."""
+"""Reads and writes the pages of a model's versions in MLflow, by its REST API."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from .registry import tags_of
 
 
 class Board(Protocol):
-    """What a model registry shows of a model's versions.
+    """The versions of a model in a registry, with their tags and aliases.
 
-    Every call raises AccessDenied, Misconfigured, NotFound or Unavailable when the registry refuses or does not answer.
+    Every call raises AccessDenied, Misconfigured, NotFound or Unavailable when the registry refuses or does
+    not answer.
     """
 
     def versions(self, model: str) -> Mapping[int, Registered]:
-        """Return every version; none of a model that is not known."""
+        """Return every version by its number; empty for an unknown model."""
 
     def named(self, model: str, alias: str) -> Registered | None:
-        """Return the version that an alias names, or None when it is not set."""
+        """Return the version that an alias names, or None for an alias that is not set."""
 
     def aliases(self, model: str) -> Mapping[str, int]:
         """Return the version that each alias names."""
@@ -35,7 +36,7 @@ class Board(Protocol):
         """Set a tag of a version."""
 
     def delete_tag(self, model: str, version: int, key: str) -> None:
-        """Delete a tag of a version; one that is not there is fine."""
+        """Delete a tag of a version; a missing tag is fine."""
 
 
 class MlflowBoard:
@@ -112,7 +113,7 @@ class MlflowBoard:
 
 
 def registered(entry: JsonAnswer) -> Registered:
-    """Take a version from MLflow's JSON; a run that is gone keeps its name there."""
+    """Return the version in MLflow's JSON; the JSON keeps the id of a deleted run."""
     tags = tags_of(entry)
     origin = Origin(
         run_id=entry.text("run_id", ""),

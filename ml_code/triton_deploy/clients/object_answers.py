@@ -1,6 +1,6 @@
-"""What a store answers when it is asked for a file, judged: is it of the file that was listed, and of the same one as before?
+"""Judges a store's answer: does it hold the listed file, and the same content as earlier answers?
 
-Pure rules: no I/O. What may pass is an ``Interruption``, to be repeated; everything else is an error that a repeat would not change.
+Pure rules: no I/O. An ``Interruption`` may pass with a repeat; a repeat would change no other error.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from . import http
 AGAIN = "Check that the server runs and can be reached from this worker, then deploy again."
 SOUND = (200, 206)
 PLAIN_ENCODINGS = ("", "identity", "aws-chunked")
-"""``aws-chunked`` says how an object was uploaded; some servers keep it, and send the plain bytes all the same."""
+"""``aws-chunked`` is the encoding of an upload; some servers repeat it in the answer and send the plain
+bytes."""
 
 
 class Interruption(Exception):
-    """An attempt failed in a way that may pass.
+    """An attempt failed, and a repeat may succeed.
 
     Args:
-        problem: the error, if nothing helps.
-        asked_s: how long the server asked to wait, seconds.
+        problem: the error to raise if no repeat succeeds.
+        asked_s: pause that the server asked for, seconds.
     """
 
     def __init__(self, problem: DeployError, asked_s: float = 0.0) -> None:
@@ -38,19 +39,19 @@ class Interruption(Exception):
 
 
 class OneStreamOnly(Exception):
-    """The ranges of this file can't be put together: they are not answered, or nothing says that they are of one object."""
+    """The server refuses ranges, or does not tell whether all ranges are of one content."""
 
 
 @dataclass(frozen=True)
 class Validator:
-    """What tells one content of an object from the next: a strong ``ETag``, else ``Last-Modified``."""
+    """A header that changes with an object's content: a strong ``ETag``, else ``Last-Modified``."""
 
     header: str
     value: str
 
     @classmethod
     def of(cls, headers: Mapping[str, str]) -> Self | None:
-        """Return that of an answer; None when it has none that says anything."""
+        """Return the validator of an answer; None if neither header is usable."""
         for header in ("ETag", "Last-Modified"):
             value = headers.get(header, "").strip()
             if re.fullmatch(r"[\x20-\x7e]{3,1000}", value) and not value.startswith("W/"):
@@ -59,11 +60,11 @@ class Validator:
 
     @property
     def condition(self) -> dict[str, str]:
-        """Headers with which a server answers 412 once the object is another one."""
+        """Request headers that make the server answer 412 once the object has another content."""
         return {"If-Match" if self.header == "ETag" else "If-Unmodified-Since": self.value}
 
     def require(self, headers: Mapping[str, str], server: str) -> None:
-        """Raise Unavailable when an answer is of another content: not every server looks at the condition."""
+        """Raise Unavailable for an answer with another content: not every server honours the condition."""
         value = headers.get(self.header, "").strip()
         if value != self.value:
             raise replaced(server, f"its {self.header} was {self.value} and is now {value or 'missing'}")
@@ -72,18 +73,18 @@ class Validator:
 def end_of_range(
     status: int, headers: Mapping[str, str], span: tuple[int, int], size: int, server: str
 ) -> int:
-    """Return up to which byte of the file an answer to a ranged read goes.
+    """Return the end of the range in an answer, as an offset in the file, bytes.
 
     Args:
         status: of the answer, one of ``SOUND``.
         headers: of the answer.
-        span: first byte that was asked for, and the one after the last.
-        size: what was listed.
-        server: what to call the server in a message.
+        span: offsets of the first requested byte, and of the byte after the last.
+        size: size of the listed file, bytes.
+        server: name of the server in messages.
 
     Raises:
-        OneStreamOnly: it answered something other than the range.
-        Unavailable: the file has another size than was listed.
+        OneStreamOnly: the answer does not hold the requested range.
+        Unavailable: the size of the file is not the listed size.
         Misconfigured: the answer is compressed, or a web page.
     """
     start, end = span
@@ -104,7 +105,7 @@ def end_of_range(
 
 
 def require_whole(status: int, headers: Mapping[str, str], size: int, server: str) -> None:
-    """Raise what ``end_of_range`` does when an answer is not the whole file; see there."""
+    """Raise Unavailable or Misconfigured, as ``end_of_range`` does, unless an answer is the whole file."""
     require_plain(headers, server)
     if status != 200 and headers.get("Content-Range", "").strip() != f"bytes 0-{size - 1}/{size}":
         raise changed(server, f"it answers a part of it ({status}) where the whole was asked for")
@@ -112,7 +113,7 @@ def require_whole(status: int, headers: Mapping[str, str], size: int, server: st
 
 
 def require_length(headers: Mapping[str, str], size: int, server: str) -> None:
-    """Raise Unavailable when an answer says that it has another length; Misconfigured when it is a page for people."""
+    """Raise Unavailable for an answer with another ``Content-Length``; Misconfigured for a web page."""
     length = headers.get("Content-Length", "").strip()
     if length == str(size):
         return
@@ -126,7 +127,7 @@ def require_length(headers: Mapping[str, str], size: int, server: str) -> None:
 
 
 def require_plain(headers: Mapping[str, str], server: str) -> None:
-    """Raise Misconfigured when an answer is compressed: what is stored and hashed must be the bytes of the file."""
+    """Raise Misconfigured for a compressed answer: the digest is of the file's plain bytes."""
     encoding = headers.get("Content-Encoding", "").strip().lower()
     if encoding not in PLAIN_ENCODINGS:
         raise Misconfigured(
@@ -136,14 +137,14 @@ def require_plain(headers: Mapping[str, str], server: str) -> None:
 
 
 def refusal(status: int, text: str, said: str, server: str, credentials: str) -> DeployError | None:
-    """Return the error for an answer that is no file and would be the same again; None for one that may pass.
+    """Return the error for a refusal that a repeat would not change; None for a refusal that may pass.
 
     Args:
         status: of the answer.
-        text: how its body begins.
-        said: what to show of it.
-        server: what to call the server in a message.
-        credentials: what to do about credentials that it does not take.
+        text: the beginning of its body.
+        said: the part of the body to show.
+        server: name of the server in messages.
+        credentials: hint for credentials that the server refuses.
     """
     reason = f"({status}) {said}".rstrip(" .")
     region = _in_xml("Region", text)
@@ -170,19 +171,19 @@ def refusal(status: int, text: str, said: str, server: str, credentials: str) ->
 
 
 def overloaded(status: int, said: str, server: str) -> Unavailable:
-    """Return the error for an answer that may pass, should it not."""
+    """Return the error for a refusal that may pass, to be raised when the repeats end."""
     reason = f"({status}) {said}".rstrip(" .")
     return Unavailable(f"{server} failed to hand out the artifact: {reason}.", hint=AGAIN)
 
 
 def is_to_be_renewed(status: int, text: str, url: str, *, worked: bool) -> bool:
-    """Whether a refusal may mean no more than that a presigned URL has served its time.
+    """Whether a refusal may only mean that a presigned URL has expired.
 
     Args:
         status: of the refusal.
-        text: how its body begins.
-        url: what was asked.
-        worked: whether it was answered before.
+        text: the beginning of its body.
+        url: the refused URL.
+        worked: whether the URL has worked before.
     """
     if status not in (400, 401, 403) or "SignatureDoesNotMatch" in text or "InvalidAccessKeyId" in text:
         return False
@@ -190,7 +191,7 @@ def is_to_be_renewed(status: int, text: str, url: str, *, worked: bool) -> bool:
 
 
 def changed(server: str, what: str) -> Unavailable:
-    """Return the error for a file that is not the one that was listed."""
+    """Return the error for a file that differs from the listed file."""
     return Unavailable(
         f"What {server} sends is not what was listed: {what}.",
         hint="It may still be uploading, or the upload was cut off; deploy again, or log it again.",
@@ -198,7 +199,7 @@ def changed(server: str, what: str) -> Unavailable:
 
 
 def replaced(server: str, what: str) -> Unavailable:
-    """Return the error for a file that became another one while it was read."""
+    """Return the error for a file that was replaced during the transfer."""
     return Unavailable(
         f"The artifact was replaced on {server} while it was read: {what}. Nothing of it is used.",
         hint="Deploy again when the upload is complete; log a new model as a new version.",
@@ -206,7 +207,7 @@ def replaced(server: str, what: str) -> Unavailable:
 
 
 def code_and_message(text: str) -> str:
-    """Return what S3's XML or MLflow's JSON says; else the text itself."""
+    """Return the code and message of S3's XML, or the message of MLflow's JSON; else the text itself."""
     code, message = _in_xml("Code", text), _in_xml("Message", text)
     said = re.search(r'"message":\s*"(.*?)"', text)
     return ": ".join(filter(None, (code, message))) or (said[1] if said else text)
@@ -222,7 +223,7 @@ def _is_expired(text: str) -> bool:
 
 
 def _is_past(url: str) -> bool:
-    """Whether a presigned URL names a time until which it is good, and that is over by our clock."""
+    """Whether a presigned URL names the end of its validity, and this machine's clock is past it."""
     parts = split(url)
     query = {name.lower(): values[0] for name, values in parse_qs(parts.query if parts else "").items()}
     if re.fullmatch("[0-9]{1,12}", query.get("expires", "")):

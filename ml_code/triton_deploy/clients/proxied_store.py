@@ -1,6 +1,7 @@
-"""Artifacts behind MLflow's proxy: it lists them, and hands out presigned URLs when its store is S3.
+"""Artifacts behind MLflow's proxy: MLflow lists them, and hands out presigned URLs when its store is S3.
 
-A presigned URL allows ranged parallel reads without keys on the worker. MLflow itself remains for when S3 can't be reached from here.
+A presigned URL allows parallel ranged reads without keys on the worker. If S3 can't be reached from the
+worker, the files come through MLflow itself.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class ProxiedStore:
         settings: address, credentials and deadlines.
 
     Raises:
-        Misconfigured: a variable for MLflow's certificate can't be right.
+        Misconfigured: a variable for MLflow's certificate can't be used.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -92,7 +93,7 @@ class ProxiedStore:
     def _entries(
         self, root: str, folder: PurePosixPath, listing: Listing
     ) -> list[tuple[PurePosixPath, int | None]]:
-        """Return the paths in a folder, with the size of each file and None for each folder."""
+        """Return the paths in a folder, each with the size of the file in bytes, or None for a folder."""
         response = self._get("artifacts", listing.next_timeout_s(), path=str(PurePosixPath(root) / folder))
         if response.status_code != 200:
             raise self._refusal(response)
@@ -110,7 +111,7 @@ class ProxiedStore:
         return found
 
     def _reachable(self, url: str) -> bool:
-        """Whether S3 can be read from here, which may be another network than MLflow's server is in; tried with one file."""
+        """Whether this machine, maybe in another network than MLflow, reaches S3; tried once an origin."""
         parts = web_address.split(url)
         if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
             raise Misconfigured(
@@ -123,7 +124,7 @@ class ProxiedStore:
         return self._reached[origin]
 
     def _probe(self, url: str, origin: str) -> bool:
-        """Read one byte."""
+        """Whether S3 answers a read of one byte."""
         try:
             response = http.send(
                 http.new_session(pool_size=1, trust=tls.trust("s3")),

@@ -1,4 +1,4 @@
-"""The MLflow registry, by its REST API: what an alias means right now."""
+"""The MLflow registry, by its REST API: resolves an alias to a version and the places of its files."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ from .mlflow_api import MlflowApi
 
 @dataclass(frozen=True, kw_only=True)
 class RegisteredVersion:
-    """A model version as the registry knows it.
+    """A model version in the registry.
 
     Attributes:
         version: its number.
         run_id: the run that made it, or empty.
-        artifact_uris: places where its ``model.onnx`` may be, most likely first: the version's own artifacts, then the
-            run's ``onnx`` directory. Those of a run that is gone are left out where only the run knows them.
-        expected_digest: what training recorded, or empty.
+        artifact_uris: places where its ``model.onnx`` may be, most likely first: the version's own
+            artifacts, then the run's ``onnx`` directory. A place that only a deleted run knows is missing.
+        expected_digest: the digest that training recorded, or empty.
     """
 
     version: int
@@ -55,21 +55,22 @@ class RegisteredVersion:
     expected_digest: str
 
     def __post_init__(self) -> None:
-        """Raise InvalidInput for a number that no version has, whatever registry gave it: it becomes the name of a directory."""
+        """Raise InvalidInput for an impossible number: it becomes the name of a directory."""
         check_version(self.version)
 
 
 class Registry(Protocol):
-    """What a deploy asks of a model registry."""
+    """The port to a model registry, for deploys."""
 
     def resolve(self, model: str, alias: str) -> RegisteredVersion:
         """Return the version that an alias names now.
 
         Raises:
             AliasNotFound: the model has no such alias.
-            NotFound: there is no such model.
-            AccessDenied, Misconfigured, Unavailable: the registry refuses, is not one, or does not answer.
-            InvalidInput: where it says that the files are is no place.
+            NotFound: the registry has no such model.
+            AccessDenied, Misconfigured, Unavailable: the registry refuses, is another program, or does not
+                answer.
+            InvalidInput: the registry names no valid place for the files.
         """
 
 
@@ -91,14 +92,14 @@ class MlflowRegistry:
         )
 
     def find(self, model: str, version: int) -> RegisteredVersion:
-        """Return a version by its number; the errors are those of ``resolve``, without AliasNotFound."""
+        """Return a version by its number; raises as ``resolve`` does, except AliasNotFound."""
         return self._known(
             model,
             self._api.get("mlflow/model-versions/get", "model_version", name=model, version=str(version)),
         )
 
     def run_place(self, run_id: str, path: str) -> str:
-        """Return where a folder of a run's artifacts is; same errors."""
+        """Return the place of a folder in a run's artifacts; raises as ``find`` does."""
         root = self._run(run_id).part("info").text("artifact_uri")
         try:
             return str(parse_place(root).child(path))
@@ -106,7 +107,7 @@ class MlflowRegistry:
             raise self._no_place(error, f"for run {run_id}") from error
 
     def run_tags(self, run_id: str) -> dict[str, str]:
-        """Return the tags of a run; same errors."""
+        """Return the tags of a run; raises as ``find`` does."""
         run = self._run(run_id)
         return tags_of(run.part("data")) if run.value.get("data") else {}
 
@@ -136,9 +137,10 @@ class MlflowRegistry:
         )
 
     def _known_places(self, location: Location, run_id: str) -> list[str]:
-        """Return where a version's files may be; a run or logged model that is gone names no place, and fails none that is known.
+        """Return the places where a version's files may be.
 
-        The run's folder is one more place to look at: what else is wrong with it ends nothing while there is another.
+        A deleted run or logged model adds no place and raises no error. The run's folder is a second
+        choice: another lasting error of it is raised only if the version has no other place.
         """
         places: list[str] = []
         with contextlib.suppress(NotFound):
@@ -154,7 +156,7 @@ class MlflowRegistry:
         return places
 
     def _real_place(self, location: Location, hops: int = 3) -> str:
-        """Follow MLflow's own schemes to the place where files are."""
+        """Follow MLflow's own schemes (runs:, models:) to the place of the files."""
         match location:
             case RunPlace(run_id, path):
                 return self.run_place(run_id, path)
@@ -194,14 +196,14 @@ def _version(found: JsonAnswer) -> int:
     if isinstance(number, bool) or not isinstance(number, str | int):
         raise found.strange(f"version is {'missing' if number is None else 'no number'}")
     try:
-        # The name of a directory, later: what Triton can't take is refused here, whoever gave it.
+        # The number becomes the name of a directory: refuse here a number that Triton can't take.
         return check_version(number)
     except InvalidInput as error:
         raise found.strange(error.message.rstrip(".")) from error
 
 
 def tags_of(found: JsonAnswer) -> dict[str, str]:
-    """Return the tags of MLflow's JSON of a version or a run; one without a value is empty."""
+    """Return the tags in MLflow's JSON of a version or a run; a tag without a value is empty text."""
     return {tag.text("key"): tag.text("value", "") for tag in found.items("tags")}
 
 
@@ -212,17 +214,17 @@ def wait_for_alias(
     settings: Settings,
     report: Callable[[str], None],
 ) -> RegisteredVersion:
-    """Resolve an alias, waiting while it is not set yet, and only then.
+    """Resolve an alias, and wait for an alias that is not set yet.
 
     Args:
         registry: the registry.
         model: model name.
         alias: alias name.
         settings: ``alias_wait_s`` and ``alias_poll_s``.
-        report: told what is being waited for.
+        report: called with a sentence for people before each pause.
 
     Raises:
-        AliasNotFound: it was not set in time.
+        AliasNotFound: the alias was not set in time.
         DeployError: any other refusal of the registry, at once.
     """
     waited_s = 0.0
@@ -249,7 +251,7 @@ def wait_for_alias(
 
 
 def no_onnx(model: str, version: int, places: tuple[str, ...]) -> DeployError:
-    """Return the error for a version that has no ``model.onnx`` in any place, or whose place nobody knows."""
+    """Return the error for a version without a ``model.onnx`` in its places, or without any place."""
     if not places:
         return NotFound(
             f"Where the files of version {version} of {model} are is not known: its run, or the logged model that it was registered from, "

@@ -1,4 +1,4 @@
-"""One file on a server as one transfer sees it: every byte is of the same content, whatever URL it came from and however often it was asked for."""
+"""One file on a server, for one transfer: all bytes are of the same content, over all URLs and repeats."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REFUSAL_BYTES = 4096
 
 @dataclass(eq=False)
 class _Grant:
-    """A way to read the file, as long as the server lets it be used."""
+    """A source of the file, valid until its URL expires."""
 
     source: Source
     is_renewed: bool = False
@@ -36,11 +36,12 @@ class RemoteObject:
     """Reads ranges of a file, or the whole of it.
 
     Args:
-        source: how to read it.
-        size_bytes: what was listed.
-        ask: sends a GET for a source with these headers, within so many seconds until the head of the answer; see ``http.send``.
-        pace: how long the server is waited for.
-        credentials: what to do about credentials that a source's server refuses with this status.
+        source: how to read the file.
+        size_bytes: size of the listed file.
+        ask: sends a GET for a source with headers, and a limit in seconds for the head of the answer; see
+            ``http.send``.
+        pace: limits the waiting for the server.
+        credentials: returns the hint for credentials that a source's server refuses with a status.
     """
 
     def __init__(
@@ -63,23 +64,23 @@ class RemoteObject:
 
     @property
     def server(self) -> str:
-        """What to call the server in a message."""
+        """Name of the server in messages."""
         return self._grant.source.server
 
     @contextmanager
     def part(self, start: int, end: int) -> Iterator[Iterator[bytes]]:
-        """Yield the blocks of a range; a server may end it earlier.
+        """Yield the blocks of a range; the server may send less than the range.
 
         Args:
-            start: its first byte.
-            end: the byte after its last.
+            start: offset of its first byte.
+            end: offset of the byte after its last.
 
         Raises:
-            Interruption: it may work when it is asked for again.
-            OneStreamOnly: ranges can't be read, or not be known to be of one content.
-            AccessDenied, Misconfigured, NotFound, Unavailable: another attempt would change nothing.
+            Interruption: a repeat may succeed.
+            OneStreamOnly: the server does not answer ranges, or the ranges can't be tied to one content.
+            AccessDenied, Misconfigured, NotFound, Unavailable: a repeat would change nothing.
         """
-        # Others wait for the first answer: its validator goes with all requests after it.
+        # The other streams wait for the first answer: all later requests carry its validator.
         with nullcontext() if self._pin else self._pinning:
             response, end = self._pinned(start, end)
         with response:
@@ -87,7 +88,7 @@ class RemoteObject:
 
     @contextmanager
     def whole(self) -> Iterator[Iterator[bytes]]:
-        """Yield the blocks of the whole file, from one answer; raises what ``part`` does, but OneStreamOnly."""
+        """Yield the blocks of the file, from one answer; raises as ``part`` does, except OneStreamOnly."""
         with self._granted({}) as response:
             object_answers.require_whole(response.status_code, response.headers, self._size, self.server)
             yield self._all(response)
@@ -110,7 +111,7 @@ class RemoteObject:
         return response, end
 
     def _granted(self, headers: Mapping[str, str]) -> requests.Response:
-        """Return an answer with the file in it; a presigned URL that expired is asked for again."""
+        """Return an answer that holds bytes of the file; an expired presigned URL is renewed."""
         while True:
             grant = self._grant
             if "Range" in headers and not grant.source.ranged:
@@ -128,13 +129,13 @@ class RemoteObject:
         left_s = self._left_s()
         with self._pace.waiting():
             try:
-                # Identity: what is hashed must be the bytes of the file.
+                # No compression: the digest is of the file's plain bytes.
                 return self._ask(source, {**headers, "Accept-Encoding": "identity"}, left_s)
             except Unavailable as error:
                 raise self._interrupted(error) from error
 
     def _renewed(self, grant: _Grant, status: int, text: str) -> bool:
-        """Ask for a new presigned URL; returns whether there is one."""
+        """Renew an expired presigned URL; returns whether a new URL is there."""
         renew = grant.source.renew
         if renew is None or not object_answers.is_to_be_renewed(
             status, text, grant.source.url, worked=grant.worked
@@ -142,7 +143,7 @@ class RemoteObject:
             return False
         with self._renewing:
             if self._grant is not grant:
-                # Another stream was faster.
+                # Another stream has renewed the URL.
                 return True
             if grant.is_renewed and not grant.worked:
                 return False
@@ -165,18 +166,18 @@ class RemoteObject:
         return self._interrupted(overloaded, http.asked_pause(response))
 
     def _beginning(self, response: requests.Response) -> str:
-        """Read how a refusal begins."""
+        """Return the beginning of a refusal."""
         text = b""
         try:
             while len(text) < REFUSAL_BYTES and (block := self._read(response, REFUSAL_BYTES - len(text))):
                 text += block
         except (Interruption, Unavailable):
-            # Its status says enough.
+            # The status of the refusal says enough.
             pass
         return text.decode(errors="replace")
 
     def _blocks(self, response: requests.Response, count: int) -> Iterator[bytes]:
-        """Yield so many bytes of an answer."""
+        """Yield ``count`` bytes of an answer, in blocks."""
         while count > 0:
             block = self._read(response, min(count, BLOCK_BYTES))
             if not block:
@@ -190,7 +191,7 @@ class RemoteObject:
         try:
             yield from self._blocks(response, self._size)
         except Interruption as interruption:
-            # Here the server says itself where its answer ends: it is no connection that was cut.
+            # A chunked body that ends properly is shorter than the listed file: a repeat would not help.
             if response.headers.get("Transfer-Encoding", "").lower() == "chunked" and _ended(interruption):
                 raise interruption.problem from interruption
             raise
@@ -198,7 +199,7 @@ class RemoteObject:
             raise object_answers.changed(self.server, f"more than {self._size} bytes come")
 
     def _read(self, response: requests.Response, most: int) -> bytes:
-        """Read what is there, or wait for it; empty at the end."""
+        """Return the available bytes of the body, or wait for some; empty at the end."""
         self._left_s()
         with self._pace.waiting():
             http.limit(response, self._pace.silence_s)
@@ -214,10 +215,10 @@ class RemoteObject:
         return block
 
     def _left_s(self) -> float:
-        """Return how long the server may still keep silent; raises Unavailable when the transfer is over."""
+        """Return how long the server may still be silent, seconds; raises Unavailable after the end."""
         left_s = self._pace.left_s()
         if not left_s:
-            # What another stream heard last says more than silence.
+            # The last problem of any stream says more than silence.
             raise self._problem or self._pace.given_up(self.server)
         return left_s
 

@@ -1,6 +1,6 @@
 """A page of S3's listing (ListObjectsV2), read from its XML with care. Pure rules: no I/O.
 
-Source: Amazon S3's API reference, and what rclone and Ceph answered in tests/integration.
+Source: Amazon S3's API reference, and the answers of rclone and Ceph in tests/integration.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import requests
 
 MOST_TAGS = 200_000
-"""In one answer: a page has a thousand objects, and each element takes a hundred times the memory of its shortest text."""
+"""Most tags in one answer: a page has a thousand objects, and an element takes a hundred times the memory
+of its shortest text."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Page:
 
     Attributes:
         objects: key and size in bytes of each.
-        next_token: of the page that follows; empty for the last.
+        next_token: token of the next page; empty on the last page.
     """
 
     objects: list[tuple[str, int]]
@@ -36,15 +37,15 @@ class Page:
 
 
 def page_of(response: requests.Response, server: str, asked: str) -> Page:
-    """Return a page.
+    """Parse a page of a listing.
 
     Args:
         response: the answer.
-        server: what to call the server in a message.
-        asked: what was asked of it, for a message.
+        server: name of the server in messages.
+        asked: the request, for messages.
 
     Raises:
-        Misconfigured: it is none.
+        Misconfigured: the answer is no listing of S3.
     """
     root = _parsed(response.content)
     if root is None or _name(root) != "ListBucketResult":
@@ -67,20 +68,20 @@ def page_of(response: requests.Response, server: str, asked: str) -> Page:
 
 
 def below(prefix: str, key: str, listing: Listing) -> str:
-    """Return the path of an object below the prefix that was listed; raises Misconfigured when it is not there."""
+    """Return an object's path below the listed prefix; raises Misconfigured for an object elsewhere."""
     if not key.startswith(prefix):
         raise listing.wrong(f"the object {key[:100]!r}, which is not below {prefix!r}")
     return key.removeprefix(prefix)
 
 
 def error_of(content: bytes) -> Mapping[str, str]:
-    """Return the fields of S3's error, as far as the answer is one."""
+    """Return the fields of S3's error; empty for any other answer."""
     root = _parsed(content[: 1 << 16])
     return _fields(root) if root is not None and _name(root) == "Error" else {}
 
 
 def _parsed(content: bytes) -> ElementTree.Element | None:
-    # What is defined in the document itself may grow without limit, and S3 defines nothing.
+    # Entities defined in the document may expand without limit; S3 defines none.
     if content.count(b"<") > MOST_TAGS or b"<!" in content[:4096] or b"<!ENTITY" in content:
         return None
     try:

@@ -1,7 +1,7 @@
 """Artifacts in S3 itself (``s3://bucket/…``), with keys from the environment as boto3 finds them.
 
-boto3's client only signs: every answer of S3 is read by http.py, with its limits of time and size and the same certificates for a listing
-as for a transfer.
+botocore's client only signs. The ``http`` package reads listings as well as files, with its limits of time
+and size and with the same certificates.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ class S3Store:
     """Artifacts in S3.
 
     Args:
-        settings: the endpoint and deadlines; keys, region, profile and certificates come from the environment.
+        settings: the endpoint and deadlines; keys, region, profile and certificates come from the
+            environment.
 
     Raises:
-        Misconfigured: a profile, region, configuration file or certificate that the environment names can't be used.
+        Misconfigured: a profile, region, configuration file or certificate that the environment names can't
+            be used.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -60,7 +62,7 @@ class S3Store:
             listing.page(response.content, len(page.objects))
             for key, size_bytes in page.objects:
                 path = s3_listing.below(prefix, key, listing)
-                # A folder that somebody made in a browser is an empty object of that name.
+                # A folder that was made in a browser is an empty object with its name.
                 if path and not path.endswith("/"):
                     files.append(listing.file(path, size_bytes))
             if not page.next_token:
@@ -68,23 +70,27 @@ class S3Store:
             token = listing.token(page.next_token)
 
     def reach(self, uri: str) -> None:
-        """Read the first name in the bucket of ``uri``, which says whether its files can be read; same errors."""
+        """List one name, to test whether the bucket of ``uri`` can be read; raises as ``list_files`` does."""
         response = self._page(S3Place(_in_s3(uri).bucket), "", "", uri, self._timeout_s, MaxKeys=1)
         s3_listing.page_of(response, self._server, f"the listing of {uri}")
 
     def make_bucket(self, bucket: str) -> bool:
-        """Create a bucket; returns False when it is there already, and maybe another user's. Same errors."""
+        """Create a bucket; returns False for an existing bucket, which may be another user's.
+
+        Raises as ``list_files`` does.
+        """
         from botocore import exceptions
 
         def make() -> bool:
             region = self._client.meta.region_name
-            # The oldest region of AWS has no name here, and other servers have but one.
+            # AWS refuses us-east-1 as a LocationConstraint; servers other than AWS have one region only.
             named = region not in (None, "us-east-1", "aws-global")
             where: Any = {"CreateBucketConfiguration": {"LocationConstraint": region}} if named else {}
             try:
                 self._client.create_bucket(Bucket=bucket, **where)
             except exceptions.ClientError as error:
-                # Of an own bucket, AWS says the first and some servers the second: reading it tells.
+                # For a bucket of the same user, AWS answers the first code and some servers the second.
+                # Reading the bucket then shows whose it is.
                 taken = ("BucketAlreadyOwnedByYou", "BucketAlreadyExists")
                 if error.response.get("Error", {}).get("Code") not in taken:
                     raise
@@ -94,7 +100,7 @@ class S3Store:
         return self._call(make, f"s3://{bucket}")
 
     def has_bucket(self, bucket: str) -> bool:
-        """Whether the bucket is there and can be read; same errors, but for a missing one."""
+        """Whether the bucket exists and can be read; raises as ``list_files`` does, except NotFound."""
         try:
             self.reach(f"s3://{bucket}")
         except NotFound:
@@ -153,7 +159,7 @@ class S3Store:
         )
 
     def _call(self, action: Callable[[], T], uri: str) -> T:
-        """Have boto3's client sign or ask something; where it gets its keys from may be a server as well."""
+        """Run an action of botocore's client within the time limit: its keys may come from a server."""
         from botocore import exceptions
 
         try:
@@ -186,11 +192,11 @@ class S3Store:
 
 
 def _client(settings: Settings, trust: tls.Trust) -> Any:
-    # What boto3 adds, transfers above all, is not used here and costs a deploy a tenth of a second to import.
+    # botocore without boto3: boto3 adds above all transfers, which are not used here, and 0.1 s of import.
     from botocore.config import Config
     from botocore.session import Session
 
-    # A session of its own: a shared one keeps the first keys that it found for the life of the process.
+    # A new session: a shared session keeps its first keys for the life of the process.
     session = Session()
     session.register_component("data_loader", _descriptions_of_aws())
     client = session.create_client(
@@ -200,7 +206,7 @@ def _client(settings: Settings, trust: tls.Trust) -> Any:
         config=Config(
             signature_version="s3v4",
             s3={"addressing_style": "path" if settings.transfer.s3_endpoint_url else "auto"},
-            # Three attempts within the limit.
+            # Three attempts fit into the limit.
             connect_timeout=settings.transfer.timeout_s / 3,
             read_timeout=settings.transfer.timeout_s / 3,
             retries={"total_max_attempts": 3},
@@ -220,7 +226,7 @@ def _made(make: Callable[[], T]) -> T:
 
 
 def _unusable(error: Exception) -> DeployError:
-    """Return the error for what the environment, or a file of the AWS tools, says of S3."""
+    """Return the error for an unusable S3 setting in the environment or in a file of the AWS tools."""
     from botocore import exceptions
 
     said = _said(error)
@@ -245,7 +251,7 @@ def _said(error: Exception) -> str:
 
 @functools.cache
 def _descriptions_of_aws() -> Any:
-    """Return what reads botocore's descriptions of AWS's services, and remembers them: a tenth of a second for each client."""
+    """Return the loader of botocore's service descriptions, with its cache: that saves each client 0.1 s."""
     from botocore.session import Session
 
     return Session().get_component("data_loader")

@@ -1,4 +1,4 @@
-"""What a deploy asks of the place where artifacts are: names and sizes of files, and how to read each."""
+"""The port to artifact stores: a store lists files with their sizes, and says how to read each."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Source:
     """How to read one file.
 
     Attributes:
-        url: address of a GET; a presigned one is as good as a key, so no message has it.
-        server: what to call the server in a message.
-        ranged: whether it answers ranges.
+        url: address of a GET; a presigned address is as good as a key, so no message shows it.
+        server: name of the server in messages.
+        ranged: whether the server answers ranged reads.
         headers: request headers, credentials among them.
         auth: user and password.
-        trust: whose certificates hold, for ``http.new_session``.
-        renew: asks for a new address of the same file when this one has expired; None for an address that does not expire. Raises what
-            ``ArtifactStore.source`` does.
+        trust: which certificates the connection trusts, for ``http.new_session``.
+        renew: asks for a new address of the same file once this address has expired; None for an address
+            that does not expire. Raises as ``ArtifactStore.source`` does.
     """
 
     url: str = field(repr=False)
@@ -37,21 +37,22 @@ class Source:
 
 
 class ArtifactStore(Protocol):
-    """What a deploy asks of the place where artifacts are."""
+    """A store of artifacts."""
 
     def list_files(self, uri: str) -> list[RemoteFile]:
-        """Return every file below ``uri``, sorted by path; empty when there is nothing.
+        """Return every file below ``uri``, sorted by path; empty for a place without files.
 
         Raises:
-            AccessDenied, Misconfigured, NotFound, Unavailable: the store refuses, is not one, or does not answer.
+            AccessDenied, Misconfigured, NotFound, Unavailable: the store refuses, is another program, or
+                does not answer.
         """
 
     def source(self, uri: str, path: str) -> Source:
-        """Return how to read the file ``path`` below ``uri``; same errors."""
+        """Return how to read the file ``path`` below ``uri``; raises as ``list_files`` does."""
 
 
 def place_of(uri: str) -> Place:
-    """Return an artifact location taken apart; raises ArtifactRejected when it is none, or points outside its store."""
+    """Parse an artifact location; raises ArtifactRejected for other text, or a place outside its store."""
     try:
         return parse_place(uri)
     except InvalidInput as error:

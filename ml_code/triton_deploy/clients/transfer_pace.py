@@ -1,6 +1,7 @@
-"""How long a file is waited for: as long as its bytes come, and come fast enough.
+"""Decides how long a transfer waits for its server: as long as bytes arrive, and arrive fast enough.
 
-The clock runs while at least one stream waits for the server, so a slow disk of ours never makes the server look slow.
+The clock runs only while at least one stream waits for the server, so a slow local disk never counts
+against the server.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ class Pace:
 
     Args:
         silence_s: longest time without a byte on any stream, seconds.
-        min_bytes_per_s: fewer bytes a second than this, over ``silence_s``, are too few; 0 takes any.
+        min_bytes_per_s: least average speed over each ``silence_s``, bytes a second; 0 allows any.
         clock: seconds, for tests.
 
-    A transfer of ``size`` bytes is over after ``silence_s + size / min_bytes_per_s`` seconds of waiting: until then each
-    ``silence_s`` has brought its share.
+    A transfer of ``size`` bytes waits at most ``silence_s + size / min_bytes_per_s`` seconds, because each
+    ``silence_s`` must bring its share.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Pace:
                     self._waited_s += self._clock() - self._waiting_since_s
 
     def arrived(self, count: int) -> None:
-        """Count bytes that came."""
+        """Count bytes that arrived."""
         with self._lock:
             self._last_byte_s = self._now_s()
             self._window_bytes += count
@@ -81,7 +82,11 @@ class Pace:
             return max(self._last_byte_s + self._silence_s - now_s, 0.0)
 
     def pause(self, seconds: float) -> bool:
-        """Wait before the next attempt, at most as long as the server may keep silent; returns whether there may be one."""
+        """Wait before the next attempt, but no longer than the server may keep silent.
+
+        Returns:
+            Whether another attempt is allowed.
+        """
         with self.waiting():
             self._stopped.wait(min(seconds, self.left_s()))
         return self.left_s() > 0
@@ -94,14 +99,14 @@ class Pace:
         """Return the error for a transfer that is over.
 
         Args:
-            server: what to call the server in a message.
+            server: name of the server in messages.
         """
         if self._too_slow:
             return Unavailable(
                 f"{server} sends too slowly: {self._too_slow}.",
                 hint="Check the network to it, then deploy again; for a slow line set TRITON_DEPLOY_TRANSFER_MIN_BYTES_PER_S lower.",
             )
-        # Imported late: what only judges the pace needs no HTTP.
+        # Imported late: judging the pace needs no HTTP library.
         from .http import SilentServer
 
         return SilentServer(
@@ -124,11 +129,12 @@ class Pace:
 
 
 class Repeats:
-    """The pauses between the attempts of one stream: they double while nothing comes.
+    """The pauses between the attempts of one stream: they double while no byte arrives.
 
     Args:
         pace: of the transfer.
-        chance: a random number from 0 to 1, so that streams that failed together do not come back together.
+        chance: returns a random number from 0 to 1, so that streams that failed together do not retry
+            together.
     """
 
     def __init__(self, pace: Pace, chance: Callable[[], float] = random.random) -> None:
@@ -141,7 +147,7 @@ class Repeats:
 
         Args:
             progressed: whether the last attempt brought bytes.
-            asked_s: how long the server asked to wait; half of the time that is left is the most that it gets.
+            asked_s: pause that the server asked for, seconds; granted up to half of the remaining time.
         """
         pause_s = FIRST_PAUSE_S if progressed else self._next_s
         self._next_s = min(2 * pause_s, LONGEST_PAUSE_S)
