@@ -1,1 +1,1 @@
-"""Asks the servers: MLflow, the artifact stores, Triton, Prometheus and the gateways."""
+"""Clients of the servers: MLflow, the artifact stores, Triton, Prometheus and the gateways."""

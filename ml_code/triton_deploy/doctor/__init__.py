@@ -1,4 +1,4 @@
-"""Says what is wrong with a set-up before a deploy does: every check with its result, its cause and what to do."""
+"""Finds the faults of a set-up before a deploy does: each check reports result, cause and remedy."""
 
 from __future__ import annotations
 
@@ -25,14 +25,17 @@ __all__ = ["DoctorCheck", "DoctorVerdict", "Finding", "examine"]
 def examine(
     environ: Mapping[str, str] | None = None, *, clock: Callable[[], float] = time.time
 ) -> list[Finding]:
-    """Look at everything that a deploy needs. Changes nothing that stays; takes no longer than the slowest check's deadline.
+    """Check everything that a deploy needs.
+
+    It leaves no change behind, and takes no longer than the longest deadline of a check.
 
     Args:
-        environ: variables to read the settings from; the process's own by default. S3's keys are always the process's.
+        environ: variables to read the settings from; the process's own by default. S3's keys always come
+            from the process's own variables.
         clock: this machine's clock, seconds since 1970.
 
     Returns:
-        What was found, first of the settings themselves.
+        The findings; those about the settings themselves come first.
     """
     settings, unusable = Settings.usable(environ)
     report = Report("settings")

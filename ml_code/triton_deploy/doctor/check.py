@@ -1,35 +1,35 @@
-"""What a check is, and what it finds."""
+"""The form of a check, and of its findings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 
 class DoctorVerdict(StrEnum):
-    """How something stands."""
+    """The result of a check."""
 
     OK = "ok"
     WARNING = "warning"
-    """It works, and something is not as it should be."""
+    """The checked thing works, but is not as it should be."""
     FAILED = "failed"
     """A deploy will fail, or guarantees do not hold."""
     UNKNOWN = "not checked"
-    """It could not be checked; the text says why."""
+    """The check was not possible; the text says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What a check found.
+    """One result of a check.
 
     Attributes:
         check: the check's name.
-        verdict: how it stands.
-        what: what was seen, and the cause; or why nothing could be.
+        verdict: the result.
+        what: the observation and its cause, or the reason why a check was not possible.
         fix: what to do, or empty.
-        after: another check, which explains this finding if it failed; or empty.
+        after: name of another check, whose failure would explain this finding; or empty.
     """
 
     check: str
@@ -40,25 +40,25 @@ class Finding:
 
 
 class DoctorCheck(Protocol):
-    """Looks at one thing. What it raises becomes a finding: of a DeployError its message and what to do."""
+    """A check of one subject. An exception becomes a finding: a DeployError with its message and hint."""
 
     @property
     def name(self) -> str:
-        """What it looks at."""
+        """The subject of the check."""
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Variables without which, when they can't be used, there is nothing to look at."""
+        """Variables that the check needs; it does not run if one of them can't be used."""
 
     @property
     def deadline_s(self) -> float:
-        """How long it may take, seconds."""
+        """Longest duration of the check, seconds."""
 
     def look(self) -> Iterator[Finding]:
-        """Yield what is found, as it is found."""
+        """Yield each finding as soon as it is made."""
 
     def clean_up(self) -> None:
-        """Remove what the check may have left; called in any case, also when ``look`` never ended."""
+        """Remove everything that the check may have left; always called, even when ``look`` never ended."""
 
 
 class Report:
@@ -72,17 +72,23 @@ class Report:
         self._check = check
 
     def ok(self, what: str) -> Finding:
-        """Return that something is as it should be."""
+        """Return the finding that the checked thing is as it should be."""
         return Finding(check=self._check, verdict=DoctorVerdict.OK, what=what)
 
     def warning(self, what: str, fix: str) -> Finding:
-        """Return that something works and is not as it should be."""
+        """Return the finding that the checked thing works, but is not as it should be."""
         return Finding(check=self._check, verdict=DoctorVerdict.WARNING, what=what, fix=fix)
 
     def failed(self, what: str, fix: str) -> Finding:
-        """Return that something does not work."""
+        """Return the finding that the checked thing does not work."""
         return Finding(check=self._check, verdict=DoctorVerdict.FAILED, what=what, fix=fix)
 
     def unknown(self, what: str, fix: str = "", after: str = "") -> Finding:
-        """Return that something could not be checked, and why; ``after``: see Finding."""
+        """Return the finding that a check was not possible, and why; ``after``: see Finding."""
         return Finding(check=self._check, verdict=DoctorVerdict.UNKNOWN, what=what, fix=fix, after=after)
+
+
+def first_of(names: Sequence[str], most: int) -> str:
+    """Return the first names of a list, and the number of the others."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,4 +1,4 @@
-"""Clocks: leases compare those of the deployers, so each is held against every other that can be read."""
+"""Compares this machine's clock with every other readable clock: leases compare the deployers' clocks."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ from .probe import Probe
 
 WORTH_A_WARNING_S = 5.0
 RESOLUTION_S = 1.0
-"""A Date header has no fractions; some file systems have none either."""
+"""Resolution of the other clock, seconds: a Date header has no fractions, nor have the times of some file
+systems."""
 TELL_TIME_S = 5.0
+"""Longest wait for an answer with a Date header, seconds."""
 MLFLOW, S3 = CHECKED = ("MLflow", "S3")
-"""Servers that a check of that name has asked before."""
+"""Servers that have a check of their own, by its name."""
 FIX = "Let NTP or chrony set the clock of both hosts."
 
 Seen = tuple[float, float, float]
-"""This machine's clock before, the other's time, this machine's clock after."""
+"""This machine's clock before the reading, the other clock, and this machine's clock after it; seconds
+since 1970."""
 
 
 class ClocksCheck:
     """Compares this machine's clock with those of MLflow, S3 and the model repository.
 
     Args:
-        settings: where they are.
-        clock: this machine's, seconds since 1970.
+        settings: their addresses.
+        clock: this machine's clock, seconds since 1970.
     """
 
     name = "clocks"
@@ -46,7 +49,7 @@ class ClocksCheck:
         self._report = Report(self.name)
 
     def look(self) -> Iterator[Finding]:
-        """See Check.look."""
+        """See DoctorCheck.look."""
         settings = self._settings
         if settings.mlflow.tracking_uri:
             yield self._compared(MLFLOW, lambda: self._dated(f"{MlflowApi(settings).base}/version", "mlflow"))
@@ -59,7 +62,7 @@ class ClocksCheck:
         )
 
     def clean_up(self) -> None:
-        """See Check.clean_up."""
+        """See DoctorCheck.clean_up."""
         self._probe.remove()
 
     def _compared(self, whose: str, look: Callable[[], Seen]) -> Finding:

@@ -1,4 +1,4 @@
-"""Runs the checks side by side, each within its deadline; none stops another."""
+"""Runs the checks in parallel, each within its deadline; no check stops another."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from .check import DoctorCheck, DoctorVerdict, Finding, Report
 
 
 def run_all(checks: Sequence[DoctorCheck], unusable: Mapping[str, DeployError]) -> list[Finding]:
-    """Return what the checks find, in their order.
+    """Run the checks; return their findings, in the order of the checks.
 
     Args:
-        checks: what is looked at.
-        unusable: why a variable can't be used; a check that needs it is not run.
+        checks: the checks to run.
+        unusable: the error of each variable that can't be used; a check that needs such a variable does not
+            run.
     """
     running = [_Running(check) for check in checks if not unusable.keys() & set(check.needs)]
     try:
@@ -38,7 +39,7 @@ def run_all(checks: Sequence[DoctorCheck], unusable: Mapping[str, DeployError]) 
 
 
 def _told_once(findings: Sequence[Finding]) -> Iterable[Finding]:
-    """Say a cause at the first check that met it: those that come after point there."""
+    """Report each cause once, at the first check that met it; later findings refer to that check."""
     failed: dict[str, str] = {}
     for finding in findings:
         cause = next(
@@ -50,7 +51,7 @@ def _told_once(findings: Sequence[Finding]) -> Iterable[Finding]:
             before = finding.what.partition(cause)[0].rstrip(" :")
             yield _see(finding, before or "It can't be looked at", failed[cause])
         else:
-            # Nobody deploys.
+            # The hints are written for a deploy, and the doctor makes none.
             yield replace(finding, fix=finding.fix.replace(", then deploy again", ""))
         if finding.verdict is DoctorVerdict.FAILED:
             failed.setdefault(finding.what, finding.check)
@@ -67,7 +68,7 @@ def _see(finding: Finding, what: str, check: str) -> Finding:
 
 
 class _Running:
-    """A check at work in a thread that does not keep the process alive."""
+    """A check that runs in a thread, which does not keep the process alive."""
 
     def __init__(self, check: DoctorCheck) -> None:
         self.check = check
@@ -77,7 +78,7 @@ class _Running:
         self._began = time.monotonic()
 
     def result(self) -> list[Finding]:
-        """Return what was found by the deadline, with a word about what was not."""
+        """Return the findings up to the deadline, and a failure if the check has not ended by then."""
         self.thread.join(max(0.0, self._began + self.check.deadline_s - time.monotonic()))
         found = list(self._findings)
         if self.thread.is_alive():

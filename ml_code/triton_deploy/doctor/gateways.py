@@ -1,4 +1,4 @@
-"""The gateways whose own counters are the floor of a canary."""
+"""Checks the gateways, whose own counters are the floor of a canary."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ NONE = "There are none: TRITON_DEPLOY_GATEWAY_URLS is not set. A candidate that 
 
 
 class GatewaysCheck:
-    """Asks each gateway what it counted, as a canary does.
+    """Reads the counters of each gateway, as a canary does.
 
     Args:
-        settings: where the gateways are.
+        settings: addresses of the gateways.
     """
 
     name = "gateways"
@@ -28,7 +28,7 @@ class GatewaysCheck:
         self._report = Report(self.name)
 
     def look(self) -> Iterator[Finding]:
-        """See Check.look."""
+        """See DoctorCheck.look."""
         if not self._settings.canary.gateway_urls:
             yield self._report.unknown(NONE, "Set it for whoever deploys, where gateways are used.")
             return
@@ -38,10 +38,10 @@ class GatewaysCheck:
                 counter.counted(address, self._settings.default_model, 1)
                 right += 1
             except DeployError as error:
-                # Deploys go on without it, and so does a canary, by what Prometheus saw.
+                # A warning only: deploys need no gateway, and a canary goes on with Prometheus alone.
                 yield self._report.warning(f"{error.message} What it counts stops no candidate.", error.hint)
         if right:
             yield self._report.ok(f"What they count can be read: {right} gateway{'s' if right > 1 else ''}.")
 
     def clean_up(self) -> None:
-        """See Check.clean_up."""
+        """See DoctorCheck.clean_up; this check leaves nothing behind."""

@@ -1,4 +1,4 @@
-"""MLflow: does it answer, is it new enough, does it hand out artifacts, and where do its experiments keep theirs."""
+"""Checks MLflow (reachable, new enough, hands out artifacts) and the places of its experiments."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from ..errors import DeployError, InvalidInput, Misconfigured
 from ..rules.artifact_roots import VARIABLE
 from ..rules.locations import ForeignPlace, Place, ProxyPlace, S3Place, parse_place
 from ..settings import Settings
-from .check import Finding, Report
+from .check import Finding, Report, first_of
 
 OLDEST_MAJOR = 3
 NOWHERE = "mlflow-artifacts:/triton-deploy-doctor"
-"""A directory that nobody has: listing it asks the server for its store, and costs nothing."""
+"""A directory that does not exist: to list it costs nothing, and shows whether the server reaches its
+store."""
 SHOWN = 10
-"""How many experiments are named."""
+"""Most experiments in one finding."""
 FIX = (
     "An experiment keeps the location that it was made with: log into another one ('triton-deploy init' makes two). So that new ones "
     "are right, start MLflow with --serve-artifacts --artifacts-destination s3://…."
@@ -27,7 +28,13 @@ FIX = (
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment's name, where it keeps artifacts, and that place taken apart, or why it is none."""
+    """An experiment of MLflow.
+
+    Attributes:
+        name: its name.
+        location: where it keeps its artifacts, as MLflow says.
+        place: the parsed location, or the error of parsing it.
+    """
 
     name: str
     location: str
@@ -39,7 +46,7 @@ def _is_old(version: str) -> bool:
 
 
 def experiments_of(settings: Settings) -> list[Experiment]:
-    """Return every active experiment; raises what MlflowApi.get does."""
+    """Return every active experiment; raises as MlflowApi.every does."""
     found = MlflowApi(settings).every("mlflow/experiments/search", "experiments", max_results="1000")
     return [_experiment(entry.text("name"), entry.text("artifact_location")) for entry in found]
 
@@ -52,7 +59,7 @@ def _experiment(name: str, location: str) -> Experiment:
 
 
 class MlflowCheck:
-    """Reaches the server, and asks for what only MLflow 3 has.
+    """Asks the server for its version, and for a logged model, which only MLflow 3 knows.
 
     Args:
         settings: address, credentials and the longest wait for an answer.
@@ -67,7 +74,7 @@ class MlflowCheck:
         self._report = Report(self.name)
 
     def look(self) -> Iterator[Finding]:
-        """See Check.look."""
+        """See DoctorCheck.look."""
         api = MlflowApi(self._settings)
         answer = api.response("GET", "/version")
         version = answer.text.strip()
@@ -80,7 +87,7 @@ class MlflowCheck:
         yield self._logged_models(api)
 
     def clean_up(self) -> None:
-        """Nothing is left."""
+        """See DoctorCheck.clean_up; this check leaves nothing behind."""
 
     def _version(self, base: str, version: str) -> Finding:
         if _is_old(version):
@@ -105,7 +112,7 @@ class MlflowCheck:
 
 
 class ArtifactsCheck:
-    """Asks the server for artifacts, and every experiment for its place.
+    """Asks the server for artifacts, and checks the place of every experiment.
 
     Args:
         settings: address, credentials and the longest wait for an answer.
@@ -120,7 +127,7 @@ class ArtifactsCheck:
         self._report = Report(self.name)
 
     def look(self) -> Iterator[Finding]:
-        """See Check.look."""
+        """See DoctorCheck.look."""
         try:
             experiments = experiments_of(self._settings)
         except DeployError as error:
@@ -131,7 +138,7 @@ class ArtifactsCheck:
         yield from self._places(experiments)
 
     def clean_up(self) -> None:
-        """Nothing is left."""
+        """See DoctorCheck.clean_up; this check leaves nothing behind."""
 
     def _proxy(self, used: bool) -> Finding:
         try:
@@ -161,26 +168,23 @@ class ArtifactsCheck:
         none_is_right = sum(map(len, wrong.values())) == len(experiments)
         make = self._report.failed if none_is_right else self._report.warning
         for why, names in wrong.items():
-            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             yield make(
-                f"What these experiments log can't be deployed ({', '.join(names[:SHOWN])}{more}): {why}.",
-                FIX,
+                f"What these experiments log can't be deployed ({first_of(names, SHOWN)}): {why}.", FIX
             )
 
     def _roots(self, experiments: list[Experiment]) -> Iterator[Finding]:
-        """Hold the experiments against the places that files may be read from."""
+        """Compare the places of the experiments with the places that files may be read from."""
         roots, outside = self._settings.transfer.allowed_artifacts, []
         for one in experiments:
             if isinstance(one.place, S3Place | ProxyPlace) and not roots.allow(one.place):
                 outside.append((one, one.place))
         if outside:
-            more = f" and {len(outside) - SHOWN} more" if len(outside) > SHOWN else ""
-            named = ", ".join(f"{one.name!r} at {one.location}" for one, _ in outside[:SHOWN])
+            named = first_of([f"{one.name!r} at {one.location}" for one, _ in outside], SHOWN)
             wanted = ",".join(
                 dict.fromkeys(map(str, [*roots.roots, *(place for _, place in outside[:SHOWN])]))
             )
             yield self._report.warning(
-                f"What these experiments log is refused, because {VARIABLE} does not name their places: {named}{more}.",
+                f"What these experiments log is refused, because {VARIABLE} does not name their places: {named}.",
                 f"If models may be deployed from there, set {VARIABLE}={wanted} for every deployer.",
             )
         elif roots.roots:

@@ -1,7 +1,9 @@
-"""A folder in the model repository for a moment: shows who can write, whose clock it has, and which Triton sees it.
+"""A short-lived folder in the model repository, to test access, clocks and the Tritons' view.
 
-Its name begins with a dot, which no model's and no engine's does, so deploys, reconcile and gc pass it by. A doctor that was killed
-leaves it; the next one removes it.
+It shows whether this user can write there, which clock the file system has, and which Tritons see it.
+
+Its name begins with a dot, unlike those of models and engines, so deploys, reconcile and gc ignore it. A
+doctor that is killed leaves its folder behind; a later doctor removes it.
 """
 
 from __future__ import annotations
@@ -13,11 +15,11 @@ from pathlib import Path
 
 PREFIX = ".doctor-"
 FORGOTTEN_S = 3600.0
-"""From this age on a probe is nobody's any more, seconds."""
+"""Age from which a probe counts as left behind, seconds."""
 
 
 class Probe:
-    """One such folder.
+    """The folder of one check.
 
     Args:
         root: the model repository.
@@ -29,21 +31,21 @@ class Probe:
         self._over = False
 
     def make(self) -> Path:
-        """Create it; raises OSError."""
+        """Create the folder and return its path; raises OSError."""
         if self._path is None or self._over:
             raise FileNotFoundError(self.name)
         self._path.mkdir(mode=0o755)
         return self._path
 
     def remove(self) -> None:
-        """Remove it, if it is there; it is not made again."""
+        """Remove the folder if it exists; ``make`` fails from now on."""
         self._over = True
         if self._path is not None:
             shutil.rmtree(self._path, ignore_errors=True)
 
 
 def remove_forgotten(root: Path) -> list[str]:
-    """Remove the probes of doctors that were killed; return their names."""
+    """Remove the probes of killed doctors; return the names of the removed folders."""
     forgotten = [path for path in root.glob(f"{PREFIX}*") if _age_s(path) > FORGOTTEN_S]
     for path in forgotten:
         shutil.rmtree(path, ignore_errors=True)
@@ -54,5 +56,5 @@ def _age_s(path: Path) -> float:
     try:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:
-        # Another doctor has just ended.
+        # Another doctor has just removed its probe.
         return 0.0

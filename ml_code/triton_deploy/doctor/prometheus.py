@@ -1,4 +1,4 @@
-"""Prometheus and Alertmanager, as a bake and a canary ask them: whether these could judge anything."""
+"""Checks Prometheus and Alertmanager: whether a bake and a canary could judge a release by them."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from .check import Finding, Report
 NONE = "There is none: TRITON_DEPLOY_PROMETHEUS_URL is not set. No release bakes, and no canary or shadow is taken on."
 SET_ONE = "Set it for whoever deploys, for Airflow's workers and its triggerer; deploy/prometheus has a configuration."
 MOST_MODELS = 20
-"""So many models' series are looked for."""
+"""Most models whose series are looked for."""
 YOUNG_S = 300
-"""What is live for a shorter time has only first minutes, seconds."""
+"""A younger release still is in its first minutes, seconds."""
 SCRAPES_A_WINDOW = 4
-"""So many scrapes have to be in a window, for a rate to be one of its time."""
+"""Least scrapes within a window, for a rate to cover the window."""
 COUNTERS = ("gateway_request_duration_seconds_count", "nv_inference_request_success")
-"""What gateways and Tritons count, whatever the jobs are called that scrape them."""
+"""A counter of the gateways and one of Triton, whatever the names of their scrape jobs."""
 SHIPPED = "deploy/prometheus/prometheus.yml scrapes gateways and Tritons: compare yours with it."
 
 
 @dataclass(frozen=True)
 class Live:
-    """A model and what is live of it."""
+    """A model and its live release."""
 
     model: str
     release: Release
 
 
 class PrometheusCheck:
-    """Asks what a bake and a canary would ask.
+    """Sends the queries of a bake and a canary.
 
     Args:
-        settings: where Prometheus, Alertmanager and the repository are.
+        settings: addresses of Prometheus and Alertmanager, and the place of the repository.
         clock: this machine's clock, seconds since 1970.
     """
 
@@ -63,11 +63,11 @@ class PrometheusCheck:
         self._report = Report(self.name)
 
     def look(self) -> Iterator[Finding]:
-        """See Check.look."""
+        """See DoctorCheck.look."""
         if not self._settings.bake.prometheus_url:
             yield self._report.unknown(NONE, SET_ONE)
             return
-        # What it raises is the finding: away, slow, refused, or something else.
+        # An error of this query becomes the finding.
         metrics = Prometheus(self._settings.bake.prometheus_url, self._settings.bake.prometheus_timeout_s)
         metrics.value("1")
         yield self._report.ok("It answers, and takes queries.")
@@ -80,10 +80,10 @@ class PrometheusCheck:
         yield from self._alerting(metrics)
 
     def clean_up(self) -> None:
-        """See Check.clean_up."""
+        """See DoctorCheck.clean_up; this check leaves nothing behind."""
 
     def _live(self) -> list[Live]:
-        """Return the models that have something live, the first ones; what can't be read the check of the repository says."""
+        """Return the first models with a live release; RepositoryCheck reports an unreadable repository."""
         found: list[Live] = []
         try:
             for model in islice(models_in(self._settings.repository_root), MOST_MODELS):
@@ -114,7 +114,7 @@ class PrometheusCheck:
             yield self._report.ok(f"It has figures of what is live: {_names(live)}.")
 
     def _queries(self, metrics: Prometheus, live: Sequence[Live]) -> Iterator[Finding]:
-        """Ask every query of both files about something that is live, or else about the default model."""
+        """Send every query of both files, about a live model or else about the default model."""
         about = live[0] if live else None
         span = Span(
             about.model if about else self._settings.default_model,
@@ -169,7 +169,10 @@ class PrometheusCheck:
             )
 
     def _kept(self, metrics: Prometheus, seen: Sequence[Live]) -> Iterator[Finding]:
-        """Whether the first minutes of what is live are there: Prometheus may be younger, or keep figures for too short a time."""
+        """Check that Prometheus has the first minutes of each live release.
+
+        Prometheus may be younger than the release, or its retention too short.
+        """
         now = datetime.fromtimestamp(self._clock(), UTC)
         asked, lost = [], []
         for one in seen:
@@ -212,7 +215,7 @@ class PrometheusCheck:
 
 
 def _series_of(model: str, offset_s: int = 0) -> str:
-    """Return a query for how many series of a model there are, so many seconds ago."""
+    """Return a query for the number of a model's series, ``offset_s`` seconds ago."""
     offset = f" offset {offset_s}s" if offset_s else ""
     counters = (f'{name}{{model="{model}"}}{offset}' for name in COUNTERS)
     return f"count({' or '.join(counters)})"
@@ -223,7 +226,7 @@ def _names(some: Sequence[Live]) -> str:
 
 
 def _every(queries: Queries, span: Span) -> Iterator[tuple[str, str]]:
-    """Yield every query of a file, with its name, as it is asked about a span."""
+    """Yield the name of every query in a file, and the query itself, filled in for a span."""
     for source, table in queries.sources.items():
         for kind, query in table.items():
             if kind != BEYOND:

@@ -1,4 +1,4 @@
-"""The model repository: can this user do there what a deploy does, and can Triton read it."""
+"""Checks the model repository: whether this user can write it, and whether Triton can read it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from ..repository.engines import engines_in
 from ..rules.names import PLAIN_PATH, engine_name, needs_quoting
 from ..settings import Settings
 from ..storage import storage_failed
-from .check import Finding, Report
+from .check import Finding, Report, first_of
 from .probe import Probe, remove_forgotten
 
 SHOWN = 10
+"""Most names in one finding."""
 
 
 class RepositoryCheck:
-    """Writes, links, renames and removes in a folder of its own, and looks at the modes of what is loaded.
+    """Writes, links, renames and removes in its own folder, and checks the modes of the loaded files.
 
     Args:
-        settings: where the repository is, and how much must be free.
+        settings: the place of the repository, and the space that must be free.
     """
 
     name = "repository"
@@ -39,7 +40,7 @@ class RepositoryCheck:
         self._report = Report(self.name)
 
     def look(self) -> Iterator[Finding]:
-        """See Check.look."""
+        """See DoctorCheck.look."""
         root = self._settings.repository_root
         yield from self._named(root)
         yield from self._writable(root)
@@ -51,7 +52,7 @@ class RepositoryCheck:
             yield self._report.ok(f"Removed what a doctor that was killed had left: {', '.join(forgotten)}.")
 
     def clean_up(self) -> None:
-        """See Check.clean_up."""
+        """See DoctorCheck.clean_up."""
         self._probe.remove()
 
     def _named(self, root: Path) -> Iterator[Finding]:
@@ -90,7 +91,7 @@ class RepositoryCheck:
 
     def _traps(self, root: Path) -> Iterator[Finding]:
         for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-            # One that this user can't list is somebody else's.
+            # A folder that this user can't list belongs to another user.
             with contextlib.suppress(StorageFailed):
                 for trap in traps.traps_in([folder]):
                     yield self._report.failed(f"{trap.why}.", traps.WHAT_TO_DO)
@@ -98,11 +99,9 @@ class RepositoryCheck:
     def _foreign(self, root: Path) -> Iterator[Finding]:
         foreign = foreign_models(root)
         if foreign:
-            named = ", ".join(foreign[:SHOWN])
-            more = f" and {len(foreign) - SHOWN} more" if len(foreign) > SHOWN else ""
             yield self._report.ok(
-                f"{root} has models that this deployer did not make: {named}{more}. It leaves them alone, and refuses a first deploy by "
-                "one of these names (foreign)."
+                f"{root} has models that this deployer did not make: {first_of(foreign, SHOWN)}. It leaves them alone, and refuses a first "
+                "deploy by one of these names (foreign)."
             )
 
     def _readable(self, root: Path) -> Iterator[Finding]:
@@ -110,16 +109,15 @@ class RepositoryCheck:
         if not private:
             yield self._report.ok("Triton can read what is loaded, whatever user it runs as.")
             return
-        named = ", ".join(str(path) for path in private[:SHOWN])
-        more = f" and {len(private) - SHOWN} more" if len(private) > SHOWN else ""
+        named = first_of([str(path) for path in private], SHOWN)
         yield self._report.warning(
-            f"Only their owner or group can read {named}{more}: a Triton that runs as another user can't.",
+            f"Only their owner or group can read {named}: a Triton that runs as another user can't.",
             f"chmod a+rX them (files {FILE_MODE:o}, folders 755), or run Triton as user {private[0].stat().st_uid}.",
         )
 
 
 def foreign_models(root: Path) -> list[str]:
-    """Return the folders of a repository that somebody else made, by name."""
+    """Return the names of the folders in a repository that the deployer did not make, sorted."""
     ours = set(models_in(root))
     found = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")} - ours
     for model, versions in engines_in(root).items():
@@ -132,7 +130,7 @@ def foreign_models(root: Path) -> list[str]:
 
 
 def _what_triton_reads(root: Path) -> Iterator[Path]:
-    """Yield the folders and files that a restarted Triton needs for what is live and warm."""
+    """Yield the folders and files that a restarted Triton needs for the live and warm versions."""
     yield root
     for model in models_in(root):
         folder = ModelFolder.at(root, model)
@@ -154,7 +152,7 @@ def _for_all(path: Path) -> bool:
     try:
         mode = path.stat().st_mode
     except OSError:
-        # Gone, by a gc or deploy at work; or a dangling link, which reconcile reports.
+        # A concurrent gc or deploy removed it, or it is a dangling link, which reconcile reports.
         return True
     wanted = stat.S_IROTH | (stat.S_IXOTH if stat.S_ISDIR(mode) else 0)
     return mode & wanted == wanted

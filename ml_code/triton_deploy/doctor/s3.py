@@ -1,4 +1,4 @@
-"""S3, where experiments keep their artifacts in it directly: endpoint, keys, buckets."""
+"""Checks S3 for the experiments that keep artifacts there directly: endpoint, keys, buckets."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from .check import Finding, Report
 from .mlflow import experiments_of
 
 SILENCE_S = 6.0
+"""Longest wait for an answer of S3, seconds."""
 
 
 class S3Check:
-    """Reads a name of every bucket that an experiment uses, as a deploy would.
+    """Lists one name in every bucket that an experiment uses, as a deploy would.
 
     Args:
         settings: the endpoint; keys come from the environment as boto3 finds them.
@@ -35,7 +36,7 @@ class S3Check:
         self._report = Report(self.name)
 
     def look(self) -> Iterator[Finding]:
-        """See Check.look."""
+        """See DoctorCheck.look."""
         try:
             places = [one.place for one in experiments_of(self._settings)]
         except DeployError as error:
@@ -59,4 +60,4 @@ class S3Check:
                 yield self._report.ok(f"Bucket {bucket} can be read.")
 
     def clean_up(self) -> None:
-        """Nothing is left."""
+        """See DoctorCheck.clean_up; this check leaves nothing behind."""

@@ -1,4 +1,4 @@
-"""The staging Triton: is it there, apart from those that serve, empty, and like them; and what can't be told."""
+"""Checks the staging Triton: whether it answers, is empty, and is like the serving ones but none of them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ..repository.lease import STAGING as LEASE
 from ..repository.lease import Lease
 from ..settings import Settings
 from ..storage import storage_errors
-from .check import Finding, Report
+from .check import Finding, Report, first_of
 from .probe import Probe
-from .triton import CALL_S, Examined, blind_to, controlled, shown
+from .triton import CALL_S, SHOWN, Examined, blind_to, controlled
 
 NONE = (
     "There is none: TRITON_DEPLOY_STAGING_GRPC_URL is not set. A candidate is tried on a Triton that serves, and takes with it what that "
@@ -31,12 +31,12 @@ COMPARE = "Compare them by hand: the same image, arguments and kind of machine. 
 
 
 class StagingCheck:
-    """Compares the staging Triton with those that serve.
+    """Compares the staging Triton with the serving Tritons.
 
     Args:
-        settings: where they and the repository are.
-        staging: makes the client of the staging Triton from its address; by default a real one.
-        tritons: the servers that serve; by default those of the settings.
+        settings: addresses of the Tritons, and the place of the repository.
+        staging: makes the client of the staging Triton from its address; by default a gRPC client.
+        tritons: returns the serving Tritons; by default those of the settings.
     """
 
     name = "staging Triton"
@@ -61,7 +61,7 @@ class StagingCheck:
         self._report = Report(self.name)
 
     def look(self) -> Iterator[Finding]:
-        """See Check.look."""
+        """See DoctorCheck.look."""
         url = self._settings.triton.staging_grpc_url
         if not url:
             yield self._report.unknown(NONE, START_ONE)
@@ -83,18 +83,18 @@ class StagingCheck:
         yield self._empty(staging)
         yield from self._alike(info, serving)
         yield self._report.unknown(CANT_BE_COMPARED, COMPARE)
-        # Last: it may take seconds.
+        # This check is last because it may take seconds.
         yield self._shared(staging)
 
     def clean_up(self) -> None:
-        """See Check.clean_up."""
+        """See DoctorCheck.clean_up."""
         self._probe.remove()
 
     def _serving(self) -> Sequence[Examined]:
         try:
             return self._tritons()
         except DeployError:
-            # A name that can't be resolved: the check of the Tritons says so.
+            # The name can't be resolved: TritonCheck reports that.
             return ()
 
     def _away(self, error: DeployError) -> Finding:
@@ -118,9 +118,9 @@ class StagingCheck:
         if not there:
             return self._report.ok("It is empty.")
         if at_work:
-            return self._report.ok(f"It has {shown(there)}: {user} tries its candidate there.")
+            return self._report.ok(f"It has {first_of(there, SHOWN)}: {user} tries its candidate there.")
         return self._report.warning(
-            f"It has {shown(there)}, and no deploy uses it: it should be empty.",
+            f"It has {first_of(there, SHOWN)}, and no deploy uses it: it should be empty.",
             "The next deploy empties it. If that comes back: start it without --load-model, and see that nobody else loads models there, "
             "and that it is none of the Tritons that serve.",
         )
@@ -131,7 +131,7 @@ class StagingCheck:
             try:
                 theirs = triton.about()
             except DeployError:
-                # The check of the Tritons says so.
+                # TritonCheck reports the error.
                 continue
             compared += 1
             if theirs.version != info.version:
@@ -163,7 +163,7 @@ class StagingCheck:
 
 
 def _same_server(url: str, serving: Sequence[Examined]) -> str:
-    """Return the address of the Triton that serves and is reached by ``url`` as well, or nothing."""
+    """Return the address of the serving Triton that ``url`` also reaches, or empty text."""
     endpoints = _endpoints(url)
     return next((triton.url for triton in serving if endpoints & _endpoints(triton.url)), "")
 
@@ -173,6 +173,6 @@ def _endpoints(url: str) -> frozenset[tuple[str, int]]:
     try:
         found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
     except OSError:
-        # The call that follows says so.
+        # The next call to that Triton reports the name.
         return frozenset()
     return frozenset((str(at[0]), int(at[1])) for *_, at in found)

@@ -1,4 +1,4 @@
-"""The Tritons: do they answer, let models be loaded, serve this very repository; and what do they run."""
+"""Checks the Tritons: whether they answer, serve this repository and allow loads, and their versions."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from ..clients.triton import Index, ServerInfo, tritons_of
 from ..errors import DeployError
 from ..settings import Settings
 from ..storage import storage_errors
-from .check import Finding, Report
+from .check import Finding, Report, first_of
 from .probe import Probe
 
 CALL_S = 3.0
+"""Longest wait for one call, seconds."""
 SEEN_WITHIN_S = 5.0
-"""How long a Triton may need to see a new folder: a network file system's cache may be that old, seconds."""
+"""Longest wait for a Triton to see a new folder, seconds: the cache of a network file system may be that
+old."""
 POLL_S = 0.2
 NEEDED = ("model_repository", "model_configuration", "binary_tensor_data")
 SHOWN = 5
-"""How many models are named."""
+"""Most models in one finding."""
 FLAGS_ALONE = "--exit-on-error=false --strict-readiness=false"
 CANT_BE_ASKED = (
     "Whether a Triton ends at its start when it can't load a model, and whether one such model makes it unready, can't be asked. While a "
@@ -38,39 +40,40 @@ ONNX_LIMITS = {
     **dict.fromkeys(range(56, 58), ("1.21", 22, 10)),
     **dict.fromkeys(range(58, 60), ("1.22", 22, 10)),
 }
-"""By minor version of Triton 2: the ONNX Runtime in NVIDIA's image (``build.py`` at Triton's tags), and the opset of the default
-domain and the IR version up to which it goes (ONNX Runtime's compatibility table)."""
+"""For each minor version of Triton 2: the ONNX Runtime in NVIDIA's image (``build.py`` at Triton's tags),
+and the highest opset of the default domain and IR version that it takes (ONNX Runtime's compatibility
+table)."""
 
 
 class Examined(Protocol):
-    """What the check asks of a Triton; each call raises a DeployError when it is refused or not answered."""
+    """A Triton, for the checks; each call raises a DeployError when Triton refuses or does not answer."""
 
     @property
     def url(self) -> str:
         """Address, for messages."""
 
     def about(self) -> ServerInfo:
-        """Return what the server says of itself."""
+        """Return the server's metadata."""
 
     def is_ready(self) -> bool:
-        """Return whether the server calls itself ready."""
+        """Return whether the server reports itself ready."""
 
     def folders(self) -> frozenset[str]:
         """Return the name of every folder in its repository."""
 
     def index(self) -> Index:
-        """Return what it says of all models of its repository."""
+        """Return the states of all models in its repository."""
 
     def unload(self, model: str, timeout_s: float) -> None:
-        """Unload a model; one that is not loaded is fine."""
+        """Unload a model; a model that is not loaded is fine."""
 
 
 class TritonCheck:
-    """Asks every Triton whether it sees a folder that is made for that moment, and would do what a deploy asks.
+    """Checks that every Triton sees a probe in the repository, and allows the calls of a deploy.
 
     Args:
-        settings: where they and the repository are.
-        tritons: the servers; by default those of the settings.
+        settings: addresses of the Tritons, and the place of the repository.
+        tritons: returns the servers; by default those of the settings.
     """
 
     name = "Triton"
@@ -88,7 +91,7 @@ class TritonCheck:
         self._report = Report(self.name)
 
     def look(self) -> Iterator[Finding]:
-        """See Check.look."""
+        """See DoctorCheck.look."""
         answering = []
         for triton in self._tritons():
             try:
@@ -103,7 +106,7 @@ class TritonCheck:
         yield from self._shared(answering)
 
     def clean_up(self) -> None:
-        """See Check.clean_up."""
+        """See DoctorCheck.clean_up."""
         self._probe.remove()
 
     def _server(self, triton: Examined, info: ServerInfo) -> Iterator[Finding]:
@@ -127,9 +130,10 @@ class TritonCheck:
         if ready or not index.ready:
             return
         lost = sorted(name for name, state in index.states.items() if state.is_lost)
-        because = f" because of {shown(lost)}" if lost else ""
+        because = f" because of {first_of(lost, SHOWN)}" if lost else ""
+        serves = first_of(sorted(index.ready), SHOWN)
         yield self._report.warning(
-            f"Triton at {triton.url} serves {shown(sorted(index.ready))} and says that it is not ready{because}: it has strict readiness, the default. "
+            f"Triton at {triton.url} serves {serves} and says that it is not ready{because}: it has strict readiness, the default. "
             "Whatever asks its /v2/health/ready takes it for dead after a candidate that could not be loaded.",
             f"Start it with {FLAGS_ALONE}, or ask for the model: /v2/models/NAME/ready.",
         )
@@ -185,9 +189,9 @@ class TritonCheck:
 
 
 def controlled(triton: Examined, probe: Probe, report: Report) -> Finding:
-    """Return whether a Triton lets models be loaded and unloaded."""
+    """Return the finding whether a Triton lets models be loaded and unloaded."""
     try:
-        # Of what is not there: says whether unloading is allowed, and does nothing.
+        # The probe is no model: the call does nothing, and fails if Triton's model control forbids it.
         triton.unload(probe.name, CALL_S)
     except DeployError as error:
         return report.failed(error.message, error.hint)
@@ -195,7 +199,7 @@ def controlled(triton: Examined, probe: Probe, report: Report) -> Finding:
 
 
 def blind_to(probe: Probe, tritons: Sequence[Examined]) -> dict[str, str]:
-    """Return the Tritons that don't see a probe in time, by address, each with its error if it had one."""
+    """Return the addresses of the Tritons that don't see a probe in time, each with its error or ''."""
     until = time.monotonic() + SEEN_WITHIN_S
     while True:
         blind: dict[str, str] = {}
@@ -208,9 +212,3 @@ def blind_to(probe: Probe, tritons: Sequence[Examined]) -> dict[str, str]:
         if not blind or time.monotonic() > until:
             return blind
         time.sleep(POLL_S)
-
-
-def shown(names: Sequence[str]) -> str:
-    """Return the first names of a list, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
