@@ -12,14 +12,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from ..errors import (
-    AnswersDiffer,
     CanaryAborted,
-    CanaryUndecided,
-    EndedTriton,
-    NotFound,
     SchemaChanged,
     Superseded,
-    VerificationFailed,
 )
 from ..rules.canary import (
     Decision,
@@ -45,6 +40,7 @@ from ..rules.moments import utc_text
 from ..rules.release import Release
 from ..rules.schema import Schema, breaking_changes
 from ..settings import Settings
+from . import canary_errors
 from .step import RunningStep
 
 log = logging.getLogger(__name__)
@@ -303,26 +299,14 @@ class CanaryWatch:
 
     def _refuse_bad(self, judgment: Judgment, found: Stand) -> None:
         """Raise the error of a step that does not end well; see ``canary_course.Course``."""
-        version, step = self._step.record.version, step_of(self._canary)
+        version, step = self._step.record.version, str(step_of(self._canary))
         if found.course is Course.UNDECIDED:
-            raise CanaryUndecided(
-                f"The canary of version {version} ended undecided with {step}: {found.why}.",
-                hint="No client gets it any more, and nothing is known against it. See to what is missing, or use longer steps, larger "
-                "shares or a smaller TRITON_DEPLOY_CANARY_MIN_REQUESTS, and deploy again; 'triton-deploy canary promote' takes one "
-                "without a verdict.",
-            )
+            raise canary_errors.undecided(version, step, found.why)
         if found.course is not Course.BAD:
             return
         if judgment.verdict is CanaryVerdict.DIFFERS:
-            raise AnswersDiffer(
-                f"Version {version} does not answer like the live one with {step}: {found.why}.",
-                hint="No client gets it any more, and nothing is known against it. If its answers are meant to differ, as after a training "
-                "on other data, raise TRITON_DEPLOY_SHADOW_MAX_DIFFERENT (1 stops none) and deploy again; else look at the model.",
-            )
-        raise VerificationFailed(
-            f"Version {version} did not do well with {step}: {found.why}.",
-            hint="No client gets it any more. Look at the model's figures, and register a repaired version.",
-        )
+            raise canary_errors.differs(version, step, found.why)
+        raise canary_errors.did_badly(version, step, found.why)
 
     def _refuse_lost(self, judgment: Judgment, now: datetime, *, ends: bool) -> None:
         """Raise EndedTriton when the candidate's Triton ended, and NotFound when that Triton has lost it.
@@ -333,17 +317,9 @@ class CanaryWatch:
         where = f"Triton at {self._canary.triton}" if self._canary.triton else "A Triton"
         if judgment.verdict is CanaryVerdict.ENDED:
             self._step.ended = {self._canary.triton: utc_text(now)} if self._canary.triton else {}
-            raise EndedTriton(
-                f"{where} ended while it had a request of version {pinned.version}: {judgment.why}.",
-                hint="No client gets it any more, and it is suspected and refused from now on. A restart by hand at that moment looks the "
-                f"same: if it was one, take the model again with 'triton-deploy deploy {model} --alias {pinned.alias} --force'. "
-                "Else see that Triton's log.",
-            )
+            raise canary_errors.ended(where, model, pinned, judgment.why)
         if judgment.verdict is CanaryVerdict.GONE and (self._was_gone or ends):
-            raise NotFound(
-                f"{where} does not have version {pinned.version} of {model} any more: {judgment.why}.",
-                hint="It was restarted, or somebody unloaded the version; deploy again.",
-            )
+            raise canary_errors.lost(where, model, pinned, judgment.why)
 
     def _pause_s(self, spent_s: float) -> float:
         pause_s = min(self._settings.canary.interval_s, self._settings.canary.silence_s / 3)

@@ -79,7 +79,9 @@ def commit(step: RunningStep, via: Collaborators) -> None:
             manifest = step.folder.versions.require(step.record.version)
             away = serving.switch_to(manifest, step.settle_s)
             step.keep_lease()
-            serving.files.complete_engine(manifest)  # Earlier code, which may finish the commit, completes none.
+            serving.files.complete_engine(
+                manifest
+            )  # Earlier code, which may finish the commit, completes none.
             step.reached(State.COMMITTING, away=dict(away), unanswered=dict(serving.unanswered))
     step.record = finish(step.deployments, step.record, flipped=flipped)
 
