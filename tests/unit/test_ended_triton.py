@@ -271,7 +271,7 @@ def test_an_emergency_ends_no_deployment_that_clients_may_have_reached(
 def test_what_hangs_in_a_triton_is_told_and_stays_listed(
     world: World, two: list[FakeTriton], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ml_code.triton_deploy.upkeep.reconcile.SETTLE_S", 0)
+    monkeypatch.setattr("ml_code.triton_deploy.upkeep.look.SETTLE_S", 0)
     real = two[0].load
 
     def hangs(model: str, timeout_s: float, config: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""From a verdict to what becomes of the release: recorded, and taken back when it is bad."""
+"""Bake a release: watch it, record the verdict, and take the release back when it is bad."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from ..watch.release_watch import Watch
 log = logging.getLogger(__name__)
 
 LEASE_POLL_S = 5.0
-"""Pause while another deploy keeps a bad release from being taken back, seconds."""
+"""Pause between attempts to take a bad release back while another deploy has the lease, seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Baked:
-    """What became of a release that did not fail its bake.
+    """The result of a bake that did not fail.
 
     Attributes:
-        bake: how the bake ended; None when none was due.
-        text: the same in a sentence.
+        bake: the record of the bake; None when no bake was due.
+        text: the result in a sentence.
     """
 
     bake: Bake | None
@@ -44,8 +44,8 @@ class Baking:
         settings: see ``Settings``.
         model: its name.
         policy: how its releases are watched.
-        deployer: takes bad ones back; by default that of the settings.
-        actor: who watches, for the history.
+        deployer: takes bad releases back; by default that of the settings.
+        actor: name of the user or run that bakes, for the history.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class Baking:
         return self._policy.duration_s > 0
 
     def release_of(self, record: Deployment) -> Release | None:
-        """Return the release that a deployment committed, or None when it committed none; raises StorageFailed."""
+        """Return the release that a deployment committed, or None; raises StorageFailed."""
         return self._folder.releases.of_deployment(record.deploy_id, record.generation)
 
     def live(self) -> Release:
-        """Return the release that is live; raises NotFound when none is."""
+        """Return the live release; raises NotFound when there is none."""
         live = self._folder.releases.latest()
         if live is None:
             raise NotFound(
@@ -80,7 +80,7 @@ class Baking:
         return live
 
     def recorded(self, generation: int) -> Bake | None:
-        """Return how the bake of a release ended, or None when it has not."""
+        """Return the record of a release's bake, or None before its end."""
         return self._folder.bakes.find(generation)
 
     def watch(self, generation: int) -> Watch:
@@ -90,12 +90,12 @@ class Baking:
     def run(
         self, generation: int, *, pause: Callable[[float], object] = time.sleep, act: bool = True
     ) -> Baked:
-        """Watch a release to the end, in this process, and do what follows.
+        """Watch a release to the end of its bake, in this process, and conclude.
 
         Args:
             generation: the release.
-            pause: waits some seconds.
-            act: record the verdict, and take a bad release back; without it nothing is changed.
+            pause: waits a number of seconds.
+            act: record the verdict, and take a bad release back; False changes nothing.
 
         Raises:
             BakeFailed, BakeHeld: see conclude.
@@ -117,21 +117,21 @@ class Baking:
             except LeaseHeld as error:
                 if waited_s > self._settings.lease_s:
                     raise
-                log.warning("%s waits to be taken back: %s", self._folder.model, error)
+                log.warning("%s: the bad release is not taken back yet: %s", self._folder.model, error)
                 pause(LEASE_POLL_S)
                 waited_s += LEASE_POLL_S
 
     def conclude(self, bake: Bake) -> Baked:
-        """Record how a bake ended, and take the release back if it is bad. Safe to repeat.
+        """Record the end of a bake, and take the release back if it is bad. Safe to repeat.
 
         Args:
             bake: the end of a watch.
 
         Raises:
-            BakeFailed: it was bad, and is not live any more; or nothing was live before it.
-            BakeHeld: it could not be judged, and the policy wants a person to decide.
+            BakeFailed: the release was bad, and is not live any more; or no version was live before it.
+            BakeHeld: the release could not be judged, and the policy wants a person to decide.
             LeaseHeld: another deploy is under way; repeat it when that has ended.
-            DeployError: it is bad and could not be taken back; repeat it.
+            DeployError: the release is bad and could not be taken back; repeat it.
         """
         bake = self._folder.bakes.add(bake)
         unjudged = bake.verdict is BakeVerdict.NO_DATA and self._policy.fate(bake) == "revert"
@@ -167,7 +167,7 @@ class Baking:
         return Baked(bake=bake, text=text)
 
     def _take_back(self, bake: Bake) -> BakeFailed:
-        """Take a release back, and return the error that tells of it."""
+        """Take a release back, and return the error for the caller to raise."""
         failed = bake.verdict is BakeVerdict.FAILED
         why = (BAKED_BADLY if failed else NOT_JUDGED) + ("; ".join(bake.reasons) or "nobody saw it")
         message = f"Release {bake.generation} (version {bake.version}) of {bake.model} {why}."

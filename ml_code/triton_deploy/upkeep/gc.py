@@ -1,6 +1,6 @@
-"""Remove what the retention lets go: versions that nobody reverts to any more, old quarantines and records.
+"""Remove versions, quarantined directories and records that the retention no longer keeps.
 
-Looks first, and takes the model's lease only to move away what goes; a deploy that is under way is left alone.
+A look comes first. The model's lease is taken only to move directories away; a model with a deploy under way is left alone.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -21,18 +21,19 @@ from ..fleet.fleet import Fleet
 from ..repository import ModelFolder, models_in
 from ..rules.gc_rules import Found, GcVerdict, Inventory, Kind, Policy, judge
 from ..settings import Settings
+from .each_model import each_model
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Removed:
-    """Something that went, or goes with ``dry_run``.
+    """A directory that was removed; with ``dry_run``, one that is to be removed.
 
     Attributes:
-        kind: what it was.
+        kind: version, quarantined directory or deployment record.
         name: version, directory name or deploy id.
-        size_bytes: what that frees: the bytes that no other version shares.
+        size_bytes: bytes that the removal frees: those that no other version shares.
         why: the reason.
     """
 
@@ -44,16 +45,16 @@ class Removed:
 
 @dataclass(frozen=True, kw_only=True)
 class Collected:
-    """What was found and done for one model.
+    """The result of one model's garbage collection.
 
     Attributes:
         model: its name.
-        live: the version that is live, or None.
-        removed: what went; with ``dry_run``, what is to go.
-        kept: what stays, with the reason.
-        still_open: what went but for files that some process has open (on NFS); it is tried again at the next time.
-        problems: what could not be done.
-        under_way: the deployment because of which nothing was looked at, or empty.
+        live: the live version, or None.
+        removed: the removed directories; with ``dry_run``, those that are to be removed.
+        kept: the directories that stay, with the reason.
+        still_open: removed directories of which a process has files open (on NFS); the next gc tries again.
+        problems: the removals that failed, and why.
+        under_way: the deployment because of which the model was left alone, or empty.
     """
 
     model: str
@@ -66,7 +67,7 @@ class Collected:
 
     @property
     def freed_bytes(self) -> int:
-        """Bytes that what was removed took."""
+        """Bytes that the removals free together."""
         return sum(removed.size_bytes for removed in self.removed)
 
 
@@ -75,7 +76,7 @@ class GarbageCollector:
 
     Args:
         settings: see ``Settings``.
-        tritons: the servers, asked only when an abandoned deployment has to be settled; by default those of the settings.
+        tritons: the servers, asked only to settle an abandoned deployment; by default those of the settings.
         clock: gives the time, aware.
     """
 
@@ -91,30 +92,27 @@ class GarbageCollector:
         self._clock = clock
 
     def run_all(self, models: Sequence[str] = (), *, dry_run: bool = False) -> list[Collected]:
-        """Collect one model after the other; what stops one is a problem of that one, and keeps no other waiting.
+        """Collect one model after the other; an error at one model does not stop the others.
 
         Args:
             models: their names; by default all of the repository.
             dry_run: see run.
 
         Returns:
-            What run returns, for each. Also a defect met at one model is reported so, and its traceback logged.
+            The result of ``run`` for each model. An error, also a defect, is a problem of its model.
 
         Raises:
             Misconfigured: there is no repository.
         """
         names = models or models_in(self._settings.repository_root)
-        return [self._run_or_tell(name, dry_run=dry_run) for name in names]
+        return list(each_model(names, partial(self.run, dry_run=dry_run), _failed, undone="not collected"))
 
     def run(self, model: str, *, dry_run: bool = False) -> Collected:
-        """Remove what the retention lets go.
+        """Remove what the retention no longer keeps. A model with a deploy under way is left alone.
 
         Args:
             model: its name.
             dry_run: say what would be removed, and change nothing.
-
-        Returns:
-            What was removed, what stays and why, and what could not be done. A deploy that is under way is left alone.
 
         Raises:
             InvalidInput, Misconfigured: there is no such place.
@@ -131,17 +129,27 @@ class GarbageCollector:
             deployments.abandoned(me)
             verdicts = self._judge(folder)
             if dry_run:
-                removed += [_measured(folder, verdict) for verdict in verdicts if verdict.goes]
-            elif folder.removals.undecided() or any(verdict.goes for verdict in verdicts):
-                with self._lease(deployments, me):
-                    # Judged again: a deploy may have ended meanwhile.
+                removed += [_measured(folder, verdict) for verdict in _going(verdicts)]
+            elif folder.removals.undecided() or _going(verdicts):
+                with _lease(deployments, me):
+                    # A deploy may have ended since the first look.
                     verdicts = self._judge(folder)
-                    self._take_away(deployments, me, verdicts, removed, problems)
+                    for verdict in _going(verdicts):
+                        try:
+                            removed.append(_remove(folder, verdict, me))
+                        except StorageFailed as error:
+                            problems.append(f"{verdict.kind} {verdict.name}: {error}")
         except LeaseHeld:
             under_way = folder.lease.last(self._clock())[0] or "a deployment that has just begun"
         except DeployError as error:
             problems.append(str(error))
-        still_open = [] if dry_run else _without_trash(folder, problems)
+        still_open: list[str] = []
+        if not dry_run:
+            try:
+                # Needs no lease: no process looks for these files any more.
+                still_open = folder.removals.empty()
+            except DeployError as error:
+                problems.append(str(error))
         return _reported(
             Collected(
                 model=model,
@@ -154,45 +162,6 @@ class GarbageCollector:
             ),
             dry_run,
         )
-
-    def _run_or_tell(self, model: str, *, dry_run: bool) -> Collected:
-        try:
-            return self.run(model, dry_run=dry_run)
-        except Exception as error:
-            # A traceback is for a defect; an error of ours says all that there is.
-            log.error("%s: nothing was collected", model, exc_info=not isinstance(error, DeployError))
-            told = str(error) if isinstance(error, DeployError) else f"{type(error).__name__}: {error}"
-            return Collected(model=model, live=None, problems=(f"not collected: {told}",))
-
-    @contextlib.contextmanager
-    def _lease(self, deployments: Deployments, me: str) -> Iterator[None]:
-        deployments.take_lease(me)
-        try:
-            for path in deployments.folder.removals.undecided():
-                deployments.folder.removals.settle(path)
-            yield
-        finally:
-            deployments.folder.lease.release(me)
-
-    def _take_away(
-        self,
-        deployments: Deployments,
-        me: str,
-        verdicts: Sequence[GcVerdict],
-        removed: list[Removed],
-        problems: list[str],
-    ) -> None:
-        folder = deployments.folder
-        for verdict in verdicts:
-            if not verdict.goes:
-                continue
-            try:
-                found = _measured(folder, verdict)
-                folder.removals.remove(_path(folder, verdict), partial(folder.lease.require, me))
-            except StorageFailed as error:
-                problems.append(f"{verdict.kind} {verdict.name}: {error}")
-            else:
-                removed.append(found)
 
     def _judge(self, folder: ModelFolder) -> list[GcVerdict]:
         settings = self._settings
@@ -209,13 +178,25 @@ class GarbageCollector:
         return Fleet(folder, tritons, self._settings)
 
 
+@contextlib.contextmanager
+def _lease(deployments: Deployments, me: str) -> Iterator[None]:
+    """Have the lease, after every directory that an earlier gc moved away and did not decide on is back."""
+    deployments.take_lease(me)
+    try:
+        for path in deployments.folder.removals.undecided():
+            deployments.folder.removals.settle(path)
+        yield
+    finally:
+        deployments.folder.lease.release(me)
+
+
 def _inventory(folder: ModelFolder, now: datetime) -> Inventory:
     versions = folder.versions
     deployments = tuple(folder.journal.all())
     ended = {record.deploy_id: record.last_time for record in deployments}
 
     def found(name: str, deploy_id: str) -> Found:
-        # Not before its deployment ended: a rollback may have come to it long after the failure.
+        # Its days begin when its deployment ended: a rollback may come long after the failure.
         known = [at for at in (versions.failed_at(name), ended.get(deploy_id)) if at is not None]
         return Found(deploy_id=deploy_id, since=max(known) if known else versions.changed_at(name))
 
@@ -232,7 +213,7 @@ def _inventory(folder: ModelFolder, now: datetime) -> Inventory:
 
 
 def _without_foreign(folder: ModelFolder, verdict: GcVerdict) -> GcVerdict:
-    """Let nothing go in which somebody else has put something."""
+    """Return the verdict, or one that keeps a directory that holds files of another program."""
     if not verdict.goes or verdict.kind is Kind.QUARANTINED:
         return verdict
     foreign = (
@@ -243,6 +224,10 @@ def _without_foreign(folder: ModelFolder, verdict: GcVerdict) -> GcVerdict:
     if not foreign:
         return verdict
     return replace(verdict, goes=False, why=f"{foreign[0]} in it is not of this deployer")
+
+
+def _going(verdicts: Iterable[GcVerdict]) -> list[GcVerdict]:
+    return [verdict for verdict in verdicts if verdict.goes]
 
 
 def _path(folder: ModelFolder, verdict: GcVerdict) -> Path:
@@ -260,13 +245,15 @@ def _measured(folder: ModelFolder, verdict: GcVerdict) -> Removed:
     )
 
 
-def _without_trash(folder: ModelFolder, problems: list[str]) -> list[str]:
-    """Remove the files of what was decided to go, which needs no lease: nobody looks for them."""
-    try:
-        return folder.removals.empty()
-    except DeployError as error:
-        problems.append(str(error))
-        return []
+def _remove(folder: ModelFolder, verdict: GcVerdict, me: str) -> Removed:
+    # Measured before: afterwards the directory is gone.
+    removed = _measured(folder, verdict)
+    folder.removals.remove(_path(folder, verdict), partial(folder.lease.require, me))
+    return removed
+
+
+def _failed(model: str, problem: str) -> Collected:
+    return Collected(model=model, live=None, problems=(problem,))
 
 
 def _live(folder: ModelFolder) -> int | None:
@@ -281,7 +268,7 @@ def _reported(found: Collected, dry_run: bool) -> Collected:
         for removed in found.removed:
             log.info("%s: removed %s %s: %s", found.model, removed.kind, removed.name, removed.why)
     for name in found.still_open:
-        log.warning("%s: files of %s are still open somewhere; the next gc tries again", found.model, name)
+        log.warning("%s: a process still has files of %s open; the next gc tries again", found.model, name)
     for problem in found.problems:
         log.error("%s: %s", found.model, problem)
     return found

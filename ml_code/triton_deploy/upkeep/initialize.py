@@ -1,6 +1,7 @@
-"""Makes what has to be there once: the repository's folder, the bucket, an experiment behind MLflow's proxy and one directly in S3.
+"""Make the places that a first deploy needs: the repository's folder, the bucket, and two experiments in MLflow.
 
-Looks before it makes, so it may be run at any time and by several at once.
+The artifacts of one experiment are behind MLflow's proxy, those of the other directly in S3. A place that is there is left as it is, so
+several users may run this at any time.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from ..settings import Settings
 from ..storage import storage_errors
 
 ROOT_MODE = 0o755
-"""The deployer writes, and Triton reads, as whatever user it runs."""
+"""Mode of the repository's folder: the deployer writes, and Triton, which may run as another user, reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InitRequest:
-    """What is wanted.
+    """The names of the wanted places.
 
     Attributes:
-        bucket: bucket for artifacts, or empty for none, and no direct experiment then.
+        bucket: bucket for artifacts; empty for no bucket and no direct experiment.
         proxied: experiment whose artifacts MLflow hands out.
-        direct: experiment whose artifacts lie in the bucket directly.
+        direct: experiment whose artifacts are in the bucket.
     """
 
     bucket: str
@@ -40,12 +41,12 @@ class InitRequest:
 
 @dataclass(frozen=True)
 class SetUpStep:
-    """Something that is wanted.
+    """The result for one wanted place.
 
     Attributes:
-        what: it, for messages.
-        made: whether it had to be made (with ``dry_run``: has to be).
-        to_set: variable and value that the deployers' environment needs for it, and does not have; or empty.
+        what: the place, for messages.
+        made: whether it was made; with ``dry_run``, whether it has to be made.
+        to_set: variable and value that the deployers' environment lacks; or empty.
     """
 
     what: str
@@ -54,36 +55,36 @@ class SetUpStep:
 
 
 class Wanted(Protocol):
-    """Something that has to be there."""
+    """A place that has to exist."""
 
     @property
     def what(self) -> str:
-        """What it is, for messages."""
+        """The place, for messages."""
 
     def there(self) -> bool:
-        """Whether it is there; raises Misconfigured when something else is in its place."""
+        """Whether it exists; raises Misconfigured when something else has its name."""
 
     def make(self) -> None:
-        """Make it; fine when somebody else has just done so."""
+        """Make it; no error when another process has just made it."""
 
 
 def initialize(settings: Settings, request: InitRequest, *, dry_run: bool) -> Iterator[SetUpStep]:
-    """Make what is missing, and yield each thing as it is there.
+    """Make the missing places, and yield the result for each.
 
     Args:
         settings: where the servers and the repository are.
-        request: what is wanted.
+        request: the wanted places.
         dry_run: make nothing.
 
     Raises:
-        Misconfigured: something else has that name, or a setting is missing.
-        AccessDenied, StorageFailed, Unavailable: it can't be made; run it again when it can.
+        Misconfigured: something else has the name of a place, or a setting is missing.
+        AccessDenied, StorageFailed, Unavailable: a place can't be made; the next run goes on from there.
     """
     for wanted in _all(settings, request):
         there = wanted.there()
         if not there and not dry_run:
             wanted.make()
-            # Asked again: a server's own default may have put it somewhere else.
+            # A default of the server may have put it somewhere else.
             if not wanted.there():
                 raise Misconfigured(f"{wanted.what} was made and is not there.", hint="See the server's log.")
         yield SetUpStep(wanted.what, made=not there)
@@ -101,7 +102,7 @@ def _all(settings: Settings, request: InitRequest) -> Iterator[Wanted]:
 
 
 def _roots(settings: Settings, request: InitRequest) -> Iterator[SetUpStep]:
-    """Yield what has to be set so that models of the direct experiment are deployed: nobody's environment can be set from here."""
+    """Yield the setting without which the deployer refuses models of the direct experiment; the user has to set it."""
     if not request.bucket:
         return
     allowed = settings.transfer.allowed_artifacts
@@ -151,7 +152,7 @@ class _Bucket:
 
 
 class _Experiment:
-    """One whose artifacts are behind the proxy, or at ``location``."""
+    """An experiment with its artifacts behind MLflow's proxy, or at ``location``."""
 
     def __init__(self, api: MlflowApi, name: str, location: str = "") -> None:
         self._api = api
@@ -185,7 +186,7 @@ class _Experiment:
         try:
             self._api.send("POST", "mlflow/experiments/create", name=self._name, **body)
         except Misconfigured:
-            # Made by somebody else meanwhile: MLflow refuses a second one.
+            # MLflow refuses the name when another process has just made the experiment.
             if not self.there():
                 raise
 

@@ -1,7 +1,7 @@
-"""The way forward for a model that was deleted in MLflow and made anew: its version gets a number that is free.
+"""Give a version of a model that was deleted in MLflow and made anew a number that the repository does not know.
 
-All of it happens in MLflow: nothing that serves is touched, and clients see no number twice. MLflow chooses the numbers, each one above
-the last, so the numbers that are taken are used up by versions that are deleted again.
+Everything happens in MLflow: no serving version is touched, and clients see no number twice. MLflow numbers the versions one after the
+other, so the taken numbers are used up by stopgap versions, which are deleted afterwards.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from ..rules.names import check_alias
 from ..rules.standing import KEYS, Registered
 
 STOPGAP = "triton_deploy.stopgap"
-"""Tag of a version that is there only to use up its number; it is deleted at the end, or by the next renumbering."""
+"""Tag of a version that only uses up its number. It is deleted at the end, or by the next renumbering."""
 
 MOST = 1000
-"""How many numbers are used up at most; it takes some 20 ms for each."""
+"""The most numbers that one renumbering uses up; each takes about 20 ms."""
 
 log = logging.getLogger(__name__)
 
 
 class Registrar(Board, Protocol):
-    """A board on which versions can be registered; the errors are those of Board."""
+    """A board that also registers versions; raises the errors of Board."""
 
     def register(self, model: str, like: Registered, tags: Mapping[str, str]) -> int:
-        """Register a version's run and source once more, and return the number that it got: the next one."""
+        """Register a version's run and source once more, and return the new number, which is the next one."""
 
     def set_alias(self, model: str, alias: str, version: int) -> None:
         """Point an alias at a version."""
@@ -42,15 +42,15 @@ class Registrar(Board, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Renumbered:
-    """What became of a version's number.
+    """The old and the new number of a version.
 
     Attributes:
         model: model name.
-        alias: the alias that names it.
-        was: its number before.
-        now: its number; in a dry run 0 when it is not known yet; the same as before when that one is free.
+        alias: the alias that names the version.
+        was: the old number.
+        now: the new number; the old one when that is free, and 0 in a dry run that would change it.
         above: the highest number that the repository knows.
-        run_id: its run, or empty.
+        run_id: the version's run, or empty.
     """
 
     model: str
@@ -67,12 +67,12 @@ class Renumbered:
 
 
 class Renumbering:
-    """Gives the version that an alias names a number that the repository does not know.
+    """Gives the version behind an alias a number that the repository does not know.
 
     Args:
         folder: the model's place in the repository; it is only read.
         registrar: MLflow's registry.
-        prefix: what the tags begin with that say how a version stands; they are not copied.
+        prefix: prefix of the tags that say how a version serves; they are not copied.
     """
 
     def __init__(self, folder: ModelFolder, registrar: Registrar, prefix: str) -> None:
@@ -85,16 +85,16 @@ class Renumbering:
 
         Args:
             alias: the alias.
-            dry_run: only say what would be done.
+            dry_run: change nothing.
 
         Returns:
             The old and the new number. They are equal, and nothing is done, when the repository has no other version of the number.
 
         Raises:
-            AliasNotFound: it is not set.
-            AnotherVersion: too many numbers would have to be used up.
-            Superseded: somebody moved the alias meanwhile; it stays where it is.
-            DeployError: MLflow refuses or does not answer; repeat it. The alias names what it named before.
+            AliasNotFound: the alias is not set.
+            AnotherVersion: more than MOST numbers would have to be used up.
+            Superseded: the alias was moved meanwhile; it stays where it is.
+            DeployError: MLflow refuses or does not answer; repeat it. The alias still names the old version.
         """
         model = self._folder.model
         named = self._named(check_alias(alias))
@@ -145,7 +145,7 @@ class Renumbering:
         return named
 
     def _is_taken(self, named: Registered) -> bool:
-        """Whether the repository has, or had live, another version of the number: clients would see it for two versions."""
+        """Whether the repository has, or had live, another version of this number: clients would see one number for both."""
         manifest = self._folder.versions.manifest(named.version)
         origins = [origin_of(manifest)] if manifest else []
         origins += [

@@ -1,8 +1,7 @@
-"""What is live, what failed, what is under way: read from the repository and asked of Triton. Changes nothing."""
+"""Read the state of models from the repository and from Triton: live version, failures, deployment under way. Changes nothing."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -20,8 +19,7 @@ from ..rules.deployment import Deployment
 from ..rules.release import Release
 from ..rules.standing import Notice
 from ..settings import Settings
-
-log = logging.getLogger(__name__)
+from .each_model import each_model
 
 T = TypeVar("T")
 
@@ -33,14 +31,15 @@ class ModelStatus:
     Attributes:
         model: its name.
         live: the last release, or None.
-        serving: by Triton, the version that answers the public name, None, or why it can't be asked.
+        serving: by Triton's address, the version that answers the public name, None, or why that Triton can't be asked.
         unfinished: a deployment that neither committed nor was rolled back, or None.
-        quarantined: name of each directory that was put aside with its failure.json, oldest first; one that `blames_artifact` is refused.
-        notices: what MLflow says that does not fit; empty too when it can't be asked quickly.
-        problems: what can't be read, and what to do; the rest of the state is as far as it is known without that.
-        verdict: how what is live was judged, in a line; empty when nothing judged it or was to.
-        without_verdict: what was to judge it and did not: ``canary``, ``bake``.
-        taken_back: why versions are not deployed again without force that a bake found bad, by their number.
+        quarantined: by name of each quarantined directory its failure.json, oldest first; a failure that `blames_artifact` has the
+            artifact refused.
+        notices: contradictions between MLflow and the repository; empty also when MLflow can't be asked quickly.
+        problems: records and files that can't be read, and what to do; the other fields say what is known without them.
+        verdict: how the live version was judged, in a line; empty when no judge was asked.
+        without_verdict: judges that were asked and gave no verdict: ``canary``, ``bake``.
+        taken_back: by number of each version that a bake found bad, why it is not deployed again without force.
     """
 
     model: str
@@ -56,15 +55,15 @@ class ModelStatus:
 
     @property
     def agrees(self) -> bool:
-        """Whether every Triton serves what is live, as far as all of that can be read."""
+        """Whether every Triton serves the live version, and everything can be read."""
         if self.live is None and any(notice.kind == FOREIGN for notice in self.notices):
-            # What serves is somebody else's.
+            # Another program's model serves under this name.
             return not self.problems
         return not self.problems and all(version == self._expected for version in self.serving.values())
 
     @property
     def differs(self) -> bool:
-        """Whether a Triton that answered serves something else than what is live."""
+        """Whether a Triton that answered serves another version than the live one."""
         return any(
             version != self._expected for version in self.serving.values() if not isinstance(version, str)
         )
@@ -87,17 +86,18 @@ def model_status(
         settings: where the repository and the Tritons are.
         model: its name.
         feedback: asks the registry where the alias points; MLflow by default.
-        survey: what the Tritons had loaded a moment ago, for who looks at many models at a time. A model of which one had
-            another version than is live is looked at again: it may have been deployed since.
+        survey: the versions that the Tritons had loaded a moment ago, for a look at many models. A model is looked at again when
+            a Triton had another version of it than the live one: a deploy may have ended since.
 
     Raises:
-        InvalidInput, Misconfigured: there is no such place. A Triton that is away and a file that can't be read are part of
-            the answer.
+        InvalidInput, Misconfigured: there is no such place. A Triton that is away and a file that can't be read are no errors
+            here: the status has them.
     """
     folder = ModelFolder.at(settings.repository_root, model)
     problems: list[str] = []
 
     def seen(look: Callable[[], T], otherwise: T) -> T:
+        """Return the result of a look, or the default when it fails, which is a problem; each is reported once."""
         try:
             return look()
         except DeployError as error:
@@ -134,29 +134,23 @@ def model_status(
 
 
 def statuses(settings: Settings, models: Sequence[str]) -> Iterator[ModelStatus]:
-    """Look at one model after the other; one that can't be looked at at all keeps no other from it.
+    """Look at one model after the other; an error at one model does not stop the others.
 
     Raises:
         Misconfigured: there is no repository.
     """
     feedback, survey = MlflowTags(settings), IndexCache(settings.repository_root)
-    for model in models:
-        try:
-            yield model_status(settings, model, feedback, survey)
-        except Misconfigured:
-            raise
-        except Exception as error:
-            # A traceback is for a defect; an error of ours says all that there is.
-            log.error("%s: it was not looked at", model, exc_info=not isinstance(error, DeployError))
-            told = str(error) if isinstance(error, DeployError) else f"{type(error).__name__}: {error}"
-            yield ModelStatus(
-                model=model,
-                live=None,
-                serving={},
-                unfinished=None,
-                quarantined={},
-                problems=(f"not looked at: {told}",),
-            )
+
+    def run(model: str) -> ModelStatus:
+        return model_status(settings, model, feedback, survey)
+
+    return each_model(models, run, _failed, undone="not looked at", fatal=(Misconfigured,))
+
+
+def _failed(model: str, problem: str) -> ModelStatus:
+    return ModelStatus(
+        model=model, live=None, serving={}, unfinished=None, quarantined={}, problems=(problem,)
+    )
 
 
 def _unfinished(folder: ModelFolder) -> Deployment | None:
