@@ -25,7 +25,7 @@ from ml_code.gate.rules import Rules
 from ml_code.gate.settings import RetrainSettings
 from ml_code.gateway.front.deploy_metrics import FAMILIES
 from ml_code.gateway.settings import GatewaySettings
-from ml_code.triton_deploy.cli import EXIT_CODES
+from ml_code.triton_deploy.cli.exit_codes import EXIT_CODES
 from ml_code.triton_deploy.rules.deployment import TRANSITIONS
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.settings.environment import FromEnvironment

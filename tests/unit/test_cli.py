@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from ml_code.triton_deploy import cli
-from ml_code.triton_deploy.cli import commands
+from ml_code.triton_deploy.cli import status_commands
 
 LEAVING_A_THREAD = """
 import atexit, os, sys, threading
@@ -41,7 +41,7 @@ def test_ctrl_c_is_answered_with_what_serves_and_no_traceback(
     def interrupted(*_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "history", interrupted)
+    monkeypatch.setattr(status_commands, "history", interrupted)
     monkeypatch.setattr(cli, "_still_true", lambda _: iter(["version 1 of scorer is live"]))
     assert cli.main(["history", "scorer"]) == 128 + signal.SIGINT
     assert capsys.readouterr().err.splitlines() == [

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from ml_code.triton_deploy.cli import commands
+from ml_code.triton_deploy.cli import status_commands
+from ml_code.triton_deploy.cli.exit_codes import ExitCode
+from ml_code.triton_deploy.cli.told import show
 from ml_code.triton_deploy.errors import StorageFailed
 from ml_code.triton_deploy.repository import ModelFolder
 from ml_code.triton_deploy.repository.versions import read_manifest
@@ -387,14 +389,13 @@ def test_status_says_which_file_is_junk_and_shows_all_else(
     path = two.root / "another/releases/000003.json"
     path.write_bytes(b"")
     monkeypatch.setattr("ml_code.triton_deploy.upkeep.status.tritons_of", lambda settings: [two.triton])
-    options = argparse.Namespace(model="", deploy_id="", json=False)
-    assert commands.status(options, two.settings) == commands.EXIT_DISAGREES
+    options = argparse.Namespace(model="", deploy_id="")
+    assert show(status_commands.status(options, two.settings), as_json=False) == ExitCode.DISAGREES
     printed = capsys.readouterr().out
     assert "another: no version is known to be live" in printed
     assert f"problem: The release record {path} can't be read: it is empty." in printed
     assert f"{MODEL}: version 3, generation 3" in printed
-    options.json = True
-    assert commands.status(options, two.settings) == commands.EXIT_DISAGREES
+    assert show(status_commands.status(options, two.settings), as_json=True) == ExitCode.DISAGREES
     broken, whole = json.loads(capsys.readouterr().out)
     assert (len(broken["problems"]), whole["problems"]) == (1, [])
 
@@ -405,7 +406,7 @@ def test_history_shows_the_releases_after_one_that_is_junk(
     path = two.root / MODEL / "releases/000001.json"
     path.write_bytes(b"")
     with pytest.raises(StorageFailed, match=r"000001\.json can't be read"):
-        commands.history(argparse.Namespace(model=MODEL, limit=9, json=False), two.settings)
+        show(status_commands.history(argparse.Namespace(model=MODEL, limit=9), two.settings), as_json=False)
     assert [line.split()[2] for line in capsys.readouterr().out.splitlines()] == ["3", "2"]
 
 

@@ -1,1 +1,1 @@
-"""What keeps a repository well between deploys: reconcile, gc, the bake, status, a first set-up."""
+"""Keeps a repository healthy between deploys: reconcile, gc, the bake, status, and the first set-up."""

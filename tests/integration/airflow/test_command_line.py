@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ml_code.triton_deploy.cli import commands
+from ml_code.triton_deploy.cli.exit_codes import ExitCode
 from ml_code.triton_deploy.rules.deployment import State
 from ml_code.triton_deploy.rules.names import engine_name
 from ml_code.triton_deploy.rules.version_files import SMOKE_CASE
@@ -379,7 +379,7 @@ def test_single_tasks_are_tied_together_by_the_deploy_id(live: Model, airflow: A
     live.register()
     for task in TASKS.values():
         assert task_alone(airflow, live, task).code == 0
-        assert live.status("d2") == (0 if task == "commit_current" else commands.EXIT_UNFINISHED)
+        assert live.status("d2") == (0 if task == "commit_current" else ExitCode.UNFINISHED)
     assert live.state("d2") is State.COMMITTED
     assert live.ready_versions(live.name) == {2}
 
@@ -392,11 +392,11 @@ def test_a_single_task_that_fails_exits_0_and_the_status_tells(live: Model, airf
     failing = task_alone(airflow, live, "materialize_repo")
     assert failing.code == 0, "Airflow's rule; when it changes, the README has to"
     assert "AirflowFailException" in failing.output
-    assert live.status("d2") == commands.EXIT_UNFINISHED
+    assert live.status("d2") == ExitCode.UNFINISHED
     out_of_order = task_alone(airflow, live, "commit_current")
     assert "materialize is due, not commit" in out_of_order.output
     task_alone(airflow, live, "rollback_minimal")
-    assert live.status("d2") == commands.EXIT_ROLLED_BACK
+    assert live.status("d2") == ExitCode.ROLLED_BACK
     assert live.current == before
     (failure,) = live.quarantined.values()
     assert failure["step"] == "materialize"

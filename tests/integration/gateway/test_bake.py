@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from ml_code.triton_deploy.cli import commands
+from ml_code.triton_deploy.cli.exit_codes import ExitCode
 from ml_code.triton_deploy.clients.prometheus import Prometheus as Client
 from ml_code.triton_deploy.errors import BakeFailed, Misconfigured, Unavailable
 from ml_code.triton_deploy.rules.bake_record import BakeVerdict
@@ -169,7 +169,7 @@ def test_the_command_line_watches_and_says_how_it_ended(
 
     assert run("--minutes", "0")[0] == 0
     code, said = run("--minutes", "0.05")
-    assert code == commands.EXIT_DISAGREES
+    assert code == ExitCode.DISAGREES
     assert said["error"] == "bake_held"
     assert "no source saw a request" in str(said["message"])
     scraped = requests.get(f"{gateway.url}/metrics/deployments", timeout=10).text

@@ -1,0 +1,138 @@
+"""The commands that show a model's state and change nothing: ``status`` and ``history``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from ..deploy.deployer import Deployer
+from ..report.known_models import require_known
+from ..repository import ModelFolder, models_in
+from ..repository.verdicts import in_a_line
+from ..rules.canary import step_of
+from ..rules.deployment import Deployment, State
+from ..rules.names import check_model
+from ..rules.release import Release
+from ..settings import Settings
+from .command import Commands, settings_to_look
+from .exit_codes import ExitCode
+from .told import Told
+
+if TYPE_CHECKING:
+    from ..upkeep.status import ModelStatus
+
+
+def add_status(commands: Commands) -> None:
+    """Add ``status``."""
+    command = commands.add(
+        "status",
+        status,
+        "show what is live, what each Triton serves, what is under way and in quarantine",
+        settings_to_look,
+    )
+    command.add_argument("model", metavar="MODEL", nargs="?", help="one model (default: all)")
+    command.add_argument(
+        "--deploy-id", help="show one deployment of the model; the exit code says how it ended"
+    )
+
+
+def status(options: argparse.Namespace, settings: Settings) -> Told:
+    """Show the live version of each model, and the versions that the Tritons serve."""
+    from ..upkeep.status import statuses
+
+    if options.deploy_id:
+        return _deployment_status(options, settings)
+    models = [check_model(options.model)] if options.model else models_in(settings.repository_root)
+    states = list(statuses(settings, models))
+    if options.model and not any(state.notices or state.problems for state in states):
+        require_known(settings, options.model)
+    lines = [line for state in states for line in _status_lines(state)]
+    agree = all(state.agrees for state in states)
+    return Told(
+        [state.to_dict() for state in states],
+        lines or ["Nothing was deployed to this repository yet."],
+        ExitCode.DONE if agree else ExitCode.DISAGREES,
+    )
+
+
+def _status_lines(state: ModelStatus) -> Iterator[str]:
+    live = state.live
+    if live:
+        unverified = f", {live.reason}" if live.unverified else ""
+        yield (
+            f"{state.model}: version {live.active_version}, generation {live.generation}, "
+            f"since {live.updated_at_utc}{unverified}"
+        )
+    else:
+        yield f"{state.model}: {'no version is known to be live' if state.problems else 'nothing live'}"
+    for url, version in state.serving.items():
+        serves = f"serves version {version}" if isinstance(version, int) else version or "does not serve it"
+        yield f"  Triton {url}: {serves}"
+    if state.unfinished:
+        yield f"  under way: {_under_way(state.unfinished)}"
+    if live and live.reason and not live.unverified:
+        yield f"  reason: {live.reason}"
+    if state.verdict:
+        yield f"  {'without a verdict' if state.without_verdict else 'judged'}: {state.verdict}"
+    for version, why in state.taken_back.items():
+        yield f"  taken back: version {version}, not deployed again without --force: {why}"
+    for name, failure in state.quarantined.items():
+        kept = "quarantined" if failure.get("blames_artifact", True) else "put aside, and not refused"
+        yield f"  {kept}: {name}: {failure.get('step')}: {failure.get('error')}"
+    yield from (f"  problem: {problem}" for problem in state.problems)
+    yield from (f"  notice: {notice.text}" for notice in state.notices)
+
+
+def _under_way(record: Deployment) -> str:
+    """Return the deployment's id, its version and the step that its candidate has reached."""
+    text = f"{record.deploy_id}, version {record.version}, {record.state}"
+    canary = record.canary
+    if canary and canary.step:
+        text += f", {step_of(canary)} since {canary.since_utc}"
+    if canary and canary.held_utc:
+        text += f", waits since {canary.held_utc}: {canary.held_for}"
+    return text
+
+
+def _deployment_status(options: argparse.Namespace, settings: Settings) -> Told:
+    if not options.model:
+        options.usage_error("--deploy-id needs the model's name")
+    record = ModelFolder.at(settings.repository_root, options.model).journal.get(options.deploy_id)
+    text = f"Deployment {record.deploy_id} of {record.model} version {record.version}: {record.state}."
+    if record.failure:
+        text += f" {record.failure.step} failed: {record.failure.error}"
+    ended = ExitCode.DONE if record.finished else ExitCode.UNFINISHED
+    exit_code = ExitCode.ROLLED_BACK if record.state is State.ROLLED_BACK else ended
+    return Told.of(record, text, Deployer(settings).what_serves(options.model), exit_code)
+
+
+def add_history(commands: Commands) -> None:
+    """Add ``history``."""
+    command = commands.add("history", history, "show the releases of a model, newest first", settings_to_look)
+    command.add_argument("model", metavar="MODEL")
+    command.add_argument("--limit", type=int, default=20, help="how many releases (default: %(default)s)")
+
+
+def history(options: argparse.Namespace, settings: Settings) -> Told:
+    """Show releases, newest first. A record that can't be read ends the lines after those of newer releases, not before."""
+    require_known(settings, options.model)
+    folder = ModelFolder.at(settings.repository_root, options.model)
+    releases = islice(folder.releases.history(), max(0, options.limit))
+    values = (asdict(release) | {"verdict": in_a_line(folder, release)} for release in releases)
+    return Told(values, _history_lines(folder, releases))
+
+
+def _history_lines(folder: ModelFolder, releases: Iterable[Release]) -> Iterator[str]:
+    release = None
+    for release in releases:
+        how = in_a_line(folder, release)
+        yield (
+            f"{release.generation:>6}  version {release.active_version:<5} {release.updated_at_utc}  alias {release.alias}  "
+            f"by {release.actor}  run {release.run_id or '-'}  deployment {release.deploy_id}  {release.reason}".rstrip()
+            + (f"  [{how}]" if how else "")
+        )
+    if release is None:
+        yield f"{folder.model} was never released."

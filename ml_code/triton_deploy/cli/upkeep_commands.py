@@ -1,0 +1,143 @@
+"""The commands that keep a repository healthy: ``reconcile``, ``gc`` and ``renumber``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from ..report.known_models import require_known
+from ..repository import ModelFolder
+from ..settings import Settings
+from .command import Commands, add_dry_run, add_model_and_alias, add_models
+from .exit_codes import ExitCode
+from .told import Told
+
+if TYPE_CHECKING:
+    from ..upkeep.gc import Collected
+    from ..upkeep.reconcile import Reconciled
+    from ..upkeep.renumber import Renumbered
+
+
+def add_reconcile(commands: Commands) -> None:
+    """Add ``reconcile``."""
+    command = commands.add(
+        "reconcile", reconcile, "make Triton and the derived files agree with what was committed"
+    )
+    add_models(command)
+    command.add_argument(
+        "--deep", action="store_true", help="read every byte of the loaded versions and compare"
+    )
+    add_dry_run(command)
+
+
+def reconcile(options: argparse.Namespace, settings: Settings) -> Told:
+    """Make Triton and the derived files agree with the last release."""
+    from ..upkeep.reconcile import Reconciler
+
+    models = _known(settings, options.models)
+    results = Reconciler(settings).run_all(models, deep=options.deep, dry_run=options.dry_run)
+    lines = (line for result in results for line in _reconciled_lines(result, options.dry_run))
+    return Told(map(asdict, results), lines, _exit_code(results))
+
+
+def _reconciled_lines(result: Reconciled, dry_run: bool) -> Iterator[str]:
+    yield _live_line(result)
+    for line in result.done:
+        yield f"  {'to do' if dry_run else 'done'}: {line}"
+    for line in result.problems:
+        yield f"  problem: {line}"
+    for notice in result.notices:
+        yield f"  notice: {notice.text}"
+    if result.under_way:
+        yield f"  left alone: {result.under_way} is under way"
+
+
+def add_gc(commands: Commands) -> None:
+    """Add ``gc``."""
+    command = commands.add(
+        "gc",
+        collect_garbage,
+        "remove what the retention lets go: old versions, quarantined directories, records",
+    )
+    add_models(command)
+    add_dry_run(command)
+
+
+def collect_garbage(options: argparse.Namespace, settings: Settings) -> Told:
+    """Remove what the retention no longer keeps."""
+    from ..upkeep.gc import GarbageCollector
+
+    models = _known(settings, options.models)
+    results = GarbageCollector(settings).run_all(models, dry_run=options.dry_run)
+    values = (asdict(result) | {"freed_bytes": result.freed_bytes} for result in results)
+    lines = (line for result in results for line in _collected_lines(result, options.dry_run))
+    return Told(values, lines, _exit_code(results))
+
+
+def _collected_lines(result: Collected, dry_run: bool) -> Iterator[str]:
+    yield _live_line(result)
+    done = "to remove" if dry_run else "removed"
+    for removed in result.removed:
+        yield f"  {done}: {removed.kind} {removed.name} ({removed.size_bytes} bytes): {removed.why}"
+    for kept in result.kept:
+        yield f"  kept: {kept.kind} {kept.name}: {kept.why}"
+    for name in result.still_open:
+        yield f"  still open somewhere, tried again at the next gc: {name}"
+    for line in result.problems:
+        yield f"  problem: {line}"
+    if result.under_way:
+        yield f"  left alone: {result.under_way} is under way"
+    yield f"  {'would free' if dry_run else 'freed'}: {result.freed_bytes} bytes"
+
+
+def add_renumber(commands: Commands) -> None:
+    """Add ``renumber``."""
+    command = commands.add(
+        "renumber",
+        renumber,
+        "after a model was deleted in MLflow and made anew: register its version again, under a number that is free",
+    )
+    add_model_and_alias(command)
+    add_dry_run(command)
+
+
+def renumber(options: argparse.Namespace, settings: Settings) -> Told:
+    """Register the version that an alias names again, under a free number."""
+    from ..clients.mlflow_board import MlflowBoard
+    from ..upkeep.renumber import Renumbering
+
+    folder = ModelFolder.at(settings.repository_root, options.model)
+    renumbering = Renumbering(folder, MlflowBoard(settings), settings.mlflow.feedback_prefix)
+    done = renumbering.run(options.alias, dry_run=options.dry_run)
+    text = _renumbered_text(done, options.dry_run)
+    return Told(asdict(done) | {"dry_run": options.dry_run, "text": text}, [text])
+
+
+def _renumbered_text(done: Renumbered, dry_run: bool) -> str:
+    number = f"version {done.was} of {done.model}"
+    if not done.needed:
+        return f"Nothing to do: {number}, which alias {done.alias} names, has a number of its own."
+    if dry_run:
+        return f"would register {number} again, above version {done.above}, and move alias {done.alias} to it"
+    return (
+        f"V{number[1:]} is registered again as version {done.now}, and alias {done.alias} names that one. "
+        f"Deploy it: triton-deploy deploy {done.model} --alias {done.alias}"
+    )
+
+
+def _known(settings: Settings, models: Sequence[str]) -> Sequence[str]:
+    """Return the named models; raises NotFound for one that was never deployed to."""
+    for model in models:
+        require_known(settings, model)
+    return models
+
+
+def _live_line(result: Reconciled | Collected) -> str:
+    none = "no version is known to be live" if result.problems else "nothing is live"
+    return f"{result.model}: " + (f"version {result.live} is live" if result.live else none)
+
+
+def _exit_code(results: Sequence[Reconciled] | Sequence[Collected]) -> ExitCode:
+    return ExitCode.DISAGREES if any(result.problems for result in results) else ExitCode.DONE
