@@ -1,4 +1,4 @@
-"""The command line, ``triton-deploy``: a file for each group of commands, and one place that prints their results."""
+"""The command line, ``triton-deploy``: a file for each group of commands, and one that prints results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from .told import show
 
 def program() -> int:
     """Run a command as a process of its own; see main."""
-    # With Python's defaults, garbage collection among imported code takes a fifth of a command's time, most of it at the end.
+    # With Python's defaults, garbage collection among imported code takes a fifth of a command's time, most
+    # of it at the end.
     gc.set_threshold(50_000, 10, 10)
     atexit.register(gc.freeze)
     code: int = ExitCode.DEFECT
@@ -35,8 +36,8 @@ def program() -> int:
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else ExitCode.DONE
     if any(thread.daemon for thread in threading.enumerate()):
-        # A server that does not answer in time leaves a thread in native code (gRPC, TLS, an import). When Python ends while such
-        # a thread runs, the process can end by SIGSEGV, with another exit code.
+        # A server that does not answer in time leaves a thread in native code (gRPC, TLS, an import). When
+        # Python ends while such a thread runs, the process can end by SIGSEGV, with another exit code.
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -14,7 +14,7 @@ Run = Callable[[argparse.Namespace, Settings], Told]
 
 
 def settings_to_change() -> Settings:
-    """Read the settings of a command that changes something; a misspelt variable is an error, as its value would not be used."""
+    """Read the settings of a command that changes something. A misspelt variable is an error."""
     variables.check([Settings], changes=True)
     return Settings.from_env()
 

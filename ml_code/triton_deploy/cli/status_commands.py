@@ -117,7 +117,10 @@ def add_history(commands: Commands) -> None:
 
 
 def history(options: argparse.Namespace, settings: Settings) -> Told:
-    """Show releases, newest first. A record that can't be read ends the lines after those of newer releases, not before."""
+    """Show releases, newest first.
+
+    A record that can't be read is an error after the lines of newer releases.
+    """
     require_known(settings, options.model)
     folder = ModelFolder.at(settings.repository_root, options.model)
     releases = islice(folder.releases.history(), max(0, options.limit))

@@ -14,7 +14,9 @@ from .exit_codes import ExitCode
 
 @dataclass(frozen=True)
 class Told:
-    """The result of a command, for programs and for people. Only one of the two is read, so both may come from one iterator.
+    """The result of a command, for programs and for people.
+
+    Only one of ``value`` and ``lines`` is read, so both may come from one iterator.
 
     Attributes:
         value: the JSON value: an object, or the objects of an array.
@@ -43,7 +45,8 @@ def show(told: Told, *, as_json: bool) -> int:
     """Print a result, and return its exit code; raises the error of a value or line that can't be made.
 
     Args:
-        told: the result. Names, aliases and reasons in its lines may be any text: each line is made printable.
+        told: the result. Names, aliases and reasons in its lines may be any text: each line is made
+            printable.
         as_json: print the JSON value, not the lines.
     """
     if as_json:

@@ -26,12 +26,14 @@ def each_model(
     Args:
         models: their names.
         run: makes the result of a model.
-        failed: makes the result of a model whose run raised, from the model's name and a sentence with the error.
+        failed: makes the result of a model whose run raised, from the model's name and a sentence with the
+            error.
         undone: the beginning of that sentence, such as "not reconciled".
         fatal: errors that concern every model; they are raised.
 
     Yields:
-        The result of each model. The traceback of an error that is not a ``DeployError`` is logged: it is a defect.
+        The result of each model. The traceback of an error that is not a ``DeployError`` is logged: it is a
+        defect.
     """
     for model in models:
         try:

@@ -1,4 +1,7 @@
-"""What a reconcile finds when it looks at one model. Records only: a finding changes nothing before its repair is called."""
+"""The findings of a reconcile that looks at one model.
+
+A finding changes nothing before its repair is called.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ class Repair:
     """Something that differs from the last release, and the call that puts it right.
 
     Attributes:
-        what: the repair in words, such as "load version 2 into HOST"; two looks that find the same text found the same fault.
+        what: the repair in words, such as "load version 2 into HOST"; two looks that find the same text
+            found the same fault.
         act: does it; raises a DeployError when it can't.
     """
 

@@ -1,6 +1,7 @@
 """Remove versions, quarantined directories and records that the retention no longer keeps.
 
-A look comes first. The model's lease is taken only to move directories away; a model with a deploy under way is left alone.
+A look comes first. The model's lease is taken only to move directories away; a model with a deploy under
+way is left alone.
 """
 
 from __future__ import annotations

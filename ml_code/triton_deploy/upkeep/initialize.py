@@ -1,7 +1,7 @@
-"""Make the places that a first deploy needs: the repository's folder, the bucket, and two experiments in MLflow.
+"""Make the places that a first deploy needs: the repository's folder, the bucket, two experiments in MLflow.
 
-The artifacts of one experiment are behind MLflow's proxy, those of the other directly in S3. A place that is there is left as it is, so
-several users may run this at any time.
+The artifacts of one experiment are behind MLflow's proxy, those of the other directly in S3. A place that
+is there is left as it is, so several users may run this at any time.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _all(settings: Settings, request: InitRequest) -> Iterator[Wanted]:
 
 
 def _roots(settings: Settings, request: InitRequest) -> Iterator[SetUpStep]:
-    """Yield the setting without which the deployer refuses models of the direct experiment; the user has to set it."""
+    """Yield the setting with which the deployer reads the direct experiment's models; the user makes it."""
     if not request.bucket:
         return
     allowed = settings.transfer.allowed_artifacts

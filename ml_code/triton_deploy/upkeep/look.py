@@ -1,7 +1,7 @@
-"""One look at a model: compares its folder and the Tritons with its last release, and decides which repairs are due.
+"""Compare a model's folder and the Tritons with its last release, and decide which repairs are due.
 
-A look changes nothing. Its findings are made one by one, because a repair that was done may change the findings that follow:
-``repair.py`` does each before it asks for the next.
+A look changes nothing. Its findings are made one by one, because a repair that was done may change the
+findings that follow: ``repair.py`` does each before it asks for the next.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from ..rules.version_files import Manifest
 from .findings import Finding, Foreign, Hanging, Observation, Problem, Repair
 
 SETTLE_S = 2.0
-"""Time that a Triton may take to load or unload a model after a call, before a reconcile reports it as hanging, seconds."""
+"""Time that a Triton may take to load or unload a model after a call, before a reconcile reports it as
+hanging, seconds."""
 
 NOT_TOUCHED = "Nothing was touched. Restore the model's releases from a backup."
 
@@ -60,7 +61,7 @@ class Look:
         yield from self.findings()
 
     def findings(self) -> Iterator[Finding]:
-        """Yield the findings, with the repairs in the order in which they have to be done: files first, then each Triton.
+        """Yield the findings, with the repairs in the order in which they have to be done: files first.
 
         Raises:
             StorageFailed: the repository can't be read.
@@ -71,7 +72,8 @@ class Look:
         yield from silent
         yield from hanging
         for path in folder.removals.undecided():
-            # First of all: a gc that lost its lease may have taken the live version, and died before it put that back.
+            # First of all: a gc that lost its lease may have taken the live version, and died before it put
+            # that back.
             yield Repair(f"put {path.name} back", partial(folder.removals.settle, path))
         live = folder.releases.latest()
         lost = list(self._lost(live, tritons))
@@ -83,7 +85,8 @@ class Look:
             if folder.releases.projected() != live:
                 yield Repair("rewrite current.json", self.deployments.last.project)
             if manifest is None:
-                # ``damage`` reports the missing files. Triton may still serve them from memory: nothing else is touched.
+                # ``damage`` reports the missing files. Triton may still serve them from memory: nothing
+                # else is touched.
                 yield from self._back_without_files(live, tritons)
                 return
             yield from self._derived_files(live, manifest)
@@ -94,7 +97,9 @@ class Look:
             yield from self._on_triton(live, triton, loaded)
 
     def still_hanging(self, seen: Iterable[Hanging]) -> list[Hanging]:
-        """Return the names that hang a moment later as well: a Triton passes through the same states after every call.
+        """Return the names that still hang a moment later.
+
+        A Triton passes through the same states after every call.
 
         Args:
             seen: the names that an earlier look found.
@@ -109,7 +114,7 @@ class Look:
         return [found for found in later if found.name in names]
 
     def _ask_tritons(self) -> tuple[list[tuple[Triton, Loaded]], list[Problem]]:
-        """Return each Triton that answers with the names that it has loaded, and a problem for each other one."""
+        """Return the answering Tritons with the names that they have loaded, and a problem for each other."""
         answers: list[tuple[Triton, Loaded]] = []
         silent: list[Problem] = []
         for triton in self.tritons:
@@ -128,7 +133,7 @@ class Look:
                     yield Hanging(f"{name} on {triton.url}", str(state), version)
 
     def _lost(self, live: Release | None, tritons: Sequence[tuple[Triton, Loaded]]) -> Iterator[Problem]:
-        """Yield the Tritons that serve a version of this deployer that no release names: its release is gone."""
+        """Yield the Tritons that serve a version that this deployer brought, and whose release is gone."""
         folder = self.folder
         for triton, loaded in tritons:
             serving = loaded.get(folder.model, ())
@@ -143,7 +148,7 @@ class Look:
     def _back_without_files(
         self, live: Release, tritons: Sequence[tuple[Triton, Loaded]]
     ) -> Iterator[Repair]:
-        """Yield the Tritons that have the live version loaded and do not serve it, when its files are gone."""
+        """Yield the Tritons that have loaded the live version, whose files are gone, and do not serve it."""
         model, version = self.folder.model, live.active_version
         for triton, loaded in tritons:
             if version in loaded.get(engine_name(model, version), ()) and loaded.get(model, ()) != (version,):
@@ -171,8 +176,8 @@ class Look:
 
         Args:
             live: the last release.
-            kept: versions whose engines hang in a Triton. A Triton lists only models that have a folder, so the folder of an
-                engine that hangs has to stay, or the next look would not see it.
+            kept: versions whose engines hang in a Triton. A Triton lists only models that have a folder, so
+                the folder of an engine that hangs has to stay, or the next look would not see it.
         """
         folder = self.folder
         engines = sorted({*self.survey.engines(folder.model), *folder.engines.configured()})

@@ -1,8 +1,8 @@
 """Make Triton and the derived files agree with the last release, from any state.
 
-A look finds the repairs that are due (``look.py``), and ``repair.py`` does them under the lease. A healthy model costs a few file
-reads, and all models together one call to each Triton. A repair is due after a Triton was restarted, a load finished late, a worker
-died, or a person loaded or unloaded a model.
+A look finds the repairs that are due (``look.py``), and ``repair.py`` does them under the lease. A healthy
+model costs a few file reads, and all models together one call to each Triton. A repair is due after a
+Triton was restarted, a load finished late, a worker died, or a person loaded or unloaded a model.
 """
 
 from __future__ import annotations
@@ -113,7 +113,9 @@ class Reconciler:
         return results
 
     def run(self, model: str, *, deep: bool = False, dry_run: bool = False) -> Reconciled:
-        """Put right everything that differs from the last release. A model with a deployment under way is left alone.
+        """Put right everything that differs from the last release.
+
+        A model with a deployment under way is left alone.
 
         Args:
             model: its name.
@@ -165,7 +167,10 @@ class Reconciler:
         return Look(deployments, survey, self._tritons)
 
     def _is_emergency(self, record: Deployment, look: Look) -> bool:
-        """Whether no Triton serves the live version while a candidate is loaded or tried: then its lease does not count."""
+        """Whether no Triton serves the live version during a load or trial.
+
+        The candidate's lease does not count then.
+        """
         folder, survey = look.folder, look.survey
         live = folder.releases.latest()
         if live is None or record.state not in (State.MATERIALIZED, State.LOADED, State.READY):
@@ -195,7 +200,8 @@ class Reconciler:
         emptied, trash_problems = _empty_trash(folder, dry_run)
         seen = look.observe()
         if seen.repairs:
-            # The first look may have used an older survey of all models: a deploy of this one may have ended since.
+            # The first look may have used an older survey of all models: a deploy of this one may have
+            # ended since.
             seen = look.observe_anew()
             if lost := folder.evidence.missing():
                 return _report(folder, problems=_not_touched(lost))
@@ -226,7 +232,7 @@ class Reconciler:
         deep: bool,
         dry_run: bool,
     ) -> Reconciled:
-        """Add everything to the report that no repair can put right, and tell the registry which version serves."""
+        """Report also the faults that no repair puts right, and tell the registry which version serves."""
         folder = look.folder
         hanging = look.still_hanging(after.hanging)
         faults = [
@@ -251,7 +257,10 @@ class Reconciler:
         return notice.kind == ALIAS_DRIFT and self._settings.mlflow.alias_drift == "problem"
 
     def _leave_note(self, result: Reconciled) -> None:
-        """Write the result where metrics and pages read it; a failure is logged, and is no problem of the model."""
+        """Write the result where metrics and pages read it.
+
+        A failure is logged, and is no problem of the model.
+        """
         note = ReconcileNote(
             at_utc=utc_text(self._clock()),
             done=result.done,
@@ -304,7 +313,7 @@ def _report(
 
 
 def _empty_trash(folder: ModelFolder, dry_run: bool) -> tuple[list[str], list[str]]:
-    """Remove the files that a gc had decided to remove. Needs no lease; files that a process has open on NFS can wait.
+    """Remove the files that a gc had decided to remove, without a lease. Files that are open on NFS can wait.
 
     Returns:
         The directories that were removed, and the problems.

@@ -1,7 +1,8 @@
-"""Give a version of a model that was deleted in MLflow and made anew a number that the repository does not know.
+"""Give a version of a model that was deleted in MLflow and made anew a number that the repository lacks.
 
-Everything happens in MLflow: no serving version is touched, and clients see no number twice. MLflow numbers the versions one after the
-other, so the taken numbers are used up by stopgap versions, which are deleted afterwards.
+Everything happens in MLflow: no serving version is touched, and clients see no number twice. MLflow numbers
+the versions one after the other, so the taken numbers are used up by stopgap versions, which are deleted
+afterwards.
 """
 
 from __future__ import annotations
@@ -81,14 +82,17 @@ class Renumbering:
         self._prefix = prefix
 
     def run(self, alias: str, *, dry_run: bool = False) -> Renumbered:
-        """Register the version again above every number that the repository knows, and move the alias to it; safe to repeat.
+        """Register the version again above every number in the repository, and move the alias to it.
+
+        Safe to repeat.
 
         Args:
             alias: the alias.
             dry_run: change nothing.
 
         Returns:
-            The old and the new number. They are equal, and nothing is done, when the repository has no other version of the number.
+            The old and the new number. They are equal, and nothing is done, when the repository has no
+            other version of the number.
 
         Raises:
             AliasNotFound: the alias is not set.
@@ -145,7 +149,7 @@ class Renumbering:
         return named
 
     def _is_taken(self, named: Registered) -> bool:
-        """Whether the repository has, or had live, another version of this number: clients would see one number for both."""
+        """Whether the repository has, or had live, another version: clients would see one number for both."""
         manifest = self._folder.versions.manifest(named.version)
         origins = [origin_of(manifest)] if manifest else []
         origins += [

@@ -13,7 +13,8 @@ from .look import Look
 LEASE_S = 60.0
 """Time after the deadline of a load for which a silent reconcile keeps the lease, seconds.
 
-Shorter than a deploy's: a reconcile that was killed leaves nothing that is worth keeping other deployers away."""
+Shorter than a deploy's: a reconcile that was killed leaves nothing that is worth keeping other deployers
+away."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Repaired:
 
     @classmethod
     def only_seen(cls, observation: Observation) -> Self:
-        """Return an observation of which no repair was done, with every repair as done: for a dry run, or when none is due."""
+        """Return the result when no repair is due, and that of a dry run, which has every repair as done."""
         return cls(tuple(repair.what for repair in observation.repairs), (), observation)
 
 
@@ -74,7 +75,8 @@ def _do(findings: Iterable[Finding], look: Look, me: str) -> tuple[list[str], li
             if folder.releases.latest() == before:
                 done.append(found.what)
                 continue
-            # This process slept past its lease, and another one committed: the repair was for a release that is no longer the last.
+            # This process slept past its lease, and another one committed: the repair was for a release
+            # that is no longer the last.
             deployments.last.follow()
         except DeployError as error:
             failed.append(f"{found.what}: {error}")

@@ -1,4 +1,4 @@
-"""Read the state of models from the repository and from Triton: live version, failures, deployment under way. Changes nothing."""
+"""Read the live version, failures and the deployment under way of models, and change nothing."""
 
 from __future__ import annotations
 
@@ -31,15 +31,18 @@ class ModelStatus:
     Attributes:
         model: its name.
         live: the last release, or None.
-        serving: by Triton's address, the version that answers the public name, None, or why that Triton can't be asked.
+        serving: by Triton's address, the version that answers the public name, None, or why that Triton
+            can't be asked.
         unfinished: a deployment that neither committed nor was rolled back, or None.
-        quarantined: by name of each quarantined directory its failure.json, oldest first; a failure that `blames_artifact` has the
-            artifact refused.
-        notices: contradictions between MLflow and the repository; empty also when MLflow can't be asked quickly.
-        problems: records and files that can't be read, and what to do; the other fields say what is known without them.
+        quarantined: by name of each quarantined directory its failure.json, oldest first; a failure that
+            `blames_artifact` has the artifact refused.
+        notices: contradictions between MLflow and the repository; empty also when MLflow can't be asked
+            quickly.
+        problems: records and files that can't be read, and what to do; the other fields hold the rest.
         verdict: how the live version was judged, in a line; empty when no judge was asked.
         without_verdict: judges that were asked and gave no verdict: ``canary``, ``bake``.
-        taken_back: by number of each version that a bake found bad, why it is not deployed again without force.
+        taken_back: by number of each version that a bake found bad, why it is not deployed again without
+            force.
     """
 
     model: str
@@ -86,18 +89,19 @@ def model_status(
         settings: where the repository and the Tritons are.
         model: its name.
         feedback: asks the registry where the alias points; MLflow by default.
-        survey: the versions that the Tritons had loaded a moment ago, for a look at many models. A model is looked at again when
-            a Triton had another version of it than the live one: a deploy may have ended since.
+        survey: the versions that the Tritons had loaded a moment ago, for a look at many models. A model is
+            looked at again when a Triton had another version of it than the live one: a deploy may have
+            ended since.
 
     Raises:
-        InvalidInput, Misconfigured: there is no such place. A Triton that is away and a file that can't be read are no errors
-            here: the status has them.
+        InvalidInput, Misconfigured: there is no such place. A Triton that is away and a file that can't be
+            read are no errors here: the status has them.
     """
     folder = ModelFolder.at(settings.repository_root, model)
     problems: list[str] = []
 
     def seen(look: Callable[[], T], otherwise: T) -> T:
-        """Return the result of a look, or the default when it fails, which is a problem; each is reported once."""
+        """Return the result of a look, or a default when the look fails, which is one problem."""
         try:
             return look()
         except DeployError as error:
