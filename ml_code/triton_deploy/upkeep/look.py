@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
 from ..clients.triton import Triton
 from ..deploy.deployments import Deployments
@@ -51,14 +52,10 @@ class Look:
         """Return all findings at once; raises StorageFailed when the repository can't be read."""
         return Observation.of(self.findings())
 
-    def observe_anew(self) -> Observation:
-        """Forget the survey, and observe; same errors."""
-        return Observation.of(self.findings_anew())
-
-    def findings_anew(self) -> Iterator[Finding]:
-        """Forget the survey, and yield the findings; same errors."""
+    def forget(self) -> Self:
+        """Have the next findings made of a new survey, and return this look."""
         self.survey.forget()
-        yield from self.findings()
+        return self
 
     def findings(self) -> Iterator[Finding]:
         """Yield the findings, with the repairs in the order in which they have to be done: files first.

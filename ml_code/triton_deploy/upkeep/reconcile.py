@@ -202,7 +202,7 @@ class Reconciler:
         if seen.repairs:
             # The first look may have used an older survey of all models: a deploy of this one may have
             # ended since.
-            seen = look.observe_anew()
+            seen = look.forget().observe()
             if lost := folder.evidence.missing():
                 return _report(folder, problems=_not_touched(lost))
         repaired = Repaired.only_seen(seen)
@@ -212,7 +212,7 @@ class Reconciler:
                 repaired = repair(look, me)
             except LeaseHeld:
                 return _report(folder, under_way="a deployment that has just begun")
-            look.survey.forget()
+            look.forget()
         return self._conclude(
             look,
             done=[*settled, *emptied, *repaired.done],

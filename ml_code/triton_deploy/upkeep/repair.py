@@ -51,8 +51,8 @@ def repair(look: Look, me: str) -> Repaired:
     look.deployments.take_lease(me, _lease_s(look))
     try:
         # Found under the lease, while no deployment can begin.
-        done, failed = _do(look.findings_anew(), look, me)
-        after = look.observe_anew()
+        done, failed = _do(look.forget().findings(), look, me)
+        after = look.forget().observe()
     finally:
         look.folder.lease.release(me)
     remaining = {found.what for found in after.repairs}
