@@ -11,7 +11,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, Param
 
 from ml_code.airflow_provider import ONE_LINE, bake_minutes, deploy_tasks, known_params_only, model_param
-from ml_code.triton_deploy.rules.canary import STEPS_PATTERN
+from ml_code.triton_deploy.rules.canary import STEP_MINUTES, STEPS_PATTERN
 from ml_code.triton_deploy.rules.names import ALIAS_PATTERN, DEPLOY_ID_PATTERN
 from ml_code.triton_deploy.settings import Settings
 
@@ -46,7 +46,7 @@ with DAG(
             **ONE_LINE,
         ),
         "canary_minutes": Param(
-            10,
+            STEP_MINUTES,
             type="number",
             exclusiveMinimum=0,
             maximum=480,

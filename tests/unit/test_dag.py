@@ -28,7 +28,7 @@ from ml_code.triton_deploy.rules.names import deploy_id_for
 from tests.support.dags import REPO, library_environment
 
 DAG_MODULE = "dags.mlflow_to_triton_deploy"
-SHARED = "ml_code.airflow_provider.tasks"
+SHARED = "ml_code.airflow_provider.deploy_steps"
 DAG_FILES = sorted(path.stem for path in (REPO / "dags").glob("*.py"))
 ON_ALIAS = "deploy_on_alias"
 """Makes a DAG for each alias that is watched."""

@@ -12,7 +12,7 @@ from typing import Any
 from ..deploy.deployer import Deployer
 from ..deploy.dry_run import Plan
 from ..deploy.request import DeployRequest, RevertRequest, whoever
-from ..rules.canary import canary_of
+from ..rules.canary import STEP_MINUTES, canary_of
 from ..rules.deployment import Deployment, State
 from ..rules.names import check_reason
 from ..settings import Settings
@@ -52,7 +52,7 @@ def add_deploy(commands: Commands) -> None:
     command.add_argument(
         "--canary-minutes",
         type=float,
-        default=10,
+        default=STEP_MINUTES,
         metavar="MINUTES",
         help="how long each of those steps is watched at least (default: %(default)s)",
     )

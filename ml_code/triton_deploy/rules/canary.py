@@ -30,6 +30,9 @@ TESTERS_HEADER = "X-Model-Candidate"
 """A request goes to the candidate if this header has the deployment's key. Gateways read it, and messages
 name it."""
 
+STEP_MINUTES = 10
+"""Length of a step by default, minutes."""
+
 MOST_SHARES = 10
 MOST_STEPS = MOST_SHARES + 1
 """The shares, after one step of mirroring or of testers alone."""
