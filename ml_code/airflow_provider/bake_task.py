@@ -1,21 +1,25 @@
-"""The task that watches a release after its commit, and takes it back when it is bad."""
+"""The task that watches a release after its commit, and takes a bad release back."""
 
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
 from ..triton_deploy.settings import Settings
-from .deploy_run import deploy_id_of, no_vain_retries
+from .deploy_run import deploy_id_of, failure_in, no_vain_retries
+
+if TYPE_CHECKING:
+    from ..triton_deploy.rules.bake_record import Bake
+    from ..triton_deploy.upkeep.bake import Baking
 
 
 class BakeOperator(BaseOperator):
-    """Bakes what this run's deployment committed; succeeds at once when it committed nothing, or nothing is to be watched.
+    """Bakes the release that this run's deployment committed; succeeds at once without a release, or if no bake is due.
 
-    While it waits it holds no worker slot. It acts on that one release: when another one is live, it ends without doing anything.
+    The wait holds no worker slot. The task acts on that one release: if another release is live, it changes nothing.
     """
 
     def execute(self, context: Any) -> str:
@@ -24,23 +28,24 @@ class BakeOperator(BaseOperator):
             return self._begin(context)
 
     def resume(self, context: Any, event: str | dict[str, Any]) -> str:
-        """Record the verdict, and take the release back if it is bad; a watch that could not be kept says why."""
+        """Record the verdict, and take a bad release back; raises the error that ended the watch, if one did."""
         from ..triton_deploy.rules.bake_record import Bake
 
         if isinstance(event, dict):
-            raise (AirflowException if event["retryable"] else AirflowFailException)(event["error"])
+            raise failure_in(event)
 
-        # The verdict is recorded first: a retry takes the release back, without watching it again.
         with no_vain_retries():
-            return self._conclude(_baking(context)[0], Bake.from_json(event))
+            settings = Settings.from_env()
+            # The verdict is recorded first: a retry takes the release back without another watch.
+            return self._conclude(_baking(settings, context), Bake.from_json(event))
 
     def _begin(self, context: Any) -> str:
         from ..triton_deploy.repository import ModelFolder
         from ..triton_deploy.rules.deployment import State
 
-        settings, params = Settings.from_env(), context["params"]
-        baking, minutes = _baking(context)
-        folder = ModelFolder.at(settings.repository_root, params["model"])
+        settings = Settings.from_env()
+        baking = _baking(settings, context)
+        folder = ModelFolder.at(settings.repository_root, context["params"]["model"])
         record = folder.journal.get(deploy_id_of(context))
         if record.state is State.UNCHANGED:
             return f"Not watched: version {record.version} was live already."
@@ -58,28 +63,32 @@ class BakeOperator(BaseOperator):
         from ..triton_deploy.watch.release_watch import PATIENCE
         from .triggers import BakeTrigger
 
-        # What is wrong with the queries or with Prometheus is said at once, not by the triggerer.
+        # The first look is here: faults in the queries or in Prometheus then fail the task at once.
         baking.watch(release.generation).look()
+        minutes = _minutes(settings, context)
         raise TaskDeferred(
             trigger=BakeTrigger(record.model, release.generation, minutes),
             method_name="resume",
-            # The last looks, and a triggerer that is restarted.
+            # Time for the last looks, and for a restart of the triggerer.
             timeout=timedelta(minutes=minutes + 10, seconds=PATIENCE * settings.bake.interval_s),
         )
 
-    def _conclude(self, baking: Any, bake: Any) -> str:
-        text: str = baking.conclude(bake).text
+    def _conclude(self, baking: Baking, bake: Bake) -> str:
+        text = baking.conclude(bake).text
         self.log.info("%s", text)
         return text
 
 
-def _baking(context: Any) -> tuple[Any, float]:
-    """Return the bakes of the run's model, and for how many minutes its release is watched."""
+def _minutes(settings: Settings, context: Any) -> float:
+    """Return the length of the bake, minutes: the run's param, or that of the settings."""
+    minutes = context["params"].get("bake_minutes")
+    return settings.bake.minutes if minutes is None else float(minutes)
+
+
+def _baking(settings: Settings, context: Any) -> Baking:
+    """Return the bakes of the run's model."""
     from ..triton_deploy.upkeep.bake import Baking
     from ..triton_deploy.watch.policy import BakePolicy
 
-    settings, params = Settings.from_env(), context["params"]
-    minutes = params.get("bake_minutes")
-    minutes = settings.bake.minutes if minutes is None else float(minutes)
-    policy = BakePolicy.of(settings, minutes)
-    return Baking(settings, params["model"], policy, actor=f"airflow:{context['run_id']}"), minutes
+    policy = BakePolicy.of(settings, _minutes(settings, context))
+    return Baking(settings, context["params"]["model"], policy, actor=f"airflow:{context['run_id']}")

@@ -6,52 +6,48 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import TaskDeferred
 
-from ..triton_deploy.errors import DeployError
 from ..triton_deploy.rules.canary import longest_s
 from ..triton_deploy.settings import Settings
-from .deploy_run import deploy_id_of
+from .deploy_run import deploy_id_of, failure_in, no_vain_retries
 
 MARGIN = timedelta(hours=4)
-"""A triggerer may be away for that long in all."""
+"""Total time for which the triggerer may be away during one canary."""
 
 
 def longest(settings: Settings) -> timedelta:
-    """Return how long the wait may take: the longest canary with all that its steps wait, and a margin."""
+    """Return the longest wait of the task: the longest canary, with the longest hold of each step, and a margin."""
     return timedelta(seconds=longest_s(settings.canary.hold_s)) + MARGIN
 
 
 class CanaryOperator(BaseOperator):
-    """Watches the canary of this run's deployment; succeeds at once when none was asked for.
+    """Watches the canary of this run's deployment; succeeds at once if the run asks for no canary.
 
-    It is never skipped, so that the commit needs no other rule than all success. While it waits it holds no worker slot.
+    The task is never skipped, so the commit can have the rule that all tasks before it succeed. The wait holds no worker slot.
     """
 
     def execute(self, context: Any) -> str:
         """Hand the watch to the triggerer, unless there is nothing to wait for."""
         from ..triton_deploy.repository import ModelFolder
 
-        params, settings = context["params"], Settings.from_env()
-        folder = ModelFolder.at(settings.repository_root, params["model"])
-        try:
+        settings = Settings.from_env()
+        folder = ModelFolder.at(settings.repository_root, context["params"]["model"])
+        with no_vain_retries():
             record = folder.journal.get(deploy_id_of(context))
-        except DeployError as error:
-            raise AirflowFailException(str(error)) from error
         if record.due_step != "canary":
             return f"No canary is due: deployment {record.deploy_id} is {record.state}."
         from .triggers import CanaryTrigger
 
-        # With a triggerer that is away meanwhile: the step begins anew then.
-        self.defer(
+        # After an absence of the triggerer the step begins anew, so the timeout has to allow for that.
+        raise TaskDeferred(
             trigger=CanaryTrigger(record.model, record.deploy_id),
             method_name="resume",
             timeout=longest(settings),
         )
-        raise AssertionError("defer does not return")
 
     def resume(self, context: Any, event: dict[str, Any]) -> str:
-        """Say how it ended; what failed has no share any more, and is left to the rollback."""
-        if not event["error"]:
-            return "The candidate did well."
-        raise (AirflowException if event["retryable"] else AirflowFailException)(event["error"])
+        """Report the end of the canary; a failed candidate gets no traffic any more, and the rollback removes it."""
+        if event["error"]:
+            raise failure_in(event)
+        return "The candidate did well."

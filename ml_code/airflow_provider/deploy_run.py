@@ -1,22 +1,22 @@
-"""What the tasks of a run have in common: which deployment it makes, and which errors a retry is good for."""
+"""Which deployment a run makes, and which of its errors a retry may mend."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from ..triton_deploy.errors import DeployError
 from ..triton_deploy.rules.names import deploy_id_for
 
 
 def deploy_id_of(context: Any) -> str:
-    """Return the id of the deployment that a run makes: its ``deploy_id`` param, or what follows from the run's id.
+    """Return the id of a run's deployment: the ``deploy_id`` param, or an id that follows from the run's id.
 
     Args:
-        context: the task's.
+        context: the context of a task of the run.
     """
     return str(context["params"].get("deploy_id") or deploy_id_for(str(context["run_id"])))
 
@@ -30,3 +30,13 @@ def no_vain_retries() -> Iterator[None]:
         if error.retryable:
             raise
         raise AirflowFailException(str(error)) from error
+
+
+def failure_in(event: Mapping[str, Any]) -> AirflowException:
+    """Return the exception for an error that a trigger met: AirflowFailException if a retry can't mend the error.
+
+    Args:
+        event: ``error``, the text, and ``retryable``.
+    """
+    kind = AirflowException if event["retryable"] else AirflowFailException
+    return kind(event["error"])
