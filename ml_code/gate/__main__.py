@@ -18,7 +18,7 @@ EXIT_KEPT = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare a registered version with what serves.
+    """Compare a registered version with the live version.
 
     Args:
         arguments: without the program's name; default: ``sys.argv[1:]``.

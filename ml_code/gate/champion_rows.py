@@ -1,8 +1,9 @@
-"""The champion's own held-out rows, as a second opinion: whoever chose the challenger's rows did not choose these."""
+"""The comparison with the champion's own held-out rows, which the challenger's training could not choose."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from ..training.heldout import HeldOut
 from ..triton_deploy.errors import ArtifactRejected, VerificationFailed
 from .measuring import OnnxModel
 from .rules import Rules
-from .scores import Improvement, Metric, improvement
+from .scores import Array, Improvement, Metric
 
 log = logging.getLogger(__name__)
 
@@ -20,60 +21,55 @@ def improvement_on(
 ) -> Improvement | None:
     """Return the challenger's improvement over the champion on the rows that the champion's run holds out.
 
-    The challenger may have been trained on some of them, which is in its favour: one that is worse there all the same is worse.
+    The challenger may have been trained on some of these rows, which favours it. A challenger that is
+    worse on them all the same is worse.
 
     Args:
         rules: interval and blocks.
-        metric: what decides.
-        theirs: the rows; None when the run keeps none.
+        metric: the deciding metric.
+        theirs: the champion's held-out rows; None if its run keeps none.
         challenger: the new model.
-        champion: what serves; None when nothing does, or when it can't be compared.
+        champion: the live version; None before the first release, or if it can't be compared.
 
     Returns:
-        None when there is nothing to compare: no rows, another task, or a model that does not take them.
+        The improvement; None without rows, without a champion, for rows of another task, or if a model
+        does not accept the rows.
     """
     if theirs is None or champion is None or theirs.task != metric.task:
         return None
     try:
-        answers = [model.answers(theirs) for model in (champion, challenger)]
+        before, after = champion.answers(theirs), challenger.answers(theirs)
     except (ArtifactRejected, VerificationFailed) as error:
         log.warning("the two models can't be compared on the champion's rows: %s", error)
         return None
-    if answers[0].shape != answers[1].shape:
-        return None
-    return improvement(
-        metric,
-        *(metric.rows(given, theirs.target) for given in answers),
-        confidence=rules.confidence,
-        resamples=rules.resamples,
-        block_rows=rules.block_rows,
-        seed=rules.seed,
-    )
+    return rules.improvement(metric, theirs, before, after) if before.shape == after.shape else None
 
 
 def contradicted_rows(held_out: HeldOut, theirs: HeldOut | None) -> int:
-    """Return how many rows have the inputs of a row of the others, and another target than every such row.
+    """Return the number of rows whose inputs the other rows have too, but never with the same target.
 
-    The same inputs may well have several targets in one set: a row that agrees with any of them contradicts nothing.
+    The same inputs may have several targets in one set: a row that agrees with one of them is not
+    contradicted.
     """
     if theirs is None or theirs.inputs.keys() != held_out.inputs.keys() or theirs.task != held_out.task:
         return 0
     known: dict[bytes, set[bytes]] = {}
-    for inputs, target in zip(_inputs(theirs), _targets(theirs), strict=True):
+    for inputs, target in _rows(theirs):
         known.setdefault(inputs, set()).add(target)
-    return sum(
-        inputs in known and target not in known[inputs]
-        for inputs, target in zip(_inputs(held_out), _targets(held_out), strict=True)
-    )
+    return sum(inputs in known and target not in known[inputs] for inputs, target in _rows(held_out))
 
 
-def _inputs(held_out: HeldOut) -> list[bytes]:
-    arrays = [array for _, array in sorted(held_out.inputs.items())]
-    return [
-        b"".join(np.ascontiguousarray(array[row]).tobytes() for array in arrays)
-        for row in range(held_out.rows)
-    ]
+def shared_rows(held_out: HeldOut, theirs: HeldOut) -> float:
+    """Return the fraction of the rows that are among the other rows, by inputs and target, 0 to 1."""
+    known = set(_rows(theirs))
+    return sum(row in known for row in _rows(held_out)) / held_out.rows
 
 
-def _targets(held_out: HeldOut) -> list[bytes]:
-    return [np.ascontiguousarray(held_out.target[row]).tobytes() for row in range(held_out.rows)]
+def _rows(held_out: HeldOut) -> list[tuple[bytes, bytes]]:
+    """Return the bytes of inputs and target of each row."""
+    inputs = [array for _, array in sorted(held_out.inputs.items())]
+    return [(_bytes(inputs, row), _bytes([held_out.target], row)) for row in range(held_out.rows)]
+
+
+def _bytes(arrays: Sequence[Array], row: int) -> bytes:
+    return b"".join(np.ascontiguousarray(array[row]).tobytes() for array in arrays)

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ..training.heldout import HeldOut
 from ..triton_deploy.errors import ArtifactRejected, VerificationFailed
 from ..triton_deploy.model.reference import Limits
 from ..triton_deploy.rules.release import Release
 from ..triton_deploy.settings import Settings
-from .champion_rows import contradicted_rows, improvement_on
+from .champion_rows import contradicted_rows, improvement_on, shared_rows
 from .judgement import Evidence, GateVerdict, Measured, judge
 from .measuring import Array, DoesNotFit, OnnxModel, latencies_ms
 from .rules import Rules
-from .scores import Metric, constant_answers, improvement, scores
+from .scores import constant_answers, scores
 from .sources import Challengers, Champion, live_champion
 
 log = logging.getLogger(__name__)
@@ -28,18 +27,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A verdict with all that it rests on.
+    """A verdict with its evidence.
 
     Attributes:
         model: model name.
-        version: the challenger.
+        version: the challenger's version.
         run_id: the challenger's run.
-        live: the release that it was compared with, or None.
-        evidence: what was measured.
-        unseen: fraction of the held-out rows that were held out from the champion's training too, 0 to 1; None when its run
-            keeps no rows.
-        rules: by which it was judged.
-        verdict: what came of it.
+        live: the champion's release, or None before the first release.
+        evidence: the measurements.
+        unseen: fraction of the held-out rows that were held out from the champion's training too, 0 to 1;
+            None if the champion's run keeps no rows.
+        rules: the rules of the verdict.
+        verdict: the decision.
     """
 
     model: str
@@ -53,11 +52,11 @@ class Comparison:
 
     @property
     def generation(self) -> int:
-        """Generation that was live; 0 before the first release."""
+        """Generation of the champion's release; 0 before the first release."""
         return self.live.generation if self.live else 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
+        """Return the comparison as plain JSON values."""
         evidence = self.evidence
         return {
             "model": self.model,
@@ -86,18 +85,21 @@ class Comparison:
 
 
 def compare(settings: Settings, rules: Rules, model: str, version: int) -> Comparison:
-    """Compare a registered version with what serves, and judge it.
+    """Compare a registered version with the live version, and judge it.
 
     Args:
-        settings: where MLflow and the model repository are.
+        settings: addresses of MLflow and of the model repository.
         rules: the rules.
         model: model name.
         version: the challenger, registered in MLflow; its run keeps the held-out rows.
 
     Raises:
-        ArtifactRejected: the challenger can't be loaded within the limits, or does not take its own held-out rows.
-        VerificationFailed: it fails on them, goes over a limit, or its answers are not finite.
-        NotFound: there is no such version, its run keeps no held-out rows, or the files of what serves are damaged.
+        ArtifactRejected: the challenger can't be loaded within the limits, or does not accept its own
+            held-out rows.
+        VerificationFailed: the challenger fails on them, goes over a limit, or gives answers that are not
+            finite.
+        NotFound: there is no such version, its run keeps no held-out rows, or the files of the live
+            version are damaged.
         DeployError: MLflow, the artifact store or the disk fail.
     """
     challengers = Challengers(settings)
@@ -128,12 +130,20 @@ def compare(settings: Settings, rules: Rules, model: str, version: int) -> Compa
 
 
 def limits_of(settings: Settings, rules: Rules) -> Limits:
-    """Return what a model may take that is judged."""
+    """Return the limits of time and memory of each model."""
     return Limits(
         timeout_s=rules.timeout_s,
         memory_bytes=settings.smoke.reference_memory_bytes,
         timeout_variable="GATE_TIMEOUT_S",
     )
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """A model with its answers to the held-out rows."""
+
+    model: OnnxModel
+    answers: Array
 
 
 def gather(
@@ -146,86 +156,60 @@ def gather(
     """Measure both models on the same rows.
 
     Args:
-        rules: which metric, interval and requests.
+        rules: metric, interval and requests.
         held_out: the rows.
         challenger: the new model.
-        champion: what serves, or None.
-        theirs: the rows that the champion's run holds out; None when it keeps none.
+        champion: the live version, or None before the first release.
+        theirs: the rows that the champion's run holds out; None if it keeps none.
 
     Raises:
-        ArtifactRejected, VerificationFailed: the challenger is at fault; of a champion that can't answer it is noted why.
-        Unavailable: a model's process can't be started, or was ended by somebody else.
+        ArtifactRejected, VerificationFailed: the challenger is at fault. A champion that can't answer is
+            no error: the evidence has the reason.
+        Unavailable: a model's process can't be started, or was killed from outside.
     """
     metric = rules.metric_for(held_out.task)
-    answers = challenger.answers(held_out)
+    new = _Answered(challenger, challenger.answers(held_out))
+    incomparable = ""
     with ExitStack() as opened:
-        serving, its_answers, incomparable = _answers_of(
-            opened, champion, held_out, answers, challenger.limits
-        )
-        models = [challenger, *([serving] if serving else [])]
-        second = improvement_on(rules, metric, theirs, challenger, serving)
-        latencies = latencies_ms(models, held_out, rows=rules.latency_rows, rounds=rules.latency_rounds)
-    measured = [
-        Measured(scores=scores(given, held_out), latency_ms=latency_ms, size_bytes=model.size_bytes)
-        for model, given, latency_ms in zip(models, [answers, *its_answers], latencies, strict=True)
-    ]
+        try:
+            old = _answered(opened, champion, held_out, new) if champion else None
+        except (ArtifactRejected, VerificationFailed) as error:
+            # ONNX Runtime here may differ from Triton's, and the gate does not judge the live version: the
+            # rule `incomparable` decides.
+            log.warning("the live version can't be compared: %s", error)
+            old, incomparable = None, error.message.removesuffix(".")
+        second = improvement_on(rules, metric, theirs, challenger, old.model if old else None)
+        measured = _measured(rules, held_out, [new, old] if old else [new])
     return Evidence(
         rows=held_out.rows,
         metric=metric,
         challenger=measured[0],
-        champion=measured[1] if serving else None,
+        champion=measured[1] if old else None,
         incomparable=incomparable,
-        improvement=improvement(
-            metric,
-            *(metric.rows(given, held_out.target) for given in (its_answers[0], answers)),
-            confidence=rules.confidence,
-            resamples=rules.resamples,
-            block_rows=rules.block_rows,
-            seed=rules.seed,
-        )
-        if serving
-        else None,
-        baseline=_baseline(metric, held_out, answers),
+        improvement=rules.improvement(metric, held_out, old.answers, new.answers) if old else None,
+        baseline=metric.value(constant_answers(held_out, new.answers.shape[-1]), held_out.target),
         contradicted=contradicted_rows(held_out, theirs),
         on_champion_rows=second,
     )
 
 
-def _answers_of(
-    opened: ExitStack, champion: Champion | None, held_out: HeldOut, beside: Array, limits: Limits
-) -> tuple[OnnxModel | None, list[Array], str]:
-    """Return what serves and its answers, or why it can't be compared."""
-    if champion is None:
-        return None, [], ""
-    try:
-        name = f"version {champion.release.active_version}, which serves,"
-        serving = opened.enter_context(OnnxModel(champion.file, name, limits))
-        answers = serving.answers(held_out)
-        if answers.shape != beside.shape:
-            raise DoesNotFit(
-                f"{serving.name} answers in shape {list(answers.shape)}, the challenger in {list(beside.shape)}.",
-                hint="They tell apart other classes.",
-            )
-    except (ArtifactRejected, VerificationFailed) as error:
-        # ONNX Runtime here may be another than Triton's, and what serves is not on trial: the rule `incomparable` decides.
-        log.warning("what serves can't be compared: %s", error)
-        return None, [], error.message.removesuffix(".")
-    return serving, [answers], ""
+def _answered(opened: ExitStack, champion: Champion, held_out: HeldOut, new: _Answered) -> _Answered:
+    """Return the champion with its answers; raises ArtifactRejected, VerificationFailed."""
+    name = f"version {champion.release.active_version}, which serves,"
+    model = opened.enter_context(OnnxModel(champion.file, name, new.model.limits))
+    answers = model.answers(held_out)
+    if answers.shape != new.answers.shape:
+        raise DoesNotFit(
+            f"{model.name} answers in shape {list(answers.shape)}, the challenger in {list(new.answers.shape)}.",
+            hint="They tell apart other classes.",
+        )
+    return _Answered(model, answers)
 
 
-def _baseline(metric: Metric, held_out: HeldOut, answers: Array) -> float:
-    return metric.value(constant_answers(held_out, answers.shape[-1]), held_out.target)
-
-
-def shared_rows(held_out: HeldOut, others: HeldOut) -> float:
-    """Return which fraction of the rows is among the others too, by the bytes of inputs and target, 0 to 1."""
-    theirs = set(_row_keys(others))
-    return sum(key in theirs for key in _row_keys(held_out)) / held_out.rows
-
-
-def _row_keys(held_out: HeldOut) -> list[bytes]:
-    arrays = [array for _, array in sorted(held_out.inputs.items())] + [held_out.target]
+def _measured(rules: Rules, held_out: HeldOut, answered: Sequence[_Answered]) -> list[Measured]:
+    models = [one.model for one in answered]
+    latencies = latencies_ms(models, held_out, rows=rules.latency_rows, rounds=rules.latency_rounds)
     return [
-        b"".join(np.ascontiguousarray(array[row]).tobytes() for array in arrays)
-        for row in range(held_out.rows)
+        Measured(scores=scores(one.answers, held_out), latency_ms=latency_ms, size_bytes=one.model.size_bytes)
+        for one, latency_ms in zip(answered, latencies, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""The verdict: each rule held against what was measured. Pure rules."""
+"""Judges the measurements by each rule of the gate. Pure rules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .scores import Improvement, Metric
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What was measured of a model.
+    """The measurements of one model.
 
     Attributes:
         scores: every metric of the task, by name.
@@ -27,19 +27,20 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """All that the rules look at.
+    """The measurements and facts that the rules judge.
 
     Attributes:
-        rows: held-out rows.
-        metric: what decides.
+        rows: number of held-out rows.
+        metric: the deciding metric.
         challenger: the new model.
-        champion: what serves; None when nothing does, or when it can't be compared.
-        incomparable: why it can't be compared, or empty.
-        improvement: of the challenger over the champion; None without one.
+        champion: the live version; None before the first release, or if it can't be compared.
+        incomparable: the reason why the champion can't be compared, or empty.
+        improvement: improvement of the challenger over the champion; None without a champion to compare.
         baseline: the metric of the best constant answer.
-        pinned: whether the rows are those whose digest training recorded.
-        contradicted: rows whose target is another one in the champion's held-out rows.
-        on_champion_rows: the improvement on the champion's own held-out rows; None when they can't be compared there.
+        pinned: whether the rows have the digest that training recorded.
+        contradicted: number of rows that have another target in the champion's held-out rows.
+        on_champion_rows: the improvement on the champion's own held-out rows; None if the models can't be
+            compared there.
     """
 
     rows: int
@@ -56,7 +57,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class GateCheck:
-    """One rule: its name, whether it holds, and the sentence that says why."""
+    """One rule: its name, whether it holds, and the reason as a sentence."""
 
     name: str
     holds: bool
@@ -65,12 +66,12 @@ class GateCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class GateVerdict:
-    """Whether the challenger is to be promoted, and why.
+    """The decision about the challenger, with its reason.
 
     Attributes:
-        promote: yes or no.
+        promote: whether the challenger is promoted.
         reason: a sentence for people.
-        checks: every rule that was looked at.
+        checks: every rule that was applied.
     """
 
     promote: bool
@@ -83,11 +84,11 @@ class GateVerdict:
 
 
 def judge(rules: Rules, evidence: Evidence) -> GateVerdict:
-    """Return whether the challenger is to be promoted: when every rule holds.
+    """Return the verdict: the challenger is promoted if every rule holds.
 
     Args:
         rules: the rules.
-        evidence: what was measured.
+        evidence: the measurements.
     """
     checks = tuple(_checks(rules, evidence))
     broken = [check.text for check in checks if not check.holds]
@@ -122,7 +123,10 @@ def _checks(rules: Rules, evidence: Evidence) -> Iterator[GateCheck]:
 
 
 def _trust(rules: Rules, evidence: Evidence) -> Iterator[GateCheck]:
-    """Whether the rows are those that training held out. Of pinned rows another target says that labels vary, or were corrected."""
+    """Check that the rows are the rows that training held out.
+
+    A contradiction of pinned rows breaks no rule: labels vary, or were corrected.
+    """
     if not evidence.pinned:
         yield GateCheck(
             "pinned",
@@ -157,7 +161,7 @@ def _floor(rules: Rules, evidence: Evidence) -> Iterator[GateCheck]:
     floor = evidence.baseline if rules.floor == BASELINE else float(rules.floor)
     value = evidence.challenger.scores[metric.name]
     better = value > floor if metric.larger_is_better else value < floor
-    # A constant answer has to be beaten, a number that somebody set has to be reached.
+    # The challenger has to beat a constant answer, but only to reach a number that the user set.
     holds = better or (rules.floor != BASELINE and value == floor)
     if rules.floor == BASELINE:
         text = f"{metric.name} {value:.4g} is {'' if holds else 'not '}better than the best constant answer's {floor:.4g}"

@@ -1,6 +1,6 @@
-"""Models run by ONNX Runtime on this machine: their answers to the held-out rows, and how long they take.
+"""Runs models with ONNX Runtime on this machine: their answers to the held-out rows, and their latency.
 
-Each runs in a process of its own, with limits: none can take the gate along.
+Each model runs in its own process, with limits, so that a crash of the model does not end the gate.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LONGEST_MEASUREMENT_S = 20.0
 
 
 class DoesNotFit(ArtifactRejected):
-    """The model does not take the held-out rows, or does not answer in their terms."""
+    """The model does not accept the held-out rows, or its output does not fit their target."""
 
     kind = "does_not_fit"
 
@@ -37,23 +37,24 @@ class DoesNotFit(ArtifactRejected):
 class OnnxModel:
     """A model that is loaded on this machine, until ``close`` or the end of its ``with`` block.
 
-    One thread a model, so that two of them are compared and not the machine's cores. Triton's latency is another: the smoke
-    test measures that.
+    A model has one thread, so that a comparison measures the models and not the machine's cores. The
+    latency in Triton is different; the smoke test measures it.
 
     Args:
         file: ``model.onnx``, external data beside it.
-        name: what to call it in messages.
-        limits: what it may take to load and to answer all rows, and once more to be measured.
+        name: name of the model in messages.
+        limits: time and memory to load and to answer all rows, and once more to be measured.
 
     Raises:
-        ArtifactRejected: ONNX Runtime can't load it within the limits, or it has tensors that Triton does not serve.
-        Unavailable: its process can't be started, or was ended by somebody else.
+        ArtifactRejected: ONNX Runtime can't load the model within the limits, or a tensor has a type that
+            Triton does not serve.
+        Unavailable: the model's process can't be started, or was killed from outside.
     """
 
     def __init__(self, file: Path, name: str, limits: Limits) -> None:
         self.name = name
         self.limits = limits
-        # Nothing is limited here: what may be deployed is decided when it is deployed.
+        # The gate limits no versions: the deploy decides which models may be deployed.
         self._schema = onnx_model.inspect(file, max_opset=10**6, max_ir_version=10**6)
         files = [file.name, *onnx_model.external_files(file)]
         self.size_bytes = sum((file.parent / path).stat().st_size for path in files)
@@ -76,12 +77,12 @@ class OnnxModel:
         self._process.close()
 
     def answers(self, held_out: HeldOut) -> Array:
-        """Return what is scored: ``probabilities`` ``[rows, classes]``, or the first output in the target's shape.
+        """Return the scored output, ``probabilities`` ``[rows, classes]`` or the first in the target's shape.
 
         Raises:
-            DoesNotFit: the model does not take such rows, or does not answer in their terms.
-            VerificationFailed: it fails on them, goes over a limit, or an answer is not finite.
-            Unavailable: its process was ended by somebody else.
+            DoesNotFit: the model does not accept such rows, or its output does not fit their target.
+            VerificationFailed: the model fails on them, goes over a limit, or an answer is not finite.
+            Unavailable: the model's process was killed from outside.
         """
         self._check_inputs(held_out)
         output = self._scored_output(held_out)
@@ -96,11 +97,11 @@ class OnnxModel:
         return self._in_terms_of(held_out, output, found)
 
     def hold(self, held_out: HeldOut, rows: int) -> None:
-        """Keep a request in the model's process, to be measured with.
+        """Keep a request in the model's process, for ``measure``.
 
         Args:
-            held_out: where the rows come from, again and again.
-            rows: how many, unless the model takes only another number.
+            held_out: source of the rows; if there are too few, rows are repeated.
+            rows: rows of the request; a model with a fixed number of rows gets that number.
 
         Raises:
             VerificationFailed, Unavailable: as for ``answers``.
@@ -112,7 +113,7 @@ class OnnxModel:
             raise self._failure(failed) from failed
 
     def measure(self) -> float:
-        """Answer the request that is kept, with all outputs, and return how long that took in the model's process, seconds.
+        """Answer the kept request, with all outputs; return the time that the model's process took, seconds.
 
         Raises:
             VerificationFailed, Unavailable: as for ``answers``.
@@ -124,7 +125,7 @@ class OnnxModel:
 
     @property
     def request_rows(self) -> int:
-        """Rows that every request has to have; 0 when any number goes."""
+        """Number of rows that every request has to have; 0 for any number."""
         sizes = {tensor.shape[0] for tensor in self._schema.inputs if tensor.shape and tensor.shape[0] > 0}
         return max(sizes, default=0)
 
@@ -132,7 +133,7 @@ class OnnxModel:
         return self.request_rows or ROWS_AT_ONCE
 
     def _run(self, output: str, inputs: Mapping[str, Array], start: int, step: int) -> Array:
-        # A model with a fixed number of rows gets a full request at the end too: the last row again.
+        # A model with a fixed number of rows needs a full last request: copies of the last row fill it.
         rows = next(iter(inputs.values())).shape[0]
         last = min(start + step, rows)
         taken = np.arange(start, start + self.request_rows if self.request_rows else last).clip(max=rows - 1)
@@ -193,18 +194,19 @@ class OnnxModel:
 def latencies_ms(models: Sequence[OnnxModel], held_out: HeldOut, *, rows: int, rounds: int) -> list[float]:
     """Return the median latency of each model, milliseconds, from requests in turn.
 
-    In turn, and with the order reversed every other round, so that whatever else the machine does meets all of them. Each process
-    takes the time itself: what lies between both processes does not count.
+    The models take turns, and every other round reverses the order, so that other load on the machine
+    affects all models alike. Each process takes the time itself: the communication between processes does
+    not count.
 
     Args:
-        models: which.
-        held_out: where the rows come from.
-        rows: rows of a request, unless a model takes only another number.
-        rounds: measured requests to each model; fewer when they take longer than 20 s in all.
+        models: the models.
+        held_out: source of the rows.
+        rows: rows of a request; a model with a fixed number of rows gets that number.
+        rounds: measured requests to each model; fewer if they take longer than 20 s in all.
 
     Raises:
         VerificationFailed: a model fails, or goes over a limit.
-        Unavailable: its process was ended by somebody else.
+        Unavailable: a model's process was killed from outside.
     """
     for model in models:
         model.hold(held_out, rows)

@@ -1,7 +1,8 @@
-"""Moves the alias to a version that passed the gate, and brings it back when that version does not serve after all.
+"""Moves the alias to a version that passed the gate, and moves it back if that version does not go live.
 
-MLflow has no compare-and-set of an alias. It is read right before it is written, and what a person sets in the milliseconds between is
-overwritten; ``reconcile`` and ``status`` tell of an alias that names another version than serves, whoever set it.
+MLflow has no compare-and-set for an alias. The gate reads the alias right before it writes it, and
+overwrites a change that a person makes in the milliseconds between. ``reconcile`` and ``status`` report
+every alias that names another version than the live one.
 """
 
 from __future__ import annotations
@@ -54,14 +55,14 @@ class MlflowAliases:
 
 @dataclass(frozen=True, kw_only=True)
 class Promotion:
-    """An alias that is to name a new version.
+    """The planned move of an alias to a new version.
 
     Attributes:
         model: model name.
         alias: the alias.
         version: the new version.
-        alias_before: the version that the alias named when the gate looked, or None.
-        generation: the release that was live then; 0 before the first.
+        alias_before: the version that the alias named at the comparison, or None.
+        generation: generation of the release that was live at the comparison; 0 before the first release.
     """
 
     model: str
@@ -72,15 +73,17 @@ class Promotion:
 
 
 def promote(promotion: Promotion, aliases: Aliases, live: Release | None) -> None:
-    """Make the alias name the new version, if all that the gate compared is still so; done before, it is a no-op.
+    """Move the alias to the new version, if alias and live release are still as at the comparison.
+
+    A second call is a no-op.
 
     Args:
-        promotion: what the gate let through.
-        aliases: the registry's.
-        live: what is live now.
+        promotion: the promotion that the gate allowed.
+        aliases: the registry's aliases.
+        live: the live release, or None.
 
     Raises:
-        Superseded: somebody moved the alias or deployed another version since.
+        Superseded: the alias was moved, or another version was deployed, since the comparison.
         DeployError: the registry refuses or does not answer.
     """
     named = aliases.named(promotion.model).get(promotion.alias)
@@ -109,21 +112,21 @@ def settle(
     deployments: Iterable[Deployment],
     deploy_id: str,
 ) -> str | None:
-    """Bring the alias back if it names the new version and that does not serve.
+    """Move the alias back if it names the new version and the new version is not live.
 
     Args:
-        promotion: what the gate let through.
-        aliases: the registry's.
-        live: what is live now.
-        deployments: of the model, in any order.
-        deploy_id: which of them is this run's; it may not have begun.
+        promotion: the promotion that the gate allowed.
+        aliases: the registry's aliases.
+        live: the live release, or None.
+        deployments: the model's deployments, in any order.
+        deploy_id: id of this run's deployment, which may not have begun.
 
     Returns:
-        What was done or found, as a sentence; None when the alias does not name the new version: nothing was promoted, or somebody
-        moved it since, which is left as it is.
+        The outcome, as a sentence. None if the alias does not name the new version: it was not promoted,
+        or the alias was moved since, and stays.
 
     Raises:
-        Unavailable: a deployment of the version has not ended, so nobody knows yet what will serve.
+        Unavailable: a deployment of the version has not ended, so the version may still go live.
         DeployError: the registry refuses or does not answer.
     """
     name, new = f"{promotion.alias} of {promotion.model}", promotion.version
@@ -131,18 +134,20 @@ def settle(
         return None
     if live is not None and live.active_version == new:
         return f"Alias {name} names version {new}, which serves."
-    mine = None
+    was_live = False
     for deployment in deployments:
-        mine = deployment if deployment.deploy_id == deploy_id else mine
-        # Not only this run's: an alias that moved may have made somebody else deploy the same version.
+        # Any deployment of the version counts, not only this run's: the moved alias may have begun another
+        # one.
         undecided = not deployment.finished and deployment.state is not State.ROLLING_BACK
         if deployment.version == new and undecided:
             raise Unavailable(
                 f"Deployment {deployment.deploy_id} is {deployment.state}: alias {name} stays at version {new} until it has ended.",
                 hint="Reconcile finishes or undoes it, and tells when the alias names another version than serves.",
             )
-    # What was live and was taken back leaves the version that took its place; what never was leaves things as they were.
-    was_live = mine is not None and mine.state is State.COMMITTED
+        if deployment.deploy_id == deploy_id:
+            was_live = deployment.state is State.COMMITTED
+    # After a revert of the new version the alias follows the live version; a version that never was live
+    # changed nothing.
     back = live.active_version if was_live and live is not None else promotion.alias_before
     aliases.point(promotion.model, promotion.alias, back)
     return f"Alias {name} named version {new}, which does not serve: it names {_version(back)} again."

@@ -1,4 +1,4 @@
-"""Writes a comparison into MLflow: numbers and verdict on the challenger's run, the whole of it as artifacts, a tag on the version."""
+"""Writes a comparison into MLflow: metrics, tags and artifacts of the run, and tags of the version."""
 
 from __future__ import annotations
 
@@ -19,29 +19,23 @@ log = logging.getLogger(__name__)
 
 
 def numbers(comparison: Comparison) -> dict[str, float]:
-    """Return what becomes metrics of the run, by name."""
+    """Return the metrics of the run, by name."""
     evidence = comparison.evidence
-    found = {f"gate.challenger.{name}": value for name, value in evidence.challenger.scores.items()}
-    found["gate.challenger.latency_ms"] = evidence.challenger.latency_ms
-    found["gate.challenger.size_bytes"] = float(evidence.challenger.size_bytes)
-    if evidence.champion:
-        found |= {f"gate.champion.{name}": value for name, value in evidence.champion.scores.items()}
-        found["gate.champion.latency_ms"] = evidence.champion.latency_ms
-        found["gate.champion.size_bytes"] = float(evidence.champion.size_bytes)
+    found: dict[str, float] = {}
+    for role, measured in (("challenger", evidence.challenger), ("champion", evidence.champion)):
+        if measured:
+            found |= {f"gate.{role}.{name}": value for name, value in measured.scores.items()}
+            found[f"gate.{role}.latency_ms"] = measured.latency_ms
+            found[f"gate.{role}.size_bytes"] = float(measured.size_bytes)
     if evidence.improvement:
-        found |= {
-            f"gate.improvement{suffix}": value
-            for suffix, value in (
-                ("", evidence.improvement.estimate),
-                (".low", evidence.improvement.low),
-                (".high", evidence.improvement.high),
-            )
-        }
+        found["gate.improvement"] = evidence.improvement.estimate
+        found["gate.improvement.low"] = evidence.improvement.low
+        found["gate.improvement.high"] = evidence.improvement.high
     return found
 
 
 def tags(comparison: Comparison) -> dict[str, str]:
-    """Return what becomes tags, of the run and of the version."""
+    """Return the tags of the run and of the version."""
     return {
         "gate.verdict": "promote" if comparison.verdict.promote else "keep",
         "gate.reason": headline(comparison)[:LONGEST_TAG],
@@ -59,10 +53,11 @@ def record(settings: Settings, comparison: Comparison) -> None:
     Raises:
         Unavailable: MLflow or its artifact store refused or did not answer.
     """
-    # Read by MLflow's client at every request, whose own defaults retry for minutes; what the user has set wins.
+    # MLflow's client reads these at every request. Its defaults retry for minutes; values that the user
+    # has set win.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", f"{settings.mlflow.timeout_s:.0f}")
-    # The settings have taken them off the address, where they may have stood.
+    # The settings have moved user and password out of the address, so the client needs them here.
     if settings.mlflow.username:
         os.environ["MLFLOW_TRACKING_USERNAME"] = settings.mlflow.username
         os.environ["MLFLOW_TRACKING_PASSWORD"] = settings.mlflow.password
@@ -84,7 +79,7 @@ def record(settings: Settings, comparison: Comparison) -> None:
             client.log_text(comparison.run_id, page(comparison), "gate/verdict.md")
         for name, value in tags(comparison).items():
             client.set_model_version_tag(comparison.model, str(comparison.version), name, value)
-    # MLflow lets through whatever its store's client raises: there is no narrower type.
+    # MLflow passes on every exception of its store's client: there is no narrower type.
     except Exception as error:
         raise Unavailable(
             f"The verdict could not be written to MLflow: {type(error).__name__}: {error}",
@@ -93,7 +88,7 @@ def record(settings: Settings, comparison: Comparison) -> None:
 
 
 def _takes_records(client: Any, run_id: str) -> bool:
-    """Whether something can be written to a run: MLflow refuses that for one that is deleted, or purged."""
+    """Whether MLflow accepts writes to a run: it refuses them for a deleted or purged run."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -15,34 +15,28 @@ def headline(comparison: Comparison) -> str:
 
 
 def page(comparison: Comparison) -> str:
-    """Return all of it as Markdown."""
-    evidence = comparison.evidence
-    champion = evidence.champion
-    before = f"version {comparison.live.active_version}, live" if comparison.live else "nothing is live"
-    rows: list[tuple[str, str, float, float | None]] = [
-        (
-            f"{name}{' (decides)' if name == evidence.metric.name else ''}",
-            "{:.4g}",
-            value,
-            champion.scores[name] if champion else None,
-        )
-        for name, value in evidence.challenger.scores.items()
-    ]
-    rows += [
-        (what, form, getattr(evidence.challenger, field), getattr(champion, field, None))
-        for what, form, field in (
-            ("latency, median, ms", "{:.3g}", "latency_ms"),
-            ("size, bytes", "{:.0f}", "size_bytes"),
-        )
-    ]
-    table = [f"| | version {comparison.version}, new | {before} |", "|---|---|---|"]
-    table += [
-        f"| {name} | {form.format(new)} | {'' if old is None else form.format(old)} |"
-        for name, form, new, old in rows
-    ]
+    """Return the whole comparison as Markdown."""
     checks = [f"- {'yes' if check.holds else '**no**'}: {check.text}" for check in comparison.verdict.checks]
-    lines = [f"**{headline(comparison)}**", "", *table, "", *checks, "", _provenance(comparison)]
+    lines = [f"**{headline(comparison)}**", "", *_table(comparison), "", *checks, "", _provenance(comparison)]
     return "\n".join(lines)
+
+
+def _table(comparison: Comparison) -> list[str]:
+    evidence = comparison.evidence
+    new, old = evidence.challenger, evidence.champion
+    before = f"version {comparison.live.active_version}, live" if comparison.live else "nothing is live"
+    scores = [
+        f"| {name}{' (decides)' if name == evidence.metric.name else ''} | {value:.4g} | "
+        f"{f'{old.scores[name]:.4g}' if old else ''} |"
+        for name, value in new.scores.items()
+    ]
+    return [
+        f"| | version {comparison.version}, new | {before} |",
+        "|---|---|---|",
+        *scores,
+        f"| latency, median, ms | {new.latency_ms:.3g} | {f'{old.latency_ms:.3g}' if old else ''} |",
+        f"| size, bytes | {new.size_bytes} | {old.size_bytes if old else ''} |",
+    ]
 
 
 def _provenance(comparison: Comparison) -> str:

@@ -1,4 +1,4 @@
-"""What a challenger has to show: the rules of the gate, with their units and defaults."""
+"""The rules of the gate, with their units and defaults."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from ..training.heldout import Task
+from ..training.heldout import HeldOut, Task
 from ..triton_deploy.errors import Misconfigured
 from ..triton_deploy.settings.checks import Check
 from ..triton_deploy.settings.environment import FromEnvironment, Problem, setting
-from .scores import METRICS, Metric
+from .scores import METRICS, Array, Improvement, Metric, improvement
 
 AUTO, BASELINE, OFF = "auto", "baseline", "off"
 DEFAULT_METRICS: Mapping[Task, str] = {"classification": "log_loss", "regression": "rmse"}
@@ -172,7 +172,7 @@ class Rules(FromEnvironment):
             values: new values by field name, such as ``{"metric": "accuracy", "margin": 0.005}``.
 
         Raises:
-            Misconfigured: a name is none of the rules, or a value can't be right.
+            Misconfigured: a name is none of the rules, or a value has the wrong type or is out of range.
         """
         known = {f.name: f for f in self.declared()}
         for name, value in values.items():
@@ -205,7 +205,7 @@ class Rules(FromEnvironment):
         """Return the metric that decides.
 
         Raises:
-            Misconfigured: the rule names one of the other task.
+            Misconfigured: the rule names a metric of the other task.
         """
         name = DEFAULT_METRICS[task] if self.metric == AUTO else self.metric
         metric = METRICS[name]
@@ -214,3 +214,24 @@ class Rules(FromEnvironment):
             hint = f"Use one of {', '.join(fitting)}."
             raise _refusal("GATE_METRIC", self.metric, f"no metric of a {task}", hint)
         return metric
+
+    def improvement(
+        self, metric: Metric, held_out: HeldOut, champion: Array, challenger: Array
+    ) -> Improvement:
+        """Return the challenger's improvement over the champion, with the interval of these rules.
+
+        Args:
+            metric: the deciding metric.
+            held_out: the rows.
+            champion: the champion's scored output on these rows.
+            challenger: the challenger's scored output on these rows.
+        """
+        return improvement(
+            metric,
+            metric.rows(champion, held_out.target),
+            metric.rows(challenger, held_out.target),
+            confidence=self.confidence,
+            resamples=self.resamples,
+            block_rows=self.block_rows,
+            seed=self.seed,
+        )

@@ -1,4 +1,4 @@
-"""How right answers are: scores a row, their means, the interval of an improvement. Pure rules on arrays."""
+"""Scores of rows, their means, and the interval of an improvement. Pure rules on arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.float64]
 Array = npt.NDArray[Any]
 
 SMALLEST_PROBABILITY = 1e-7
-"""About the resolution of float32 near 1: a model that is surely wrong does not decide everything by one row."""
+"""About the resolution of float32 near 1. It bounds the loss of a row that the model gets surely wrong."""
 ECE_BINS = 15
 RESAMPLED_AT_ONCE = 2_000_000
 """Row indices held at a time, which bounds the memory of the bootstrap to some tens of MB."""
@@ -23,14 +23,14 @@ RESAMPLED_AT_ONCE = 2_000_000
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric that is a mean over rows, or a function of one, so that rows can be resampled.
+    """A metric that is a mean over rows, or a function of such a mean, so that rows can be resampled.
 
     Attributes:
         name: its name in the rules.
-        task: what it is for.
+        task: the kind of model that it scores.
         larger_is_better: which direction is an improvement.
         rows: gives the contribution of each row, float64 ``[rows]``, from answers and target (see HeldOut).
-        finish: makes the metric of the mean of contributions.
+        finish: turns the mean of the contributions into the metric.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Metric:
         return float(self.finish(self.rows(answers, target).mean()))
 
     def gain(self, before: Floats, after: Floats) -> Floats:
-        """Return how much better ``after`` is than ``before``, in the metric's unit; negative when it is worse."""
+        """Return the improvement from ``before`` to ``after``, in the metric's unit; negative if worse."""
         return after - before if self.larger_is_better else before - after
 
 
@@ -97,7 +97,7 @@ def scores(answers: Array, held_out: HeldOut) -> dict[str, float]:
     """Return every metric of the task, and ``ece`` of a classification.
 
     Args:
-        answers: what is scored, ``[rows, classes]`` or of the target's shape.
+        answers: the scored output, ``[rows, classes]`` or of the target's shape.
         held_out: the rows.
     """
     found = {
@@ -113,7 +113,8 @@ def scores(answers: Array, held_out: HeldOut) -> dict[str, float]:
 def calibration_error(probabilities: Array, target: Array) -> float:
     """Return the expected calibration error of the most probable class, 0 to 1, over 15 bins of equal width.
 
-    Source: Guo et al., On Calibration of Modern Neural Networks, 2017, https://arxiv.org/abs/1706.04599, equation 3.
+    Source: Guo et al., On Calibration of Modern Neural Networks, 2017, https://arxiv.org/abs/1706.04599,
+        equation 3.
     """
     confidence = probabilities.max(axis=1).astype(np.float64)
     right = _accuracy(probabilities, target)
@@ -123,13 +124,13 @@ def calibration_error(probabilities: Array, target: Array) -> float:
 
 
 def constant_answers(held_out: HeldOut, classes: int) -> Array:
-    """Return the best answers that do not look at the inputs: how often each class occurs, or the mean target.
+    """Return the best answers that ignore the inputs: the frequency of each class, or the mean target.
 
-    They know the held-out target, so a model that is no better than them has learnt nothing that shows.
+    They are computed from the held-out target, so a model that is not better has learnt nothing that shows.
 
     Args:
         held_out: the rows.
-        classes: number of columns of ``probabilities``; of no meaning in a regression.
+        classes: number of columns of ``probabilities``; not used in a regression.
     """
     if held_out.task == "classification":
         frequencies = np.bincount(held_out.target, minlength=classes) / held_out.rows
@@ -140,7 +141,7 @@ def constant_answers(held_out: HeldOut, classes: int) -> Array:
 
 @dataclass(frozen=True)
 class Improvement:
-    """How much better the challenger is, in units of the metric, and the interval in which that lies.
+    """The challenger's improvement over the champion in units of the metric, with its interval.
 
     Attributes:
         estimate: on the held-out rows as they are; negative when it is worse.
@@ -167,20 +168,20 @@ def improvement(
 ) -> Improvement:
     """Return the improvement with a percentile interval from a paired bootstrap.
 
-    Paired: a resample takes the same rows of both models, so what is hard about a row cancels. With ``block_rows`` above 1 runs of
-    consecutive rows are taken, the last row being followed by the first.
+    Paired: a resample takes the same rows of both models, so the difficulty of a row cancels out. With
+    ``block_rows`` above 1 a resample takes runs of consecutive rows; the first row follows the last.
 
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; for blocks Politis and Romano, A circular
-    block-resampling procedure for stationary data, 1992.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; for blocks Politis
+    and Romano, A circular block-resampling procedure for stationary data, 1992.
 
     Args:
-        metric: what is compared.
+        metric: the metric to compare.
         champion: the contribution of each row to the champion's metric, ``[rows]``.
-        challenger: the same of the challenger.
-        confidence: between 0 and 1.
-        resamples: how many.
-        block_rows: rows that are taken together, in their order.
-        seed: of the resamples.
+        challenger: the contribution of each row to the challenger's metric, ``[rows]``.
+        confidence: of the interval, between 0 and 1.
+        resamples: number of resamples.
+        block_rows: length of the runs of rows.
+        seed: seed of the resamples.
     """
     rows = len(champion)
     block = min(block_rows, rows)

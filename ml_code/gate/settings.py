@@ -1,4 +1,4 @@
-"""Settings of the DAG that retrains: read from the environment once, as the deployer's are."""
+"""Settings of the DAG that retrains: read from the environment once, as all settings are."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ def _json_object(variable: str, text: str, default: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainSettings(FromEnvironment):
-    """A scheduled run, and the defaults of its form; the table in docs/retrain.md is generated from them."""
+    """Settings of scheduled runs, and defaults of the form.
+
+    The table in docs/retrain.md is generated from these fields.
+    """
 
     schedule: str = setting(
         "RETRAIN_SCHEDULE",

@@ -1,6 +1,7 @@
-"""Where the two models and the held-out rows come from: what serves from the model repository, the rest from MLflow.
+"""Finds the two models and the held-out rows: the champion in the model repository, the rest in MLflow.
 
-The champion is what the repository says is live, byte for byte what Triton has loaded; no alias and no registry is asked for it.
+The champion is the live version of the repository, with the same bytes that Triton has loaded. No alias
+names it.
 """
 
 from __future__ import annotations
@@ -30,22 +31,22 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Champion:
-    """What serves: its release, and its ``model.onnx`` in the model repository."""
+    """The live version: its release, and its ``model.onnx`` in the model repository."""
 
     release: Release
     file: Path
 
 
 def live_champion(settings: Settings, model: str) -> Champion | None:
-    """Return what serves, or None before the first release.
+    """Return the live version, or None before the first release.
 
     Args:
         settings: where the model repository is.
         model: model name.
 
     Raises:
-        NotFound: its files are gone or damaged.
-        StorageFailed: they can't be read.
+        NotFound: the version's files are gone or damaged.
+        StorageFailed: the files can't be read.
     """
     folder = ModelFolder.at(settings.repository_root, model)
     release = folder.releases.latest()
@@ -62,14 +63,14 @@ def live_champion(settings: Settings, model: str) -> Champion | None:
 
 @dataclass(frozen=True)
 class Rows:
-    """The held-out rows of a run, and whether they are those whose digest training recorded."""
+    """The held-out rows of a run, and whether they have a digest that training recorded."""
 
     held_out: HeldOut
     pinned: bool
 
 
 class Challengers:
-    """New versions and what their runs keep, in MLflow.
+    """New versions and the held-out rows of their runs, in MLflow.
 
     Args:
         settings: address, credentials and deadlines.
@@ -84,18 +85,19 @@ class Challengers:
         return self._registry.find(model, version)
 
     def fetch(self, model: str, found: RegisteredVersion, folder: Path) -> Path:
-        """Bring what a version consists of into a folder.
+        """Download the files of a version into a folder.
 
         Args:
             model: model name.
             found: the version.
-            folder: an empty one.
+            folder: an empty folder.
 
         Returns:
             Its ``model.onnx``, external data beside it.
 
         Raises:
-            ArtifactRejected: it has no ``model.onnx``, is too large, or is not what training recorded.
+            ArtifactRejected: the version has no ``model.onnx``, is too large, or has another digest than
+                training recorded.
             DeployError: the artifact store refuses or does not answer.
         """
         artifact = Artifact.find(found.artifact_uris, [MODEL_FILE], self._settings)
@@ -111,11 +113,11 @@ class Challengers:
 
         Args:
             run_id: the run.
-            folder: where the file may lie for a moment.
+            folder: a folder for the downloaded file.
 
         Raises:
-            NotFound: the run keeps none.
-            ArtifactRejected: what it keeps is damaged, or is not what training recorded.
+            NotFound: the run keeps no held-out rows, or is gone.
+            ArtifactRejected: the rows are damaged, or have another digest than training recorded.
             DeployError: MLflow or the artifact store refuse or do not answer.
         """
         path = Path(ARTIFACT_PATH)
@@ -147,7 +149,7 @@ class Challengers:
             ) from error
 
     def held_out_of(self, run_id: str, folder: Path) -> HeldOut | None:
-        """Return the held-out rows of a run that may be gone, or may never have kept any, or not those that training recorded; None then."""
+        """Return the held-out rows of a run; None if there are none, or others than training recorded."""
         if not run_id:
             return None
         try:
@@ -155,5 +157,5 @@ class Challengers:
         except DeployError as error:
             if error.retryable:
                 raise
-            log.warning("the held-out rows of what serves can't be used: %s", error)
+            log.warning("the held-out rows of the live version can't be used: %s", error)
             return None

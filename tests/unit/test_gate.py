@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from ml_code.gate import __main__ as command_line
-from ml_code.gate.evaluation import Comparison, gather, limits_of, shared_rows
+from ml_code.gate.champion_rows import shared_rows
+from ml_code.gate.evaluation import Comparison, gather, limits_of
 from ml_code.gate.judgement import Evidence, GateVerdict, Measured, judge
 from ml_code.gate.measuring import DoesNotFit, OnnxModel, latencies_ms
 from ml_code.gate.promotion import Promotion, promote, settle

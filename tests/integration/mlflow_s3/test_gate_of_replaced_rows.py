@@ -116,7 +116,7 @@ def test_a_champion_whose_rows_were_replaced_has_no_say_with_them(
     code, said = says(better)
     assert code == 0
     assert "no held-out rows that can be used" in said
-    assert "the held-out rows of what serves can't be used" in caplog.text
+    assert "the held-out rows of the live version can't be used" in caplog.text
 
 
 def test_other_labels_of_known_inputs_refuse_rows_that_nobody_pinned(shelf: Shelf, says: Says) -> None:
