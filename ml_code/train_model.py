@@ -3,8 +3,8 @@
 Run it as ``python -m ml_code.train_model --trainer classifier --model best_model --alias A`` or call
 :func:`train_and_register`.
 
-mlflow, scikit-learn and PyTorch take 2 to 4 s each to import: only what needs them imports them, so that ``--help``
-answers at once, and nothing needs PyTorch that does not train with it.
+mlflow, scikit-learn and PyTorch take 2 to 4 s each to import. Functions import them where they need them,
+so that ``--help`` answers at once, and only a trainer that uses PyTorch needs PyTorch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def train_and_register(request: TrainingRequest, tracking_uri: str | None = None
     """Trains, exports, checks and registers a model, and moves the alias to it last, if one is named.
 
     Args:
-        request: What to train.
+        request: Model, trainer and options.
         tracking_uri: MLflow's tracking server; default: ``MLFLOW_TRACKING_URI``.
 
     Returns:
@@ -92,7 +92,7 @@ def _summary(registered: RegisteredVersion) -> str:
 
 
 def _chosen(arguments: Sequence[str]) -> Trainer | None:
-    """The trainer whose options the command line has; None when it asks for help and names none."""
+    """Returns the trainer that the command line names; None if it asks for help and names none."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--trainer")
     first.add_argument("-h", "--help", action="store_true")

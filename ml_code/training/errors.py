@@ -1,4 +1,4 @@
-"""What training raises on purpose: what happened, and what whoever reads it can do."""
+"""Errors that training raises on purpose: a message, and a hint for the user."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import ClassVar
 
 
 class TrainingError(Exception):
-    """Base of what this package raises on purpose.
+    """Base of the errors that this package raises on purpose.
 
     Args:
         message: What went wrong.
-        hint: What whoever reads it can do about it.
+        hint: What the user can do about it.
     """
 
     exit_code: ClassVar[int] = 1
@@ -33,7 +33,7 @@ class RegistryError(TrainingError):
 
 
 class ParityError(TrainingError):
-    """The exported ONNX model does not answer, or not as the trained one does; nothing was registered."""
+    """The exported ONNX model fails, or answers otherwise than the trained model; nothing was registered."""
 
     exit_code = 4
 

@@ -1,4 +1,4 @@
-"""The rows that a model never saw in training, as a run keeps them: what a challenger and the champion are compared on."""
+"""The rows that a model never saw in training, as a run keeps them; the gate compares models on them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 Task = Literal["classification", "regression"]
 
 ARTIFACT_PATH = "evaluation/heldout.npz"
-"""Where a run keeps them, below its artifact root."""
+"""Path of the rows below the run's artifact root."""
 
 DIGEST_TAG = "triton_deploy.heldout_digest"
 """Tag of the run in which training records the sha256 of that file, in hex."""
@@ -45,17 +45,18 @@ class HeldOutError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Rows that no training step and no choice of parameters has seen, with what is right for them.
+    """Rows that no training step and no choice of parameters has seen, with their targets.
 
     Args:
-        inputs: What the model takes, by input name, each ``[rows, ...]`` as clients send it (unscaled).
-        target: What is right. Classification: int64 ``[rows]``, the index into the columns of the output
-            ``probabilities`` ``[rows, classes]``, which is what is scored. Regression: float32 ``[rows, ...]`` of
-            the shape and unit of the model's first output.
-        task: Which of both.
+        inputs: The model's inputs by name, each ``[rows, ...]`` as clients send it (unscaled).
+        target: The right answers. Classification: int64 ``[rows]``, indices into the columns of the scored
+            output ``probabilities`` ``[rows, classes]``. Regression: float32 ``[rows, ...]`` of the shape
+            and unit of the model's first output.
+        task: The kind of target.
 
     Raises:
-        HeldOutError: No rows or no input, differing numbers of rows, a wrong type, or a target that is not finite or is negative.
+        HeldOutError: No rows or no input, differing numbers of rows, a wrong type, or a target that is not
+            finite or is negative.
     """
 
     inputs: Mapping[str, npt.NDArray[Any]]
@@ -76,14 +77,14 @@ class HeldOut:
 
     @property
     def rows(self) -> int:
-        """How many rows there are."""
+        """Number of rows."""
         return len(self.target)
 
     def to_bytes(self) -> bytes:
         """The rows as a compressed ``.npz``; the same rows give the same bytes."""
         arrays = {_INPUT + name: array for name, array in sorted(self.inputs.items())}
         buffer = io.BytesIO()
-        # numpy stamps its entries 1980-01-01, so the time does not enter.
+        # numpy stamps its entries 1980-01-01, so the bytes do not depend on the time.
         np.savez_compressed(
             buffer, allow_pickle=False, **arrays, target=self.target, task=np.array(self.task)
         )
@@ -91,13 +92,13 @@ class HeldOut:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Self:
-        """Read what :meth:`to_bytes` wrote; executes nothing, whoever wrote it.
+        """Read a file of :meth:`to_bytes`; executes no code from the file, so its writer need not be trusted.
 
         Args:
             content: The file.
 
         Raises:
-            HeldOutError: It is damaged, is something else, or its rows contradict each other.
+            HeldOutError: The file is damaged, is something else, or its rows contradict each other.
         """
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
@@ -105,7 +106,7 @@ class HeldOut:
                     name.removeprefix(_INPUT): arrays[name] for name in arrays if name.startswith(_INPUT)
                 }
                 target, task = arrays[_TARGET], str(arrays[_TASK])
-        # Whatever numpy, zipfile and zlib make of bytes that are no such file.
+        # The exceptions of numpy, zipfile and zlib for bytes that are no such file.
         except _DAMAGES as error:
             raise HeldOutError(f"This is no held-out set: {type(error).__name__}: {error}") from error
         return cls(inputs, target, task)  # type: ignore[arg-type]  # checked by the class

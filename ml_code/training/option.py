@@ -1,4 +1,4 @@
-"""What a trainer can be told: a frozen dataclass whose fields are options of the command line and parameters in MLflow."""
+"""Options of a trainer: fields of a frozen dataclass, on the command line, and parameters in MLflow."""
 
 from __future__ import annotations
 
@@ -27,26 +27,27 @@ def option(
 
     Args:
         default: Its type is the option's: text, a whole number or a number.
-        doc: What it means, with its unit, as ``--help`` shows it.
+        doc: Its meaning, with its unit, as ``--help`` shows it.
         choices: All allowed texts; empty allows any.
         at_least: Smallest allowed number.
         at_most: Largest allowed number.
-        above: A number that it has to exceed.
+        above: The option has to exceed this number.
     """
     limits = {"at_least": at_least, "at_most": at_most, "above": above}
     return field(default=default, metadata={"doc": doc, "choices": tuple(choices), **limits})
 
 
 def from_values(options: type[Options], values: Mapping[str, Any], trainer: str) -> Options:
-    """Makes a trainer's options from what the user gave, by name; what is missing has its default.
+    """Makes a trainer's options from the user's values; all other options have their defaults.
 
     Args:
         options: A dataclass with fields made by :func:`option`.
-        values: Numbers may be given as text.
+        values: Values by the name of the option; numbers may be text.
         trainer: Its name, for messages.
 
     Raises:
-        InvalidRequestError: An option that the trainer does not have, or a value of the wrong kind or outside the limits.
+        InvalidRequestError: The trainer has no such option, or a value is of the wrong kind or outside the
+            limits.
     """
     known: dict[str, Field[Any]] = {f.name: f for f in fields(options)}  # type: ignore[arg-type]
     for name in values:

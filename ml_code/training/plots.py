@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 
 
 def loss_curves(curves: Mapping[str, Sequence[float]], unit: str) -> bytes:
-    """Losses by epoch.
+    """Draws losses by epoch.
 
     Args:
-        curves: By name.
-        unit: What the loss is.
+        curves: The loss of each epoch, by the name of the curve.
+        unit: Name and unit of the loss.
     """
     figure, axes = _drawing("Loss by epoch", "epoch", unit)
     for name, values in curves.items():
@@ -30,11 +30,11 @@ def loss_curves(curves: Mapping[str, Sequence[float]], unit: str) -> bytes:
 def confusion_matrix(
     target: npt.NDArray[np.int64], predicted: npt.NDArray[Any], names: Sequence[str]
 ) -> bytes:
-    """How often each class was taken for each.
+    """Draws how often each class was predicted as each class.
 
     Args:
-        target: What is right, class indices ``[rows]``.
-        predicted: What was predicted, likewise.
+        target: Right classes, indices ``[rows]``.
+        predicted: Predicted classes, indices ``[rows]``.
         names: The names of the classes, by index.
     """
     counts = np.zeros((len(names), len(names)), int)
@@ -51,7 +51,7 @@ def confusion_matrix(
 
 
 def calibration(target: npt.NDArray[np.int64], probabilities: npt.NDArray[Any]) -> bytes:
-    """How often the predicted class was right, over how sure the model was, in ten bins.
+    """Draws the share of right predictions over the confidence of the model, in ten bins.
 
     Args:
         target: Class indices ``[rows]``.
@@ -73,12 +73,12 @@ def calibration(target: npt.NDArray[np.int64], probabilities: npt.NDArray[Any]) 
 
 
 def forecast(actual: npt.NDArray[Any], predicted: npt.NDArray[Any], unit: str) -> bytes:
-    """A forecast beside what came.
+    """Draws a forecast beside the actual values.
 
     Args:
         actual: ``[steps]``.
-        predicted: ``[steps]``, the forecast of each.
-        unit: What both are.
+        predicted: ``[steps]``, the forecast of each step.
+        unit: Unit of both.
     """
     figure, axes = _drawing("One step ahead, test part", "step", unit)
     axes.plot(actual, label="came", linewidth=1)
@@ -88,7 +88,7 @@ def forecast(actual: npt.NDArray[Any], predicted: npt.NDArray[Any], unit: str) -
 
 
 def _drawing(title: str, x: str, y: str) -> tuple[Figure, Axes]:
-    # Not pyplot, which keeps figures and looks for a display.
+    # Without pyplot, which keeps figures and looks for a display.
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     axes = figure.subplots()
     axes.set(title=title, xlabel=x, ylabel=y)

@@ -1,4 +1,4 @@
-"""What a model was made by: the commit, Python, the machine's kind, and every library."""
+"""The origin of a model: commit, Python, kind of machine, and the version of every library."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ _CHECKOUT = Path(__file__).parents[2]
 
 
 def git_tags() -> dict[str, str]:
-    """The commit of this code as MLflow's tags; empty when it is no checkout, or git is not there."""
+    """The commit of this code as MLflow's tags; empty outside of a checkout, or without git."""
     commit = _git("rev-parse", "HEAD")
-    # The folder itself has to be the checkout: an installed package may lie below somebody else's.
+    # The folder itself has to be the checkout: an installed package may lie in the checkout of another
+    # project.
     if not commit or Path(_git("rev-parse", "--show-toplevel")) != _CHECKOUT:
         return {}
     changed = bool(_git("status", "--porcelain", "--untracked-files=no"))

@@ -1,4 +1,4 @@
-"""Logs a trained model in MLflow, registers it and moves the alias if one is asked for, whatever trained it."""
+"""Logs a trained model in MLflow, registers it, and moves the alias if the request names one."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from mlflow.models import infer_signature
 from ml_code.training.errors import ParityError, RegistryError, TrainingError
 from ml_code.training.heldout import ARTIFACT_PATH as HELD_OUT
 from ml_code.training.heldout import DIGEST_TAG as HELD_OUT_DIGEST
+from ml_code.training.heldout import HeldOut
 from ml_code.training.provenance import environment, git_tags
 from ml_code.training.request import TrainingRequest, check_tracking_uri
 from ml_code.training.trained import Parity, TrainedModel
@@ -54,7 +55,7 @@ class RegisteredVersion:
         run_id: MLflow run with parameters and metrics.
         model_id: MLflow logged model (``m-…``) that holds the artifacts.
         onnx_sha256: SHA-256 of ``model.onnx``, in hex.
-        metrics: What was logged, parity included.
+        metrics: The logged metrics, parity included.
     """
 
     name: str
@@ -67,13 +68,13 @@ class RegisteredVersion:
 
 
 def publish(trained: TrainedModel, request: TrainingRequest, tracking_uri: str) -> RegisteredVersion:
-    """Logs a trained model in a run, registers it, and moves the alias to the new version if the request names one.
+    """Logs a trained model in a run, registers it, and moves the alias if the request names one.
 
-    The order is what a deployer and a gate rely on: all artifacts, ``triton/golden.json`` and the run's
+    The deployer and the gate rely on the order: all artifacts, ``triton/golden.json`` and the run's
     ``evaluation/heldout.npz`` included, are stored before a version exists, and the alias moves last.
 
     Args:
-        trained: What :func:`train` returned.
+        trained: The result of :func:`train`.
         request: Names, and the tolerance of the parity check.
         tracking_uri: MLflow's tracking server, http or https.
 
@@ -89,7 +90,7 @@ def publish(trained: TrainedModel, request: TrainingRequest, tracking_uri: str) 
     select_experiment(tracking_uri, request.experiment)
     with _registry_errors(f"cannot register {request.model!r}"):
         with mlflow.start_run() as run:
-            metrics = _log_measurements(trained, request)
+            metrics = _log_measurements(run.info.run_id, trained, request)
             if not trained.parity.holds(request.parity_tolerance):
                 raise _parity_error(trained.parity, request.parity_tolerance, run.info.run_id)
             model_id, digest = _log_artifacts(trained)
@@ -97,7 +98,7 @@ def publish(trained: TrainedModel, request: TrainingRequest, tracking_uri: str) 
             f"models:/{model_id}", request.model, await_registration_for=60, tags={DIGEST_TAG: digest}
         )
         if request.alias:
-            # Nothing that can fail comes after this.
+            # The last step: no failure follows it.
             mlflow.MlflowClient().set_registered_model_alias(request.model, request.alias, version.version)
     return RegisteredVersion(
         name=request.model,
@@ -155,10 +156,10 @@ def select_experiment(tracking_uri: str, experiment: str) -> None:
             listens there, 50 s if it does not answer.
     """
     check_tracking_uri(tracking_uri)
-    # Read by MLflow at every request; what the user has set wins.
+    # MLflow reads these at every request; values that the user has set win.
     for name, value in _MLFLOW_HTTP_DEFAULTS.items():
         os.environ.setdefault(name, value)
-    # A password in the address would stand in every link that MLflow prints: its client takes the same from variables.
+    # MLflow prints the address in links, so user and password go into the variables that its client reads.
     address, user, password = credentials(tracking_uri)
     if user:
         os.environ["MLFLOW_TRACKING_USERNAME"] = user
@@ -168,7 +169,7 @@ def select_experiment(tracking_uri: str, experiment: str) -> None:
         mlflow.set_experiment(experiment)
 
 
-def _log_measurements(trained: TrainedModel, request: TrainingRequest) -> dict[str, float]:
+def _log_measurements(run_id: str, trained: TrainedModel, request: TrainingRequest) -> dict[str, float]:
     metrics = {
         **trained.metrics,
         **{f"parity_{name}": float(x) for name, x in asdict(trained.parity).items()},
@@ -182,7 +183,7 @@ def _log_measurements(trained: TrainedModel, request: TrainingRequest) -> dict[s
         }
     )
     mlflow.log_metrics(metrics)
-    _log_curves(trained.curves)
+    _log_curves(run_id, trained.curves)
     mlflow.set_tags({"onnx_sha256": trained.onnx_sha256, **git_tags()})
     mlflow.log_dict(environment(), "environment.json")
     with tempfile.TemporaryDirectory() as directory:
@@ -192,7 +193,7 @@ def _log_measurements(trained: TrainedModel, request: TrainingRequest) -> dict[s
     return metrics
 
 
-def _log_curves(curves: Mapping[str, Sequence[float]]) -> None:
+def _log_curves(run_id: str, curves: Mapping[str, Sequence[float]]) -> None:
     """Logs all steps of all curves in as few requests as MLflow takes."""
     now_ms = int(time.time() * 1000)
     points = [
@@ -200,12 +201,8 @@ def _log_curves(curves: Mapping[str, Sequence[float]]) -> None:
         for name, values in curves.items()
         for step, value in enumerate(values, start=1)
     ]
-    run = mlflow.active_run()
-    assert run is not None
     for first in range(0, len(points), MAX_METRICS_A_REQUEST):
-        mlflow.MlflowClient().log_batch(
-            run.info.run_id, metrics=points[first : first + MAX_METRICS_A_REQUEST]
-        )
+        mlflow.MlflowClient().log_batch(run_id, metrics=points[first : first + MAX_METRICS_A_REQUEST])
 
 
 def _log_artifacts(trained: TrainedModel) -> tuple[str, str]:
@@ -225,19 +222,23 @@ def _log_artifacts(trained: TrainedModel) -> tuple[str, str]:
     )
     # Not `extra_files`, which MLflow puts under extra_files/: the deployer looks beside model.onnx.
     golden = json.dumps(golden_document(trained.examples, trained.expected)).encode()
-    with tempfile.TemporaryDirectory() as directory:
-        held_out = Path(directory, PurePosixPath(HELD_OUT).name)
-        rows = trained.held_out.to_bytes()
-        held_out.write_bytes(rows)
-        mlflow.log_artifact(str(held_out), str(PurePosixPath(HELD_OUT).parent))
-        # Who can write artifacts can't write this: the gate takes no other rows.
-        mlflow.set_tag(HELD_OUT_DIGEST, hashlib.sha256(rows).hexdigest())
+    _log_held_out(trained.held_out)
     with tempfile.TemporaryDirectory() as directory:
         Path(directory, "golden.json").write_bytes(golden)
         mlflow.MlflowClient().log_model_artifacts(logged.model_id, directory, "triton")
-    # What a deployer will find if nothing damages the files on the way.
+    # The deployer computes the same digest, unless the files are damaged on the way.
     digest = tree_digest([_entry(MODEL_FILE, trained.onnx), _entry(GOLDEN, golden)])
     return logged.model_id, digest
+
+
+def _log_held_out(held_out: HeldOut) -> None:
+    rows = held_out.to_bytes()
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, PurePosixPath(HELD_OUT).name)
+        path.write_bytes(rows)
+        mlflow.log_artifact(str(path), str(PurePosixPath(HELD_OUT).parent))
+    # A user who may only write artifacts can't change this tag, so the gate refuses rows that were replaced.
+    mlflow.set_tag(HELD_OUT_DIGEST, hashlib.sha256(rows).hexdigest())
 
 
 def _entry(path: str, content: bytes) -> FileEntry:
@@ -256,12 +257,12 @@ def _parity_error(parity: Parity, tolerance: float, run_id: str) -> ParityError:
 
 @contextlib.contextmanager
 def _registry_errors(what: str) -> Iterator[None]:
-    """Turns what MLflow and the client of its artifact store raise into a RegistryError."""
+    """Turns the exceptions of MLflow and of its artifact store's client into a RegistryError."""
     try:
         yield
     except TrainingError:
         raise
-    # MLflow lets through whatever its store's client raises (boto3, requests, urllib3, OSError):
+    # MLflow passes on every exception of its store's client (boto3, requests, urllib3, OSError):
     # there is no narrower type.
     except Exception as error:
         raise RegistryError(

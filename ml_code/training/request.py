@@ -1,4 +1,4 @@
-"""What to train and where to register it, checked."""
+"""The request for a training: model, trainer, options and place in MLflow, checked."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ MAX_GOLDEN_ROWS = 64
 
 @dataclass(frozen=True, slots=True)
 class TrainingRequest:
-    """What to train and where to register it.
+    """A model to train, and its place in MLflow.
 
     Args:
-        model: Name of the registered model, one that the deployer accepts.
-        alias: Alias to point at the new version, one that the deployer accepts; None or empty registers the version
-            and moves no alias, for a gate that decides later.
+        model: Name of the registered model, a name that the deployer accepts.
+        alias: Alias to point at the new version, a name that the deployer accepts; None or empty registers
+            the version and moves no alias, for a gate that decides later.
         trainer: One of :func:`trainer_names`.
-        options: What the trainer is told, by name; the rest has the trainer's defaults. Checked when it is imported.
+        options: Options of the trainer by name; all others have their defaults. Checked when the trainer
+            is imported.
         experiment: MLflow experiment of the run; created if it does not exist. Its artifact
             location decides whether artifacts go through the server or directly to S3.
         seed: Seed of all that is random, the split included, 0 to 2**32 - 1.
-        parity_tolerance: Largest accepted difference of a number between the trained model and its ONNX export,
-            absolute or relative to it, whichever is less; > 0.
+        parity_tolerance: Largest accepted difference of a number between the trained model and its ONNX
+            export, the lesser of the absolute and the relative difference; > 0.
         golden_rows: Number of held-out rows logged as golden inputs, 1 to :data:`MAX_GOLDEN_ROWS`.
 
     Raises:
-        InvalidRequestError: A value is outside what is said above.
+        InvalidRequestError: A value is outside these limits.
     """
 
     model: str = "best_model"

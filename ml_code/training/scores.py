@@ -1,4 +1,4 @@
-"""How good a classifier's probabilities are."""
+"""Scores of a classifier's probabilities."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 def classification_scores(
     target: npt.NDArray[np.int64], probabilities: npt.NDArray[Any], prefix: str
 ) -> dict[str, float]:
-    """Accuracy, macro F1 and log loss (nats).
+    """Returns accuracy, macro F1 and log loss (nats), by name.
 
     Args:
         target: Class indices ``[rows]``.
         probabilities: ``[rows, classes]``.
-        prefix: Put before each name, with an underscore.
+        prefix: Beginning of each name, before an underscore.
     """
     predicted = probabilities.argmax(axis=1)
-    # In double precision a row of float32 probabilities no longer adds up to 1 as closely as scikit-learn wants.
+    # A row of float32 probabilities adds up to 1 less closely than scikit-learn wants in double precision.
     shares = probabilities.astype(np.float64) / probabilities.sum(axis=1, keepdims=True, dtype=np.float64)
     return {
         f"{prefix}_accuracy": float(accuracy_score(target, predicted)),

@@ -1,4 +1,4 @@
-"""Which rows a model learns from, which choose its parameters, and which it never sees."""
+"""Splits rows into those for training, those for choosing parameters, and those that no model sees."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Split:
 def by_content(features: npt.NDArray[Any], seed: int) -> Split:
     """Splits rows 60 : 20 : 20 by a hash of each row and the seed.
 
-    The part of a row follows from the row itself. So equal rows are on one side, and a row stays where it was when others
-    are added or reordered: with the same seed, a model trained tomorrow on more data is compared on rows that today's
-    has not been trained on either.
+    The part of a row follows from the row itself. So equal rows are in one part, and a row keeps its part
+    when others are added or reordered. With the same seed, a model that is trained tomorrow on more data
+    is compared on rows that today's model was not trained on either.
 
     Args:
         features: ``[rows, ...]``, without the labels.

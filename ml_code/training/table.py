@@ -68,13 +68,13 @@ def need_ascending(table: pd.DataFrame, column: str, location: str) -> None:
     Args:
         table: What :func:`read_table` returned.
         column: Its name.
-        location: Where it is from, for messages.
+        location: Path or address of the table, for messages.
     """
     need_columns(table, [column], location)
     values = table[column]
     if not pd.api.types.is_numeric_dtype(values):
         values = pd.to_datetime(values, errors="coerce", utc=True, format="ISO8601")
-    # A comparison with a time that could not be read is false.
+    # A time that could not be read compares false.
     wrong = ~(values > values.shift())
     wrong.iloc[0] = pd.isna(values.iloc[0])
     if wrong.any():
@@ -92,20 +92,20 @@ def numbers(table: pd.DataFrame, columns: Sequence[str], location: str) -> npt.N
     Args:
         table: What :func:`read_table` returned.
         columns: Their names.
-        location: Where it is from, for messages.
+        location: Path or address of the table, for messages.
 
     Returns:
         float64 ``[rows, columns]``, finite.
 
     Raises:
-        DataError: A column is missing, or a cell is empty, not a finite number, or beyond what float32 holds; the text
-            names the first such cell.
+        DataError: A column is missing, or a cell is empty, not a finite number, or beyond what float32
+            holds; the text names the first such cell.
     """
     need_columns(table, columns, location)
     values: npt.NDArray[np.float64] = (
         table[list(columns)].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
     )
-    # Clients send float32: what that can't hold would be trained on as another number.
+    # Clients send float32: the model would be trained on numbers that it never gets.
     wrong = ~(np.abs(values) <= np.finfo(np.float32).max)
     if wrong.any():
         row, column = map(int, np.argwhere(wrong)[0])
@@ -148,7 +148,7 @@ def _from_s3(location: str) -> bytes:
 
 
 def _whole(source: Source, location: str, settings: Settings) -> bytes:
-    """Return an object as long as its bytes come, and come fast enough; raises DataError or DeployError."""
+    """Return the bytes of an object; raises DataError or DeployError if they stop or come too slowly."""
     response = http.send(
         http.new_session(pool_size=1, trust=source.trust),
         "GET",
@@ -161,7 +161,7 @@ def _whole(source: Source, location: str, settings: Settings) -> bytes:
     )
     with response:
         if response.status_code != 200:
-            # The rest of a refusal is short, or of no use.
+            # The refusal's text is read within a time limit too.
             said = http.refusal_of(response, settings.transfer.timeout_s)
             raise DataError(
                 f"{location} can't be read: {source.server} answers {response.status_code}, {said}",

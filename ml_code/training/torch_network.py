@@ -1,4 +1,4 @@
-"""What the PyTorch trainers share: a reproducible fit with curves, answers as arrays, and the export to ONNX."""
+"""Code of the PyTorch trainers: a reproducible fit with curves, answers as arrays, the export to ONNX."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OPSET = 17
 """ONNX Runtime 1.12 and later load it: old enough for every Triton image still in use."""
 
 Part = tuple[npt.NDArray[Any], npt.NDArray[Any]]
-"""Inputs ``[rows, ...]`` and what is right for them ``[rows, ...]``."""
+"""Inputs ``[rows, ...]`` and their targets ``[rows, ...]``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +69,12 @@ def fit(
     """Fits a network by Adam, and leaves it in evaluation mode with the weights of its best epoch.
 
     Args:
-        network: Whose parameters ``loss`` uses.
-        loss: Mean loss of inputs and what is right for them.
-        train: What is learned from.
-        validation: What decides which epoch was the best.
-        schedule: How long, and by which steps.
-        training: For the progress bar.
+        network: The network whose parameters ``loss`` uses.
+        loss: Mean loss of inputs and their targets.
+        train: The rows to learn from.
+        validation: The rows that decide which epoch was the best.
+        schedule: Length and steps of the fit.
+        training: Source of the progress bar.
 
     Returns:
         ``train_loss`` and ``validation_loss`` by epoch.
@@ -105,7 +105,7 @@ def fit(
 def answers(
     network: nn.Module, inputs: npt.NDArray[Any], names: Sequence[str]
 ) -> dict[str, npt.NDArray[Any]]:
-    """What the network answers in evaluation mode, by output name.
+    """Returns the network's answers in evaluation mode, by output name.
 
     Args:
         network: Returns a tensor, or a tuple of them in the order of ``names``.
@@ -120,7 +120,7 @@ def answers(
 
 
 def export(network: nn.Module, row: npt.NDArray[Any], input_name: str, output_names: Sequence[str]) -> bytes:
-    """Exports a network with one input to ONNX, for batches of any size; the same network gives the same bytes.
+    """Exports a network with one input to ONNX, for batches of any size; equal networks give equal bytes.
 
     Args:
         network: In evaluation mode.
@@ -133,9 +133,10 @@ def export(network: nn.Module, row: npt.NDArray[Any], input_name: str, output_na
     """
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # That it is the older exporter, and that it follows one example. The newer one writes opset 18 and leaves 17 to a
-        # converter that it calls a fallback, writes IR version 10 (this one: 8), needs onnxscript, and takes 12 s for what
-        # this one does in 0.1 s. What an example did not show, the parity check finds: it asks for one row and for many.
+        # PyTorch warns that this is the older exporter, and that it follows one example. The newer
+        # exporter writes opset 18 and leaves 17 to a converter that it calls a fallback, writes IR version
+        # 10 (the older one: 8), needs onnxscript, and takes 12 s instead of 0.1 s. The parity check, with
+        # one row and with many, finds a branch of the network that the example did not take.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             network,
@@ -151,7 +152,7 @@ def export(network: nn.Module, row: npt.NDArray[Any], input_name: str, output_na
 
 
 def class_answers(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """``label`` int64 ``[rows]`` and ``probabilities`` float32 ``[rows, classes]`` of a classifier's last layer."""
+    """``label`` int64 ``[rows]``, ``probabilities`` float32 ``[rows, classes]`` of a classifier's logits."""
     return logits.argmax(dim=1), logits.softmax(dim=1)
 
 

@@ -1,4 +1,4 @@
-"""A trained model with all that is known of it, and how far its ONNX export is from it. Knows nothing of MLflow."""
+"""A trained model with its measurements, and the parity of its ONNX export. Knows nothing of MLflow."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from ml_code.training.trainer import Training
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 SMALLEST = 1e-3
-"""A smaller number's error is put in relation to this one."""
+"""Smallest number to which an error is put in relation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """How far the ONNX export is from the model it came from, over all held-out rows, at once and one alone.
+    """Distance of the ONNX export from the trained model, over all held-out rows at once and one row alone.
 
     Args:
         max_abs_error: Largest absolute difference of a number.
-        max_rel_error: Largest difference relative to the trained model's number, or to :data:`SMALLEST` if it is smaller:
-            float32 has little to say of a probability of a billionth.
-        max_error: Largest of what counts for a number: the lesser of both.
+        max_rel_error: Largest difference relative to the trained model's number, or to :data:`SMALLEST` if
+            that number is smaller: float32 says little about a probability of a billionth.
+        max_error: Largest difference that counts: for each number the lesser of both.
         label_agreement: Fraction of equal whole numbers (labels), 0 to 1; 1 when there are none.
         rows: Number of rows compared.
     """
@@ -41,7 +41,7 @@ class Parity:
     rows: int
 
     def holds(self, tolerance: float) -> bool:
-        """True if every label agrees and no number differs by more than `tolerance`, absolutely or relative to it."""
+        """True if labels agree, and no number differs by more than `tolerance`, absolute or relative."""
         # A NaN compares false: an export that answers NaN does not hold.
         return self.max_error <= tolerance and self.label_agreement == 1.0
 
@@ -51,13 +51,14 @@ class TrainedModel:
     """A trained and exported model, not yet known to MLflow.
 
     Args:
-        onnx: The serialized ONNX file; the first dimension of every input and output is the batch, of any size.
-        params: What was set and found, for MLflow's parameters.
+        onnx: The serialized ONNX file; the first dimension of every input and output is the batch, of any
+            size.
+        params: Options and findings, for MLflow's parameters.
         metrics: Numbers by name, by convention with ``validation_`` or ``test_`` before it.
         parity: Comparison of the export with the trained model.
         examples: Golden inputs by name, each ``[rows, ...]``, from the held-out rows.
-        expected: What ONNX Runtime answers to them, by name.
-        held_out: All rows that the model has not seen, with what is right for them.
+        expected: ONNX Runtime's answers to the examples, by name.
+        held_out: All rows that the model has not seen, with their targets.
         data_sha256: Fingerprint of the data, see :func:`fingerprint`.
         curves: Numbers by epoch, by name; for MLflow's metrics with steps.
         plots: PNG files by name, without the suffix.
@@ -88,16 +89,16 @@ class TrainedModel:
         curves: Mapping[str, Sequence[float]] | None = None,
         plots: Mapping[str, bytes] | None = None,
     ) -> Self:
-        """Compares an export with what it was exported from, and picks the golden rows.
+        """Compares an export with the trained model, and picks the golden rows.
 
         Args:
-            onnx: See the class, as for those not named here.
-            training: What the trainer was given.
+            onnx: See the class.
+            training: The trainer's input.
             held_out: The test rows.
-            reference: What the trained model itself answers to ``held_out.inputs``, by output name, every output.
+            reference: The trained model's own answers to ``held_out.inputs``, by output name, every output.
             data: All arrays that were read, by name.
             metrics: See the class.
-            params: What the trainer found out itself, for example numbers of rows; its options are added.
+            params: Findings of the trainer, for example numbers of rows; its options are added later.
             curves: See the class.
             plots: See the class.
 
@@ -125,7 +126,7 @@ class TrainedModel:
 
 
 def infer(onnx: bytes, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
-    """What ONNX Runtime answers, by output name.
+    """Returns ONNX Runtime's answers, by output name.
 
     Args:
         onnx: A serialized ONNX file.
@@ -137,17 +138,17 @@ def infer(onnx: bytes, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
 
 
 def compare(onnx: bytes, inputs: Arrays, reference: Arrays) -> Parity:
-    """Compares an export with the trained model's answers, on all rows in one batch, and on the first row alone.
+    """Compares an export with the trained model's answers, on all rows at once and on the first alone.
 
-    A batch size that an exporter has fixed shows in one of both.
+    An export with a fixed batch size fails in one of both batches.
 
     Args:
         onnx: The export.
         inputs: Every input by name, ``[rows, ...]``.
-        reference: What the trained model answers to them, by name, every output.
+        reference: The trained model's answers to the inputs, by name, every output.
 
     Raises:
-        ParityError: The export can't be run, or not with that many rows.
+        ParityError: The export can't be run, or not with that number of rows.
         ValueError: The outputs of both differ in name or shape.
     """
     rows = len(next(iter(inputs.values())))
@@ -155,7 +156,7 @@ def compare(onnx: bytes, inputs: Arrays, reference: Arrays) -> Parity:
         _difference(_batch(onnx, {k: v[:count] for k, v in inputs.items()}, count), reference, count)
         for count in (rows, 1)
     ]
-    # numpy's maximum hands on a NaN; Python's max may lose it.
+    # numpy's maximum keeps a NaN; Python's max may lose it.
     abs_errors, rel_errors, errors = (
         float(np.max([getattr(p, name) for p in parities]))
         for name in ("max_abs_error", "max_rel_error", "max_error")

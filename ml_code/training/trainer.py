@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from ml_code.training.trained import TrainedModel
 
 TRAINERS = "ml_code.training.trainers"
-"""The package of the trainers. They import this module; it finds them by their names, as it does a user's."""
+"""The package of the trainers. They import this module, so it finds them by name, like a user's trainers."""
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What a trainer is given beside its options.
+    """A trainer's input beside its options.
 
     Args:
-        seed: Whatever is random follows from it: the split, the first weights, the order of the rows; 0 to 2**32 - 1.
-        golden_rows: How many held-out rows become golden inputs.
+        seed: Seed of all that is random: the split, the first weights, the order of the rows; 0 to 2**32 - 1.
+        golden_rows: Number of held-out rows that become golden inputs.
     """
 
     seed: int
@@ -40,8 +40,8 @@ class Training:
         """Yields the items, with a progress bar on stderr if that is a terminal.
 
         Args:
-            items: What there is to go through, for example the epochs.
-            what: What they are, shown before the bar.
+            items: The items, for example the epochs.
+            what: Name of the items, shown before the bar.
         """
         from rich.console import Console
         from rich.progress import track
@@ -77,13 +77,13 @@ def trainer_names() -> list[str]:
 
 
 def summary(name: str) -> str:
-    """The first line of a trainer's docstring; reads its file and does not import it, which may take seconds."""
+    """The first line of a trainer's docstring, without an import of its file, which may take seconds."""
     spec = find_spec(f"{TRAINERS}.{name}")
     path = Path(spec.origin) if spec and spec.origin else None
     try:
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) if path else None
     except (SyntaxError, UnicodeDecodeError, OSError):
-        # Choosing it says what is wrong with it; the others must remain usable.
+        # load_trainer reports the fault in the file. The other trainers must remain usable.
         text = None
     return (text or "").partition("\n")[0]
 
@@ -95,8 +95,8 @@ def load_trainer(name: str) -> Trainer:
         name: One of :func:`trainer_names`.
 
     Raises:
-        InvalidRequestError: There is none of that name, a library that it needs is not installed, its file can't be
-            imported, or lacks what a trainer has to have.
+        InvalidRequestError: There is no trainer of that name, a library that it needs is not installed, or
+            its file can't be imported, or defines no trainer.
     """
     check_trainer(name)
     try:
@@ -107,7 +107,7 @@ def load_trainer(name: str) -> Trainer:
             "Install it: 'make torch' in a checkout of this project for PyTorch, otherwise the extra"
             " 'training' or 'torch' of the package.",
         ) from error
-    except Exception as error:  # whatever a user's file raises
+    except Exception as error:  # a user's file may raise anything
         raise InvalidRequestError(
             f"the trainer {name!r} can't be imported: {type(error).__name__}: {error}", "Correct its file."
         ) from error
@@ -140,7 +140,7 @@ def train(request: TrainingRequest) -> TrainedModel:
     The same request gives the same ONNX bytes on the same kind of processor and library versions.
 
     Args:
-        request: What to train.
+        request: Trainer and options.
 
     Returns:
         The export with its metrics, parity, golden and held-out rows, whether or not parity holds.

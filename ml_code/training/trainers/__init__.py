@@ -1,6 +1,6 @@
-"""The trainers: one file each. A file that is added here, or to a folder that ``TRAINERS_PATH`` names, is one more.
+"""The trainers, one file each. A new trainer is a file here, or in a folder that ``TRAINERS_PATH`` names.
 
-docs/training.md says what such a file has to have.
+docs/training.md describes such a file.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ MAX_OPSETS = {"": 17, "ai.onnx.ml": 3}
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What can be set."""
+    """Options of the trainer."""
 
     dataset: str = option(
         "breast_cancer",
@@ -49,7 +49,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What is learned from: features ``[rows, n]``, class indices ``[rows]``, the names of the classes."""
+    """The data: features ``[rows, n]``, class indices ``[rows]``, the names of the classes."""
 
     features: npt.NDArray[np.float64]
     labels: npt.NDArray[np.int64]
@@ -60,12 +60,12 @@ def train(options: Options, training: Training) -> TrainedModel:
     """Trains on 60 % of the rows, measures on 20 % + 20 %, exports.
 
     Args:
-        options: See there.
+        options: See Options.
         training: Its seed decides the split.
 
     Returns:
-        A model with the input ``features`` float32 ``[batch, n]``; outputs ``label`` int64 ``[batch]``, the index of the
-        class, and ``probabilities`` float32 ``[batch, classes]``.
+        A model with the input ``features`` float32 ``[batch, n]``; outputs ``label`` int64 ``[batch]``,
+        the index of the class, and ``probabilities`` float32 ``[batch, classes]``.
 
     Raises:
         DataError: The table can't be read or used, or has too few rows of a class.
@@ -87,7 +87,7 @@ def train(options: Options, training: Training) -> TrainedModel:
     return TrainedModel.from_export(
         export(classifier, rows.features.shape[1], len(rows.classes)),
         training,
-        # The trained model saw the rows as they are, the export is asked with the float32 that clients send.
+        # The trained model got these rows as they are; the export gets the float32 that clients send.
         held_out=HeldOut({INPUT_NAME: test.astype(np.float32)}, target, "classification"),
         reference=reference,
         data={"features": rows.features, "labels": rows.labels},

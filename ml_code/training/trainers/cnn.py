@@ -24,7 +24,7 @@ BRIGHTEST = 16.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What can be set."""
+    """Options of the trainer."""
 
     channels: int = option(
         16, "features of the first layer, twice as many of the second", at_least=1, at_most=1024
@@ -36,7 +36,7 @@ class Options:
 
 
 class DigitNetwork(nn.Module):
-    """Images as they are in, label and probabilities out.
+    """A network that takes unscaled images, and returns label and probabilities.
 
     Args:
         channels: Features of the first layer.
@@ -57,7 +57,7 @@ class DigitNetwork(nn.Module):
         )
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """``label`` ``[rows]`` and ``probabilities`` ``[rows, 10]`` of images ``[rows, 1, 8, 8]``, 0 to 16."""
+        """``label`` ``[rows]``, ``probabilities`` ``[rows, 10]`` of images ``[rows, 1, 8, 8]``, 0 to 16."""
         return class_answers(self.logits(image))
 
     def logits(self, image: Tensor) -> Tensor:
@@ -74,12 +74,12 @@ def train(options: Options, training: Training) -> TrainedModel:
     """Trains on 60 % of the images, chooses the epoch on 20 %, measures on 20 %, exports.
 
     Args:
-        options: See there.
+        options: See Options.
         training: Its seed decides the split, the first weights and the order of the images.
 
     Returns:
-        A model with the input ``image`` float32 ``[batch, 1, 8, 8]``, 0 to 16; outputs ``label`` int64 ``[batch]`` and
-        ``probabilities`` float32 ``[batch, 10]``.
+        A model with the input ``image`` float32 ``[batch, 1, 8, 8]``, 0 to 16; outputs ``label`` int64
+        ``[batch]`` and ``probabilities`` float32 ``[batch, 10]``.
     """
     digits = load_digits()
     images, labels = digits.images[:, None].astype(np.float32), digits.target.astype(np.int64)

@@ -26,7 +26,7 @@ MIN_WINDOWS = 20
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What can be set."""
+    """Options of the trainer."""
 
     data: str = option(
         "", "CSV file, a path or s3://bucket/key: one step a line, oldest first; else a series is generated"
@@ -43,7 +43,7 @@ class Options:
 
 
 class Forecaster(nn.Module):
-    """Prices in, prices out; inside it works on standardized log-returns, so it also serves at a level never seen.
+    """Forecasts prices by their standardized log-returns, so it also works at a level that it never saw.
 
     Args:
         hidden: Size of the LSTM's state.
@@ -86,14 +86,15 @@ class Forecaster(nn.Module):
 
 
 def train(options: Options, training: Training) -> TrainedModel:
-    """Trains on the first 60 % of the series, chooses the epoch on the next 20 %, measures on the last, exports.
+    """Trains on 60 % of the series, chooses the epoch on the next 20 %, measures on the rest, exports.
 
     Args:
-        options: See there.
+        options: See Options.
         training: Its seed decides the first weights, the order of the windows and a generated series.
 
     Returns:
-        A model with the input ``prices`` float32 ``[batch, window, 1]`` and the output ``forecast`` float32 ``[batch, horizon]``.
+        A model with the input ``prices`` float32 ``[batch, window, 1]`` and the output ``forecast``
+        float32 ``[batch, horizon]``.
 
     Raises:
         DataError: The table can't be read or used, or is too short.
@@ -189,7 +190,7 @@ def windows(series: npt.NDArray[np.float64], options: Options, part: str) -> Par
             f" {options.window} + {options.horizon} steps need {length + MIN_WINDOWS - 1}",
             f"Give a series of at least {5 * (length + MIN_WINDOWS)} steps, or a shorter window.",
         )
-    # A copy: of overlapping views, PyTorch would warn.
+    # A copy, because PyTorch warns of overlapping views.
     cut = np.lib.stride_tricks.sliding_window_view(series, length).astype(np.float32)
     return cut[:, : options.window, None].copy(), cut[:, options.window :].copy()
 
@@ -207,7 +208,7 @@ def _scores(
     forecast: npt.NDArray[np.float32],
     prefix: str,
 ) -> dict[str, float]:
-    """Errors in the unit of the price; the skill is 1 for a perfect forecast and 0 for one no better than the last price."""
+    """Errors in the unit of the price; the skill is 1 for a perfect forecast, 0 for the last price."""
     error = forecast.astype(np.float64) - target
     rmse = float(np.sqrt(np.square(error).mean()))
     last_price_rmse = float(np.sqrt(np.square(prices[:, -1].astype(np.float64) - target).mean()))
