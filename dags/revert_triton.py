@@ -13,18 +13,14 @@ from ml_code.airflow_provider import (
     DeployNotifier,
     by_hand,
     known_params_only,
+    limit,
     model_param,
     reason_param,
 )
-from ml_code.triton_deploy.rules.names import (
-    MAX_VERSION,
-    MIN_VERSION,
-)
+from ml_code.triton_deploy.rules.names import MAX_VERSION, MIN_VERSION
 from ml_code.triton_deploy.settings import Settings
 
 SETTINGS = Settings.from_env()
-MARGIN_S = 600
-"""Time for what a revert does besides loading."""
 
 with DAG(
     dag_id="revert_triton",
@@ -53,14 +49,14 @@ with DAG(
     },
 ) as dag:
     task(
-        # All steps in one; it may load four times: to settle what an abandoned deploy left, what it reverts to (into one Triton, then
-        # into the rest), and, if that fails, what serves.
-        execution_timeout=timedelta(
-            seconds=4 * SETTINGS.triton.load_timeout_s
-            + SETTINGS.triton.ready_timeout_s
-            + 35 * SETTINGS.triton.infer_timeout_s
-            + SETTINGS.triton.trial_limit_s
-            + MARGIN_S
+        # All steps in one task. It may load four times: to settle an abandoned deploy, to load the earlier
+        # version into one Triton and then into the others, and to load the live version again if that
+        # fails.
+        execution_timeout=limit(
+            4 * SETTINGS.triton.load_timeout_s,
+            SETTINGS.triton.ready_timeout_s,
+            35 * SETTINGS.triton.infer_timeout_s,
+            SETTINGS.triton.trial_limit_s,
         ),
         retries=2,
         retry_delay=timedelta(seconds=5),
