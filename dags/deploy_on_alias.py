@@ -21,7 +21,7 @@ POLL_S = Settings.from_env().mlflow.alias_poll_s
 
 def deploys(model: str, alias: str) -> DAG:
     """Return the DAG that deploys one alias when it was moved."""
-    # Where nothing is looked at nothing of this is imported, at every parse.
+    # Imported here: a parse of this file without a watched alias needs neither.
     from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 
     from ml_code.airflow_provider import AliasTrigger
@@ -36,7 +36,7 @@ def deploys(model: str, alias: str) -> DAG:
         catchup=False,
         max_active_runs=1,
         default_args={"pre_execute": known_params_only},
-        # Who names an alias in TRITON_EVENTS_WATCH wants it followed.
+        # Setting TRITON_EVENTS_WATCH is the decision to follow the alias.
         is_paused_upon_creation=False,
         tags=["deploy", "mlflow", "triton"],
         doc_md=__doc__,
@@ -44,7 +44,8 @@ def deploys(model: str, alias: str) -> DAG:
         TriggerDagRunOperator(
             task_id="trigger_deploy",
             trigger_dag_id=SETTINGS.dag_id,
-            # The same at each try, so that a try that was killed behind Airflow's answer has triggered all the same.
+            # The same run id at each try: a try that was killed after its request has triggered the run
+            # all the same.
             trigger_run_id=f"{name}__{{{{ run_id }}}}",
             conf={"model": model, "alias": alias},
             logical_date=None,

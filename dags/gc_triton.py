@@ -15,7 +15,7 @@ with DAG(
     dag_id="gc_triton",
     description="Remove what the retention lets go.",
     schedule=timedelta(days=1),
-    # Without a start nothing is scheduled; without catch-up it does not matter which.
+    # Airflow needs a start_date; its value is irrelevant with catchup=False.
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,

@@ -19,12 +19,12 @@ with DAG(
     dag_id="reconcile_triton",
     description="Make Triton agree with what was committed.",
     schedule=timedelta(minutes=5),
-    # Without a start nothing is scheduled; without catch-up it does not matter which.
+    # Airflow needs a start_date; its value is irrelevant with catchup=False.
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
     default_args={"pre_execute": known_params_only},
-    # A deploy whose rollback Airflow skipped waits for this one, and nobody should have to know that beforehand.
+    # A deploy whose rollback Airflow skipped waits for this DAG, so the DAG runs without anyone's action.
     is_paused_upon_creation=False,
     tags=["triton"],
     doc_md=__doc__,
@@ -34,7 +34,7 @@ with DAG(
         )
     },
 ) as dag:
-    # Each model has deadlines of its own; this is for all of them, one after the other. The next run waits for this one.
+    # Each model has its own deadlines; this limit is for all models in turn. The next run waits for this run.
     task(
         execution_timeout=timedelta(seconds=4 * SETTINGS.triton.load_timeout_s + 3600),
         retries=2,

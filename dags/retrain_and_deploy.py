@@ -30,20 +30,21 @@ from ml_code.triton_deploy.settings import Settings
 SETTINGS = Settings.from_env()
 RETRAIN = RetrainSettings.from_env()
 DECISION = "{{ ti.xcom_pull(task_ids='evaluate')['%s'] }}"
-"""A template for a part of what `evaluate` found."""
+"""Template for a field of `evaluate`'s result."""
 
 with DAG(
     dag_id="retrain_and_deploy",
     description="Train, compare with what serves, and deploy what is better.",
     schedule=None if RETRAIN.schedule == "off" else RETRAIN.schedule,
-    # Without a start nothing is scheduled; without catch-up it does not matter which.
+    # Airflow needs a start_date; its value is irrelevant with catchup=False.
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     # A DAG run timeout would skip the rollback, so there is none.
     max_active_runs=1,
-    # It trains and deploys by itself, so somebody has to want that.
+    # This DAG trains and deploys on a schedule, so a person has to switch it on.
     is_paused_upon_creation=True,
-    # The moved alias may make another DAG deploy the same version: this one waits for it, and finds it live.
+    # The moved alias may make another DAG deploy the same version: this DAG waits for that deploy, and
+    # finds it live.
     default_args={"retries": 5, "retry_delay": timedelta(seconds=15), "pre_execute": known_params_only},
     tags=["deploy", "mlflow", "training", "triton"],
     doc_md=__doc__,
@@ -96,7 +97,7 @@ with DAG(
         task_id="approve_promotion",
         subject=f"Promote version {DECISION % 'version'} of {{{{ params.model }}}} to alias {{{{ params.alias }}}}, and deploy it?",
         body=DECISION % "page",
-        # Whoever does not answer has not approved.
+        # No answer in time is a refusal.
         defaults=ApprovalOperator.REJECT,
         response_timeout=timedelta(seconds=RETRAIN.approval_timeout_s),
         ignore_downstream_trigger_rules=True,
@@ -114,7 +115,8 @@ with DAG(
         retry_delay=timedelta(seconds=30),
         pre_execute=own_deployment_only,
     )(retrain.settle_alias)
-    # The run's state is its leaves': a deploy that failed makes a failed run, whatever came of the alias.
+    # Airflow takes a run's state from its leaves: a failed deploy has to fail the run, even if the alias
+    # was settled.
     retrained = EmptyOperator(task_id="retrained", trigger_rule=TriggerRule.ALL_SUCCESS)
 
     decision = evaluate(train())

@@ -1,10 +1,11 @@
-"""What knows Airflow: the operators, triggers and tasks of which the DAGs are made.
+"""The operators, triggers and tasks of which the DAGs are made; no other package imports Airflow.
 
-A DAG of your own imports what it needs from here, whatever folder it is in::
+A DAG of your own, in any folder, imports these names from here::
 
     from ml_code.airflow_provider import ONE_LINE, bake_minutes, deploy_tasks, known_params_only
 
-Each name is imported when it is asked for: the triggerer, which imports its trigger from this package, needs none of the tasks.
+The module of a name is imported at the first use of the name: the triggerer imports a trigger, and needs
+none of the tasks.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Airflow's triggerer looks where an alias points: for an MLflow whose webhooks can't be had.
+"""The trigger that polls an alias in MLflow, for a set-up without MLflow's webhooks.
 
-It lies here, not in ``dags/``, because the triggerer imports it by its name, from what is installed.
+It is not in ``dags/``, because the triggerer imports a trigger by its name from the installed package.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 SEEN = "version"
-"""Where the asset's state keeps the version that was seen last."""
+"""Key of the last seen version in the asset's state."""
 NOT_SET = ""
 """The version of an alias that is not set."""
 
@@ -22,19 +22,23 @@ KNOWN_AS = "ml_code.alias_events.airflow_trigger"
 
 
 class AfterLook(enum.Enum):
-    """What follows from a look."""
+    """The step that follows a look at the alias."""
 
     NOTHING = enum.auto()
     REMEMBER = enum.auto()
-    """Nothing is deployed: at the first look nobody knows whether the alias was moved or what serves was reverted."""
+    """Deploy nothing: the alias is not set, or this is the first look.
+
+    A first look can't tell an alias that was moved from a release that was reverted.
+    """
     TELL = enum.auto()
 
 
 def after_look(seen: str | None, found: str) -> AfterLook:
-    """Return what to do.
+    """Return the step that follows a look.
 
     Args:
-        seen: what the last look found, by whichever triggerer; None before the first.
+        seen: the version that the last look found, in this triggerer or in an earlier one; None before the
+            first look.
         found: the version that the alias names now, or ``NOT_SET``.
     """
     if found == seen:
@@ -43,7 +47,7 @@ def after_look(seen: str | None, found: str) -> AfterLook:
 
 
 class AliasTrigger(BaseEventTrigger):
-    """Fires when an alias names another version than before; a restart of the triggerer changes nothing in that.
+    """Fires when an alias names another version than before, also across a restart of the triggerer.
 
     Args:
         model: registered model.
@@ -64,21 +68,22 @@ class AliasTrigger(BaseEventTrigger):
         return f"{KNOWN_AS}.{type(self).__qualname__}", arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Look for ever; see BaseTrigger.run."""
+        """Poll without end; see BaseTrigger.run."""
         from ..triton_deploy.errors import DeployError
 
         while True:
             try:
                 found = await asyncio.to_thread(self._look)
             except DeployError as error:
-                # A move while MLflow is away is seen when it is back.
-                self.log.warning("alias %s of %s can't be looked at: %s", self.alias, self.model, error)
+                # The first look after the outage sees a move that happened meanwhile.
+                self.log.warning("can't read alias %s of %s: %s", self.alias, self.model, error)
             else:
                 step = after_look(await self.asset_state_store.aget(SEEN), found)
                 if step is AfterLook.TELL:
                     told = {"model": self.model, "alias": self.alias, "version": found}
                     yield TriggerEvent(told)  # type: ignore[no-untyped-call]
-                # After the event: who dies in between tells twice, and the second deploy finds nothing to do.
+                # Stored after the event: a triggerer that dies in between fires twice, and the second
+                # deploy finds nothing to do.
                 if step is not AfterLook.NOTHING:
                     await self.asset_state_store.aset(SEEN, found)
             await asyncio.sleep(self.poll_s)

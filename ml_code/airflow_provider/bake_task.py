@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 
 class BakeOperator(BaseOperator):
-    """Bakes the release that this run's deployment committed; succeeds at once without a release, or if no bake is due.
+    """Bakes the release of this run's deployment; succeeds at once without a commit, or if no bake is due.
 
-    The wait holds no worker slot. The task acts on that one release: if another release is live, it changes nothing.
+    The wait holds no worker slot. The task acts on that one release: if another release is live, it
+    changes nothing.
     """
 
     def execute(self, context: Any) -> str:
@@ -28,7 +29,7 @@ class BakeOperator(BaseOperator):
             return self._begin(context)
 
     def resume(self, context: Any, event: str | dict[str, Any]) -> str:
-        """Record the verdict, and take a bad release back; raises the error that ended the watch, if one did."""
+        """Record the verdict, and take a bad release back; raises the error of a watch that failed."""
         from ..triton_deploy.rules.bake_record import Bake
 
         if isinstance(event, dict):

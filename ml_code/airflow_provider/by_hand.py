@@ -1,4 +1,4 @@
-"""What the tasks of ``revert_triton`` and ``decide_canary`` do: what a person says."""
+"""The tasks of ``revert_triton`` and ``decide_canary``: a person's requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def revert() -> None:
 
     context = get_current_context()
     params = context["params"]
-    # The try is part of the id: one that was rolled back is not taken up again. It is 0 in 'airflow tasks test'.
+    # Each try has its own deployment: a deployment that was rolled back can't go on. The number of the try
+    # is 0 in 'airflow tasks test'.
     run_id, this_try = context["run_id"], context["ti"].try_number
     earlier = [deploy_id_for(f"{run_id}-{attempt}") for attempt in range(1, this_try)]
     with no_vain_retries():

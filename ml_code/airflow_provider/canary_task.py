@@ -17,14 +17,15 @@ MARGIN = timedelta(hours=4)
 
 
 def longest(settings: Settings) -> timedelta:
-    """Return the longest wait of the task: the longest canary, with the longest hold of each step, and a margin."""
+    """Return the longest wait: the longest canary, with the longest hold of each step, and a margin."""
     return timedelta(seconds=longest_s(settings.canary.hold_s)) + MARGIN
 
 
 class CanaryOperator(BaseOperator):
     """Watches the canary of this run's deployment; succeeds at once if the run asks for no canary.
 
-    The task is never skipped, so the commit can have the rule that all tasks before it succeed. The wait holds no worker slot.
+    The task is never skipped, so the commit can have the rule that all tasks before it succeed. The wait
+    holds no worker slot.
     """
 
     def execute(self, context: Any) -> str:
@@ -47,7 +48,7 @@ class CanaryOperator(BaseOperator):
         )
 
     def resume(self, context: Any, event: dict[str, Any]) -> str:
-        """Report the end of the canary; a failed candidate gets no traffic any more, and the rollback removes it."""
+        """Report the end of the canary. A failed candidate gets no more traffic; the rollback removes it."""
         if event["error"]:
             raise failure_in(event)
         return "The candidate did well."

@@ -33,7 +33,7 @@ def no_vain_retries() -> Iterator[None]:
 
 
 def failure_in(event: Mapping[str, Any]) -> AirflowException:
-    """Return the exception for an error that a trigger met: AirflowFailException if a retry can't mend the error.
+    """Return the exception for an error of a trigger: AirflowFailException if a retry can't mend the error.
 
     Args:
         event: ``error``, the text, and ``retryable``.

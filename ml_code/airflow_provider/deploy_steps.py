@@ -1,6 +1,7 @@
 """The steps of a deploy: each task of ``deploy_tasks`` calls one of these functions.
 
-A step acts on the deployment of its task's run. It imports the deployer when it runs, since Airflow parses a DAG file all the time.
+A step acts on the deployment of its task's run. It imports the deployer when it runs, since Airflow parses
+a DAG file all the time.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ def snapshot(promoted_by: str | None) -> None:
     """Resolve the alias once and record which version this run deploys, and how.
 
     Args:
-        promoted_by: id of the task whose result holds the ``version`` that the alias has to name and the ``reason`` for the
-            history; None deploys any version that the alias names.
+        promoted_by: id of the task whose result holds the ``version`` that the alias has to name and the
+            ``reason`` for the history; None deploys any version that the alias names.
     """
     from ..triton_deploy.deploy.request import DeployRequest
 
@@ -99,7 +100,7 @@ def _deployer() -> Deployer:
 
 @contextmanager
 def _deployment_of_run() -> Iterator[tuple[Deployer, str, str]]:
-    """Yield the deployer, the model and the deploy id of this run; an error that a retry can't mend fails the task at once."""
+    """Yield deployer, model and deploy id of this run; see no_vain_retries for errors of the block."""
     context = get_current_context()
     deployer, model, deploy_id = _deployer(), context["params"]["model"], deploy_id_of(context)
     with no_vain_retries():

@@ -1,4 +1,4 @@
-"""Tells a webhook what became of a deployment that did not go well (TRITON_DEPLOY_NOTIFY_URL); without one, nobody."""
+"""Reports deployments that went wrong to a webhook, if TRITON_DEPLOY_NOTIFY_URL names one."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ Occasion = Literal["rolled_back", "rollback_failed", "reverted", "baked", "refus
 
 
 class DeployNotifier(BaseNotifier):
-    """A callback of a task. It only tells: whatever fails here changes nothing, and fails nothing.
+    """A callback of a task that sends a notification. An error here fails no task.
 
     Args:
-        occasion: what has happened when the task calls back: ``rolled_back`` and ``rollback_failed`` are about this run's
-            deployment, ``reverted`` is about what is live now, ``baked`` about what this run committed, if it baked badly or
-            could not be judged; ``refused`` that the run was not begun.
-        why: why the run was refused.
+        occasion: the event to report. ``rolled_back`` and ``rollback_failed`` are about this run's
+            deployment, ``reverted`` is about the live release, ``baked`` about the release that this run
+            committed, if it baked badly or could not be judged. ``refused`` says that the run did not
+            begin.
+        why: the reason of a refusal.
     """
 
     def __init__(self, occasion: Occasion, why: str = "") -> None:
@@ -27,7 +28,7 @@ class DeployNotifier(BaseNotifier):
         self.occasion, self.why = occasion, why
 
     def notify(self, context: Any) -> None:
-        """See BaseNotifier; the records of the deployer say what has happened."""
+        """Send the notification, made from the deployer's records; see BaseNotifier."""
         from ..triton_deploy.errors import DeployError
         from ..triton_deploy.report.notifications import notify
 
@@ -37,7 +38,7 @@ class DeployNotifier(BaseNotifier):
         try:
             notification = self._notification(settings, context)
         except DeployError as error:
-            self.log.warning("nobody was notified: %s", error)
+            self.log.warning("no notification was sent: %s", error)
             return
         if notification is not None:
             notify(settings, notification)

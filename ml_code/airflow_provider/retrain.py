@@ -1,9 +1,9 @@
-"""What the tasks of ``retrain_and_deploy`` do."""
+"""The tasks of ``retrain_and_deploy`` before and after its deploy."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import get_current_context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
@@ -12,11 +12,14 @@ from ..gate.settings import RetrainSettings
 from ..triton_deploy.settings import Settings
 from .deploy_run import deploy_id_of, no_vain_retries
 
+if TYPE_CHECKING:
+    from ..gate.promotion import Promotion
+
 log = logging.getLogger(__name__)
 
 
-def promotion_of(decision: dict[str, Any], params: dict[str, Any]) -> Any:
-    """Return what `evaluate` let through."""
+def promotion_of(decision: dict[str, Any], params: dict[str, Any]) -> Promotion:
+    """Return the promotion that `evaluate` allowed, from its result and the run's params."""
     from ..gate.promotion import Promotion
 
     return Promotion(
@@ -37,7 +40,7 @@ def train() -> dict[str, Any]:
 
     params = get_current_context()["params"]
     try:
-        # Rules that can't be meant cost no training.
+        # Rules are checked first: wrong ones must not cost a training.
         with no_vain_retries():
             Rules.from_env().overridden(params["rules"])
         registered = train_and_register(
@@ -52,7 +55,7 @@ def train() -> dict[str, Any]:
                 parity_tolerance=params["parity_tolerance"],
             )
         )
-    # MLflow, or where the data is, may be back.
+    # A retry may help: MLflow or the source of the data may be back.
     except (DataError, RegistryError):
         raise
     except TrainingError as error:

@@ -1,7 +1,8 @@
-"""What a run is asked for: the keys of its conf that its DAG has as params, and what to say of the others.
+"""Rules for the conf of a run: every key has to be a param of the DAG; a refusal suggests the param.
 
-Airflow checks the values of params, takes every other key of a run's conf along without a word, and goes on with the defaults
-(apache/airflow#29018). What changes production must not guess: a key that is no param ends the run before anything is done.
+Airflow checks the values of params, ignores every other key of a run's conf without a word, and goes on
+with the defaults (apache/airflow#29018). A run that changes production must not guess: an unknown key ends
+the run before its first step.
 
 Pure: standard library only, no I/O.
 """
@@ -43,7 +44,7 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "dry_run": ("check", "plan", "simulate"),
     "deep": ("full", "thorough"),
 }
-"""What else people call a param, as ``_letters`` writes it: other programs, the history, and the command line of earlier times."""
+"""Names of the params in other programs, history and old command lines, as ``_letters`` writes them."""
 
 ELSEWHERE: Mapping[str, str] = {
     "version": "Point an alias at the version in MLflow, and run mlflow_to_triton_deploy with it.",
@@ -51,14 +52,14 @@ ELSEWHERE: Mapping[str, str] = {
     "reason": "The command line has it: 'triton-deploy deploy --reason'.",
     "model": "A run is about every model of the repository; the command line takes one: 'triton-deploy COMMAND MODEL'.",
 }
-"""Where to find what a DAG has no param for; keys as ``_letters`` writes them."""
+"""Advice for keys that are no param of the DAG; keys as ``_letters`` writes them."""
 
 LONGEST_KEY, MOST_KEYS = 40, 5
-"""What a message shows of keys that somebody made up."""
+"""Characters of an unknown key, and unknown keys, that a message shows: both are unbounded in a conf."""
 
 
 def refuse_unknown(dag_id: str, given: Iterable[str], params: Collection[str]) -> None:
-    """Refuse what a run is given beside its params.
+    """Refuse keys of a run's conf that are no params.
 
     Args:
         dag_id: the DAG, for the message.
@@ -103,7 +104,7 @@ def refuse_ignored(dag_id: str, given: Mapping[str, Any], taken: Mapping[str, An
         taken: the run's params, as its tasks have them.
 
     Raises:
-        Misconfigured: what was asked for is not what would be done.
+        Misconfigured: a param has another value than the conf asks for.
     """
     ignored = [key for key in given if key in taken and _as_json(given[key]) != _as_json(taken[key])]
     if ignored:
@@ -114,7 +115,7 @@ def refuse_ignored(dag_id: str, given: Mapping[str, Any], taken: Mapping[str, An
 
 
 def meant(key: str, params: Iterable[str]) -> str:
-    """Return the param that a key most likely stands for; empty when none is like it."""
+    """Return the param that a key most likely stands for; empty when no param is like it."""
     by_letters = {_letters(param): param for param in params}
     letters = _letters(key)
     if letters in by_letters:
@@ -127,7 +128,7 @@ def meant(key: str, params: Iterable[str]) -> str:
 
 
 def _letters(key: str) -> str:
-    """Return what deploy_id, deploy-id, deployId and DEPLOY_ID have in common."""
+    """Return a key without case and punctuation: deploy_id, deploy-id and deployId are the same."""
     return re.sub(r"[^a-z0-9]", "", key[: 2 * LONGEST_KEY].casefold())
 
 

@@ -1,4 +1,4 @@
-"""What a run may be asked for: the check that comes before every task of every DAG, and what the forms have in common."""
+"""The params that several DAGs have, and the checks of a run's conf before every task of every DAG."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from .notifier import DeployNotifier
 from .run_conf import refuse_ignored, refuse_no_number, refuse_unknown
 
 ONE_LINE: dict[str, Any] = {"not": {"type": "string", "pattern": UNSEEN_PATTERN}}
-"""For the schema of a param that is a text: the "$" of a pattern alone would let a line break at the end through."""
+"""Part of the schema of a text param: the "$" of its pattern alone would accept a line break at the end."""
 
 
 def model_param(default: str, description: str) -> Param:
     """Return the param that names a model.
 
     Args:
-        default: the model that is meant by default.
-        description: what the form says of it.
+        default: the model of a run that names none.
+        description: text of the form.
     """
     return Param(default, type="string", pattern=MODEL_PATTERN, description=description, **ONE_LINE)
 
 
 def reason_param(description: str) -> Param:
-    """Return the param that says why; empty for no reason.
+    """Return the param for a person's reason; it may be empty.
 
     Args:
-        description: what the form says of it.
+        description: text of the form.
     """
     return Param(None, type=["null", "string"], maxLength=LONGEST_REASON, description=description, **ONE_LINE)
 
 
 def known_params_only(context: Any) -> None:
-    """Come before a task, as its ``pre_execute``: what a run is given beside its DAG's params, or a setting that is misspelt, fails it, and nothing is done."""
+    """Fail a task in its ``pre_execute`` if its run has an unknown param or a setting is misspelt."""
     refused = _refusal(context)
     if refused is None:
         return
@@ -49,7 +49,10 @@ def known_params_only(context: Any) -> None:
 
 
 def own_deployment_only(context: Any) -> None:
-    """Come before a task that puts things back: after a refusal there is nothing, and its ``deploy_id`` may be of another run."""
+    """Skip a task that restores a state, in its ``pre_execute``, if this run was refused before it began.
+
+    The ``deploy_id`` of a refused run may name the deployment of another run.
+    """
     refused = _refusal(context)
     if refused is not None and not _has_begun(context):
         raise AirflowSkipException(f"Nothing is to be put back. {refused}")
@@ -60,7 +63,7 @@ def _refusal(context: Any) -> DeployError | None:
     conf = context["dag_run"].conf or {}
     try:
         variables.check([Settings, EventSettings], changes=True)
-        # 'airflow tasks test' has no conf: it adds to the params.
+        # 'airflow tasks test' has no conf: it adds unknown keys to the params.
         refuse_unknown(dag.dag_id, {**conf, **params}, list(dag.params))
         refuse_ignored(dag.dag_id, conf, params)
         refuse_no_number(dag.dag_id, params)
@@ -70,7 +73,7 @@ def _refusal(context: Any) -> DeployError | None:
 
 
 def _has_begun(context: Any) -> bool:
-    """Whether this run has a deployment: its DAG had other params when it began."""
+    """Whether this run has a deployment: a new version of the DAG may refuse a run that has begun."""
     from ..triton_deploy.repository import ModelFolder
 
     folder = ModelFolder.at(Settings.from_env().repository_root, context["params"]["model"])

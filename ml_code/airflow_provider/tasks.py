@@ -1,4 +1,4 @@
-"""The tasks of a deploy, for every DAG that makes one: each with its time limit, its retries and its place in the chain.
+"""The tasks of a deploy, for every DAG that has one, with time limits, retries and their order.
 
 ``deploy_steps`` holds the functions that the tasks call.
 """
@@ -23,7 +23,7 @@ from .run_params import own_deployment_only
 MARGIN_S = 600
 """Time of a step beside the deadlines that it waits for, seconds."""
 TRANSFER_BYTES_PER_S = 1 << 20
-"""Slowest transfer of the largest accepted artifact that ``materialize_repo`` waits for; the task has an hour beside that."""
+"""Slowest transfer of the largest accepted artifact that ``materialize_repo`` waits for."""
 LONGEST_TRANSFER_S = 20 * 3600
 """Celery's visibility timeout is a day: a second worker would get a task that runs for longer."""
 
@@ -36,8 +36,8 @@ class DeployTasks:
         snapshot: the first task; a DAG whose own tasks before it were skipped or failed deploys nothing.
         commit: the task that makes the version live.
         bake: watches the release after the commit, and fails if the release was bad.
-        rollback: runs if a step failed, or a task before the first step. In the second case no deployment has begun, and the
-            rollback changes nothing.
+        rollback: runs if a step failed, or a task before the first step. In the second case no deployment
+            has begun, and the rollback changes nothing.
         deployed: succeeds if all others did; a leaf, so that a failed deploy makes a failed run.
     """
 
@@ -62,7 +62,8 @@ def bake_minutes() -> Param:
 def limit(*deadlines_s: float) -> timedelta:
     """Return a task's time limit: the deadlines of its step, seconds, and a margin.
 
-    The deadlines end first: a step then says which server it waited for, and a task that Airflow ends says nothing.
+    The deadlines end first: a step then says which server it waited for, and a task that Airflow ends says
+    nothing.
     """
     return timedelta(seconds=sum(deadlines_s) + MARGIN_S)
 
@@ -70,13 +71,13 @@ def limit(*deadlines_s: float) -> timedelta:
 def deploy_tasks(settings: Settings, promoted_by: str | None = None) -> DeployTasks:
     """Add the tasks of a deploy to the DAG that is being declared.
 
-    The DAG has the params ``model``, ``alias`` and ``allow_schema_change``, and may have ``force``, ``deploy_id``,
-    ``bake_minutes``, ``canary``, ``shadow_percent`` and ``canary_minutes``.
+    The DAG has the params ``model``, ``alias`` and ``allow_schema_change``, and may have ``force``,
+    ``deploy_id``, ``bake_minutes``, ``canary``, ``shadow_percent`` and ``canary_minutes``.
 
     Args:
         settings: the deadlines, from which the time limits of the tasks follow.
-        promoted_by: id of the task before, whose result holds the ``version`` that the alias has to name and the ``reason`` for
-            the history; None deploys any version that the alias names.
+        promoted_by: id of the task before, whose result holds the ``version`` that the alias has to name
+            and the ``reason`` for the history; None deploys any version that the alias names.
     """
     # A step sends a handful of inferences to one Triton, then to all others at the same time.
     one_triton_s = 7 * settings.triton.infer_timeout_s
@@ -103,7 +104,8 @@ def deploy_tasks(settings: Settings, promoted_by: str | None = None) -> DeployTa
         _step(deploy_steps.commit_current, limit(2 * one_triton_s, settings.triton.load_timeout_s)),
     ]
     bake, rollback = _bake(settings), _rollback(settings)
-    # Airflow takes a run's state from its leaves: with the rollback as the only leaf, a failed deploy would be green.
+    # Airflow takes a run's state from its leaves: with the rollback as the only leaf, a failed deploy
+    # would be green.
     deployed = EmptyOperator(task_id="deployed", trigger_rule=TriggerRule.ALL_SUCCESS)
 
     chain(*steps, bake, deployed)

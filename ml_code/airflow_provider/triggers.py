@@ -1,6 +1,6 @@
-"""The waits of ``bake_release`` and ``canary_release``, in Airflow's triggerer: they hold no worker slot.
+"""The triggers of ``bake_release`` and ``canary_release``: their waits hold no worker slot.
 
-The triggerer imports them by their path, from what is installed, not from the folder of the DAGs.
+The triggerer imports a trigger by its path from the installed package, not from the folder of the DAGs.
 """
 
 from __future__ import annotations
@@ -21,21 +21,25 @@ from ..triton_deploy.watch.policy import BakePolicy
 from ..triton_deploy.watch.release_watch import Watch
 
 KNOWN_AS = "ml_code.triton_deploy.bake.airflow_trigger"
-"""Module by which Airflow's database knows the triggers. The next release writes this one's: this one's triggerer knows both."""
+"""Module by which Airflow's database knows the triggers.
+
+The triggerer of this release can import this module too, so that the next release can write its path.
+"""
 
 
 class BakeTrigger(BaseTrigger):
     """Watches a release until there is a verdict.
 
-    The event is the bake's record as JSON, or the ``error`` because of which nobody can watch it, and whether it is ``retryable``.
+    The event is the bake's record as JSON. If the release can't be watched, the event holds the ``error``,
+    and whether it is ``retryable``.
 
-    It only reads. The triggerer needs the deployer's settings, Prometheus and the model repository (read-only will do). After a
-    restart of the triggerer it goes on with the rest of the time.
+    The trigger only reads: the triggerer needs the deployer's settings, Prometheus, and read access to the
+    model repository. After a restart of the triggerer the bake goes on with the rest of its time.
 
     Args:
-        model: its name.
-        generation: the release.
-        minutes: how long, since its commit.
+        model: model name.
+        generation: generation of the release.
+        minutes: length of the bake, from the commit on.
     """
 
     def __init__(self, model: str, generation: int, minutes: float) -> None:
@@ -62,14 +66,17 @@ class BakeTrigger(BaseTrigger):
 
 
 class CanaryTrigger(BaseTrigger):
-    """Watches a canary until it has ended; the event says how: ``error``, empty when it went well, and whether it is ``retryable``.
+    """Watches a canary until it has ended.
 
-    It adds facts to the deployment's record, so the triggerer needs the repository writable. While there is no triggerer,
-    the candidate's share ends by itself; the next one begins the step anew.
+    The event holds the ``error``, empty after a good canary, and whether it is ``retryable``.
+
+    The trigger adds facts to the deployment's record, so the triggerer needs write access to the model
+    repository. Without a triggerer the candidate's share ends by itself, and the next triggerer begins the
+    step anew.
 
     Args:
-        model: its name.
-        deploy_id: the deployment.
+        model: model name.
+        deploy_id: id of the deployment.
     """
 
     def __init__(self, model: str, deploy_id: str) -> None:
@@ -100,11 +107,11 @@ class CanaryTrigger(BaseTrigger):
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
     def _tell_held(self, settings: Settings, told_utc: str) -> str:
-        """Tell people when the canary has begun to wait; returns since when it does, or an empty text.
+        """Notify people when the canary begins to wait; returns the start of the wait, or an empty text.
 
         Args:
-            settings: whom to tell.
-            told_utc: since when it waited when they were told last.
+            settings: the webhook.
+            told_utc: the start of the wait that the last notification was about, or an empty text.
         """
         folder = ModelFolder.at(settings.repository_root, self.model)
         record = folder.journal.get(self.deploy_id)

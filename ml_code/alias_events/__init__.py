@@ -1,1 +1,1 @@
-"""An alias that is moved in MLflow becomes a deploy in Airflow, by MLflow's webhook or by Airflow's own looking."""
+"""Turns a moved alias in MLflow into a deploy in Airflow, by MLflow's webhook or by polling MLflow."""

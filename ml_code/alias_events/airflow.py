@@ -1,4 +1,4 @@
-"""Airflow by its REST API: one run for one delivery, however often it is asked for."""
+"""Airflow's REST API: one run for each delivery, also if the delivery is repeated."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ T = TypeVar("T")
 
 CONNECTIONS = 8
 REFUSED_S = 10.0
-"""Pause after a refused login, seconds; shorter than MLflow's own pause, so that MLflow's next try reaches Airflow."""
+"""Pause after a refused login, seconds; shorter than MLflow's pause, so that its next try gets through."""
 
 
 class Outcome(enum.StrEnum):
-    """What became of asking for a run."""
+    """Outcome of a request for a run."""
 
     TRIGGERED = "triggered"
     DUPLICATE = "duplicate"
 
 
 class Airflow:
-    """The Airflow that deploys. May be used by several threads.
+    """Client of the Airflow that deploys. Several threads may share it.
 
     Args:
         settings: address, credentials and the longest wait for an answer.
-        clock_s: seconds since some moment, never going back.
+        clock_s: a monotonic clock, seconds.
     """
 
     def __init__(self, settings: EventSettings, clock_s: Callable[[], float] = time.monotonic) -> None:
@@ -52,11 +52,11 @@ class Airflow:
         self._refused_until_s = 0.0
 
     def deploy(self, move: Move, delivery_id: str) -> Outcome:
-        """Ask for the run of a delivery; Airflow takes a run id once, also after a restart of everything.
+        """Request the run of a delivery. Airflow accepts a run id once, also after a restart of both.
 
         Raises:
             AccessDenied: Airflow refuses the user, now or less than REFUSED_S ago.
-            Misconfigured: Airflow refuses the run, or does not answer as Airflow does.
+            Misconfigured: Airflow refuses the run, or another server answers.
             Unavailable: Airflow does not answer, or failed.
         """
         path = f"/api/v2/dags/{self._settings.dag_id}/dagRuns"
@@ -78,7 +78,7 @@ class Airflow:
         return Outcome.TRIGGERED
 
     def why_not_ready(self) -> str:
-        """Return why a deploy could not be run now, or an empty text."""
+        """Return the reason why no deploy could be run now, or an empty text."""
         try:
             response = self._ask("GET", f"/api/v2/dags/{self._settings.dag_id}")
             if not _taken(response):
@@ -93,7 +93,7 @@ class Airflow:
         return ""
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> requests.Response:
-        """Ask as the user; a token that has run out is replaced once."""
+        """Send a request as the user; an expired token is replaced once."""
         if self._settings.airflow_token:
             return self._send(method, path, body, self._settings.airflow_token)
         self._recall_refusal()
@@ -109,7 +109,7 @@ class Airflow:
         return response
 
     def _new_token(self, old: str) -> str:
-        """Return a token other than ``old``; threads that come meanwhile share one login, and what it raises."""
+        """Return a token other than ``old``; concurrent callers share one login, and its error."""
         with self._lock:
             if self._token not in ("", old):
                 return self._token
@@ -147,7 +147,7 @@ class Airflow:
             raise AccessDenied(refused.message, hint=refused.hint)
 
     def _remember(self, error: DeployError, token: str) -> DeployError:
-        """Return the error, remember it if it is a refusal, and drop the token that Airflow did not take."""
+        """Return the error; remember a refusal, and drop the token that Airflow did not accept."""
         with self._lock:
             if isinstance(error, AccessDenied):
                 self._refused, self._refused_until_s = error, self._clock_s() + REFUSED_S

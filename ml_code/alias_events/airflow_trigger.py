@@ -1,4 +1,7 @@
-"""Where the trigger was, and is still sought by what waits in Airflow's database, and by a triggerer of the release before."""
+"""The old module of the trigger.
+
+Triggers in Airflow's database name this module, and the triggerer of the previous release imports it.
+"""
 
 from ..airflow_provider.alias_trigger import AliasTrigger
 

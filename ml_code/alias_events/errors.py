@@ -1,4 +1,4 @@
-"""Why a delivery is not taken, with its HTTP status. MLflow repeats only what is answered with 429 or 5xx."""
+"""Reasons to refuse a delivery, with HTTP status. MLflow repeats a delivery only after 429 or 5xx."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import ClassVar
 
 
 class Refused(Exception):
-    """A delivery that is not taken; the text says why, for the sender's log."""
+    """A delivery is refused; the text is the reason, for the sender's log."""
 
     status: ClassVar[int] = 400
 
 
 class Malformed(Refused):
-    """It is not what MLflow sends."""
+    """The delivery is not an event of MLflow."""
 
 
 class Forged(Refused):
-    """It is not signed with the secret, or not lately."""
+    """The delivery is not signed with an accepted secret, or was signed too long ago."""
 
     status = 401
 
@@ -28,6 +28,6 @@ class TooSlow(Refused):
 
 
 class TooLarge(Refused):
-    """The body is larger than the limit; the rest of it is not read."""
+    """The body is larger than the limit; the receiver does not read the rest."""
 
     status = 413

@@ -1,4 +1,4 @@
-"""JSON lines on standard output, one for each delivery and each thing that went wrong."""
+"""JSON lines on standard output: one for each delivery, and one for each error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ log = logging.getLogger("ml_code.alias_events")
 
 
 def set_up_logging() -> None:
-    """Send the events of every library to standard output as JSON."""
+    """Write the log records of all libraries to standard output as JSON."""
     json_logs.set_up_logging(log.name)
-    # It tells of every try; what comes of them is told here.
+    # urllib3 logs every try; the receiver logs the outcome.
     logging.getLogger("urllib3").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""What happened in MLflow, and whether it is to be deployed. Rules only: no I/O."""
+"""Reads MLflow's events, and decides which moved aliases are deployed. Rules only: no I/O."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..triton_deploy.rules.names import check_alias, check_model
 from .errors import Malformed
 
 ANY = "*"
-"""Stands for every model, or every alias, in a list of what is followed."""
+"""Stands for every model, or every alias, in a list of followed aliases."""
 
 _READABLE = 60
-"""Characters of a name in a run id; Airflow takes 250 for the whole, and the delivery makes it unique."""
+"""Characters of a name in a run id: Airflow accepts 250 in all. The delivery's id makes the run id unique."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Move:
     Attributes:
         model: registered model.
         alias: the alias.
-        version: version that it named when the event was made. By now it may be another: a deploy looks itself.
+        version: version that the alias named at the time of the event; the deploy resolves the alias again.
     """
 
     model: str
@@ -36,8 +36,8 @@ class Move:
     def run_id(self, delivery_id: str) -> str:
         """Return the id of the Airflow run for one delivery of this event.
 
-        A delivery that is repeated gives the same id, which Airflow takes once. A later move, even back to the same version,
-        is another delivery.
+        A repeated delivery gives the same id, and Airflow accepts an id once. A later move is another
+        delivery, even a move back to the same version.
         """
         return f"alias__{self.model[:_READABLE]}__{self.alias[:_READABLE]}__v{self.version}__{delivery_id}"
 
@@ -51,7 +51,7 @@ class Followed:
 
     @classmethod
     def parse(cls, text: str) -> Followed:
-        """Read ``model@alias``; raises Misconfigured when it is something else."""
+        """Read ``model@alias``; raises Misconfigured for any other text."""
         model, separator, alias = text.partition("@")
         try:
             if not separator:
@@ -65,17 +65,17 @@ class Followed:
             ) from error
 
     def covers(self, move: Move) -> bool:
-        """Whether a move is one of these."""
+        """Whether a move is of this model and alias."""
         return self.model in (ANY, move.model) and self.alias in (ANY, move.alias)
 
 
 def read_event(body: bytes) -> Move | None:
-    """Return the move that an event of MLflow tells of, or None when it tells of something else.
+    """Return the move in an event of MLflow, or None for an event of another kind.
 
     Source: ``mlflow/webhooks/types.py`` of MLflow 3.17.
 
     Raises:
-        Malformed: it is no event of MLflow.
+        Malformed: the body is no event of MLflow.
     """
     try:
         event = json.loads(body)
@@ -94,7 +94,7 @@ def read_event(body: bytes) -> Move | None:
 
 
 def why_not(move: Move, followed: Sequence[Followed]) -> str:
-    """Return why a move is not deployed, or an empty text when it is."""
+    """Return the reason why a move is not deployed; empty for a move that is deployed."""
     if not any(pair.covers(move) for pair in followed):
         return f"{move.model}@{move.alias} is not followed here (TRITON_EVENTS_ALLOW)"
     try:

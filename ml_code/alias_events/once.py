@@ -1,4 +1,4 @@
-"""Work that is done once, however often and however concurrently it is asked for."""
+"""Does the work of a key once, also for repeated and concurrent calls."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 class Once(Generic[T]):
-    """Remembers what was done, by key; what failed is forgotten and may be tried again.
+    """Remembers results by key. A failure is forgotten, so that the next call tries again.
 
     Args:
-        most: keys that are remembered; the oldest goes first.
+        most: number of remembered keys; the oldest is forgotten first.
     """
 
     def __init__(self, most: int) -> None:
@@ -22,9 +22,9 @@ class Once(Generic[T]):
         self._tasks: OrderedDict[str, asyncio.Task[T]] = OrderedDict()
 
     async def do(self, key: str, work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
-        """Return what ``work`` gives, and whether it was done for this call.
+        """Return the result of ``work``, and whether this call began the work.
 
-        Calls that come meanwhile wait for the first one's work, and raise what it raises.
+        Concurrent calls with the same key wait for the work of the first call, and raise its error.
         """
         task = self._tasks.get(key)
         first = task is None

@@ -1,4 +1,4 @@
-"""The receiver of MLflow's webhooks as an ASGI application: checks a delivery, and answers when Airflow has its run."""
+"""The receiver of MLflow's webhooks, an ASGI application: answers a delivery when Airflow has its run."""
 
 from __future__ import annotations
 
@@ -26,9 +26,13 @@ from .settings import EventSettings
 from .webhook import PATH, Webhooks
 
 REMEMBERED = 10_000
-"""Deliveries that are answered without asking Airflow again. What is forgotten Airflow still knows, by its run id."""
+"""Number of answered deliveries in memory. Airflow itself recognizes the run id of a forgotten delivery."""
 TRY_AGAIN_S = 20
-"""MLflow 3.17 repeats a delivery three times; without this word all of it within 8 s, in which no Airflow restarts."""
+"""``Retry-After`` of a failed delivery, seconds.
+
+MLflow 3.17 repeats a delivery three times. Without the header all tries end within 8 s, and a restart of
+Airflow takes longer.
+"""
 REGISTER_PAUSE_S = 5.0
 BODY_TIMEOUT_S = 10.0
 READY_S = 5.0
@@ -47,7 +51,7 @@ def create_app(settings: EventSettings, mlflow: Settings | None = None) -> FastA
         mlflow: where the webhook is registered, if ``settings.url`` is set; from the environment by default.
 
     Raises:
-        Misconfigured: there is no secret, or a setting can't be right.
+        Misconfigured: there is no secret, or a setting is wrong.
     """
     receiver = Receiver(settings)
     # Readiness has its own client: a delivery must not wait for a login that an unsigned caller caused.
@@ -92,11 +96,11 @@ def create_app(settings: EventSettings, mlflow: Settings | None = None) -> FastA
 
 
 class Readiness:
-    """Remembers whether Airflow would run a deploy, because unsigned callers may ask as often as they like.
+    """Remembers whether Airflow would run a deploy, so that unsigned callers can't flood Airflow.
 
     Args:
-        ask: returns why a deploy could not be run now, or an empty text; called in a thread.
-        clock_s: seconds since some moment, never going back.
+        ask: returns the reason why no deploy could be run now, or an empty text; called in a thread.
+        clock_s: a monotonic clock, seconds.
     """
 
     def __init__(self, ask: Callable[[], str], clock_s: Callable[[], float] = time.monotonic) -> None:
@@ -106,7 +110,7 @@ class Readiness:
         self._question: asyncio.Task[None] | None = None
 
     async def reason(self) -> str:
-        """Return why a deploy could not be run, or an empty text, after READY_WAIT_S at most."""
+        """Return the reason why no deploy could be run, or an empty text, after READY_WAIT_S at most."""
         if self._question is None and self._clock_s() - self._asked_s >= READY_S:
             self._question = asyncio.create_task(self._look())
         if self._question is not None:
@@ -126,7 +130,7 @@ class Readiness:
 
 
 class Receiver:
-    """What is done with a delivery.
+    """Answers deliveries: checks each one, and has Airflow deploy its move.
 
     Args:
         settings: see EventSettings.
@@ -142,11 +146,11 @@ class Receiver:
         self._once: Once[Outcome] = Once(REMEMBERED)
 
     def close(self) -> None:
-        """End the threads after the deploys that they are asking for."""
+        """End each thread after its current request to Airflow."""
         self._threads.shutdown(wait=False)
 
     async def answer(self, request: Request) -> Response:
-        """Answer a delivery, whatever it is."""
+        """Answer a delivery, also a malformed or forged one."""
         try:
             body = await _body(request, self._settings.max_body_bytes)
             delivery_id = signature.check(
@@ -190,11 +194,11 @@ class Receiver:
 
 
 class Registration:
-    """Registers the receiver in MLflow, and tries again until that has succeeded.
+    """Registers the receiver in MLflow, and tries again until MLflow has reached the receiver.
 
     Args:
         settings: the receiver's address and secret.
-        mlflow: MLflow's.
+        mlflow: MLflow's address and credentials.
     """
 
     def __init__(self, settings: EventSettings, mlflow: Settings) -> None:
@@ -219,7 +223,7 @@ class Registration:
 
 
 async def _body(request: Request, limit: int) -> bytes:
-    """Return the body; raises TooLarge as soon as it is, and TooSlow when it does not come."""
+    """Return the body; raises TooLarge at the first byte beyond the limit, TooSlow after BODY_TIMEOUT_S."""
     pieces, total = [], 0
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):

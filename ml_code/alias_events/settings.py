@@ -1,4 +1,4 @@
-"""Settings of the receiver and the watcher: read from the environment once, as the deployer's are."""
+"""Settings of the receiver and the watcher: read from the environment once, like the deployer's."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class EventSettings(FromEnvironment):
     )
 
     def __post_init__(self) -> None:
-        """Move user and password out of Airflow's address: errors, logs and pages show the address."""
+        """Move user and password out of Airflow's address, so that no error, log or page shows them."""
         if "@" in self.airflow_url and not fault(self.airflow_url):
             url, user, password = credentials(self.airflow_url)
             object.__setattr__(self, "airflow_url", url)
@@ -109,17 +109,17 @@ class EventSettings(FromEnvironment):
 
     @property
     def allowed(self) -> list[Followed]:
-        """The aliases whose moves the receiver deploys."""
+        """Models and aliases whose moves the receiver deploys."""
         return [Followed.parse(text) for text in self.allow]
 
     @property
     def watched(self) -> list[Followed]:
-        """The aliases that Airflow's triggerer watches."""
+        """Models and aliases that Airflow's triggerer polls."""
         return [Followed.parse(text) for text in dict.fromkeys(self.watch)]
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The secrets, the newest first; raises Misconfigured if there is none, or a short one."""
+        """The secrets, the newest first; raises Misconfigured without a secret, or with a short one."""
         if not self.secret or any(len(secret) < SHORTEST_SECRET for secret in self.secret):
             raise Misconfigured(
                 f"TRITON_EVENTS_SECRET is {'too short' if self.secret else 'not set'}.",

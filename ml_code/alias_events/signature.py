@@ -1,4 +1,4 @@
-"""Whether a delivery is MLflow's: the signature and the time of it. Rules only: the time is an argument.
+"""Checks that a delivery is MLflow's, by its signature and its time. Rules only: the time is an argument.
 
 Source: ``mlflow/webhooks/delivery.py`` of MLflow 3.17, which follows the Standard Webhooks.
 """
@@ -29,17 +29,17 @@ def check(
 ) -> str:
     """Return the id of a delivery that MLflow made.
 
-    The id is part of what is signed: who repeats a delivery repeats its id, too.
+    The signature covers the id, so a repeated delivery has the same id.
 
     Args:
-        headers: of the request, by lower-case name.
-        body: as it came.
-        secrets: those that may have signed it.
+        headers: headers of the request, by lower-case name.
+        body: the body as received.
+        secrets: the accepted secrets.
         now_s: seconds since 1970.
-        tolerance_s: how far its time may be from now, seconds.
+        tolerance_s: largest distance of the delivery's time from now, seconds.
 
     Raises:
-        Forged: a header is missing, the time is another, or no secret gives that signature.
+        Forged: a header is missing, the time is too far from now, or no secret gives that signature.
     """
     given = [headers.get(name, "") for name in (SIGNATURE, DELIVERY_ID, TIMESTAMP)]
     signature, delivery_id, timestamp = given
@@ -49,7 +49,7 @@ def check(
         )
     if not re.fullmatch("[A-Za-z0-9-]{1,64}", delivery_id) or not re.fullmatch("[0-9]{1,12}", timestamp):
         raise Forged("The delivery's id or time is not as MLflow writes it.")
-    # Every secret is tried, whichever fits: how long it takes says nothing.
+    # Every secret is tried, so that the duration does not reveal which one fits.
     expected = [sign(secret, delivery_id, timestamp, body).encode() for secret in secrets]
     if not sum(hmac.compare_digest(signature.encode(), one) for one in expected):
         raise Forged("The signature is wrong: it was made with another secret, or the delivery was changed.")

@@ -1,4 +1,4 @@
-"""The webhook in MLflow that calls the receiver: made once, set right when it is there."""
+"""The webhook in MLflow that calls the receiver: created if it is missing, corrected if it exists."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ..triton_deploy.settings import Settings
 
 NAME = "triton-events"
 PATH = "/mlflow"
-"""Where the receiver takes deliveries."""
+"""Path at which the receiver takes deliveries."""
 _EVENTS = [{"entity": "MODEL_VERSION_ALIAS", "action": "CREATED"}]
 
 
 def address(url: str) -> str:
-    """Return where MLflow delivers, of a receiver at ``url``."""
+    """Return the address of MLflow's deliveries to a receiver at ``url``."""
     return url.rstrip("/") + PATH
 
 
@@ -31,12 +31,12 @@ class Webhooks:
     def ensure(self, url: str, secret: str) -> str:
         """Have MLflow call the receiver at ``url``; returns the webhook's id.
 
-        One that is there is set right: MLflow tells nobody its secret, so it is given again. Of several (two receivers
-        started at once) the oldest stays.
+        An existing webhook is corrected. MLflow does not reveal its secret, so the secret is always
+        written again. Of several webhooks (two receivers started at the same time) the oldest stays.
 
         Raises:
-            Misconfigured: MLflow takes no such webhook.
-            DeployError: it refuses otherwise, or does not answer.
+            Misconfigured: MLflow does not accept such a webhook.
+            DeployError: MLflow refuses for another reason, or does not answer.
         """
         wanted = {
             "name": NAME,
@@ -66,7 +66,7 @@ class Webhooks:
 
         Raises:
             Unavailable: MLflow does not reach the receiver.
-            Misconfigured: the receiver does not take what it sends.
+            Misconfigured: the receiver refuses the example.
         """
         result = self._api.send("POST", f"mlflow/webhooks/{webhook_id}/test").part("result")
         status = result.whole("response_status", 0)
