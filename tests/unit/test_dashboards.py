@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,27 +13,31 @@ import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from deploy.grafana.board import to_json
+from deploy.grafana.dashboards import BOARDS
+from deploy.grafana.panels import Chart, Number, Panel, Table
+
 GRAFANA = Path(__file__).parents[2] / "deploy/grafana"
 FILES = sorted(GRAFANA.glob("dashboards/*.json"))
-
-
-@pytest.fixture(scope="module")
-def code() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("dashboards", GRAFANA / "dashboards.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def read(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def test_the_files_are_what_the_code_builds(code: ModuleType) -> None:
-    built = {name: code.to_json(board()) for name, board in code.BOARDS.items()}
+def test_the_files_are_what_the_code_builds() -> None:
+    built = {name: to_json(board) for name, board in BOARDS.items()}
     assert {path.stem: path.read_text() for path in FILES} == built, "run 'make docs'"
+
+
+@pytest.mark.parametrize("kind", [Table, partial(Chart, unit="none"), partial(Number, unit="none")])
+def test_a_panel_keeps_every_query_or_is_refused(kind: Callable[..., Panel]) -> None:
+    queries = [(f"expression_{number}", f"name {number}") for number in range(27)]
+    built = kind(title="Many", queries=queries[:26]).panel().build()
+    assert [(target.expr, target.legend_format) for target in built.targets] == queries[:26]
+    assert len({target.ref_id for target in built.targets}) == 26
+    with pytest.raises(ValueError, match="zip"):
+        kind(title="Too many", queries=queries).panel()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
