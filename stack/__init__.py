@@ -1,6 +1,8 @@
 """The embedded stack: real S3, MLflow, Triton and Airflow servers on one machine."""
 
-from stack.errors import StackError
-from stack.servers import Stack
+from __future__ import annotations
+
+from .errors import StackError
+from .servers import Stack
 
 __all__ = ["Stack", "StackError"]

@@ -1,24 +1,28 @@
 """`python -m stack up`, `python -m stack up-distributed` and `python -m stack demo`."""
 
+from __future__ import annotations
+
 import argparse
+import contextlib
 import importlib
 import os
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from stack import Stack, StackError
-from stack import services as known
-from stack.distributed import Distributed
-from stack.ports import configured_ports, setting
-from stack.servers import REPO
-from stack.supervision import ProcessState
-from stack.triton_servers import STAGING
+from . import Stack, StackError
+from . import services as known
+from .distributed import Distributed
+from .ports import configured_ports, setting
+from .servers import REPO
+from .services import prometheus
+from .services.tritons import STAGING
+from .supervision import ProcessState
 
 _WATCH_S = 1.0
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
@@ -26,11 +30,11 @@ _AGAIN_S = 0.05
 
 
 def services_here() -> list[str]:
-    """Return what `up` starts: where Prometheus is installed, that one too, and the triggerer, in which releases bake.
+    """Return the services that ``up`` starts.
 
-    Otherwise nothing waits in a triggerer: the receiver follows aliases.
+    Without Prometheus no release bakes, so no task waits in a triggerer, and ``up`` starts none. The receiver follows aliases.
     """
-    if known.installed_prometheus() is not None:
+    if prometheus.installed() is not None:
         return list(known.WITH_PROMETHEUS)
     return [name for name in known.SERVICES if name != "triggerer"]
 
@@ -68,20 +72,12 @@ def up(state_dir: Path) -> int:
         0 after Ctrl-C.
 
     Raises:
-        StackError: it does not start, or a process died and could not be started again.
+        StackError: the stack does not start, or supervisord gave up on a process.
     """
     stack = Stack(state_dir, services_here(), ports=configured_ports(), report=print)
-    try:
-        print("starting (the first time takes longest) ...", flush=True)
-        stack.start()
-        env_file = write_env_file(state_dir, stack.environment)
+    with _until_interrupted(stack, state_dir) as env_file:
         print(summary(stack, env_file), flush=True)
         watch(stack)
-    except KeyboardInterrupt:
-        print("\nstopping ...", flush=True)
-    finally:
-        stack.stop()
-    print("stopped")
     return 0
 
 
@@ -92,26 +88,32 @@ def up_distributed(state_dir: Path) -> int:
         0 after Ctrl-C.
 
     Raises:
-        StackError: it does not start, or a process died and could not be started again.
+        StackError: the center or a host does not start, or supervisord gave up on a process.
     """
     state_dir.mkdir(parents=True, exist_ok=True)
     distributed = Distributed(state_dir, ports=configured_ports(), report=print)
-    try:
-        print("starting (the first time takes longest) ...", flush=True)
-        distributed.start()
-        env_file = write_env_file(state_dir, distributed.environment)
+    with _until_interrupted(distributed, state_dir) as env_file:
         print(distributed_summary(distributed, env_file), flush=True)
         watch(distributed.center, *distributed.hosts)
-    except KeyboardInterrupt:
-        print("\nstopping ...", flush=True)
-    finally:
-        distributed.stop()
-    print("stopped")
     return 0
 
 
+@contextlib.contextmanager
+def _until_interrupted(servers: Stack | Distributed, state_dir: Path) -> Iterator[Path]:
+    """Start the servers, yield the file with their environment, and stop them after the block or at Ctrl-C."""
+    try:
+        print("starting (the first time takes longest) ...", flush=True)
+        servers.start()
+        yield write_env_file(state_dir, servers.environment)
+    except KeyboardInterrupt:
+        print("\nstopping ...", flush=True)
+    finally:
+        servers.stop()
+    print("stopped")
+
+
 def write_env_file(state_dir: Path, environment: dict[str, str]) -> Path:
-    """Write a file for the shell's `source` that only its owner can read; returns its path."""
+    """Write a file for the shell's ``source`` that only its owner can read; return its path."""
     path = state_dir / "env"
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         for name, value in environment.items():
@@ -120,12 +122,12 @@ def write_env_file(state_dir: Path, environment: dict[str, str]) -> Path:
 
 
 def summary(stack: Stack, env_file: Path) -> str:
-    """Return what `up` prints when all is ready."""
+    """Return the text that ``up`` prints when all services are ready."""
     username, password = stack.airflow_login
     grpc, metrics = stack.url("triton-grpc"), f"{stack.url('triton-metrics')}/metrics"
     staging = f"{stack.url(STAGING)}  (gRPC {stack.url(f'{STAGING}-grpc')}; serves nobody: a candidate is tried there first)"
     key, secret = (stack.environment[f"AWS_{name}"] for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"))
-    prometheus = (
+    metrics_at = (
         stack.url("prometheus") if "prometheus" in stack.states() else "not installed: no release bakes"
     )
     return f"""
@@ -135,7 +137,7 @@ def summary(stack: Stack, env_file: Path) -> str:
   Staging   {staging}
   Gateway   {stack.url("gateway")}  (what is live; /docs)
   Events    {stack.url("events")}  (deploys best_model when its alias A is set in MLflow)
-  Metrics   {prometheus}
+  Metrics   {metrics_at}
   S3        {stack.url("s3")}  (key {key}, secret {secret})
   models    {stack.model_repository}
   logs      {env_file.parent / "logs"}
@@ -147,7 +149,7 @@ def summary(stack: Stack, env_file: Path) -> str:
 
 
 def distributed_summary(distributed: Distributed, env_file: Path) -> str:
-    """Return what `up-distributed` prints when all is ready."""
+    """Return the text that ``up-distributed`` prints when all services are ready."""
     center = distributed.center
     username, password = center.airflow_login
     hosts = "".join(
@@ -170,7 +172,7 @@ def distributed_summary(distributed: Distributed, env_file: Path) -> str:
 
 
 def watch(*stacks: Stack) -> None:
-    """Report every process that is started again, until one cannot be.
+    """Report each process that supervisord restarts, until it gives up on one.
 
     Raises:
         StackError: supervisord gave up on a process.
@@ -192,12 +194,12 @@ def _watched(stack: Stack, before: dict[str, ProcessState]) -> dict[str, Process
 
 
 def _listen_for_the_end() -> None:
-    """Make Ctrl-C and SIGTERM a KeyboardInterrupt here, also one that came while Python was starting."""
+    """Turn Ctrl-C and SIGTERM into a KeyboardInterrupt, also a signal that came while Python was starting."""
     for number in _ENDS:
         signal.signal(number, _interrupt)
     sys.unraisablehook = _interrupt_again
-    # make starts this with SIGINT held back: before now, Ctrl-C would have been answered with a traceback. A shell script starts
-    # its background jobs with it ignored.
+    # make blocks SIGINT for this process, because before this line Ctrl-C would print a traceback. A shell script starts
+    # background jobs with SIGINT ignored.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
 
 
@@ -206,7 +208,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _interrupt_again(dropped: Any) -> None:
-    """Send the signal anew: Python drops what is raised in a finalizer, and the imports of a start have many."""
+    """Send the signal again: Python drops an exception of a finalizer, and many finalizers run while a start imports."""
     if isinstance(dropped.exc_value, KeyboardInterrupt):
         signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
     else:

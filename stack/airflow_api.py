@@ -1,4 +1,6 @@
-"""Airflow as a person uses it: trigger a run by REST and watch its tasks, as the UI does."""
+"""Airflow's REST API, as its UI uses it: trigger a run and watch its tasks."""
+
+from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
@@ -8,7 +10,7 @@ from typing import Any
 
 import requests
 
-from stack.errors import StackError
+from .errors import StackError
 
 _POLL_S = 0.5
 _TIMEOUT_S = 30.0
@@ -24,7 +26,7 @@ class Times:
 
     @property
     def spent_s(self) -> float:
-        """Seconds between the two."""
+        """Seconds from the begin to the end."""
         return (self.ended - self.began).total_seconds()
 
 
@@ -46,7 +48,7 @@ class AirflowApi:
         """Start a run with these params and return its id.
 
         Raises:
-            StackError: Airflow refuses; the text is its answer.
+            StackError: Airflow refuses the run; the text has the answer.
         """
         body = {"logical_date": None, "conf": dict(conf)}
         return str(self._call("POST", f"dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
@@ -56,15 +58,15 @@ class AirflowApi:
         self._call("PATCH", f"dags/{dag_id}", json={"is_paused": True})
 
     def run_state(self, dag_id: str, run_id: str) -> str:
-        """Return the state of a run: `queued`, `running`, `success` or `failed`."""
+        """Return the state of a run: ``queued``, ``running``, ``success`` or ``failed``."""
         return str(self._call("GET", f"dags/{dag_id}/dagRuns/{run_id}")["state"])
 
     def run_times(self, dag_id: str, run_id: str) -> Times:
-        """Return when a run that has ended began and ended."""
+        """Return begin and end of a run that has ended."""
         return _times(self._call("GET", f"dags/{dag_id}/dagRuns/{run_id}"))
 
     def task_times(self, dag_id: str, run_id: str) -> dict[str, Times]:
-        """Return when each task of a run began and ended, of those that a process ran to the end."""
+        """Return begin and end of each task of a run that a process ran to its end."""
         tasks = self._call("GET", f"dags/{dag_id}/dagRuns/{run_id}/taskInstances")["task_instances"]
         return {task["task_id"]: _times(task) for task in tasks if task["pid"] and task["end_date"]}
 
@@ -89,11 +91,11 @@ class AirflowApi:
             dag_id: the DAG.
             run_id: the run.
             timeout_s: longest wait, seconds.
-            poll_s: seconds between two looks; each takes time from the run.
-            report: told each task that ended, with its state.
+            poll_s: seconds between two queries; each query slows the run down.
+            report: called with each task that has ended, and its state.
 
         Raises:
-            StackError: it did not end in time.
+            StackError: the run did not end in time.
         """
         told: dict[str, str] = {}
         deadline = time.monotonic() + timeout_s

@@ -1,30 +1,32 @@
 """A state directory belongs to one stack at a time."""
 
+from __future__ import annotations
+
 import fcntl
 import os
 import shutil
 from pathlib import Path
 
-from stack.errors import StackError
+from .errors import StackError
 
 
 class Claim:
-    """The right to use a state directory: a lock on a file in it, which names the process that has it.
+    """The right to use a state directory: a lock on a file in the directory; the file names the process that holds the lock.
 
-    The guard of the stack's processes inherits the lock, so a stack that is still being stopped has it, too.
+    The guard of the stack's processes inherits the lock, so a stack that is still stopping holds it, too.
     """
 
     def __init__(self, state_dir: Path) -> None:
-        """Describe it; takes nothing."""
+        """Name the directory; does not take the lock yet."""
         self._dir = state_dir
         self._file = state_dir / "run" / "lock"
         self._descriptor: int | None = None
 
     def take(self) -> None:
-        """Take it; no effect when this object has it. Nothing in the directory has changed before.
+        """Take the lock; no effect if this object already holds it. If another stack holds the lock, nothing is changed.
 
         Raises:
-            StackError: another stack has it; the text names its process.
+            StackError: another stack holds the lock; the text names its process.
         """
         if self._descriptor is not None:
             return
@@ -41,7 +43,7 @@ class Claim:
         self._descriptor = descriptor
 
     def clear(self) -> None:
-        """Delete what an earlier stack left in the directory. It must have been taken."""
+        """Delete the files of an earlier stack; needs the lock."""
         self.fileno()
         for path in [*self._dir.iterdir(), *self._file.parent.iterdir()]:
             if path.is_dir() and not path.is_symlink():
@@ -51,12 +53,12 @@ class Claim:
                 path.unlink()
 
     def fileno(self) -> int:
-        """Return the descriptor that holds the lock, for a process that shall share it."""
+        """Return the descriptor that holds the lock, for a process that is to share it."""
         assert self._descriptor is not None, "take it first"
         return self._descriptor
 
     def give_back(self) -> None:
-        """Let others take it, once no process that shares it is left."""
+        """Close the lock's descriptor; other stacks can take the lock once no process shares it."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

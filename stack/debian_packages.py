@@ -1,4 +1,6 @@
-"""Programs of Debian 12, downloaded and checked by apt, unpacked into a cache folder, not installed."""
+"""Programs of Debian 12: apt downloads and checks the packages, and they are unpacked into a cache folder, not installed."""
+
+from __future__ import annotations
 
 import fcntl
 import hashlib
@@ -11,26 +13,26 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from stack.errors import StackError
+from .errors import StackError
 
 APT_TIMEOUT_S = 300.0
 _RULE = 2
-"""Which of the rules of this module chose what was unpacked: another one unpacks anew."""
+"""Version of this module's rule for the choice of packages; a change of it unpacks again."""
 
 
 def unpacked(cache: Path, packages: Sequence[str], needed: tuple[str, ...] = ("",)) -> Path:
-    """Return a folder that stands for ``/`` and holds these packages with all that they need, but for what every Debian has.
+    """Return a folder that stands for ``/``, with these packages and their dependencies; packages that every Debian has are left out.
 
-    What else is installed makes no difference: a program looks for its data beside itself. Processes wait for each other. To take
-    newer packages, delete ``cache``.
+    The packages that the system has installed make no difference, because a program looks for its data beside itself. Processes that call
+    this at the same time wait for each other. Delete ``cache`` to get newer packages.
 
     Args:
-        cache: folder for it.
+        cache: the folder above.
         packages: Debian's names.
-        needed: how the names begin of those to unpack, of these packages and what they depend on.
+        needed: prefixes of package names: of these packages and their dependencies, only matching ones are unpacked.
 
     Raises:
-        StackError: this is not Debian 12, or apt can't provide them.
+        StackError: this system is not Debian 12, or apt can't provide the packages.
     """
     _check_debian_12(packages)
     cache.mkdir(parents=True, exist_ok=True)
@@ -50,13 +52,13 @@ def unpacked(cache: Path, packages: Sequence[str], needed: tuple[str, ...] = (""
 
 
 def library_path(root: Path) -> str:
-    """Return the ``LD_LIBRARY_PATH`` for programs in such a folder."""
+    """Return the ``LD_LIBRARY_PATH`` for programs in a folder that ``unpacked`` returned."""
     patterns = ("usr/lib/*-linux-gnu", "lib/*-linux-gnu", "usr/lib/*-linux-gnu/pulseaudio")
     return ":".join(str(folder) for pattern in patterns for folder in root.glob(pattern))
 
 
 class NotDebian12(StackError):
-    """The packages are those of another system than this one."""
+    """The packages do not fit this system."""
 
 
 def _check_debian_12(packages: Sequence[str]) -> None:
@@ -77,7 +79,8 @@ def _download(work: Path, packages: Sequence[str], needed: tuple[str, ...]) -> l
     (archives / "partial").mkdir(parents=True)
     (work / "lists" / "partial").mkdir(parents=True)
     (work / "status").touch()
-    # No lock is needed, hence no root: apt changes nothing of the system here, and takes nothing for installed.
+    # apt changes nothing of the system here, so it needs no lock and no root. With an empty status file it treats every
+    # package as not installed.
     options = [
         "Debug::NoLocking=true",
         f"Dir::Cache={work}",
@@ -87,7 +90,7 @@ def _download(work: Path, packages: Sequence[str], needed: tuple[str, ...]) -> l
     try:
         return _fetch(options, archives, packages, needed)
     except StackError:
-        # The system's package lists are empty or out of date; ours leave them untouched.
+        # The package lists of the system are empty or out of date: use lists of our own, and leave the system's untouched.
         options.append(f"Dir::State::lists={work / 'lists'}")
         _apt_get(options, ["update"], work)
         return _fetch(options, archives, packages, needed)
@@ -108,7 +111,7 @@ def _with_what_they_need(options: Sequence[str], folder: Path, packages: Sequenc
 
 
 def _essential() -> list[str]:
-    """Return what no Debian is without."""
+    """Return the packages that every Debian has."""
     listed = subprocess.run(
         ["dpkg-query", "--show", "--showformat", "${Essential} ${Package}\n"],
         check=True,

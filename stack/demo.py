@@ -1,4 +1,6 @@
-"""The main job end to end, on real servers: two versions deployed, a broken one rolled back, a revert, clients none the wiser."""
+"""The main job end to end on real servers: deploy two versions, roll a broken one back, and revert, without a failed request."""
+
+from __future__ import annotations
 
 import contextlib
 import json
@@ -14,10 +16,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from stack import Stack, StackError
-from stack.airflow_api import AirflowApi
-from stack.servers import DEPLOY_DAG, REPO
-from stack.triton_servers import STAGING
+from . import Stack, StackError
+from .airflow_api import AirflowApi
+from .servers import DEPLOY_DAG, REPO
+from .services.tritons import STAGING
 
 MODEL = "best_model"
 ALIAS = "A"
@@ -34,7 +36,7 @@ def main(argv: Sequence[str] = ()) -> int:
         return 2
     state_dir = REPO / ".stack" / "demo"
     step = Steps()
-    # Fresh, so that version 1 is version 1.
+    # Fresh, so that MLflow numbers the versions from 1.
     stack = Stack(state_dir, report=lambda line: print(f"    {line}", flush=True), fresh=True)
     try:
         with step("start S3, MLflow, Triton, a staging Triton and Airflow"):
@@ -56,7 +58,7 @@ def main(argv: Sequence[str] = ()) -> int:
 
 
 class Steps:
-    """Announces each step, times it, and remembers which one is running."""
+    """Prints and times each step, and remembers the running one."""
 
     def __init__(self) -> None:
         self.current = ""
@@ -75,7 +77,7 @@ class Steps:
 
 @dataclass
 class Client:
-    """A client that keeps asking the public name, from when it is started until it is stopped."""
+    """A client that sends requests to the public name from ``start`` to ``stop``."""
 
     url: str
     inputs: dict[str, Any]
@@ -88,16 +90,16 @@ class Client:
         self._thread = threading.Thread(target=self._ask, daemon=True)
 
     def start(self) -> None:
-        """Begin to ask."""
+        """Start to send requests."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop asking; returns when the last answer is in."""
+        """Stop, and return after the last answer."""
         self._stop.set()
         self._thread.join(timeout=60)
 
     def version_now(self) -> str:
-        """Ask once, and return the version that answered."""
+        """Send one request, and return the version that answered."""
         from tritonclient.grpc import InferenceServerClient
 
         with contextlib.closing(InferenceServerClient(self.url)) as triton:
@@ -111,7 +113,7 @@ class Client:
                 started = time.perf_counter()
                 try:
                     self.answers[self._infer(triton)] += 1
-                except Exception as error:  # whatever it is, a client saw it
+                except Exception as error:  # every kind of error counts: a client saw it
                     self.failures.append(f"{type(error).__name__}: {error}")
                 self.slowest_s = max(self.slowest_s, time.perf_counter() - started)
 
@@ -128,7 +130,7 @@ class Client:
 
 
 class Demo:
-    """The story: train, deploy, deploy a better one, fail, go back, and show that nobody noticed."""
+    """Train two versions, deploy both, fail to deploy a broken one, revert, and show that the client saw no error."""
 
     def __init__(self, stack: Stack, step: Steps) -> None:
         self._stack = stack
@@ -138,7 +140,7 @@ class Demo:
         self._rows: list[tuple[str, ...]] = []
 
     def run(self) -> None:
-        """Tell it; raises StackError at the first thing that is not as it should be."""
+        """Run all steps; StackError at the first unexpected result."""
         with self._step("train two versions of a classifier and register them in MLflow"):
             trained = self._train()
         client = Client(self._stack.url("triton-grpc"), trained.inputs)
@@ -176,17 +178,17 @@ class Demo:
             client.stop()
         self._table(client)
 
-    def _train(self) -> "Trained":
+    def _train(self) -> Trained:
         log = self._stack.log_path("mlflow").with_name("training.log")
         print(f"    importing scikit-learn and mlflow takes some seconds; log: {log}", flush=True)
         return Trained(log)
 
     def _deploy(self, expected: str, live: int) -> None:
-        """Run the deploy DAG and check how it ended, and what is live after it."""
+        """Run the deploy DAG; check its end, and the live version after it."""
         self._run(DEPLOY_DAG, {"alias": ALIAS, "model": MODEL}, expected, live)
 
     def _revert(self, to: int) -> None:
-        """Run the revert DAG and check that this version is live after it."""
+        """Run the revert DAG; check that version ``to`` is live after it."""
         conf = {"model": MODEL, "to": to, "reason": "the demo goes back"}
         self._run(REVERT_DAG, conf, "success", live=to)
 
@@ -221,7 +223,7 @@ class Demo:
         )
 
     def _record(self, key: str) -> Any:
-        """Return what was recorded of a run; a try of a revert has a record of its own."""
+        """Return the record of a run; each try of a revert has a record of its own."""
         from ml_code.triton_deploy.repository import ModelFolder
         from ml_code.triton_deploy.rules.names import deploy_id_for
 
@@ -265,14 +267,14 @@ class Demo:
 
 
 class Trained:
-    """Versions 1 and 2 in MLflow, and what version 3 is made of.
+    """Versions 1 and 2 in MLflow, and the broken version 3.
 
     Attributes:
-        accuracies: share of unseen rows that each registered version is right about.
-        inputs: an example of its inputs, by name.
+        accuracies: test accuracy of versions 1 and 2, as a share.
+        inputs: one row of each input, by name.
 
     Args:
-        log: file for what MLflow and scikit-learn print.
+        log: file for the output of MLflow and scikit-learn.
     """
 
     def __init__(self, log: Path) -> None:
@@ -285,7 +287,7 @@ class Trained:
         with self._quiet():
             from ml_code.training.trainer import train
 
-            # So simple that it misses what the next one sees.
+            # Strong regularization makes version 1 worse than version 2.
             self._register(train(replace(self._request, options={"regularization": 1000.0})), ALIAS)
             self._second = train(self._request)
             self._register(self._second, "candidate")
@@ -299,7 +301,7 @@ class Trained:
             mlflow.MlflowClient(self._uri).set_registered_model_alias(MODEL, ALIAS, str(version))
 
     def register_broken(self) -> None:
-        """Register version 2's model with its weights' sign turned, beside version 2's golden answers."""
+        """Register version 2's model with the sign of its weights flipped, and with version 2's golden answers."""
         import onnx
 
         model = onnx.load_model_from_string(self._second.onnx)
@@ -308,7 +310,7 @@ class Trained:
                 if attribute.name == "coefficients":
                     attribute.floats[:] = [-weight for weight in attribute.floats]
         with self._quiet():
-            # What was measured was version 2, so it is not said.
+            # The metrics are version 2's: do not print them for version 3.
             self._register(replace(self._second, onnx=model.SerializeToString()), ALIAS, measured=False)
 
     def _register(self, trained: Any, alias: str, measured: bool = True) -> None:
@@ -320,7 +322,7 @@ class Trained:
             accuracy = registered.metrics["test_accuracy"]
             self.accuracies.append(accuracy)
             said += f", test accuracy {accuracy:.3f}"
-        # Not to the log: this is the progress that the user waits for.
+        # Print to the terminal, not to the log: the user waits for this progress.
         print(said, file=sys.__stdout__, flush=True)
 
     @contextlib.contextmanager
@@ -330,7 +332,7 @@ class Trained:
 
 
 def _tell_staging(record: Any) -> None:
-    """Print what the staging Triton said of the candidate, where it was asked; a revert to a warm version asks nobody."""
+    """Print the result of the staging Triton, if it tried the candidate; a revert to a warm version needs no such trial."""
     if staging := record.staging:
         said = {
             "passed": "it loaded there and answered",
@@ -341,7 +343,7 @@ def _tell_staging(record: Any) -> None:
 
 
 def _step_times(times_utc: Mapping[str, str]) -> str:
-    """Return how long each step took, Airflow's share included, from the times at which its fact was recorded."""
+    """Return the duration of each step, Airflow's share included, from the times at which each state was recorded."""
     names = {
         "materialized": "materialize",
         "loaded": "load",

@@ -1,4 +1,6 @@
-"""Airflow as it runs on several machines: a center, and hosts that share nothing but the model repository."""
+"""Airflow as on several machines: a center, and hosts that share only the model repository."""
+
+from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Mapping
@@ -8,21 +10,22 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-from stack.ports import free_ports
-from stack.servers import DEPLOY_DAG, REPO, Stack
-from stack.triton_servers import STAGING
+from .ports import free_ports
+from .servers import DEPLOY_DAG, REPO, Stack
+from .services.tritons import STAGING
 
 _OF_ONE_HOST = ("AIRFLOW_HOME", "NO_PROXY")
 
 
 class Distributed:
-    """PostgreSQL, Redis, S3, MLflow, a staging Triton and Airflow with Celery in the center; a worker, a Triton and a gateway on each host.
+    """A center and several hosts.
 
-    The hosts are processes of this machine with folders of their own. Airflow knows them as `host-1`, `host-2` and so on. Each is a
-    `Stack`, so it can be hurt and stopped like one.
+    The center has PostgreSQL, Redis, S3, MLflow, a staging Triton, and Airflow with Celery. Each host has a worker, a Triton and a
+    gateway. The hosts are processes of this machine with folders of their own. Airflow knows them as ``host-1``, ``host-2`` and so on.
+    Each host is a ``Stack``, so a test can kill and stop its processes.
 
     Attributes:
-        center: the stack of what there is once.
+        center: the stack of the center.
         hosts: the stacks of the hosts.
     """
 
@@ -37,12 +40,12 @@ class Distributed:
         environment: Mapping[str, str] | None = None,
         report: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """Describe it; starts nothing.
+        """Describe center and hosts; starts nothing.
 
         Args:
-            state_dir: where everything is written; the repository is `model-repo` in it.
+            state_dir: folder for all files; the model repository is ``model-repo`` in it.
             count: number of hosts.
-            ports: a port for each name in `stack.ports.DEFAULT_PORTS`, for the center and the first host; default: free ones.
+            ports: a port for each name in ``stack.ports.DEFAULT_PORTS``, for the center and the first host; default: free ones.
             dags: the folder that Airflow parses.
             dag_ids: DAGs that must be parsed before Airflow counts as ready.
             environment: further variables for every process.
@@ -88,13 +91,13 @@ class Distributed:
         self.stop()
 
     def start(self, timeout_s: float = 300) -> None:
-        """Start the center, then the hosts; returns when all is ready. Leaves nothing running when it fails.
+        """Start the center, then the hosts, and return when all are ready. If a start fails, no process is left running.
 
         Args:
-            timeout_s: longest wait for what is started together, seconds.
+            timeout_s: longest wait for the center, and for each host, seconds.
 
         Raises:
-            StackError: something did not start.
+            StackError: the center or a host did not start.
         """
         with contextlib.ExitStack() as undo:
             undo.callback(self.stop)
@@ -105,23 +108,23 @@ class Distributed:
             undo.pop_all()
 
     def stop(self) -> None:
-        """Stop everything, all at once."""
+        """Stop center and hosts, all at the same time."""
         with ThreadPoolExecutor() as pool:
             list(pool.map(Stack.stop, [*self.hosts, self.center]))
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a deployer, trainer or client needs in its environment."""
+        """The variables of a deployer, trainer or client."""
         return self.center.environment
 
     @property
     def gateways(self) -> list[str]:
-        """`host:port` of every gateway."""
+        """``host:port`` of every gateway."""
         return [urlsplit(host.url("gateway")).netloc for host in self.hosts]
 
     def _host(self, number: int) -> Stack:
         name = f"host-{number + 1}"
-        # Secrets and addresses come from the center; its folders stay there.
+        # A host gets the center's secrets and addresses, but has folders of its own.
         given = {key: value for key, value in self.center.environment.items() if key not in _OF_ONE_HOST}
         return Stack(
             self._state_dir / name,

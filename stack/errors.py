@@ -1,5 +1,7 @@
 """The one error of the embedded stack."""
 
+from __future__ import annotations
+
 
 class StackError(RuntimeError):
-    """The stack cannot start, or a process of it failed; the text says which and what to do."""
+    """The stack cannot start, or one of its processes failed; the text names the process and what to do."""

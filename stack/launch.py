@@ -1,15 +1,15 @@
 """Starts a process that cannot outlive the stack. Run as a script; needs the standard library only.
 
-`launch.py run SPEC` becomes the program that the JSON file SPEC describes (`argv`, `env`).
-`launch.py guard SPEC` runs it as a child and, when that ends, kills every process it left behind.
+``launch.py run SPEC`` becomes the program that the JSON file SPEC describes (``argv``, ``env``).
+``launch.py guard SPEC`` runs that program as a child and, when the child ends, kills every process that it left behind.
 
-Both ask the kernel for a SIGTERM when their parent dies, so a `kill -9` of the Python process that
-started the stack, or of supervisord, takes all servers down. The guard is a subreaper (prctl(2),
-PR_SET_CHILD_SUBREAPER): whatever is orphaned below it, even in a session of its own, becomes its
-child and is found at the end. What a dead program leaves behind in its process group ends within
-a second, with all below it: a scheduler that was killed would leave workers that hold its locks in
-the database.
+Both ask the kernel for a SIGTERM when their parent dies, so a ``kill -9`` of the Python process that started the stack, or of
+supervisord, takes all servers down. The guard is a subreaper (prctl(2), PR_SET_CHILD_SUBREAPER): an orphan below it, even in a
+session of its own, becomes its child, and the guard finds it at the end. When a program dies, the guard kills the rest of its
+process group, with all descendants, within a second: a killed scheduler would leave workers that hold its locks in the database.
 """
+
+from __future__ import annotations
 
 import contextlib
 import ctypes
@@ -30,12 +30,12 @@ _POLL_S = 0.5
 
 
 def command(mode: str, spec: Path) -> list[str]:
-    """Return the argv that runs this file in `mode` (`run` or `guard`) on `spec`."""
+    """Return the argv that runs this file in ``mode`` (``run`` or ``guard``) on ``spec``."""
     return [sys.executable, "-I", "-S", __file__, mode, str(spec)]
 
 
 def main(mode: str, spec: str) -> None:
-    """Run one mode; see the module. Ends the process."""
+    """Run a mode, see the module; this process becomes the program, or exits."""
     _tie_to_parent()
     if mode == "guard":
         sys.exit(_guard(Path(spec)))
@@ -45,7 +45,7 @@ def main(mode: str, spec: str) -> None:
 
 def _tie_to_parent() -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    # A parent that died before that call sends no signal any more.
+    # If the parent died before that call, the kernel sends no signal.
     if os.getppid() != int(os.environ[PARENT]):
         sys.exit("launch: the parent is gone")
 
@@ -68,7 +68,7 @@ def _guard(spec: Path) -> int:
 
 
 def _reap_until(last: int) -> int:
-    # The child was started with the mask as it was.
+    # Only now: the child must not inherit a blocked SIGCHLD.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     while True:
         pid, status = os.waitpid(-1, os.WNOHANG)
@@ -90,7 +90,7 @@ def _kill_orphans_of_the_dead(living: int) -> None:
 
 
 def _kill_what_is_left() -> None:
-    # The children of a killed child become ours, so this ends only when the whole tree is gone.
+    # The children of a killed child become children of this process, so the loop ends when the whole tree is gone.
     while True:
         for pid in _children(os.getpid()):
             os.kill(pid, signal.SIGKILL)
@@ -112,7 +112,7 @@ def _children(parent: int) -> Iterator[int]:
             with contextlib.suppress(OSError):
                 yield from map(int, children.read_text().split())
         return
-    # A kernel that does not list them.
+    # This kernel does not list children: read the parent of every process.
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()

@@ -1,11 +1,13 @@
-"""Where each server listens on 127.0.0.1."""
+"""The port of each server on 127.0.0.1."""
+
+from __future__ import annotations
 
 import os
 import random
 import socket
 from collections.abc import Iterable, Mapping
 
-from stack.errors import StackError
+from .errors import StackError
 
 DEFAULT_PORTS: Mapping[str, int] = {
     "s3": 9000,
@@ -25,20 +27,20 @@ DEFAULT_PORTS: Mapping[str, int] = {
 }
 
 FREE_RANGE = range(10_000, 32_000)
-"""Where `free_ports` looks.
+"""The ports that ``free_ports`` picks from.
 
-Below the kernel's range for outgoing connections (32768 up): a port picked now stays free until its server binds it some seconds later.
-Processes that pick ports at the same time set it to ranges that don't meet.
+The range is below the kernel's range for outgoing connections (32768 up), so that a picked port stays free until its server binds it some
+seconds later. Processes that pick ports at the same time set this to ranges that don't overlap.
 """
 
 
 def setting(name: str) -> str:
-    """Return the environment variable that sets the port `name`: `STACK_TRITON_GRPC_PORT`."""
+    """Return the environment variable that sets the port ``name``: ``STACK_TRITON_GRPC_PORT``."""
     return f"STACK_{name.upper().replace('-', '_')}_PORT"
 
 
 def configured_ports(environment: Mapping[str, str] = os.environ) -> dict[str, int]:
-    """Return the port of each name in `DEFAULT_PORTS`, as the environment or the default says.
+    """Return the port of each name in ``DEFAULT_PORTS``: from the environment, else the default.
 
     Raises:
         StackError: a setting is not a port number, or two names share one port.
@@ -53,7 +55,7 @@ def configured_ports(environment: Mapping[str, str] = os.environ) -> dict[str, i
 
 
 def free_ports() -> dict[str, int]:
-    """Return a free port for each name in `DEFAULT_PORTS`; all different.
+    """Return a free port for each name in ``DEFAULT_PORTS``; all different.
 
     Raises:
         StackError: no free port was found.
@@ -66,10 +68,10 @@ def free_ports() -> dict[str, int]:
 
 
 def check_free(ports: Mapping[str, int], names: Iterable[str]) -> None:
-    """Check that nothing listens on the ports of `names`.
+    """Check that nothing listens on the ports of ``names``.
 
     Raises:
-        StackError: a port is taken; the text names all that are and their settings.
+        StackError: a port is taken; the text names all taken ports and their settings.
     """
     taken = [name for name in names if not _is_free(ports[name])]
     if taken:
@@ -90,7 +92,7 @@ def _parse(environment: Mapping[str, str], name: str) -> int:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        # As the servers do: a port whose last connections are in TIME_WAIT is free.
+        # The servers set this option, too: a port whose last connections are in TIME_WAIT counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))

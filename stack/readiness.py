@@ -1,4 +1,6 @@
-"""Questions whether a server does its work. Each returns None, or what is missing."""
+"""Checks that a server does its work. Each returns None, or a text that says what is missing."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from datetime import datetime
@@ -14,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from celery import Celery
 from psycopg.sql import SQL, Identifier
 
-from stack.errors import StackError
+from .errors import StackError
 
 Probe = Callable[[], str | None]
 
@@ -22,7 +24,7 @@ _TIMEOUT_S = 5.0
 
 
 def answers(url: str) -> str | None:
-    """Ask whether a GET of `url` succeeds."""
+    """Check that a GET of ``url`` succeeds."""
     try:
         _request("GET", url)
     except requests.RequestException as error:
@@ -31,7 +33,7 @@ def answers(url: str) -> str | None:
 
 
 def bucket_is_there(endpoint: str, access_key: str, secret_key: str, bucket: str) -> str | None:
-    """Ask whether S3 serves `bucket` with these keys; create it when only that is missing."""
+    """Check that S3 serves ``bucket`` with these keys; create the bucket if only that is missing."""
     client = _s3_client(endpoint, access_key, secret_key)
     try:
         client.head_bucket(Bucket=bucket)
@@ -45,7 +47,7 @@ def bucket_is_there(endpoint: str, access_key: str, secret_key: str, bucket: str
 
 
 def databases_are_there(host: str, port: int, user: str, password: str, names: Collection[str]) -> str | None:
-    """Ask whether PostgreSQL serves these databases; create those that are missing."""
+    """Check that PostgreSQL serves these databases; create missing ones."""
     try:
         with psycopg.connect(
             host=host, port=port, user=user, password=password, dbname="postgres", autocommit=True
@@ -59,7 +61,7 @@ def databases_are_there(host: str, port: int, user: str, password: str, names: C
 
 
 def redis_answers(host: str, port: int, password: str) -> str | None:
-    """Ask whether Redis answers who has the password."""
+    """Check that Redis accepts the password and answers."""
     try:
         with redis.Redis(host=host, port=port, password=password, socket_timeout=_TIMEOUT_S) as client:
             client.ping()
@@ -69,7 +71,7 @@ def redis_answers(host: str, port: int, password: str) -> str | None:
 
 
 def worker_answers(broker_url: str, node: str, api_url: str) -> str | None:
-    """Ask whether the Celery worker of this name takes orders, and the API that its tasks call answers."""
+    """Check that the Celery worker ``node`` takes orders, and that the API that its tasks call answers."""
     if missing := answers(f"{api_url}health"):
         return f"the execution API {missing}"
     with Celery(broker=broker_url) as app:
@@ -78,13 +80,13 @@ def worker_answers(broker_url: str, node: str, api_url: str) -> str | None:
 
 
 def airflow_runs(url: str, login: tuple[str, str], dag_ids: Collection[str], since: datetime) -> str | None:
-    """Ask whether scheduler and dag-processor beat, `dag_ids` are parsed, and the API that tasks call answers.
+    """Check that scheduler and dag-processor beat, ``dag_ids`` are parsed, and the API that tasks call answers.
 
     Raises:
-        StackError: a DAG file failed to import after `since`; the text has the traceback.
+        StackError: a DAG file failed to import after ``since``; the text has the traceback.
     """
     try:
-        # The API server makes the API that tasks call at the first request, which takes seconds, and answers nobody meanwhile.
+        # The first request for this API creates it: that takes seconds, in which the API server answers no request.
         _request("GET", f"{url}/execution/health")
         health = _request("GET", f"{url}/api/v2/monitor/health")
         for component in ("metadatabase", "scheduler", "dag_processor"):
@@ -96,7 +98,7 @@ def airflow_runs(url: str, login: tuple[str, str], dag_ids: Collection[str], sin
 
 
 def airflow_component_runs(url: str, component: str) -> str | None:
-    """Ask whether a component of Airflow beats."""
+    """Check that a component of Airflow beats."""
     try:
         return _unhealthy(_request("GET", f"{url}/api/v2/monitor/health"), component)
     except requests.RequestException as error:
@@ -124,7 +126,7 @@ def _dags_are_parsed(
 
 def _request(method: str, url: str, **options: Any) -> Any:
     with requests.Session() as session:
-        # Neither a proxy nor a .netrc has a say about servers on this machine.
+        # No proxy and no .netrc for servers on this machine.
         session.trust_env = False
         response = session.request(method, url, timeout=_TIMEOUT_S, **options)
         response.raise_for_status()

@@ -1,4 +1,6 @@
-"""The embedded stack as an object: start it, ask where things are, hurt it on purpose, stop it."""
+"""The embedded stack as an object: start it, ask for addresses and files, kill a process on purpose, stop it."""
+
+from __future__ import annotations
 
 import os
 import signal
@@ -8,13 +10,14 @@ from types import TracebackType
 from typing import Self
 
 from ml_code.triton_deploy.rules.names import PLAIN_PATH, needs_quoting
-from stack import services as known
-from stack.claim import Claim
-from stack.errors import StackError
-from stack.ports import check_free, free_ports
-from stack.site import Service, Site
-from stack.startup import await_all, bring_up, until_ready
-from stack.supervision import ProcessState, Supervisor
+
+from . import services as known
+from .claim import Claim
+from .errors import StackError
+from .ports import check_free, free_ports
+from .site import Service, Site
+from .startup import await_all, bring_up, until_ready
+from .supervision import ProcessState, Supervisor
 
 REPO = Path(__file__).resolve().parents[1]
 DEPLOY_DAG = "mlflow_to_triton_deploy"
@@ -23,14 +26,14 @@ DEPLOY_DAG = "mlflow_to_triton_deploy"
 class Stack:
     """Real servers on 127.0.0.1, supervised.
 
-    A process that dies later is started again. All of them end with the thread that called `start`,
-    whatever ends it, so call that from one that lives as long as the stack should.
+    supervisord restarts a process that dies. All processes end with the thread that called ``start``, whatever ends that thread, so
+    call ``start`` from a thread that lives as long as the stack should.
 
-    Services are `s3`, `postgres`, `mlflow` (needs `s3`), `triton`, `triton-staging`, `airflow` (needs `postgres`), `triggerer` (needs
-    `airflow`), `gateway` (needs `triton`), `events` (needs `mlflow` and `airflow`) and, only when they are named, `prometheus` (needs
-    `gateway`), and `redis` and `worker` (see `stack.distributed`). With `triton-staging` every deploy tries its candidate there first.
-    Processes have the name of their service, except `airflow-api-server`, `airflow-scheduler`, `airflow-dag-processor` and
-    `airflow-triggerer`.
+    Services are ``s3``, ``postgres``, ``mlflow`` (needs ``s3``), ``triton``, ``triton-staging``, ``airflow`` (needs ``postgres``), ``triggerer`` (needs
+    ``airflow``), ``gateway`` (needs ``triton``), ``events`` (needs ``mlflow`` and ``airflow``) and, only when they are named, ``prometheus`` (needs
+    ``gateway``), and ``redis`` and ``worker`` (see ``stack.distributed``). With ``triton-staging`` every deploy tries its candidate there first.
+    A process has the name of its service, except ``airflow-api-server``, ``airflow-scheduler``, ``airflow-dag-processor`` and
+    ``airflow-triggerer``.
     """
 
     def __init__(
@@ -42,8 +45,8 @@ class Stack:
         model_repository: Path | None = None,
         dags: Path = REPO / "dags",
         dag_ids: Collection[str] = (DEPLOY_DAG,),
-        # Every configuration that a deploy writes is complete; without this, each load starts a process that
-        # takes a second and more to find nothing to add.
+        # A deploy writes complete configurations. Without this argument each load starts a process that takes a second
+        # or more to find nothing to add.
         triton_args: Sequence[str] = ("--disable-auto-complete-config",),
         environment: Mapping[str, str] | None = None,
         report: Callable[[str], None] = lambda line: None,
@@ -53,17 +56,17 @@ class Stack:
         """Describe a stack; starts nothing.
 
         Args:
-            state_dir: where the servers write: data, logs, secrets. A later stack finds it again.
-            services: what may be started; `start` starts all of them unless told otherwise.
-            ports: a port for each name in `stack.ports.DEFAULT_PORTS`; default: free ones.
-            model_repository: what Triton serves; default: `<state_dir>/model-repo`.
+            state_dir: folder for data, logs and secrets; a later stack on the same folder goes on with them.
+            services: the services that ``start`` may start; by default it starts all of them.
+            ports: a port for each name in ``stack.ports.DEFAULT_PORTS``; default: free ones.
+            model_repository: Triton's model repository; default: ``<state_dir>/model-repo``.
             dags: the folder that Airflow parses.
             dag_ids: DAGs that must be parsed before Airflow counts as ready.
-            triton_args: further arguments of `tritonserver`, the staging one's too.
+            triton_args: further arguments of every ``tritonserver``, staging included.
             environment: further variables for every process, Airflow's tasks included.
             report: called with a line when a service is ready.
             repo: the checkout.
-            fresh: whether the start deletes what an earlier stack left in `state_dir`.
+            fresh: delete the files of an earlier stack in ``state_dir`` at the start.
 
         Raises:
             StackError: a service is unknown or lacks another, or no port is free.
@@ -79,21 +82,8 @@ class Stack:
             triton_args=triton_args,
             extra=environment or {},
         )
+        known.check_names(services)
         self._names = set(services)
-        if unknown := self._names - set(known.ALL):
-            raise StackError(f"unknown services: {', '.join(sorted(unknown))}")
-        if "mlflow" in self._names and "s3" not in self._names:
-            raise StackError("mlflow keeps its artifacts on s3: name both")
-        if "airflow" in self._names and "postgres" not in self._names:
-            raise StackError("airflow keeps its state in postgres: name both")
-        if "gateway" in self._names and "triton" not in self._names:
-            raise StackError("gateway asks triton: name both")
-        if "triggerer" in self._names and "airflow" not in self._names:
-            raise StackError("triggerer is a part of airflow: name both")
-        if "events" in self._names and not {"mlflow", "airflow"} <= self._names:
-            raise StackError("events are from mlflow to airflow: name all three")
-        if "prometheus" in self._names and "gateway" not in self._names:
-            raise StackError("prometheus asks gateway: name both")
         self._report = report
         self._fresh = fresh
         self._claim = Claim(state_dir)
@@ -115,15 +105,15 @@ class Stack:
         self.stop()
 
     def start(self, services: Collection[str] | None = None, timeout_s: float = 180) -> None:
-        """Start `services` (default: all) together and return when each is ready.
+        """Start ``services`` (default: all) together and return when each is ready.
 
-        May be called again for further services. A first call that fails leaves nothing running.
+        May be called again for further services. If the first call fails, no process is left running.
 
         Raises:
             StackError: another stack has the state directory, a port is taken, a process ended, or a service was not ready in
                 time. The text names the process and its log, with the last lines.
         """
-        names = [name for name in known.ALL if name in (services or self._names)]
+        names = [name for name in known.KNOWN if name in (services or self._names)]
         first = self._supervisor is None
         try:
             supervisor = self._supervisor or self._start_supervisor()
@@ -136,7 +126,7 @@ class Stack:
             raise
 
     def stop(self) -> None:
-        """Stop everything and return when no process is left. Does nothing when nothing runs."""
+        """Stop every process and return when none is left; does nothing if the stack does not run."""
         if self._supervisor is not None:
             self._supervisor.stop()
             self._supervisor = None
@@ -144,7 +134,7 @@ class Stack:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a deployer, trainer or client needs in its environment, and Airflow's settings."""
+        """The variables of a deployer, trainer or client of this stack, and Airflow's settings."""
         return known.client_environment(self._site, self._names)
 
     @property
@@ -154,38 +144,38 @@ class Stack:
 
     @property
     def events_secret(self) -> str:
-        """What MLflow signs its webhooks with."""
+        """The key with which MLflow signs its webhooks."""
         return self._site.secret("events")
 
     @property
     def model_repository(self) -> Path:
-        """What Triton serves."""
+        """Triton's model repository."""
         return self._site.model_repository
 
     def url(self, name: str) -> str:
-        """Return where `s3`, `mlflow`, `airflow`, `gateway` or `triton[-staging][-grpc|-metrics]` listens.
+        """Return the address of ``s3``, ``mlflow``, ``airflow``, ``gateway`` or ``triton[-staging][-grpc|-metrics]``.
 
-        `http://host:port`; for gRPC `host:port`, as its clients want it.
+        The form is ``http://host:port``; for gRPC ``host:port``, as gRPC clients expect it.
         """
         return self._site.url(name)
 
     def log_path(self, name: str) -> Path:
-        """Return the log file of process `name`."""
+        """Return the log file of process ``name``."""
         return self._running.log_path(name)
 
     def states(self) -> dict[str, ProcessState]:
-        """Return what supervisord says of every process, by name."""
+        """Return the state of every process by name, as supervisord reports it."""
         return self._running.states()
 
     def pid(self, name: str) -> int:
-        """Return the process id of `name`; 0 when it does not run."""
+        """Return the id of process ``name``; 0 when it does not run."""
         return self.states()[name].pid
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal to process `name`, not to its children; if it dies, it is started again.
+        """Send a signal to process ``name``, not to its children; supervisord restarts the process if it dies.
 
         Raises:
-            ProcessLookupError: it does not run.
+            ProcessLookupError: the process does not run.
         """
         pid = self.pid(name)
         if not pid:
@@ -193,11 +183,11 @@ class Stack:
         os.kill(pid, number)
 
     def stop_process(self, name: str) -> None:
-        """Stop process `name` with its children, until `start_process`."""
+        """Stop process ``name`` with its children, until ``start_process``."""
         self._running.stop_process(name)
 
     def start_process(self, name: str, timeout_s: float | None = 60) -> None:
-        """Start process `name` and wait until its service is ready; `None`: do not wait.
+        """Start process ``name`` and wait until its service is ready; with a timeout of ``None`` do not wait.
 
         Raises:
             StackError: the service is not ready in time.
@@ -207,7 +197,7 @@ class Stack:
             self.wait_ready(self._service_of(name), timeout_s)
 
     def restart(self, name: str, timeout_s: float = 60) -> None:
-        """Stop and start process `name`, and wait until its service is ready.
+        """Stop and start process ``name``, and wait until its service is ready.
 
         Raises:
             StackError: the service is not ready in time.
@@ -216,10 +206,10 @@ class Stack:
         self.start_process(name, timeout_s)
 
     def wait_ready(self, service: str, timeout_s: float = 60) -> None:
-        """Wait until `service` is ready, also across a restart by supervisord.
+        """Wait until ``service`` is ready; supervisord may restart its processes meanwhile.
 
         Raises:
-            StackError: it is not ready in time, or supervisord gave up on a process of it.
+            StackError: the service is not ready in time, or supervisord gave up on one of its processes.
         """
         steps = {service: until_ready(self._running, self._services[service], restarts=True)}
         await_all(self._running, self._services, steps, timeout_s)
@@ -238,7 +228,7 @@ class Stack:
                     f"Nothing was started; use a path of {PLAIN_PATH} only"
                 )
         self._site.state_dir.mkdir(parents=True, mode=0o700, exist_ok=True)
-        # Before anything is written or deleted: a stack that runs there reads those files.
+        # Take the claim before the first write or delete: another stack may be running on these files.
         self._claim.take()
         if self._fresh:
             self._claim.clear()

@@ -1,4 +1,6 @@
-"""A server and the place where servers are, for those who say what each server is."""
+"""A server as data, and the site: the folders, ports and secrets that all servers share."""
+
+from __future__ import annotations
 
 import base64
 import secrets
@@ -6,8 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stack.readiness import Probe
-from stack.supervision import Program
+from .readiness import Probe
+from .supervision import Program
 
 LOCAL = "127.0.0.1"
 
@@ -18,11 +20,11 @@ class Service:
 
     Attributes:
         programs: its processes, started together.
-        probe: None when it is ready, or what is missing.
+        probe: returns None when the server is ready, else a text that says what is missing.
         ports: the names of the ports that it listens on.
-        first: a process that has to succeed before `programs` start.
-        after: services that have to be ready before `first`, those of them that the stack has.
-        held: what has to be there before a program is started, by the program's name; those before it run by then.
+        first: a process that has to succeed before ``programs`` start.
+        after: services that have to be ready before ``first``; services that the stack lacks are ignored.
+        held: a probe that holds a program back until it is ready, by the program's name; the programs before it already run.
     """
 
     programs: Sequence[Program]
@@ -34,22 +36,22 @@ class Service:
 
     @property
     def all(self) -> list[Program]:
-        """Every process, `first` included."""
+        """Every process, ``first`` included."""
         return [*([self.first] if self.first else []), *self.programs]
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where everything is.
+    """The folders, ports and secrets of one stack.
 
     Attributes:
-        repo: the checkout; has `dags/`, `.venv-triton/` and `stack/triton_backends/`.
-        state_dir: everything that the servers write, except the model repository.
-        model_repository: what Triton serves, and where the staging Triton finds candidates.
+        repo: the checkout; has ``dags/``, ``.venv-triton/`` and ``stack/triton_backends/``.
+        state_dir: the folder that the servers write to, except for the model repository.
+        model_repository: the repository of the serving Triton and of the staging Triton.
         dags: the folder that Airflow parses.
         dag_ids: the DAGs without which Airflow is not ready.
-        ports: the port of each name in `stack.ports.DEFAULT_PORTS`.
-        triton_args: further arguments of `tritonserver`, the staging one's too.
+        ports: the port of each name in ``stack.ports.DEFAULT_PORTS``.
+        triton_args: further arguments of every ``tritonserver``, staging included.
         extra: further environment variables of every process.
     """
 
@@ -63,12 +65,12 @@ class Site:
     extra: Mapping[str, str] = field(default_factory=dict)
 
     def url(self, name: str) -> str:
-        """Return the address of port `name`; without a scheme for gRPC, as its clients want it."""
+        """Return the address of port ``name``; for gRPC without a scheme, as gRPC clients expect it."""
         address = f"{LOCAL}:{self.ports[name]}"
         return address if name.endswith("-grpc") else f"http://{address}"
 
     def secret(self, name: str) -> str:
-        """Return secret `name`: 32 random bytes, URL-safe base64, kept in the state directory."""
+        """Return secret ``name``: 32 random bytes, URL-safe base64, kept in the state directory."""
         path = self.state_dir / "secrets" / name
         if not path.exists():
             path.parent.mkdir(mode=0o700, exist_ok=True)

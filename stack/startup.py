@@ -1,13 +1,15 @@
-"""From started to ready: services in parallel, no fixed waits, a clear word when one fails."""
+"""Starts services in parallel and waits until they are ready, without fixed waits; names the process that failed."""
+
+from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from stack.errors import StackError
-from stack.site import Service
-from stack.supervision import ProcessState, Supervisor
+from .errors import StackError
+from .site import Service
+from .supervision import ProcessState, Supervisor
 
 _POLL_S = 0.1
 _LOG_LINES = 25
@@ -15,7 +17,7 @@ _UP = ("STARTING", "RUNNING")
 
 
 def bring_up(supervisor: Supervisor, service: Service, after: Iterable[Service] = ()) -> Iterator[str]:
-    """Start `service` step by step once those of `after` are ready; yields what it waits for, and ends when it is ready.
+    """Start ``service`` step by step once the services of ``after`` are ready; yield what is missing until ``service`` is ready.
 
     Raises:
         StackError: one of its processes ended.
@@ -35,10 +37,10 @@ def bring_up(supervisor: Supervisor, service: Service, after: Iterable[Service] 
 
 
 def until_ready(supervisor: Supervisor, service: Service, *, restarts: bool) -> Iterator[str]:
-    """Yield what `service` lacks until it is ready.
+    """Yield what is missing until ``service`` is ready.
 
     Args:
-        restarts: whether a process may die as long as supervisord starts it again.
+        restarts: allow processes to die, as long as supervisord restarts them.
 
     Raises:
         StackError: one of its processes ended.
@@ -63,10 +65,10 @@ def await_all(
     timeout_s: float,
     report: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Advance the iterators of `pending`, one a service, in turn until all have ended.
+    """Advance the iterators of ``pending``, one for each service, in turn until all have ended.
 
     Raises:
-        StackError: one had not ended after `timeout_s`; the text has what it waited for.
+        StackError: a service is not ready after ``timeout_s`` seconds; the text says what is missing.
     """
     began = time.monotonic()
     while pending:
@@ -85,7 +87,7 @@ def await_all(
 
 
 def tail(log: Path) -> str:
-    """Return the last lines of a log file, with its path above them."""
+    """Return the path of a log file and its last lines."""
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     return "\n".join([f"\n--- the end of {log}", *lines[-_LOG_LINES:]])
 

@@ -1,5 +1,7 @@
 """supervisord (supervisord.org) under our guard: configuration, start, stop, XML-RPC calls."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
@@ -16,9 +18,9 @@ from typing import Any
 
 from supervisor.xmlrpc import SupervisorTransport
 
-from stack import launch
-from stack.claim import Claim
-from stack.errors import StackError
+from . import launch
+from .claim import Claim
+from .errors import StackError
 
 # sockaddr_un holds 107 bytes; supervisord first binds the path with its pid appended.
 _LONGEST_SOCKET_PATH = 96
@@ -31,14 +33,14 @@ class Program:
     """One process to supervise.
 
     Attributes:
-        name: unique; names its log file, `<name>.log`.
+        name: unique; names its log file, ``<name>.log``.
         argv: the command and its arguments.
         env: its whole environment.
-        stop_group: whether the stop signal goes to its process group, or to it alone.
+        stop_group: send the stop signal to the whole process group, not to the process alone.
         stop_wait_s: seconds between the stop signal and SIGKILL.
-        stop_signal: what asks it to end, as supervisord writes it.
-        one_shot: it is meant to end; it is not started again.
-        keeps_state: others need it to end well: when all are stopped, it is the last.
+        stop_signal: name of the stop signal, as supervisord writes it.
+        one_shot: the process is meant to end; supervisord does not restart it.
+        keeps_state: other processes need this one to end well, so it is stopped last.
     """
 
     name: str
@@ -52,19 +54,19 @@ class Program:
 
     @property
     def group(self) -> str:
-        """Name of its group of processes."""
+        """Name of the process group in supervisord."""
         return "state" if self.keeps_state else "stack"
 
 
 @dataclass(frozen=True)
 class ProcessState:
-    """What supervisord says of a process.
+    """The state of a process, as supervisord reports it.
 
     Attributes:
         state: STOPPED, STARTING, RUNNING, BACKOFF, STOPPING, EXITED or FATAL, as in
             supervisord.org/subprocess.html.
-        pid: 0 when it does not run.
-        exit_status: of the last run; -1 when a signal ended it.
+        pid: process id; 0 when the process does not run.
+        exit_status: exit status of the last run; -1 when a signal ended it.
     """
 
     state: str
@@ -73,18 +75,18 @@ class ProcessState:
 
 
 class Supervisor:
-    """A supervisord of our own, whose files are below `state_dir`.
+    """A supervisord of our own, whose files are below ``state_dir``.
 
-    It, and all it runs, ends with the thread that called `start`, whatever ends that.
+    supervisord and its programs end with the thread that called ``start``, whatever ends that thread.
     """
 
     def __init__(self, state_dir: Path, programs: Sequence[Program], claim: Claim | None = None) -> None:
         """Prepare; starts nothing.
 
         Args:
-            state_dir: where its files are.
-            programs: what it may start.
-            claim: on the state directory, when it was taken before.
+            state_dir: folder for its files.
+            programs: the programs that it may start.
+            claim: the claim on the state directory; pass one that is already taken.
         """
         self._claim = claim or Claim(state_dir)
         self._dir = state_dir
@@ -94,15 +96,15 @@ class Supervisor:
         self._guard: subprocess.Popen[bytes] | None = None
 
     def log_path(self, name: str) -> Path:
-        """Return the log file of process `name`, or of `supervisord`."""
+        """Return the log file of process ``name``, or of ``supervisord``."""
         return self._dir / "logs" / f"{name}.log"
 
     def start(self, timeout_s: float = 20) -> None:
         """Start supervisord with no process running yet.
 
         Raises:
-            StackError: the path of the state directory is too long for a socket, another stack
-                uses it, or supervisord does not come up.
+            StackError: the path of the state directory is too long for a socket, another stack uses the directory, or supervisord
+                does not come up.
         """
         if len(os.fsencode(self._socket)) > _LONGEST_SOCKET_PATH:
             raise StackError(f"{self._dir}: this path is too long for a Unix socket; use a shorter one")
@@ -110,7 +112,7 @@ class Supervisor:
         try:
             spec = self._write_files()
             with self.log_path("supervisord").open("ab") as log:
-                # A session of its own: Ctrl-C reaches only us, and we stop it in order.
+                # In a session of its own, so that Ctrl-C reaches only this process, which stops supervisord in order.
                 self._guard = subprocess.Popen(
                     launch.command("guard", spec),
                     cwd=self._run_dir,
@@ -127,11 +129,11 @@ class Supervisor:
             raise
 
     def stop(self) -> None:
-        """Stop every process, then supervisord. Nothing when it is not running."""
+        """Stop every process, then supervisord; does nothing if supervisord does not run."""
         if self._guard is not None:
             self._guard.terminate()
             while self._guard.returncode is None:
-                # Who presses Ctrl-C again while it stops is not to come back to a shell before it has.
+                # A second Ctrl-C must not return the user to the shell before all processes have stopped.
                 with contextlib.suppress(KeyboardInterrupt):
                     self._guard.wait()
             self._guard = None
@@ -149,11 +151,11 @@ class Supervisor:
         }
 
     def start_process(self, name: str) -> None:
-        """Start `name` and return when it was spawned. No effect when it runs."""
+        """Start ``name`` and return when its process is spawned; no effect if ``name`` runs."""
         self._call("startProcess", self._full(name), False, done=_ALREADY_STARTED)
 
     def stop_process(self, name: str) -> None:
-        """Stop `name`, with its process group, and return when it has ended."""
+        """Stop ``name`` and its process group, and return when ``name`` has ended."""
         self._call("stopProcess", self._full(name), True, done=_NOT_RUNNING)
 
     def _full(self, name: str) -> str:
@@ -198,12 +200,12 @@ class Supervisor:
 
 
 def render_config(programs: Sequence[Program]) -> str:
-    """Return supervisord's configuration: nothing starts by itself, what dies is started again.
+    """Return supervisord's configuration: no program starts by itself, and a program that dies is restarted.
 
-    What a program is (argv, environment) stays in JSON beside it, and paths are relative to the
-    folder it runs in: this format has its own rules of quoting and expansion.
+    This format has its own rules of quoting and expansion. So argv and environment of a program stay in a JSON file beside the configuration,
+    and paths are relative to the folder that supervisord runs in.
     """
-    # Without a user, supervisord warns every root that privileges were not dropped.
+    # Without this line supervisord warns a root user that it did not drop privileges.
     user = "user=root\n" if os.geteuid() == 0 else ""
     head = f"""\
 [unix_http_server]
@@ -255,7 +257,7 @@ stdout_logfile_backups=1
 
 
 def _write_spec(path: Path, argv: Sequence[str], env: Mapping[str, str]) -> Path:
-    # Secrets are in there, so nobody else may read it.
+    # The file has secrets in it, so only its owner may read it.
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump({"argv": list(argv), "env": dict(env)}, file, indent=1)
     return path

@@ -23,10 +23,10 @@ from stack.claim import Claim
 from stack.distributed import Distributed
 from stack.ports import DEFAULT_PORTS, check_free, configured_ports, free_ports
 from stack.servers import REPO
-from stack.services import Service
+from stack.services.tritons import STAGING
+from stack.site import Service
 from stack.startup import await_all, bring_up, until_ready
 from stack.supervision import ProcessState, Program, Supervisor, render_config
-from stack.triton_servers import STAGING
 
 # ports
 
@@ -131,7 +131,7 @@ def test_a_staging_triton_is_like_the_serving_one_but_begins_empty(tmp_path: Pat
 def test_prometheus_scrapes_the_staging_triton_where_the_stack_has_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(services, "installed_prometheus", lambda: "prometheus")
+    monkeypatch.setattr(services.prometheus, "installed", lambda: "prometheus")
     for name, others in (("without", []), ("with", [STAGING])):
         (tmp_path / name).mkdir()
         stack = Stack(tmp_path / name, ["triton", *others, "gateway", "prometheus"])
@@ -557,7 +557,7 @@ def test_no_secret_is_an_argument(tmp_path: Path) -> None:
     names = ("s3", "postgres", "mlflow", "airflow", "triggerer", "gateway", "events", "redis")
     env = services.client_environment(site, names)
     assert "postgresql://" in env["MLFLOW_BACKEND_STORE_URI"]
-    makers = [services._BUILDERS[name] for name in names if name != "redis"]
+    makers = [services.KNOWN[name].service for name in names if name != "redis"]
     built = [program for make in makers for program in make(site, env).all]
     kept = [path.read_text() for path in (tmp_path / "secrets").iterdir()]
     assert len(kept) > 5

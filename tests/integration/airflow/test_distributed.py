@@ -19,13 +19,13 @@ from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.deploy.request import DeployRequest
 from ml_code.triton_deploy.rules.deployment import State
 from ml_code.triton_deploy.upkeep.reconcile import Reconciler
-from stack import Stack, postgres
+from stack import Stack
 from stack.__main__ import distributed_summary
 from stack.debian_packages import NotDebian12
 from stack.distributed import Distributed
-from stack.distributed_services import redis_root
 from stack.servers import DEPLOY_DAG, REPO
-from stack.triton_servers import STAGING
+from stack.services import postgres, redis
+from stack.services.tritons import STAGING
 from tests.support.airflow.dag_copies import QUICK_RETRIES, dags_with_copies
 from tests.support.airflow.models import ALL_WENT_WELL, TASKS, Model, deployed, failed_at, good, hanging_load
 from tests.support.airflow.runs import AirflowServer
@@ -46,7 +46,7 @@ LIMIT_S = 240
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Distributed]:
     try:
-        redis_root(REPO)
+        redis.installation(REPO)
     except NotDebian12 as error:
         pytest.skip(str(error))
     home = tmp_path_factory.mktemp("distributed")

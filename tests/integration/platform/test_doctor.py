@@ -23,7 +23,7 @@ from ml_code.triton_deploy.doctor.probe import PREFIX
 from ml_code.triton_deploy.errors import DeployError
 from stack import Stack, StackError
 from stack.ports import free_ports
-from stack.triton_servers import STAGING
+from stack.services.tritons import STAGING
 from tests.support.models import times
 from tests.support.servers.publisher import Publisher
 from tests.support.servers.relays import Reply, answering, ask_for_host, relay_to, silent_server

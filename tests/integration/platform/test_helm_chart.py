@@ -14,7 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 from ml_code.triton_deploy.clients.triton import GrpcTriton
 from stack import Stack
-from stack.triton_servers import STAGING
+from stack.services.tritons import STAGING
 from tests.support.charts import RELEASE, render, value_set
 from tests.support.servers.debian_packages import unpacked
 from tests.support.servers.sites import Ours, Site, own_site, store

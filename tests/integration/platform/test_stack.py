@@ -21,8 +21,9 @@ from ml_code.triton_deploy.clients.triton import GrpcTriton
 from stack import Stack, StackError, services
 from stack.__main__ import services_here
 from stack.ports import free_ports
+from stack.services.tritons import STAGING
+from stack.site import Service, Site
 from stack.supervision import Program, Supervisor
-from stack.triton_servers import STAGING
 from tests.support.lazily import lazily
 from tests.support.servers.debian_packages import unpacked
 from tests.support.servers.processes import processes_of
@@ -194,7 +195,7 @@ def test_a_server_that_ends_is_named_with_the_end_of_its_log(tmp_path: Path) -> 
 
 
 def test_a_server_that_is_late_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def late(site: services.Site, names: Collection[str]) -> dict[str, services.Service]:
+    def late(site: Site, names: Collection[str]) -> dict[str, Service]:
         # A server that is quick enough to be ready at the first question would make this a race.
         built = services_as_they_are(site, names)
         return {name: replace(service, probe=lambda: "it naps") for name, service in built.items()}
@@ -236,7 +237,7 @@ PARENT = """
 import json, os, signal, sys, time
 from pathlib import Path
 from stack.supervision import Program, Supervisor
-from stack.triton_servers import STAGING
+from stack.services.tritons import STAGING
 # Whoever runs the tests with nohup ignores it, and this process would, too.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 programs = [Program(name, argv, dict(os.environ), stop_wait_s=1) for name, argv in json.loads(sys.argv[2])]

@@ -10,7 +10,7 @@ import pytest
 from stack import Stack
 from stack.servers import DEPLOY_DAG
 from stack.services import SERVICES
-from stack.triton_servers import STAGING
+from stack.services.tritons import STAGING
 from tests.support.airflow.dag_copies import COPIES, RETRAIN_COPIES, RETRAIN_DAG, dags_with_copies
 from tests.support.airflow.settings import RECONCILE_DAG, SETTINGS
 from tests.support.servers.airflow_browser import chromium

@@ -22,7 +22,7 @@ from ml_code.triton_deploy.rules.deployment import Canary, Deployment
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.upkeep.reconcile import Reconciled, Reconciler
 from stack import Stack
-from stack.triton_servers import STAGING
+from stack.services.tritons import STAGING
 from tests.support.fakes import FakeRegistry, fake_store, ones
 from tests.support.servers.crashed_triton import CALM, HANGS_WHILE, REACHED, end_server
 from tests.support.servers.deploying_child import Job

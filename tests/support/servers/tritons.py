@@ -11,7 +11,8 @@ from pathlib import Path
 from stack import Stack
 from stack.ports import free_ports
 from stack.servers import REPO
-from stack.services import Site, build
+from stack.services import build
+from stack.site import Site
 
 
 class TritonServer:

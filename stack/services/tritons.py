@@ -1,21 +1,23 @@
-"""Tritons: the one that serves, and a staging Triton on the same repository, which serves nobody."""
+"""Tritons: the Triton that serves, and a staging Triton on the same repository, which no client reaches."""
+
+from __future__ import annotations
 
 import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from stack.errors import StackError
-from stack.readiness import answers
-from stack.site import LOCAL, Service, Site
-from stack.supervision import Program
+from ..errors import StackError
+from ..readiness import answers
+from ..site import LOCAL, Service, Site
+from ..supervision import Program
 
 STAGING = "triton-staging"
-"""A Triton that serves nobody: a deploy tries its candidate there first."""
+"""A Triton that no client reaches: a deploy tries its candidate there first."""
 
 
 def serving_environment(site: Site) -> dict[str, str]:
-    """Return the variables by which a deployer finds the Triton that serves, and its repository."""
+    """Return the variables by which a deployer finds the serving Triton and its repository."""
     return {
         "TRITON_DEPLOY_REPOSITORY": str(site.model_repository),
         "TRITON_DEPLOY_GRPC_URLS": site.url("triton-grpc"),
@@ -28,17 +30,17 @@ def staging_environment(site: Site) -> dict[str, str]:
 
 
 def serving(site: Site, env: Mapping[str, str]) -> Service:
-    """The Triton that clients reach: it begins with all that the repository has."""
+    """Return the Triton that clients reach; it starts with every model of the repository loaded."""
     return _tritonserver("triton", site, env, "--load-model=*")
 
 
 def staging(site: Site, env: Mapping[str, str]) -> Service:
-    """The staging Triton: it begins empty, so a candidate that has ended it does not end it again when it is back."""
+    """Return the staging Triton; it starts empty, so a candidate that crashed it does not crash it again at its restart."""
     return _tritonserver(STAGING, site, env)
 
 
 def _tritonserver(name: str, site: Site, env: Mapping[str, str], *arguments: str) -> Service:
-    """Return a Triton on the site's repository, with its three ports and a folder of backends of its own."""
+    """Return a Triton on the site's repository, with three ports and a backends folder of its own."""
     venv = site.repo / ".venv-triton"
     packages = venv / f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
     server = packages / "pytriton/tritonserver"
@@ -62,18 +64,18 @@ def _tritonserver(name: str, site: Site, env: Mapping[str, str], *arguments: str
     flags = [*(f"{key}={value}" for key, value in options.items()), *arguments, *site.triton_args]
     triton_env = {
         **env,
-        # Without the libraries the backend's process dies and a load hangs for ever.
+        # Without these libraries the process of the backend dies, and a load hangs for ever.
         "LD_LIBRARY_PATH": str(packages / "nvidia_pytriton.libs"),
         "PATH": f"{venv / 'bin'}:{env['PATH']}",
-        # The onnxruntime wheel runs on the CPU: on a laptop with a GPU Triton would ask it for that.
+        # The onnxruntime wheel runs on the CPU only; Triton would ask it for a GPU where the machine has one.
         "CUDA_VISIBLE_DEVICES": "",
-        # The backend's folder is the checkout's.
+        # The backend's folder is in the checkout: write no bytecode there.
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     return Service(
-        # It stops the processes of its backends itself, after their requests.
+        # Triton itself stops the processes of its backends, after their requests.
         programs=[Program(name, [str(server / "bin/tritonserver"), *flags], triton_env, stop_group=False)],
-        # Live comes before the models that it loads at the start, ready after them.
+        # Ready, not live: Triton is live before it has loaded the models of its start.
         probe=lambda: answers(f"{site.url(name)}/v2/health/ready"),
         ports=[name, f"{name}-grpc", f"{name}-metrics"],
     )
@@ -86,7 +88,7 @@ def _assemble_backends(backends: Path, site: Site, server: Path) -> Path:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
     for file in [*(server / "backends/python").iterdir(), stub]:
-        # Copies: Triton refuses a backend library that a link leads to from outside its directory.
+        # Copies, because Triton refuses a backend library that is a link out of its directory.
         shutil.copy2(file, python / file.name)
     (backends / "onnxruntime").symlink_to(site.repo / "stack/triton_backends/onnxruntime")
     return backends
