@@ -26,11 +26,14 @@ def _load_backend() -> ModuleType:
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up there
+    sys.path.append(str(MODEL_PY.parent))  # as Triton does, for the siblings of the file
     spec.loader.exec_module(module)
+    sys.path.remove(str(MODEL_PY.parent))
     return module
 
 
 backend = _load_backend()
+configuration = sys.modules["model_configuration"]
 
 
 def signature(
@@ -41,9 +44,9 @@ def signature(
     """A signature of FP32 tensors."""
 
     def infos(shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-        return {n: backend.TensorInfo("TYPE_FP32", tuple(s)) for n, s in shapes.items()}
+        return {n: configuration.TensorInfo("TYPE_FP32", tuple(s)) for n, s in shapes.items()}
 
-    return backend.Signature(infos(inputs), infos(outputs), infos(initializers or {}))
+    return configuration.Signature(infos(inputs), infos(outputs), infos(initializers or {}))
 
 
 def tensor(name: str, dims: Sequence[int], **more: Any) -> dict[str, Any]:
@@ -84,11 +87,11 @@ class TestSignature:
         session = backend.open_session(path, backend.session_options({}), ["CPUExecutionProvider"])
         read = backend.read_signature(session)
 
-        x = backend.TensorInfo("TYPE_FP64", (-1, -1, 3))
-        scalar = backend.TensorInfo("TYPE_STRING", ())
+        x = configuration.TensorInfo("TYPE_FP64", (-1, -1, 3))
+        scalar = configuration.TensorInfo("TYPE_STRING", ())
         assert read.inputs == {"x": x, "s": scalar}
         assert read.outputs == {"y": x, "t": scalar}
-        assert read.initializers == {"w": backend.TensorInfo("TYPE_FP64", (1,))}
+        assert read.initializers == {"w": configuration.TensorInfo("TYPE_FP64", (1,))}
 
     @pytest.mark.parametrize(
         ("shapes", "batching"),

@@ -35,6 +35,8 @@ def _module(name: str, path: str) -> ModuleType:
 
 
 ending = _module("ending", "tests/support/servers/crashed_triton.py")
+# Triton adds only this file's folder to sys.path; the project's backend has a sibling to import.
+sys.path.append(str(CHECKOUT / "stack/triton_backends/onnxruntime"))
 projects: Any = _module("projects_backend", "stack/triton_backends/onnxruntime/model.py")
 
 
