@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from bench import (
+from . import (
     airflow,
     deploy,
     gateway,
@@ -26,10 +26,10 @@ from bench import (
     swaps,
     transfer,
 )
-from bench import compare as comparison
-from bench.claims import CLAIMS
-from bench.machine import facts
-from bench.series import Series, from_json, summaries, table, to_json
+from . import compare as comparison
+from .claims import CLAIMS
+from .machine import facts
+from .series import Series, from_json, summaries, table, to_json
 
 BENCHES: dict[str, Callable[[bool], list[Series]]] = {
     "deploy": deploy.run,

@@ -22,14 +22,15 @@ from typing import Any
 
 import requests
 
-from bench.series import Series
-from bench.site import MODEL
 from ml_code.train_model import train_and_register
 from ml_code.training.request import TrainingRequest
 from stack import Stack
 from stack.airflow_api import AirflowApi, Times
 from stack.errors import StackError
 from stack.servers import DEPLOY_DAG, REPO
+
+from .series import Series
+from .site import MODEL
 
 TASKS = (
     "snapshot_current",

@@ -1,13 +1,13 @@
-"""What is claimed of the figures: which series is held against which, what was aimed at, and why where it was missed. Pure."""
+"""The claims of the documents: the series of each, the series to compare with, the aim, and the reason of a miss. Pure."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.deploy_tables import OWN
-from bench.series import Series
+from . import markdown
+from .deploy_tables import OWN
+from .series import Series
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,17 +15,17 @@ class Claim:
     """A line of the README's table.
 
     Attributes:
-        what: what was done.
-        bench: the benchmark that measured it.
-        series: name of the series.
-        versus: series with which its median is compared; empty: the median itself is the figure.
-        beside: what ``versus`` is, in words.
+        what: the claim in words.
+        bench: the benchmark.
+        series: name of the series in the benchmark.
+        versus: series to divide the median by; empty: the median itself is the figure.
+        beside: ``versus`` in words.
         less: series whose median is subtracted.
-        count: what is counted of the series; the figure is the count then.
-        at_most: the figure is aimed at this or less; None: without an aim.
-        at_least: the same upwards.
-        why: why an aim was missed.
-        headline: whether the README shows it.
+        count: name of a count of the series, which is the figure then.
+        at_most: the aim, an upper bound of the figure; None: no upper bound.
+        at_least: the aim, a lower bound of the figure; None: no lower bound.
+        why: reason why the aim was missed.
+        headline: whether the README shows the claim.
     """
 
     what: str
@@ -41,24 +41,27 @@ class Claim:
     headline: bool = False
 
     def figure(self, measured: Mapping[str, Sequence[Series]]) -> float:
-        """Return the figure; raises KeyError when it was not measured."""
+        """Return the figure.
+
+        Raises:
+            KeyError: the figure was not measured.
+        """
         by_name = {series.name: series for series in measured[self.bench]}
         mine = by_name[self.series]
         if self.count:
             return (mine.counts or {})[self.count]
-        median = statistics.median(mine.values)
         if self.less:
-            return median - statistics.median(by_name[self.less].values)
-        return median / statistics.median(by_name[self.versus].values) if self.versus else median
+            return mine.median - by_name[self.less].median
+        return mine.median / by_name[self.versus].median if self.versus else mine.median
 
     def unit(self, measured: Mapping[str, Sequence[Series]]) -> str:
-        """Return the figure's unit; a ratio and a count have none."""
+        """Return the unit of the figure; a ratio and a count have none."""
         if self.versus or self.count:
             return ""
         return next(series.unit for series in measured[self.bench] if series.name == self.series)
 
     def met(self, figure: float) -> bool | None:
-        """Whether the aim is met; None when there is none. Rounded as the table shows it."""
+        """Return whether the figure, rounded as in the table, meets the aim; None without an aim."""
         if self.at_most is None and self.at_least is None:
             return None
         shown = float(f"{figure:.3g}") if not self.versus else round(figure, 2)
@@ -69,15 +72,19 @@ class Claim:
 
 def table(claims: Sequence[Claim], measured: Mapping[str, Sequence[Series]]) -> str:
     """Return claims with their figures as a Markdown table."""
-    lines = ["| what | figure | compared with | aim |", "|---|---|---|---|"]
-    for claim in claims:
-        figure = claim.figure(measured)
-        unit = claim.unit(measured)
-        shown = (
-            f"{figure:.2f}" if claim.versus else f"{figure:.0f}" if claim.count else f"{figure:.3g} {unit}"
-        )
-        lines.append(f"| {claim.what} | {shown} | {claim.beside} | {_aim(claim, figure)} |")
-    return "\n".join(lines)
+    return markdown.table(
+        ("what", "figure", "compared with", "aim"), (_cells(claim, measured) for claim in claims)
+    )
+
+
+def _cells(claim: Claim, measured: Mapping[str, Sequence[Series]]) -> list[str]:
+    figure = claim.figure(measured)
+    shown = f"{figure:.3g} {claim.unit(measured)}"
+    if claim.versus:
+        shown = f"{figure:.2f}"
+    elif claim.count:
+        shown = f"{figure:.0f}"
+    return [claim.what, shown, claim.beside, _aim(claim, figure)]
 
 
 def _aim(claim: Claim, figure: float) -> str:
@@ -228,54 +235,36 @@ def _local() -> Iterator[Claim]:
         )
 
 
+_MODELS, _RELEASES = ("1", "1,000"), ("10", "10,000")
+
+
 def _growth() -> Iterator[Claim]:
-    for what, one, many in (
+    """Yield the claims that cost does not grow with the number of models, nor with that of releases."""
+    for what, series, (few, many), beside in (
         (
             "reconcile, a model of 1,000",
-            "reconcile of all, 1 models, nothing to do (Triton stood in for)",
-            "reconcile of all, 1,000 models, nothing to do (Triton stood in for)",
+            "reconcile of all, {} models, nothing to do (Triton stood in for)",
+            _MODELS,
+            "one model",
         ),
-        ("status with 10,000 releases", "status, 10 releases", "status, 10,000 releases"),
-        (
-            "status, a model of 1,000",
-            "status of all, 1 models (Triton stood in for)",
-            "status of all, 1,000 models (Triton stood in for)",
-        ),
+        ("status with 10,000 releases", "status, {} releases", _RELEASES, "10 releases"),
+        ("status, a model of 1,000", "status of all, {} models (Triton stood in for)", _MODELS, "one model"),
         (
             "history with 10,000 releases, a release",
-            "history, all of it, 10 releases",
-            "history, all of it, 10,000 releases",
+            "history, all of it, {} releases",
+            _RELEASES,
+            "10 releases",
         ),
     ):
         yield Claim(
             what=what,
             bench="scale",
-            series=many,
-            versus=one,
-            beside="one model" if "model" in one else "10 releases",
+            series=series.format(many),
+            versus=series.format(few),
+            beside=beside,
             at_most=1.15,
             headline="reconcile" in what,
         )
-    yield Claim(
-        what="deploy to 8 Tritons, without its load",
-        bench="replicas",
-        series="8 Tritons: deploy without its load",
-        versus="1 Tritons: deploy without its load",
-        beside="one Triton",
-    )
-    yield Claim(
-        what="deploy to 8 Tritons",
-        bench="replicas",
-        series="8 Tritons: deploy",
-        versus="8 Tritons: bare load, by gRPC at once",
-        beside="the bare load on all of them",
-    )
-    yield Claim(
-        what="Triton's memory, growth by 100 swaps",
-        bench="memory",
-        series="server, growth by 100 swaps",
-        headline=True,
-    )
 
 
 CLAIMS: tuple[Claim, ...] = (
@@ -321,5 +310,25 @@ CLAIMS: tuple[Claim, ...] = (
     *_gateways(),
     *_local(),
     *_growth(),
+    Claim(
+        what="deploy to 8 Tritons, without its load",
+        bench="replicas",
+        series="8 Tritons: deploy without its load",
+        versus="1 Tritons: deploy without its load",
+        beside="one Triton",
+    ),
+    Claim(
+        what="deploy to 8 Tritons",
+        bench="replicas",
+        series="8 Tritons: deploy",
+        versus="8 Tritons: bare load, by gRPC at once",
+        beside="the bare load on all of them",
+    ),
+    Claim(
+        what="Triton's memory, growth by 100 swaps",
+        bench="memory",
+        series="server, growth by 100 swaps",
+        headline=True,
+    ),
 )
-"""In the order of the table."""
+"""All claims, in the order of the table."""

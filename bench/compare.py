@@ -1,18 +1,18 @@
-"""Whether another run says the same: the ratios of two runs side by side. Pure."""
+"""Compares the ratios of two runs: does the new run confirm the claims of the old one? Pure."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.series import Series
+from . import markdown
+from .series import Series
 
 TOLERANCE = 0.15
-"""How far a claimed ratio may be from that of another run."""
+"""Largest accepted difference of a claimed ratio between two runs, as a share."""
 
 Ratio = tuple[str, str, str]
-"""A bench, one of its series, and the series with which its median is compared."""
+"""A bench, one of its series, and the series that its median is compared with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,10 +20,10 @@ class Comparison:
     """One ratio in two runs.
 
     Attributes:
-        bench, series: whose it is.
-        versus: the series with which it is compared.
-        old, new: the ratio of the medians; None where it was not measured.
-        claimed: whether the documents claim it.
+        bench, series: the series.
+        versus: the series that it is compared with.
+        old, new: the ratio of the medians; None if the run did not measure it.
+        claimed: whether the documents claim the ratio.
     """
 
     bench: str
@@ -35,13 +35,13 @@ class Comparison:
 
     @property
     def difference(self) -> float:
-        """How much larger one is than the other, as a share of the smaller; the same whichever run was first."""
+        """Difference of the ratios as a share of the smaller one; symmetric in the two runs."""
         if not self.old or not self.new:
             return 0.0 if self.old == self.new else float("inf")
         return max(self.old / self.new, self.new / self.old) - 1
 
     def holds(self, tolerance: float = TOLERANCE) -> bool:
-        """Return whether nothing is claimed, or both runs measured it and agree."""
+        """Return whether the ratio is not claimed, or both runs measured it and agree."""
         return not self.claimed or (self.old is not None and self.difference <= tolerance)
 
 
@@ -50,11 +50,11 @@ def compare(
     new: Mapping[str, Sequence[Series]],
     claimed: Collection[Ratio],
 ) -> list[Comparison]:
-    """Return each ratio of a series to its baseline that both runs have, in the order of the new run, and each claimed ratio.
+    """Return the ratios to a baseline that both runs have, in the order of the new run, and every claimed ratio.
 
     Args:
         old, new: the series by bench.
-        claimed: what the documents claim.
+        claimed: the ratios that the documents claim.
     """
     before = _to_baselines(old)
     both = [ratio for ratio in _to_baselines(new) if ratio in before or ratio in claimed]
@@ -74,16 +74,15 @@ def compare(
 
 def table(comparisons: Sequence[Comparison], tolerance: float = TOLERANCE) -> str:
     """Return the comparisons as a Markdown table."""
-    lines = [
-        "| bench | series | compared with | old ratio | new ratio | differ by | |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for one in comparisons:
-        old, new = ("not measured" if value is None else f"{value:.2f}" for value in (one.old, one.new))
-        apart = "" if one.old is None or one.new is None else f"{one.difference:.0%}"
-        said = "" if not one.claimed else "claimed" if one.holds(tolerance) else "claimed: does not hold"
-        lines.append(f"| {one.bench} | {one.series} | {one.versus} | {old} | {new} | {apart} | {said} |")
-    return "\n".join(lines)
+    head = ("bench", "series", "compared with", "old ratio", "new ratio", "differ by", "")
+    return markdown.table(head, (_cells(one, tolerance) for one in comparisons))
+
+
+def _cells(one: Comparison, tolerance: float) -> list[str]:
+    ratios = ["not measured" if value is None else f"{value:.2f}" for value in (one.old, one.new)]
+    apart = "" if one.old is None or one.new is None else f"{one.difference:.0%}"
+    claimed = "" if not one.claimed else "claimed" if one.holds(tolerance) else "claimed: does not hold"
+    return [one.bench, one.series, one.versus, *ratios, apart, claimed]
 
 
 def _to_baselines(benches: Mapping[str, Sequence[Series]]) -> list[Ratio]:
@@ -92,7 +91,7 @@ def _to_baselines(benches: Mapping[str, Sequence[Series]]) -> list[Ratio]:
 
 
 def _value(ratio: Ratio, benches: Mapping[str, Sequence[Series]]) -> float | None:
-    """Return a ratio of medians; None when a series was not measured, or what it is compared with is zero."""
+    """Return a ratio of medians; None if a series was not measured, or the median of ``versus`` is zero."""
     bench, series, versus = ratio
-    medians = {one.name: statistics.median(one.values) for one in benches.get(bench, ())}
+    medians = {one.name: one.median for one in benches.get(bench, ())}
     return medians[series] / medians[versus] if series in medians and medians.get(versus) else None

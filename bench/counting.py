@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from bench.steady_clients import Answer
+from .steady_clients import Answer
 
 SLOW_S = 0.1
 """A request that takes longer is counted as slow, seconds."""

@@ -19,13 +19,6 @@ from unittest import mock
 
 from tritonclient.grpc import InferenceServerClient
 
-from bench.artifacts import LARGE, LARGE_EXTERNAL, MEDIUM, SMALL, Logged, Registry, Size
-from bench.deploy_tables import STEPS
-from bench.measured import Cost
-from bench.process_tree import written_bytes
-from bench.processes import run as run_process
-from bench.series import Series
-from bench.site import servers
 from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.deploy.request import DeployRequest
 from ml_code.triton_deploy.model.model_config import engine_config, to_pbtxt
@@ -33,6 +26,14 @@ from ml_code.triton_deploy.repository import ModelFolder
 from ml_code.triton_deploy.rules.schema import Schema, Tensor
 from ml_code.triton_deploy.settings import Settings
 from stack import Stack
+
+from .artifacts import LARGE, LARGE_EXTERNAL, MEDIUM, SMALL, Logged, Registry, Size
+from .deploy_tables import STEPS
+from .measured import Cost
+from .process_tree import written_bytes
+from .processes import run as run_process
+from .series import Series
+from .site import servers
 
 OURS, NAIVE, PLUGIN, AGAIN = "ours", "naive", "plugin", "ours, same files again"
 DIRECT, PROXIED = "direct", "proxied"

@@ -1,11 +1,11 @@
-"""The figures of the deploys, a row a way: many series of one name each would be hard to read. Pure."""
+"""The figures of the deploys: one row for each method, instead of a row for each series. Pure."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Sequence
 
-from bench.series import Series, with_unit
+from . import markdown
+from .series import Series, with_unit
 
 STEPS = {
     "snapshot": "pinned",
@@ -21,33 +21,30 @@ COSTS = ("whole process", OWN, "peak memory", "written")
 
 
 def costs(series: Sequence[Series]) -> str:
-    """Return medians of what each way cost, and the ratios to the naive way from the same place, as a Markdown table."""
-    lines = [
-        f"| deploy | {' | '.join(COSTS)} | whole process to naive | {OWN} to naive |",
-        "|---" * (len(COSTS) + 3) + "|",
-    ]
+    """Return the median costs of each method, and their ratios to the naive way from the same place, as a Markdown table."""
     by_name = {one.name: one for one in series}
+    rows = []
     for case in _cases(by_name, COSTS[0]):
         found = [by_name[f"{case}, {cost}"] for cost in COSTS]
-        shown = [with_unit(statistics.median(one.values), one.unit) for one in found]
+        shown = [with_unit(one.median, one.unit) for one in found]
         ratios = [_ratio(one, by_name.get(one.baseline)) for one in found[:2]]
-        lines.append(f"| {' | '.join([case, *shown, *ratios])} |")
-    return "\n".join(lines)
+        rows.append([case, *shown, *ratios])
+    return markdown.table(("deploy", *COSTS, "whole process to naive", f"{OWN} to naive"), rows)
 
 
 def steps(series: Sequence[Series], names: Sequence[str]) -> str:
-    """Return the median seconds of each step of ours as a Markdown table.
+    """Return the median seconds of each step of our deploys as a Markdown table.
 
     Args:
-        series: all of the benchmark.
+        series: all series of the benchmark.
         names: the steps, in order.
     """
-    lines = [f"| seconds of | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     by_name = {one.name: one for one in series}
-    for case in _cases(by_name, names[0]):
-        medians = (statistics.median(by_name[f"{case}, {name}"].values) for name in names)
-        lines.append(f"| {case} | {' | '.join(f'{median:.3f}' for median in medians)} |")
-    return "\n".join(lines)
+    rows = (
+        [case, *(f"{by_name[f'{case}, {name}'].median:.3f}" for name in names)]
+        for case in _cases(by_name, names[0])
+    )
+    return markdown.table(("seconds of", *names), rows)
 
 
 def _cases(names: Iterable[str], quantity: str) -> list[str]:
@@ -55,6 +52,4 @@ def _cases(names: Iterable[str], quantity: str) -> list[str]:
 
 
 def _ratio(one: Series, baseline: Series | None) -> str:
-    if baseline is None:
-        return ""
-    return f"{statistics.median(one.values) / statistics.median(baseline.values):.2f}"
+    return "" if baseline is None else f"{one.median / baseline.median:.2f}"

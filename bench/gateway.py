@@ -11,9 +11,9 @@ from pathlib import Path
 
 import orjson
 
-from bench.http_load import Target, as_series, in_turn, post
-from bench.series import Series
-from bench.site import MODEL, Site, site
+from .http_load import Target, as_series, in_turn, post
+from .series import Series
+from .site import MODEL, Site, site
 
 TRITON, GATEWAY, NGINX = "Triton", "gateway", "nginx"
 PREDICT = "/predict"

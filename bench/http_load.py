@@ -9,13 +9,14 @@ import asyncio
 import re
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import uvloop
 
-from bench.series import Series
+from .series import Series, by_way
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _WARM_UP_S = 0.3
@@ -155,20 +156,14 @@ def as_series(
         baseline: the target that the others are compared with; one that was not measured compares nothing.
         percentiles: of the latencies, in percent.
     """
-    columns: dict[str, tuple[str, list[list[float]]]] = {
-        "requests": ("/s", [[one.requests_per_s for one in rounds] for rounds in measured.values()])
-    }
+
+    def values(figure: Callable[[Round], float]) -> dict[str, list[float]]:
+        return {target: [figure(one) for one in rounds] for target, rounds in measured.items()}
+
+    found = by_way(
+        values(lambda one: one.requests_per_s), "/s", baseline=baseline, name=f"{what}: {{}}, requests"
+    )
     for percent in percentiles:
-        values = [[one.percentile_ms(percent) for one in rounds] for rounds in measured.values()]
-        columns[f"p{percent}"] = ("ms", values)
-    compared = baseline in measured
-    return [
-        Series(
-            name=f"{what}: {target}, {column}",
-            unit=unit,
-            values=tuple(values),
-            baseline=f"{what}: {baseline}, {column}" if compared and target != baseline else "",
-        )
-        for column, (unit, by_target) in columns.items()
-        for target, values in zip(measured, by_target, strict=True)
-    ]
+        latencies = values(partial(Round.percentile_ms, percent=percent))
+        found += by_way(latencies, "ms", baseline=baseline, name=f"{what}: {{}}, p{percent}")
+    return found

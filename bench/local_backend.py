@@ -22,14 +22,15 @@ import numpy as np
 import orjson
 import requests
 
-from bench.http_load import Target, as_series, in_turn, post
-from bench.process_tree import MIB, memory_bytes
-from bench.series import Series
-from bench.site import MODEL, servers
 from ml_code.train_model import train_and_register
 from ml_code.training.request import TrainingRequest
 from stack.ports import free_ports
 from stack.site import LOCAL
+
+from .http_load import Target, as_series, in_turn, post
+from .process_tree import MIB, memory_bytes
+from .series import Series, by_way
+from .site import MODEL, servers
 
 GATEWAY, MLFLOW = "gateway, local backend", "mlflow models serve"
 PERCENTILES = (50, 95, 99)
@@ -65,10 +66,18 @@ def run(quick: bool) -> list[Series]:
                     targets = {name: servers[-1].target for name, servers in started.items()}
                     load = _under_load(targets, rounds, duration_s)
     return [
-        *_compared(
-            "start to first answer", "s", {n: [s.start_s for s in all_] for n, all_ in started.items()}
+        *by_way(
+            {name: [server.start_s for server in servers] for name, servers in started.items()},
+            "s",
+            baseline=MLFLOW,
+            name="start to first answer: {}",
         ),
-        *_compared("memory", "MiB", {n: [s.memory_mib for s in all_] for n, all_ in started.items()}),
+        *by_way(
+            {name: [server.memory_mib for server in servers] for name, servers in started.items()},
+            "MiB",
+            baseline=MLFLOW,
+            name="memory: {}",
+        ),
         *load,
     ]
 
@@ -80,18 +89,6 @@ def _under_load(targets: Mapping[str, Target], rounds: int, duration_s: float) -
         measured = in_turn(targets, connections, rounds, duration_s)
         series += as_series(f"{connections} conn.", measured, baseline=MLFLOW, percentiles=PERCENTILES)
     return series
-
-
-def _compared(what: str, unit: str, values: Mapping[str, Sequence[float]]) -> list[Series]:
-    return [
-        Series(
-            name=f"{what}: {name}",
-            unit=unit,
-            values=tuple(of_one),
-            baseline="" if name == MLFLOW else f"{what}: {MLFLOW}",
-        )
-        for name, of_one in values.items()
-    ]
 
 
 class Server:
@@ -196,7 +193,7 @@ def _gateway(environment: Mapping[str, str], folder: Path) -> Server:
 def _mlflow(environment: Mapping[str, str], folder: Path) -> Server:
     port = free_ports()["gateway"]
     options = f"-m models:/{MODEL}@A --env-manager local --host {LOCAL} --port {port} --workers 1"
-    # It starts `uvicorn` by that name.
+    # It starts ``uvicorn`` by that name.
     path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     return Server(
         command=[sys.executable, "-m", "mlflow", "models", "serve", *options.split()],
@@ -216,7 +213,7 @@ def check_same_answer(ours: Any, theirs: Any) -> None:
     """Check that both answered the same.
 
     Args:
-        ours, theirs: what `/predict` and `/invocations` gave.
+        ours, theirs: what ``/predict`` and ``/invocations`` gave.
 
     Raises:
         RuntimeError: an output differs.

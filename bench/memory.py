@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.process_tree import MIB, tree
-from bench.series import Series
-from bench.small_site import SmallSite, revert, small_site
+from .process_tree import MIB, tree
+from .series import Series
+from .small_site import SmallSite, revert, small_site
 
 NAMES = {"server": "server", "all": "with its models' processes"}
 """What ``memory_mib`` returns, as it is called in the table."""

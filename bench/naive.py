@@ -15,7 +15,7 @@ from pathlib import Path
 import mlflow
 import requests
 
-from bench.stopwatch import Laps
+from .stopwatch import Laps
 
 
 def main() -> None:

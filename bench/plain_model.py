@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import requests
 
-from bench.site import MODEL
-from bench.small_site import ALIAS, SmallSite
+from .site import MODEL
+from .small_site import ALIAS, SmallSite
 
 NAIVE = "naive_model"
 CONFIG = f"""\

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from bench.series import Series, quantile, to_json, with_unit
+from .series import Series, quantile, to_json, with_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,7 +20,7 @@ from mlflow.deployments import BaseDeploymentClient  # noqa: F401 - the plugin's
 from mlflow.models import Model
 from mlflow.tracking.artifact_utils import _download_artifact_from_uri
 
-from bench.stopwatch import Laps
+from .stopwatch import Laps
 
 
 def main() -> None:

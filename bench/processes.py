@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.measured import Cost
+from .measured import Cost
 
 MEASURED = Path(__file__).with_name("measured.py")
 

@@ -18,8 +18,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from bench.series import Series
-from bench.site_in_memory import Publisher, settings_at
 from ml_code.triton_deploy.clients.triton import tritons_of
 from ml_code.triton_deploy.model import model_config
 from ml_code.triton_deploy.repository import ModelFolder
@@ -29,6 +27,9 @@ from ml_code.triton_deploy.rules.schema import Schema
 from ml_code.triton_deploy.settings import Settings
 from stack import Stack
 from tests.support.fakes import FakeStore, fake_store
+
+from .series import Series
+from .site_in_memory import Publisher, settings_at
 
 STEPS = {
     "snapshot and materialize": ("", State.MATERIALIZED),

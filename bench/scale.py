@@ -19,9 +19,6 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from bench.series import Series
-from bench.site import MODEL, servers
-from bench.site_in_memory import Publisher, fill, served, settings_at
 from ml_code.gateway.front.deploy_metrics import DeployMetrics
 from ml_code.triton_deploy.fleet.index_cache import IndexCache
 from ml_code.triton_deploy.report.mlflow_tags import MlflowTags
@@ -30,6 +27,10 @@ from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from ml_code.triton_deploy.upkeep.status import model_status
 from tests.support.fakes import FakeTriton, fake_store
+
+from .series import Series
+from .site import MODEL, servers
+from .site_in_memory import Publisher, fill, served, settings_at
 
 STOOD_IN = "Triton stood in for"
 REAL = "real Triton"

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from bench.site import MODEL, Site, servers
 from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.deploy.request import DeployRequest, RevertRequest
 from ml_code.triton_deploy.rules.deployment import Deployment
 from ml_code.triton_deploy.settings import Settings
 from tests.support.models import files, golden, times, unknown_operator
 from tests.support.servers.publisher import Publisher
+
+from .site import MODEL, Site, servers
 
 if TYPE_CHECKING:
     import onnx

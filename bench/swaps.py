@@ -17,17 +17,18 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from bench import counting
-from bench.plain_model import NAIVE, NotServed, PlainModel
-from bench.series import Series
-from bench.site import MODEL
-from bench.small_site import SmallSite, deploy, revert, small_site
-from bench.steady_clients import Answer, Asked, Clients
 from ml_code.triton_deploy.clients.triton import GrpcTriton
 from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import ArtifactRejected, VerificationFailed
 from ml_code.triton_deploy.rules.deployment import Deployment
 from ml_code.triton_deploy.settings import Settings
+
+from . import counting
+from .plain_model import NAIVE, NotServed, PlainModel
+from .series import Series
+from .site import MODEL
+from .small_site import SmallSite, deploy, revert, small_site
+from .steady_clients import Answer, Asked, Clients
 
 CLIENTS, REQUESTS_PER_S = 3, 100
 BEFORE_S, AFTER_S = 0.2, 0.4

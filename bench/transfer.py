@@ -20,12 +20,13 @@ from unittest import mock
 
 import urllib3
 
-from bench.series import Series
-from bench.site import servers
 from ml_code.triton_deploy.clients.artifacts import S3Store
 from ml_code.triton_deploy.clients.transfer import Transfer
 from ml_code.triton_deploy.settings import Settings
 from tests.support.settings import changed
+
+from .series import Series, by_way
+from .site import servers
 
 STREAMS, RANGE_BYTES, BLOCK_BYTES = 4, 16 << 20, 1 << 20
 BUCKET, KEY = "bench", "model.onnx"
@@ -79,15 +80,7 @@ def _measure(
                     took[way].append(time.perf_counter() - started_s)
                 target.unlink()
                 os.sync()
-    return [
-        Series(
-            name=f"{server}: {way}",
-            unit="s",
-            values=tuple(values),
-            baseline="" if way == LIMIT else f"{server}: {LIMIT}",
-        )
-        for way, values in took.items()
-    ]
+    return by_way(took, "s", baseline=LIMIT, name=f"{server}: {{}}")
 
 
 def bare(url: str, target: Path, size: int) -> None:
