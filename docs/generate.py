@@ -1,4 +1,4 @@
-"""Writes the parts of the documents that follow from the code, between their markers, and the pictures of the figures: ``make docs``."""
+"""Writes the generated parts of the documents, between their markers, and the pictures of the figures: ``make docs``."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from typing import Any
 import grimp
 import yaml
 
-from bench import bake_verdicts, deploy_tables
+from bench import bake_verdicts, deploy_tables, markdown
 from bench.claims import CLAIMS
 from bench.claims import table as claims_table
 from bench.deploy_tables import STEPS
 from bench.plots import PICTURES
 from bench.series import Series, from_json, summaries, table
+from docs.reliability_tables import candidates_table, moments_table, runs_table, sweeps_table
 from ml_code.alias_events.settings import EventSettings
 from ml_code.gate.rules import Rules
 from ml_code.gate.settings import RetrainSettings
@@ -35,54 +36,53 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def settings_table(settings: type[FromEnvironment] = Settings) -> str:
     """Return every setting with its default, as a Markdown table."""
-    lines = ["| variable | default | meaning |", "|---|---|---|"]
+    rows = []
     for f in settings.declared():
         default = ",".join(f.default) if isinstance(f.default, tuple) else f.default
         shown = "" if default in (None, "") else f"`{default}`"
-        lines.append(f"| `{f.metadata['variable']}` | {shown} | {f.metadata['doc']} |")
-    return "\n".join(lines)
+        rows.append((f"`{f.metadata['variable']}`", shown, f.metadata["doc"]))
+    return markdown.table(("variable", "default", "meaning"), rows)
 
 
 def deployer_metrics() -> str:
     """Return every metric of the deployer's records, as a Markdown table."""
-    lines = ["| metric | labels | meaning |", "|---|---|---|"]
-    for name, (text, labels) in FAMILIES.items():
-        lines.append(f"| `triton_deploy_{name}` | {', '.join(['model', *labels])} | {text} |")
-    return "\n".join(lines)
+    return markdown.table(
+        ("metric", "labels", "meaning"),
+        (
+            (f"`triton_deploy_{name}`", ", ".join(["model", *labels]), text)
+            for name, (text, labels) in FAMILIES.items()
+        ),
+    )
 
 
 def chart_values() -> str:
     """Return every value of the Helm chart that has a comment, as a Markdown table."""
     text = (ROOT / "deploy/helm/model-serving/values.yaml").read_text(encoding="utf-8")
-    lines = ["| value | default | meaning |", "|---|---|---|"]
+    rows = []
     path: list[str] = []
     for comment, indent, key in re.findall(r"^(?: *# (.+)\n)?( *)(\w+):", text, re.MULTILINE):
         path[len(indent) // 2 :] = [key]
         if comment:
             value = functools.reduce(lambda inner, part: inner[part], path, yaml.safe_load(text))
             shown = "" if value == "" else f"`{value if isinstance(value, str) else json.dumps(value)}`"
-            lines.append(f"| `{'.'.join(path)}` | {shown} | {comment} |")
-    return "\n".join(lines)
+            rows.append((f"`{'.'.join(path)}`", shown, comment))
+    return markdown.table(("value", "default", "meaning"), rows)
 
 
 def versions_table() -> str:
     """Return deploy/versions.toml as a Markdown table."""
     matrix = tomllib.loads((ROOT / "deploy/versions.toml").read_text(encoding="utf-8"))
-    lines = ["| what | version | why this one |", "|---|---|---|"]
-    lines += [
-        f"| {name} | `{version}` | What the tests run. |" for name, version in matrix["packages"].items()
+    packages = [(name, f"`{version}`", "What the tests run.") for name, version in matrix["packages"].items()]
+    images = [
+        (f"`{entry['image']}`", f"`{entry['tag']}`", entry["why"]) for entry in matrix["images"].values()
     ]
-    images = matrix["images"].values()
-    lines += [f"| `{entry['image']}` | `{entry['tag']}` | {entry['why']} |" for entry in images]
-    return "\n".join(lines)
+    return markdown.table(("what", "version", "why this one"), [*packages, *images])
 
 
 def exit_codes() -> str:
     """Return the exit codes as a Markdown table."""
     rows = re.findall(r"^  (\d+(?:, \d+)*)  (.+)$", EXIT_CODES, re.MULTILINE)
-    return "\n".join(
-        ["| code | meaning |", "|---|---|", *(f"| {code} | {meaning} |" for code, meaning in rows)]
-    )
+    return markdown.table(("code", "meaning"), rows)
 
 
 def state_drawing() -> str:
@@ -103,139 +103,11 @@ def state_drawing() -> str:
     )
 
 
-SWEEPS = (
-    "SIGKILL before a call",
-    "SIGKILL after a call",
-    "ENOSPC, once",
-    "ENOSPC, until the operation ended",
-    "EIO, once",
-    "EIO, until the operation ended",
-    "fsync fails, once",
-    "fsync fails, until the operation ended",
-    "short write, once",
-    "short write, until the operation ended",
-    "power cut",
-    "kill, reconcile, power cut",
-    "kill, the same again, power cut",
-    "sleep before a call, another commits",
-    "sleep before a call, two others commit",
-    "sleep after a call, another commits",
-    "sleep after a call, two others commit",
-    "sleep before a call, two others commit, real Triton",
-    "sleep after a call, two others commit, real Triton",
-    "sleep before a call, another commits, killed after it",
-)
-"""Sections of ``docs/reliability.json`` that are sweeps."""
-OPERATIONS = (
-    "deploy",
-    "first deploy",
-    "deploy of a broken version",
-    "revert",
-    "rollback",
-    "reconcile",
-    "gc",
-    "canary",
-)
-"""What the sweeps break, in the order of the table."""
-
-
-CANDIDATE_COLUMNS = {
-    "two and staging": "two Tritons and staging",
-    "two": "two Tritons",
-    "one and staging": "one Triton and staging",
-    "one": "one Triton alone",
-}
-"""What serves, by its name in the section ``candidates`` of ``docs/reliability.json``."""
-
-
-def reliability() -> dict[str, dict[str, dict[str, Any]]]:
-    """Return what ``make soak`` wrote."""
-    data: dict[str, dict[str, dict[str, Any]]] = json.loads(
-        (ROOT / "docs/reliability.json").read_text(encoding="utf-8")
-    )
-    return data
-
-
-def moments_table() -> str:
-    """Return how long Tritons took that were killed at each moment, as a Markdown table."""
-    runs = reliability()["replicas"]
-    columns = list(dict.fromkeys(name for run in runs.values() for name in run))
-    lines = [f"| | {' | '.join(columns).replace('_', ' ')} |", "|---" * (len(columns) + 1) + "|"]
-    rows = (f"| {what} | {' | '.join(str(run[name]) for name in columns)} |" for what, run in runs.items())
-    return "\n".join([*lines, *rows])
-
-
-def runs_table(section: str) -> Callable[[], str]:
-    """Return what gives the figures of one section of the soak as a Markdown table, a row a figure."""
-
-    def render() -> str:
-        rows = [
-            f"| {what} | {name.replace('_', ' ')} | {_shown(value)} |"
-            # A section that no complete run has written yet has no rows.
-            for what, run in reliability().get(section, {}).items()
-            for name, value in run.items()
-        ]
-        return "\n".join(["| run | figure | value |", "|---|---|---|", *rows])
-
-    return render
-
-
-def _shown(value: Any) -> str:
-    """Write a figure, or several of them by name."""
-    return (
-        ", ".join(f"{name} {part}" for name, part in value.items()) if isinstance(value, dict) else str(value)
-    )
-
-
-def sweeps_table() -> str:
-    """Return what the sweeps tried, as a Markdown table."""
-    figures = reliability()
-    sweeps = {what: figures[what] for what in SWEEPS if what in figures}
-    known = {name for found in sweeps.values() for name in found}
-    operations = sorted(known, key=OPERATIONS.index)
-    lines = [
-        f"| | {' | '.join(operations)} | left to reconcile | seed |",
-        "|---" * (len(operations) + 3) + "|",
-    ]
-    for what, found in sweeps.items():
-        points = [str(found[name]["points"]) if name in found else "-" for name in operations]
-        seeds = ", ".join(sorted({str(entry["seed"]) for entry in found.values()}))
-        # The others say nothing of that: they reconcile, and then look.
-        left = [entry["left_to_reconcile"] for entry in found.values() if "left_to_reconcile" in entry]
-        lines.append(f"| {what} | {' | '.join(points)} | {sum(left) if left else ''} | {seeds} |")
-    total = sum(entry["points"] for found in sweeps.values() for entry in found.values())
-    lines += ["", f"In all {total} points: 0 torn records, 0 lost releases, 0 wrong versions served."]
-    return "\n".join(lines)
-
-
-def candidates_table() -> str:
-    """Return what candidates did to the clients of what serves, as a Markdown table: a row a candidate, a column what serves."""
-    cells: dict[str, dict[str, dict[str, Any]]] = {}
-    for name, cell in reliability().get("candidates", {}).items():
-        row, _, column = name.rpartition(": ")
-        cells.setdefault(row, {})[column] = cell
-    lines = [
-        f"| | {' | '.join(CANDIDATE_COLUMNS.values())} | how its deploys ended |",
-        "|---" * (len(CANDIDATE_COLUMNS) + 2) + "|",
-    ]
-    for row, found in sorted(cells.items()):
-        shown = (_shown_cell(found[column]) if column in found else "-" for column in CANDIDATE_COLUMNS)
-        hows = sorted({how for cell in found.values() for how in cell["deploys"].split(", ")})
-        lines.append(f"| {row} | {' | '.join(shown)} | {', '.join(hows)} |")
-    return "\n".join(lines)
-
-
-def _shown_cell(cell: dict[str, Any]) -> str:
-    """Write the requests that failed, and the Tritons that were started again."""
-    staging = f", staging {cell['starts_of_staging']}" if cell["starts_of_staging"] else ""
-    return f"{cell['failed']} of {cell['requests']}; {cell['starts']}{staging}"
-
-
 LIBRARY = "ml_code.triton_deploy"
 
 
 def _layers() -> dict[str, list[list[str]]]:
-    """Return the rooms of each package that has some, by layer, the highest first: as the linter is told them."""
+    """Return the rooms of each package, by layer, the highest first, from the configuration of the linter."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     contracts = project["tool"]["importlinter"]["contracts"]
     return {
@@ -253,34 +125,29 @@ def _sentence(module: str) -> str:
 
 
 def rooms_table(package: str) -> Callable[[], str]:
-    """Return what gives the rooms of a package, the highest layer first, as a Markdown table."""
+    """Return a function that returns the rooms of a package, the highest layer first, as a Markdown table."""
 
     def made() -> str:
         layers = _layers()[package]
-        lines = ["| room | what is in it | may import |", "|---|---|---|"]
+        rows = []
         for number, layer in enumerate(layers):
             below = [f"`{room}`" for lower in layers[number + 1 :] for room in lower]
-            lines += [
-                f"| `{room}` | {_sentence(f'{package}.{room}')} | {', '.join(below) or 'none of the others'} |"
-                for room in layer
-            ]
-        return "\n".join(lines)
+            may_import = ", ".join(below) or "none of the others"
+            rows += [(f"`{room}`", _sentence(f"{package}.{room}"), may_import) for room in layer]
+        return markdown.table(("room", "what is in it", "may import"), rows)
 
     return made
 
 
 def neighbours_table() -> str:
     """Return the packages beside the library, as a Markdown table."""
-    lines = ["| package | what is in it |", "|---|---|"]
-    for folder in sorted((ROOT / "ml_code").iterdir()):
-        module = f"ml_code.{folder.name}"
-        if (folder / "__init__.py").exists() and module != LIBRARY:
-            lines.append(f"| `{folder.name}` | {_sentence(module)} |")
-    return "\n".join(lines)
+    packages = (path.parent.name for path in sorted((ROOT / "ml_code").glob("*/__init__.py")))
+    rows = ((f"`{name}`", _sentence(f"ml_code.{name}")) for name in packages if f"ml_code.{name}" != LIBRARY)
+    return markdown.table(("package", "what is in it"), rows)
 
 
 def rooms_drawing() -> str:
-    """Return which room of the library imports which, as a drawing: an arrow that follows from others is left out."""
+    """Return the imports between the rooms of the library as a drawing, without arrows that follow from others."""
     graph = grimp.build_graph("ml_code", exclude_type_checking_imports=True)
     rooms = [room for layer in _layers()[LIBRARY] for room in layer]
     owner = {
@@ -305,7 +172,7 @@ def rooms_drawing() -> str:
 
 
 def measured() -> dict[str, Any]:
-    """Return what ``make bench`` wrote."""
+    """Return the figures that ``make bench`` wrote."""
     data: dict[str, Any] = json.loads((ROOT / "docs/performance.json").read_text(encoding="utf-8"))
     return data
 
@@ -316,24 +183,22 @@ def benches() -> dict[str, list[Series]]:
 
 
 def machine() -> str:
-    """Return the facts of the machine that the figures are from, as a Markdown table."""
+    """Return the facts of the machine that the figures were measured on, as a Markdown table."""
     facts = {"date": measured()["at_utc"], **measured()["machine"]}
-    return "\n".join(
-        ["| fact | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())]
-    )
+    return markdown.table(("fact", "value"), facts.items())
 
 
 TABLES = ("transfer", "swaps", "memory", "gateway", "local", "airflow", "scale", "replicas")
-"""Benchmarks of which every series is a row."""
+"""Benchmarks whose table has a row for each series."""
 
 
 def figures(bench: str) -> Callable[[], str]:
-    """Return what gives the table of one benchmark."""
+    """Return a function that returns the table of one benchmark."""
     return lambda: table(summaries(benches()[bench]))
 
 
 def headlines() -> str:
-    """Return the claims that the README shows, as a Markdown table."""
+    """Return the claims of the README as a Markdown table."""
     return claims_table([claim for claim in CLAIMS if claim.headline], benches())
 
 
