@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,11 +42,30 @@ BENCHES: dict[str, Callable[[bool], list[Series]]] = {
     "scale": scale.run,
     "replicas": replicas.run,
 }
-"""What each measures; it starts the servers that it needs, and is told whether a few rounds are enough."""
+"""Each benchmark starts the servers that it needs; its argument is True for a few rounds only."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.compare:
+        old, new = options.compare
+        return _compare(old, new, options.tolerance)
+    if unknown := sorted(set(options.names) - set(BENCHES)):
+        parser.error(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(BENCHES)}")
+    # Deploys log their steps, and some deploys fail on purpose.
+    logging.disable(logging.ERROR)
+    failed = _measure(options.names or BENCHES, options.quick, options.output)
+    if failed:
+        print(f"not measured: {', '.join(failed)}", file=sys.stderr)
+        return 1
+    if options.output:
+        _part(options.output).replace(options.output)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="BENCH", help=f"of {', '.join(BENCHES)} (default: all)")
     parser.add_argument("--quick", action="store_true", help="a few rounds only: to try it, not to cite it")
@@ -66,53 +85,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=comparison.TOLERANCE,
         help="how far a claimed ratio may be from the other run's, as a share (default: %(default)s)",
     )
-    options = parser.parse_args(argv)
-    if options.compare:
-        old, new = options.compare
-        return _compare(old, new, options.tolerance)
-    if unknown := sorted(set(options.names) - set(BENCHES)):
-        parser.error(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(BENCHES)}")
-    # Deploys tell of their steps, and some are to fail.
-    logging.disable(logging.ERROR)
+    return parser
+
+
+def _measure(names: Iterable[str], quick: bool, output: Path | None) -> list[str]:
+    """Run benchmarks, print their tables, and write the values after each; return the names of those that failed."""
     measured: dict[str, Any] = {
         "at_utc": f"{datetime.now(UTC):%Y-%m-%d}",
-        "quick": options.quick,
+        "quick": quick,
         "machine": facts(),
+        "benches": {},
     }
-    measured["benches"] = {}
     failed = []
-    for name in options.names or BENCHES:
+    for name in names:
         print(f"{name} ...", flush=True)
         began_s = time.monotonic()
         try:
-            # MLflow's client leaves the address of the servers of one benchmark behind for the next.
+            # MLflow's client sets the address of one benchmark's server in the environment of the next.
             with mock.patch.dict(os.environ):
-                series = BENCHES[name](options.quick)
+                series = BENCHES[name](quick)
         except Exception:
-            # The others are measured all the same: the run takes long, and nobody looks on.
+            # Go on with the other benchmarks: the run is long and unattended.
             traceback.print_exc()
             failed.append(name)
             continue
         measured["benches"][name] = to_json(series)
-        if options.output:
-            _part(options.output).write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+        if output:
+            _part(output).write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
         print(table(summaries(series)), flush=True)
         print(f"  {name}: {time.monotonic() - began_s:.0f} s", flush=True)
-    if failed:
-        print(f"not measured: {', '.join(failed)}", file=sys.stderr)
-        return 1
-    if options.output:
-        _part(options.output).replace(options.output)
-    return 0
+    return failed
 
 
 def _part(output: Path) -> Path:
-    """Return where the values are until all are there; they stay there when a benchmark failed."""
+    """Return the file for the values of an incomplete run; the file stays if a benchmark fails."""
     return output.with_name(f".{output.name}.part")
 
 
 def _compare(old: Path, new: Path, tolerance: float) -> int:
-    """Print how the ratios of two files differ; return 1 if a claimed one does by more than the tolerance."""
+    """Print the ratios of two files; return 1 if a claimed ratio differs by more than the tolerance."""
     before, after = (
         {name: from_json(series) for name, series in json.loads(path.read_text("utf-8"))["benches"].items()}
         for path in (old, new)

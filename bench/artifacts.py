@@ -8,9 +8,11 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from ml_code.triton_deploy.rules.version_files import DIGEST_TAG
@@ -25,10 +27,10 @@ class Size:
     """A model of ``layers`` matrix products of ``width`` by ``width`` numbers of 4 bytes.
 
     Attributes:
-        name: as the tables call it.
-        width: columns of its input.
-        layers: products in a row.
-        external: whether its weights lie in a file of their own.
+        name: name in the tables.
+        width: columns of the input.
+        layers: number of products, one after the other.
+        external: whether the weights are in a file of their own.
     """
 
     name: str
@@ -44,23 +46,20 @@ LARGE_EXTERNAL = Size("1 GB, external data", 4096, 16, external=True)
 
 
 def write(size: Size, folder: Path) -> None:
-    """Write what a training run logs: the model, its golden inputs, MLflow's own description."""
+    """Write the files that a training run logs: the model, its golden inputs and outputs, and MLflow's ``MLmodel``."""
     weights = np.random.default_rng(0).standard_normal((size.width, size.width), dtype=np.float32)
     weights /= np.float32(np.sqrt(size.width))
-    row = np.ones((1, size.width), np.float32)
-    answer = row
-    initializers = []
-    for layer in range(size.layers):
-        answer = answer @ weights
-        tensor = TensorProto(name=f"w{layer}", dims=weights.shape, data_type=TensorProto.FLOAT)
-        if size.external:
-            tensor.data_location = TensorProto.EXTERNAL
-            where = {"location": "weights.bin", "offset": layer * weights.nbytes, "length": weights.nbytes}
-            for key, value in where.items():
-                tensor.external_data.add(key=key, value=str(value))
-        else:
-            tensor.raw_data = weights.tobytes()
-        initializers.append(tensor)
+    folder.joinpath("model.onnx").write_bytes(_model(size, weights).SerializeToString())
+    if size.external:
+        with folder.joinpath("weights.bin").open("wb") as file:
+            for _ in range(size.layers):
+                file.write(weights.tobytes())
+    folder.joinpath("triton").mkdir()
+    folder.joinpath("triton/golden.json").write_text(json.dumps(_golden(size, weights)))
+    folder.joinpath("MLmodel").write_text(MLMODEL.format(version=onnx.__version__))
+
+
+def _model(size: Size, weights: NDArray[np.float32]) -> onnx.ModelProto:
     names = ["x", *(f"h{layer}" for layer in range(1, size.layers)), "y"]
     graph = helper.make_graph(
         [
@@ -70,23 +69,33 @@ def write(size: Size, folder: Path) -> None:
         "bench",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", size.width])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", size.width])],
-        initializers,
+        [_initializer(size, layer, weights) for layer in range(size.layers)],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    folder.joinpath("model.onnx").write_bytes(model.SerializeToString())
-    if size.external:
-        with folder.joinpath("weights.bin").open("wb") as file:
-            for _ in range(size.layers):
-                file.write(weights.tobytes())
-    tensors = {"datatype": "FP32", "shape": [1, size.width]}
-    golden = {
-        "inputs": [{"name": "x", **tensors, "data": row.ravel().tolist()}],
-        "outputs": [{"name": "y", **tensors, "data": answer.ravel().tolist()}],
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def _initializer(size: Size, layer: int, weights: NDArray[np.float32]) -> TensorProto:
+    tensor = TensorProto(name=f"w{layer}", dims=weights.shape, data_type=TensorProto.FLOAT)
+    if not size.external:
+        tensor.raw_data = weights.tobytes()
+        return tensor
+    tensor.data_location = TensorProto.EXTERNAL
+    where = {"location": "weights.bin", "offset": layer * weights.nbytes, "length": weights.nbytes}
+    for key, value in where.items():
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
+
+
+def _golden(size: Size, weights: NDArray[np.float32]) -> dict[str, Any]:
+    answer = row = np.ones((1, size.width), np.float32)
+    for _ in range(size.layers):
+        answer = answer @ weights
+    tensor = {"datatype": "FP32", "shape": [1, size.width]}
+    return {
+        "inputs": [{"name": "x", **tensor, "data": row.ravel().tolist()}],
+        "outputs": [{"name": "y", **tensor, "data": answer.ravel().tolist()}],
         "tolerance": {"rtol": 0.01, "atol": 0.01},
     }
-    folder.joinpath("triton").mkdir()
-    folder.joinpath("triton/golden.json").write_text(json.dumps(golden))
-    folder.joinpath("MLmodel").write_text(MLMODEL.format(version=onnx.__version__))
 
 
 @dataclass(frozen=True)
@@ -95,9 +104,9 @@ class Logged:
 
     Attributes:
         run_id: the run.
-        uri: where MLflow says that it is.
+        uri: its address in MLflow.
         key: its key in S3.
-        size_bytes: of all its files.
+        size_bytes: bytes of all its files.
     """
 
     run_id: str
@@ -110,11 +119,11 @@ class Registry:
     """Logs artifacts and registers versions of them.
 
     Args:
-        stack: its S3 and MLflow run.
+        stack: a stack whose S3 and MLflow run.
     """
 
     def __init__(self, stack: Stack) -> None:
-        # Here, because they take seconds.
+        # Imported here, because these imports take seconds.
         import boto3
         import mlflow
         from botocore.config import Config
@@ -136,7 +145,7 @@ class Registry:
         )
 
     def log(self, size: Size, *, direct: bool) -> Logged:
-        """Put an artifact where the runs of an experiment have theirs: in S3, named directly or through MLflow's proxy."""
+        """Upload an artifact as that of a new run; its address is S3's (``direct``) or that of MLflow's proxy."""
         run = self._client.create_run(self._experiment(direct)).info
         place = run.artifact_uri.removeprefix("s3://mlflow/").removeprefix("mlflow-artifacts:/").lstrip("/")
         key = f"{place}/model" if direct else f"artifacts/{place}/model"
@@ -148,12 +157,12 @@ class Registry:
         return Logged(run.run_id, f"{run.artifact_uri}/model", key, size_bytes)
 
     def register(self, model: str, logged: Logged, *, digest: str = "") -> int:
-        """Make an artifact the next version of a model, and point the alias ``A`` at it.
+        """Register an artifact as the next version of a model, and move the alias ``A`` to that version.
 
         Args:
-            model: registered model, made when it is new.
+            model: registered model; created if it does not exist.
             logged: the artifact.
-            digest: what training recorded of it, if it did.
+            digest: the digest that training recorded; empty: none.
 
         Returns:
             The version.
@@ -169,7 +178,7 @@ class Registry:
         return version
 
     def remove(self, logged: Logged) -> None:
-        """Remove an artifact's files."""
+        """Delete the files of an artifact."""
         found = self.s3.list_objects_v2(Bucket=BUCKET, Prefix=f"{logged.key}/").get("Contents", [])
         for entry in found:
             self.s3.delete_object(Bucket=BUCKET, Key=entry["Key"])

@@ -1,9 +1,9 @@
-"""What the rules of the bake make of releases whose true failure rate is known: simulated, without servers.
+"""Simulates the verdicts of the bake on releases whose true failure rate is known, without servers.
 
     python -m bench.bake_verdicts --output docs/bake.json
 
-A run is a bake of 15 minutes with the default settings: a look every 30 s at the last 120 s. The rules are those of
-``ml_code.triton_deploy.bake``, written once more for many runs at once; a test holds the two to the same verdicts.
+A run is a bake of 15 minutes with the default settings: a check every 30 s over the last 120 s. The rules are those of
+``ml_code.triton_deploy.rules.bake_rules``, written again with arrays for many runs at once; a test compares the verdicts of both.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 from ml_code.triton_deploy.rules import failure_evidence as bounds
 from ml_code.triton_deploy.rules.bake_rules import Limits
 from ml_code.triton_deploy.watch.readings import PARTS
+
+from . import markdown
 
 Numbers = NDArray[np.float64]
 Truths = NDArray[np.bool_]
@@ -31,23 +34,23 @@ WINDOW_LOOKS = 4
 BAD_LOOKS = 2
 LIMITS = Limits()
 BURST_S = 5.0
-"""How long a burst of failures takes, seconds."""
+"""Length of a burst of failures, seconds."""
 IN_BURST = 0.5
-"""Share of the requests that fail meanwhile."""
+"""Share of the requests that fail in a burst."""
 
 RATES = (0.0, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
 REQUESTS_PER_S = (0.5, 1.0, 10.0, 100.0)
 CLIENTS = (1, 50)
 BEFORE = 0.001
-"""Failure rate of the version before, where there is one and the release fails more."""
+"""Failure rate of the previous version, if there is one and the release fails more often."""
 STEADY = 0.03
-"""A rate that both versions have, in the cells of the steady service."""
+"""Failure rate of both versions, in the cells of the steady service."""
 RUNS = 10_000
 SEED = 19
 GOOD, BAD = 0.005, 0.05
-"""A release is good up to the first true rate, and bad from the second on."""
+"""A release is good up to the first true rate, and bad from the second true rate on."""
 ENOUGH = 3000
-"""Requests in a bake from which on its traffic allows a verdict; below, the table shows what it comes to."""
+"""Fewest requests in a bake for which its verdict is checked; below, the table only shows the outcome."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +59,10 @@ class Cell:
 
     Attributes:
         rate: true share of its requests that fail.
-        requests_per_s: how often clients ask.
-        bursty: failures come in bursts, in which every second request fails; else each by itself.
-        clients: how many there are.
-        before: true rate of the version before; None when there is none.
+        requests_per_s: requests a second of all clients.
+        bursty: failures come in bursts, in which every second request fails; else failures are independent.
+        clients: number of clients.
+        before: true rate of the previous version; None if there is none.
     """
 
     rate: float
@@ -71,14 +74,19 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of many releases of one kind: the share that was taken back, and the median time until then (seconds)."""
+    """The outcome of many releases of one kind.
+
+    Attributes:
+        taken_back: share of the releases that the bake reverted.
+        seconds: median time until the revert, seconds; None without a revert.
+    """
 
     taken_back: float
     seconds: float | None
 
 
 def cells() -> Iterator[Cell]:
-    """Yield all kinds of release of the table."""
+    """Yield every kind of release in the table."""
     for rate, often, bursty, clients, compared in itertools.product(
         RATES, REQUESTS_PER_S, (False, True), CLIENTS, (False, True)
     ):
@@ -89,7 +97,7 @@ def cells() -> Iterator[Cell]:
 
 
 def traffic(random: np.random.Generator, cell: Cell, rate: float, runs: int) -> tuple[Numbers, Numbers]:
-    """Return the requests and failures between two looks: an array (runs, looks) each."""
+    """Return the requests and the failures between two checks: two arrays (runs, checks)."""
     shape = (runs, LOOKS)
     if not cell.bursty:
         requests = random.poisson(cell.requests_per_s * LOOK_S, shape)
@@ -101,7 +109,7 @@ def traffic(random: np.random.Generator, cell: Cell, rate: float, runs: int) -> 
 
 
 def _bursting_s(random: np.random.Generator, rate: float, shape: tuple[int, int]) -> Numbers:
-    """Return for how long requests failed between two looks, seconds; a burst may lie on both sides of a look."""
+    """Return the seconds of bursts between two checks; a burst may lie on both sides of a check."""
     runs, looks = shape
     counts = random.poisson(rate / (IN_BURST * BURST_S) * looks * LOOK_S, runs)
     run = np.repeat(np.arange(runs), counts)
@@ -117,13 +125,13 @@ def _bursting_s(random: np.random.Generator, rate: float, shape: tuple[int, int]
 def ends(
     requests: Numbers, failures: Numbers, before: tuple[Numbers, Numbers] | None, clients: int
 ) -> NDArray[np.int64]:
-    """Return after how many looks each run was taken back; 0 for those that were kept.
+    """Return the number of the check that reverted each run, from 1; 0 if the release was kept.
 
     Args:
-        requests: between two looks, (runs, looks).
-        failures: the same.
-        before: requests and failures of the version before, (runs,) each; None when there is none.
-        clients: how many ask, each as often.
+        requests: requests between two checks, (runs, checks).
+        failures: failures between two checks, (runs, checks).
+        before: requests and failures of the previous version, (runs,) each; None if there is none.
+        clients: number of clients; each sends the same share of the requests.
     """
     runs = len(requests)
     in_a_row, ended = np.zeros(runs, int), np.zeros(runs, np.int64)
@@ -143,7 +151,7 @@ def ends(
 
 
 def _whole(requests: Numbers, failures: Numbers) -> tuple[Numbers, Numbers]:
-    """Return a whole life in the parts that a look takes it into."""
+    """Return the sums over the parts into which a check cuts the whole bake."""
     looks = requests.shape[1]
     edges = (np.arange(min(PARTS, looks)) * looks) // min(PARTS, looks)
     return np.add.reduceat(requests, edges, 1), np.add.reduceat(failures, edges, 1)
@@ -158,7 +166,7 @@ def _limit(before: tuple[Numbers, Numbers] | None) -> Numbers | float:
 def _is_bad(
     requests: Numbers, failures: Numbers, before: tuple[Numbers, Numbers] | None, clients: int
 ) -> Truths:
-    """Return which runs a look at some parts finds bad: ``rules.failing``."""
+    """Return the runs that a check of these parts finds bad: ``rules.failing``."""
     total, failed = requests.sum(1), failures.sum(1)
     parts = np.maximum((requests > 0).sum(1), 1)
     effect = _effect(requests, failures, parts)
@@ -177,7 +185,7 @@ def _is_bad(
             rises.append(rate - other - np.hypot(rate - low, most - other) > LIMITS.max_failure_rise)
         worse = rises[0] | (rises[1] & above)
         bad = np.where(before[0] >= LIMITS.min_requests, worse, bad)
-    # So many of the clients have had one of the failures, if each may be anybody's.
+    # Expected number of clients with a failure, if each failure hits a random client.
     hit = np.round(clients * (1 - (1 - 1 / clients) ** failed)) if clients > 1 else np.minimum(failed, 1)
     needed = min(LIMITS.min_clients, clients)
     result: Truths = bad & (total >= LIMITS.min_requests) & (hit >= needed)
@@ -211,7 +219,7 @@ def _wilson(failures: Numbers, requests: Numbers, sure: Numbers | float, side: i
 
 
 def simulated(cell: Cell, runs: int, seed: int) -> Outcome:
-    """Return what becomes of many releases of one kind."""
+    """Return the outcome of many releases of one kind."""
     random = np.random.default_rng((seed, *map(ord, repr(cell))))
     requests, failures = traffic(random, cell, cell.rate, runs)
     before = None
@@ -225,7 +233,7 @@ def simulated(cell: Cell, runs: int, seed: int) -> Outcome:
 
 
 def wrong(cell: Cell, outcome: Outcome) -> bool:
-    """Whether more than one release of a hundred gets the wrong verdict: a good one is taken back, or a bad one kept."""
+    """Return whether more than 1 % of the verdicts are wrong: a good release is reverted, or a bad one is kept."""
     allows = cell.requests_per_s * LOOKS * LOOK_S >= ENOUGH
     if cell.rate <= GOOD or (cell.rate == cell.before and allows):
         return outcome.taken_back > 0.01
@@ -233,35 +241,40 @@ def wrong(cell: Cell, outcome: Outcome) -> bool:
 
 
 def table(path: Path) -> str:
-    """Return what a file of outcomes says, as a Markdown table: the share that was taken back, and the median time until then."""
+    """Return the outcomes of a file as a Markdown table: the share of reverted releases, and the median time until the revert."""
     rows = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    lines = [
-        f"| requests/s | failures | version before | {' | '.join(f'{rate:.1%}' for rate in RATES)} |",
-        "|---" * (len(RATES) + 3) + "|",
+    head = ("requests/s", "failures", "version before", *(f"{rate:.1%}" for rate in RATES))
+    kinds = itertools.product(REQUESTS_PER_S, (False, True), (False, True))
+    lines = (_line(rows, often, bursty, compared) for often, bursty, compared in kinds)
+    return f"{markdown.table(head, lines)}\n\n{_below(rows)}"
+
+
+def _line(rows: list[dict[str, Any]], often: float, bursty: bool, compared: bool) -> list[str]:
+    shown = [
+        _shown(row)
+        for rate in RATES
+        for row in rows
+        if (row["rate"], row["requests_per_s"], row["bursty"], row["clients"], row["before"])
+        == (rate, often, bursty, max(CLIENTS), min(rate, BEFORE) if compared else None)
     ]
-    for often, bursty, compared in itertools.product(REQUESTS_PER_S, (False, True), (False, True)):
-        shown = [
-            _shown(row)
-            for rate in RATES
-            for row in rows
-            if (row["rate"], row["requests_per_s"], row["bursty"], row["clients"], row["before"])
-            == (rate, often, bursty, max(CLIENTS), min(rate, BEFORE) if compared else None)
-        ]
-        kind, other = "in bursts" if bursty else "independent", f"{BEFORE:.1%}" if compared else "none"
-        lines.append(f"| {often:g} | {kind} | {other} | {' | '.join(shown)} |")
+    kind, before = "in bursts" if bursty else "independent", f"{BEFORE:.1%}" if compared else "none"
+    return [f"{often:g}", kind, before, *shown]
+
+
+def _below(rows: list[dict[str, Any]]) -> str:
     steady = [row for row in rows if row["rate"] == STEADY]
     apart = max(
         abs(_one_client(rows, row)["taken_back"] - row["taken_back"])
         for row in rows
         if row["clients"] > 1 and row not in steady
     )
-    lines += [
-        "",
-        f"With one client instead of {max(CLIENTS)} no share differs by more than {100 * apart:.1f} points. Both versions fail {STEADY:.0%}: "
-        + ", ".join(f"{row['taken_back']:.1%} taken back at {row['requests_per_s']:g}/s" for row in steady)
-        + ".",
-    ]
-    return "\n".join(lines)
+    reverted = ", ".join(
+        f"{row['taken_back']:.1%} taken back at {row['requests_per_s']:g}/s" for row in steady
+    )
+    return (
+        f"With one client instead of {max(CLIENTS)} no share differs by more than {100 * apart:.1f} points. "
+        f"Both versions fail {STEADY:.0%}: {reverted}."
+    )
 
 
 def _one_client(rows: list[dict[str, float]], row: dict[str, float]) -> dict[str, float]:
@@ -277,7 +290,7 @@ def _shown(row: dict[str, float]) -> str:
 
 
 def main() -> None:
-    """Simulate every cell, and write what came out."""
+    """Simulate every kind of release, and write the outcomes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--runs", type=int, default=RUNS, help=f"bakes of each kind (default {RUNS})")

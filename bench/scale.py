@@ -127,37 +127,45 @@ def _name(what: str, size: int) -> str:
     return what.format(n=f"{size:,}")
 
 
+def _by_task(by_size: Mapping[int, Mapping[str, Task]]) -> Sized:
+    """Return the tasks of each size by task."""
+    tasks: dict[str, dict[int, Task]] = {}
+    for size, of_size in by_size.items():
+        for what, task in of_size.items():
+            tasks.setdefault(what, {})[size] = task
+    return tasks
+
+
 @contextlib.contextmanager
 def _many_models(root: Path, sizes: tuple[int, ...]) -> Iterator[Sized]:
     root.mkdir()
     with contextlib.ExitStack() as running:
-        tasks: dict[str, dict[int, Task]] = {}
+        by_size = {}
         for size in sizes:
             repository = root / str(size)
             fill(repository, size)
             settings = settings_at(repository, running.enter_context(served(repository)))
-            for what, task in {
+            metrics = _per_model(DeployMetrics(repository).text, size)
+            by_size[size] = {
                 **_of_repository(settings, STOOD_IN),
-                "/metrics/deployments, {n} models": _per_model(DeployMetrics(repository).text, size),
-            }.items():
-                tasks.setdefault(what, {})[size] = task
-        yield tasks
+                "/metrics/deployments, {n} models": metrics,
+            }
+        yield _by_task(by_size)
 
 
 @contextlib.contextmanager
 def _few_models(sizes: tuple[int, ...]) -> Iterator[Sized]:
     with contextlib.ExitStack() as running:
         store = running.enter_context(fake_store())
-        tasks: dict[str, dict[int, Task]] = {}
+        by_size = {}
         for size in sizes:
             stack = running.enter_context(servers("triton"))
             settings = settings_at(stack.model_repository, stack.url("triton-grpc"))
             publisher = Publisher(store, settings)
             for number in range(size):
                 publisher.deploy(f"model_{number:04d}", 1)
-            for what, task in _of_repository(settings, REAL).items():
-                tasks.setdefault(what, {})[size] = task
-        yield tasks
+            by_size[size] = _of_repository(settings, REAL)
+        yield _by_task(by_size)
 
 
 def _of_repository(settings: Settings, where: str) -> dict[str, Task]:
@@ -193,14 +201,13 @@ def _per_model(act: Callable[[], object], models: int) -> Task:
 def _many_releases(root: Path, counts: tuple[int, ...]) -> Iterator[Sized]:
     root.mkdir()
     with contextlib.ExitStack() as running:
-        tasks: dict[str, dict[int, Task]] = {}
+        by_count = {}
         for count in counts:
             repository = root / str(count)
             fill_with_releases(repository, count)
             settings = settings_at(repository, running.enter_context(served(repository)))
-            for what, task in _of_history(settings, count).items():
-                tasks.setdefault(what, {})[count] = task
-        yield tasks
+            by_count[count] = _of_history(settings, count)
+        yield _by_task(by_count)
 
 
 def fill_with_releases(root: Path, count: int) -> None:
