@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _measure(names: Iterable[str], quick: bool, output: Path | None) -> list[str]:
-    """Run benchmarks, print their tables, and write the values after each; return the names of those that failed."""
+    """Run benchmarks, print their tables and write the values; return the names of failed benchmarks."""
     measured: dict[str, Any] = {
         "at_utc": f"{datetime.now(UTC):%Y-%m-%d}",
         "quick": quick,

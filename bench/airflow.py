@@ -1,7 +1,8 @@
-"""What Airflow costs: the whole deploy DAG against as many empty tasks, what its files take to parse, what its tasks import.
+"""The cost of Airflow: the deploy DAG beside empty tasks, parsing of the DAG files, and imports of the tasks.
 
-The bare chain has an empty Python task for each task of ours that a process runs, and the same last one. Both go through the same Airflow
-(LocalExecutor, PostgreSQL) in turn, and each deploy is of a new version, so that every step has its work to do.
+The bare chain has an empty Python task for each deploy task that a process runs, and the same last task.
+Both run in turn in the same Airflow (LocalExecutor, PostgreSQL). Each deploy is of a new version, so that
+every step has work to do.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ TASKS = (
     "commit_current",
     "bake_release",
 )
-"""The tasks of a deploy that goes well and that a process runs, in their order; without a canary and a bake those two end at once."""
+"""The tasks of a successful deploy that a process runs, in their order.
+
+The tasks of canary and bake end at once, because this deploy has neither.
+"""
 BARE_DAG = "bare_chain"
 BARE_FILE = f'''"""As many empty tasks as a deploy has, one after the other."""
 
@@ -67,7 +71,10 @@ CONF = {"model": MODEL, "alias": "A", "bake_minutes": 0}
 CHAIN, DEPLOY, EMPTY = "bare chain", "deploy", "an empty task"
 RUN_TIMEOUT_S = 120
 POLL_S = 1.0
-"""Between two looks at whether a run has ended: Airflow says when it did, and each look takes time from it."""
+"""Seconds between two queries for the end of a run.
+
+Airflow records the exact end, and each query slows the run down.
+"""
 _TRITON_LOG = re.compile(
     r'^I(\d{4} [\d:.]+) .*\] "(?:(loading): ([^":]+):\d+|successfully loaded \'(.+)\')"$', re.MULTILINE
 )
@@ -75,13 +82,13 @@ _TRITON_LOG = re.compile(
 
 @dataclass
 class Measured:
-    """What each round gave, seconds.
+    """The durations of each round, seconds.
 
     Attributes:
-        run_s: duration of the run, by its DAG.
-        wall_s: the same from the call that triggered it.
-        load_s: what Triton loaded in the deploy.
-        task_s: time in each task, by its id.
+        run_s: duration of the run, by DAG.
+        wall_s: duration from the call that triggered the run, by DAG.
+        load_s: time that Triton spent loading in the deploy.
+        task_s: time in each task, by task id.
         empty_s: time in each empty task.
     """
 
@@ -93,22 +100,22 @@ class Measured:
 
 
 def run(quick: bool) -> list[Series]:
-    """Measure, in seconds, whole runs and their tasks; in milliseconds, what is imported.
+    """Measure whole runs and their tasks in seconds, and imports in milliseconds.
 
     Args:
         quick: a few rounds only.
 
     Returns:
-        Series of runs, of tasks, of DAG files and of what tasks import.
+        Series of runs, of tasks, of DAG files and of the imports of tasks.
     """
     inside, runs = (1, 1) if quick else (6, 5)
     with _site(inside + runs) as stack:
-        # Before Airflow starts, whose processes would share the cores.
+        # Before Airflow starts, because its processes would share the cores.
         looks = [_look_inside(stack, version) for version in range(1, inside + 1)]
         stack.start(["postgres", "airflow"])
         airflow = AirflowApi(stack.url("airflow"), stack.airflow_login)
         if not quick:
-            # The first run still finds the executor's processes cold.
+            # A first run warms up the processes of the executor.
             _ended(airflow, BARE_DAG, {})
         measured = Measured()
         for version in range(inside + 1, inside + runs + 1):
@@ -118,7 +125,7 @@ def run(quick: bool) -> list[Series]:
 
 
 def run_series(measured: Measured) -> list[Series]:
-    """Return the series of whole runs and of tasks: pure."""
+    """Return the series of whole runs and of tasks. Pure."""
     added = [ours - bare for ours, bare in zip(measured.run_s[DEPLOY], measured.run_s[CHAIN], strict=True)]
     without = [spent - load for spent, load in zip(added, measured.load_s, strict=True)]
     return [
@@ -135,7 +142,7 @@ def run_series(measured: Measured) -> list[Series]:
 
 
 def import_series(looks: Sequence[Mapping[str, Any]]) -> list[Series]:
-    """Return the series of what ``bench.task_process`` found, round after round: pure."""
+    """Return the series of what ``bench.task_process`` measured in each round. Pure."""
     return [
         _milliseconds("import airflow.sdk", [look["sdk"] for look in looks]),
         _milliseconds(
@@ -153,7 +160,7 @@ def import_series(looks: Sequence[Mapping[str, Any]]) -> list[Series]:
 
 
 def loading_s(log: str) -> float:
-    """Return how long Triton was loading, by its log; models that it loads at once count each.
+    """Return the time that Triton spent loading, seconds; of loads at the same time each counts in full.
 
     Args:
         log: lines of Triton's log.
@@ -161,7 +168,7 @@ def loading_s(log: str) -> float:
     began: dict[str, datetime] = {}
     spent_s = 0.0
     for time_text, loading, begun, loaded in _TRITON_LOG.findall(log):
-        # The log has no year, which a difference does not need; a leap year knows every day.
+        # The log has no year. A difference needs none, but the parser does: a leap year has every day.
         moment = datetime.strptime(f"2024{time_text}", "%Y%m%d %H:%M:%S.%f")
         if loading:
             began[begun] = moment
@@ -177,7 +184,7 @@ def dag_files(folder: Path) -> list[str]:
 
 @contextlib.contextmanager
 def _site(versions: int) -> Iterator[Stack]:
-    """Start all but Airflow and register versions; everything is stopped and removed afterwards."""
+    """Start all servers but Airflow, and register versions; stop and clean up at the end."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         home = Path(folder)
         stack = Stack(
@@ -185,7 +192,7 @@ def _site(versions: int) -> Iterator[Stack]:
             ["s3", "postgres", "mlflow", "triton", "airflow"],
             dags=_dag_folder(home / "dags"),
             dag_ids=[DEPLOY_DAG, BARE_DAG],
-            # Its default; the stack parses more often, for those who edit a DAG and wait.
+            # Airflow's default; the stack parses more often, for a developer who edits a DAG and waits.
             environment={"AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30"},
         )
         try:
@@ -199,7 +206,7 @@ def _site(versions: int) -> Iterator[Stack]:
 
 
 def _dag_folder(folder: Path) -> Path:
-    """Make a folder with the deploy DAG and the bare chain: no other DAG runs meanwhile."""
+    """Make a folder with only the deploy DAG and the bare chain, so that no other DAG runs."""
     folder.mkdir()
     (folder / f"{DEPLOY_DAG}.py").symlink_to(REPO / "dags" / f"{DEPLOY_DAG}.py")
     (folder / f"{BARE_DAG}.py").write_text(BARE_FILE, encoding="utf-8")
@@ -207,13 +214,13 @@ def _dag_folder(folder: Path) -> Path:
 
 
 def _look_inside(stack: Stack, version: int) -> dict[str, Any]:
-    """Deploy a version in processes like those of Airflow's tasks, and return what they measured."""
+    """Deploy a version in processes like Airflow's task processes, and return what they measured."""
     _point_alias_at(stack, version)
     folders = os.pathsep.join([str(REPO / "dags"), str(stack.model_repository.parent / "dags")])
     command = [sys.executable, "-m", "bench.task_process", "--bare", BARE_DAG, "--dag", DEPLOY_DAG]
     command += ["--run-id", f"bench-{version}", "--params", json.dumps(CONF)]
     command += ["--files", *dag_files(REPO / "dags"), "--tasks", *TASKS]
-    # As a library Airflow sets up neither logging nor a database.
+    # With this variable Airflow sets up neither logging nor a database.
     environment = {**os.environ, **stack.environment, "_AIRFLOW__AS_LIBRARY": "1", "PYTHONPATH": folders}
     done = subprocess.run(command, cwd=REPO, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -221,7 +228,7 @@ def _look_inside(stack: Stack, version: int) -> dict[str, Any]:
 
 
 def _round(stack: Stack, airflow: AirflowApi, version: int, measured: Measured) -> None:
-    """Run a deploy of a version, and the bare chain."""
+    """Run the deploy DAG for a version, and the bare chain."""
     _point_alias_at(stack, version)
     log = stack.log_path("triton")
     before = log.stat().st_size
@@ -247,7 +254,7 @@ def _timed(
 
 
 def _ended(airflow: AirflowApi, dag_id: str, conf: Mapping[str, Any]) -> str:
-    """Trigger a run, wait for its end, and return its id; raises StackError when it did not succeed."""
+    """Trigger a run, wait for its end, and return its id; StackError if the run fails."""
     run_id = airflow.trigger(dag_id, conf)
     state = airflow.wait(dag_id, run_id, timeout_s=RUN_TIMEOUT_S, poll_s=POLL_S)
     if state != "success":

@@ -46,7 +46,7 @@ LARGE_EXTERNAL = Size("1 GB, external data", 4096, 16, external=True)
 
 
 def write(size: Size, folder: Path) -> None:
-    """Write the files that a training run logs: the model, its golden inputs and outputs, and MLflow's ``MLmodel``."""
+    """Write the files that a training run logs: the model, its golden answers and ``MLmodel``."""
     weights = np.random.default_rng(0).standard_normal((size.width, size.width), dtype=np.float32)
     weights /= np.float32(np.sqrt(size.width))
     folder.joinpath("model.onnx").write_bytes(_model(size, weights).SerializeToString())
@@ -145,7 +145,7 @@ class Registry:
         )
 
     def log(self, size: Size, *, direct: bool) -> Logged:
-        """Upload an artifact as that of a new run; its address is S3's (``direct``) or that of MLflow's proxy."""
+        """Upload the artifact of a new run; its address is in S3 (``direct``) or in MLflow's proxy."""
         run = self._client.create_run(self._experiment(direct)).info
         place = run.artifact_uri.removeprefix("s3://mlflow/").removeprefix("mlflow-artifacts:/").lstrip("/")
         key = f"{place}/model" if direct else f"artifacts/{place}/model"

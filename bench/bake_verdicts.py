@@ -2,8 +2,9 @@
 
     python -m bench.bake_verdicts --output docs/bake.json
 
-A run is a bake of 15 minutes with the default settings: a check every 30 s over the last 120 s. The rules are those of
-``ml_code.triton_deploy.rules.bake_rules``, written again with arrays for many runs at once; a test compares the verdicts of both.
+A run is a bake of 15 minutes with the default settings: a check every 30 s over the last 120 s. The rules
+are those of ``ml_code.triton_deploy.rules.bake_rules``, written again with arrays for many runs at once; a
+test compares the verdicts of both.
 """
 
 from __future__ import annotations
@@ -233,7 +234,7 @@ def simulated(cell: Cell, runs: int, seed: int) -> Outcome:
 
 
 def wrong(cell: Cell, outcome: Outcome) -> bool:
-    """Return whether more than 1 % of the verdicts are wrong: a good release is reverted, or a bad one is kept."""
+    """Return whether over 1 % of the verdicts are wrong: a good release reverted, or a bad one kept."""
     allows = cell.requests_per_s * LOOKS * LOOK_S >= ENOUGH
     if cell.rate <= GOOD or (cell.rate == cell.before and allows):
         return outcome.taken_back > 0.01
@@ -241,7 +242,7 @@ def wrong(cell: Cell, outcome: Outcome) -> bool:
 
 
 def table(path: Path) -> str:
-    """Return the outcomes of a file as a Markdown table: the share of reverted releases, and the median time until the revert."""
+    """Return a file's outcomes as a Markdown table: share of reverts, and median time until them."""
     rows = json.loads(path.read_text(encoding="utf-8"))["cells"]
     head = ("requests/s", "failures", "version before", *(f"{rate:.1%}" for rate in RATES))
     kinds = itertools.product(REQUESTS_PER_S, (False, True), (False, True))

@@ -1,4 +1,4 @@
-"""The claims of the documents: the series of each, the series to compare with, the aim, and the reason of a miss. Pure."""
+"""The claims of the documents: series, series to compare with, aim, and reason of a miss. Pure."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def compare(
     new: Mapping[str, Sequence[Series]],
     claimed: Collection[Ratio],
 ) -> list[Comparison]:
-    """Return the ratios to a baseline that both runs have, in the order of the new run, and every claimed ratio.
+    """Return the ratios that both runs have, in the order of the new run, and every claimed ratio.
 
     Args:
         old, new: the series by bench.

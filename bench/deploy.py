@@ -1,7 +1,7 @@
-"""What a deploy costs, from the start of a process to its end: ours, the naive way and NVIDIA's plugin, in turn.
+"""The cost of a deploy as a whole process: ours, the naive way and NVIDIA's plugin, in turn.
 
-Each way deploys a model that is new to Triton, from S3 itself or through MLflow's proxy, in sizes from 1 KB to 1 GB. What it loaded and
-wrote is taken away again before the next one.
+Each way deploys a model that is new to Triton, directly from S3 or through MLflow's proxy, in sizes from 1
+KB to 1 GB. The model is unloaded and its files are removed before the next deploy.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class Deployed:
     """One deploy as a process.
 
     Attributes:
-        cost: of the process.
-        parts: seconds of each part of it, by name; ``load`` is Triton's.
-        served_bytes: what the MLflow server wrote meanwhile.
+        cost: cost of the process.
+        parts: seconds of each part, by name; ``load`` is Triton's load.
+        served_bytes: bytes that the MLflow server wrote meanwhile.
     """
 
     cost: Cost
@@ -61,7 +61,7 @@ class Deployed:
 
 @dataclass
 class Case:
-    """A size, a place, a way, and what was measured of it."""
+    """A size, a place and a way, with the measured deploys."""
 
     size: Size
     place: str
@@ -70,7 +70,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """As in the tables."""
+        """Name in the tables."""
         return f"{self.size.name}, {self.place}: {self.way}"
 
 
@@ -81,8 +81,10 @@ def run(quick: bool) -> list[Series]:
         quick: one round of the smallest size only.
 
     Returns:
-        For each: seconds of the whole process, and of it without Triton's load; MiB at its peak; bytes written, by the process and
-        by the MLflow server, to each byte of the model; for ours the seconds of each step, and of deploys in a running process.
+        For each case: seconds of the whole process, with and without Triton's load; peak memory in MiB;
+            bytes written by the process
+        and the MLflow server, for each byte of the model. For our deploys also the seconds of each step,
+        and of deploys in a running process.
     """
     sizes = {SMALL: 1} if quick else {SMALL: 8, MEDIUM: 4, LARGE: 4, LARGE_EXTERNAL: 4}
     with servers("s3", "mlflow", "triton") as stack:
@@ -107,7 +109,7 @@ class _Bench:
             DIRECT: self._registry.log(size, direct=True),
             PROXIED: self._registry.log(size, direct=False),
         }
-        # The plugin's figure is wanted once, where it is fastest.
+        # The plugin is measured only where it is fastest.
         ways = [(DIRECT, OURS), (DIRECT, NAIVE), (DIRECT, PLUGIN), (PROXIED, OURS), (PROXIED, NAIVE)]
         if size.external:
             ways = ways[:2]
@@ -148,11 +150,11 @@ class _Bench:
         return Deployed(cost, steps(json.loads(output)["times_utc"], cost.began_s, cost.ended_s))
 
     def naive(self, model: str, size: Size) -> Deployed:
-        """See naive.py."""
+        """``bench.naive``."""
         return self._script("bench.naive", model, size)
 
     def plugin(self, model: str, size: Size) -> Deployed:
-        """See plugin.py."""
+        """``bench.plugin``."""
         return self._script("bench.plugin", model, size)
 
     def _script(self, module: str, model: str, size: Size) -> Deployed:
@@ -164,13 +166,13 @@ class _Bench:
         return Deployed(cost, json.loads(output.splitlines()[-1]))
 
     def _again(self, model: str, logged: Logged, size: Size) -> Deployed:
-        """Deploy a new version with the files of the live one, of which training recorded the digest."""
+        """Deploy a new version that has the files of the live one, and whose digest training recorded."""
         folder = ModelFolder.at(self._stack.model_repository, model)
         self._registry.register(model, logged, digest=folder.versions.require(1).digest)
         return self.ours(model, size)
 
     def _in_this_process(self, model: str) -> float:
-        """Deploy where all is imported; returns seconds without Triton's load."""
+        """Deploy in this process, where all modules are imported; return the seconds without the load."""
         request = DeployRequest(model=model, alias="A", deploy_id=f"bench-{model}", actor="bench")
         with mock.patch.dict(os.environ, self._environment):
             deployer = Deployer(Settings.from_env())
@@ -181,7 +183,7 @@ class _Bench:
 
     def _clean_up(self) -> None:
         index = self._triton.get_model_repository_index().models
-        # Ensembles first: what they point at can't be missing.
+        # Unload ensembles before their members, which Triton needs for them.
         for entry in sorted(index, key=lambda entry: entry.name):
             if entry.state == "READY":
                 self._triton.unload_model(entry.name)
@@ -189,7 +191,7 @@ class _Bench:
             shutil.rmtree(folder)
 
     def _server_wrote(self) -> int:
-        """Return the bytes that MLflow's server has written, with its workers."""
+        """Return the bytes that MLflow's server and its workers have written."""
         return written_bytes(self._stack.pid("mlflow"))
 
 
@@ -201,12 +203,12 @@ WAYS: dict[str, Callable[[_Bench, str, Size], Deployed]] = {
 
 
 def running_name(size: Size) -> str:
-    """Return the name of the series of deploys in a process that has imported all it needs."""
+    """Return the name of the series of deploys in a process that has imported all modules."""
     return f"{size.name}, {DIRECT}: ours in a running process, without Triton's load"
 
 
 def plain_config(model: str, size: Size) -> str:
-    """Return the ``config.pbtxt`` of a plain model: what ours has for its engine, with Triton's default, the latest version."""
+    """Return the ``config.pbtxt`` of a plain model: our engine's without its version policy."""
     rows = (-1, size.width)
     schema = Schema((Tensor("x", "FP32", rows),), (Tensor("y", "FP32", rows),))
     config = engine_config(model, 1, schema, {})
@@ -215,12 +217,12 @@ def plain_config(model: str, size: Size) -> str:
 
 
 def steps(times_utc: Mapping[str, str], began_s: float, ended_s: float) -> dict[str, float]:
-    """Return the seconds of each step of a deployment, of the start of its process and of its end.
+    """Return the seconds of each step and of the end of the process; the first step includes the start.
 
     Args:
-        times_utc: when each state was reached, from the deployment's record.
-        began_s: when the process began, seconds since the epoch.
-        ended_s: when it had ended.
+        times_utc: the time of each state, from the deployment's record.
+        began_s: start of the process, seconds since the epoch.
+        ended_s: end of the process, seconds since the epoch.
     """
     reached = {state: datetime.fromisoformat(text).timestamp() for state, text in times_utc.items()}
     ends = [began_s, *(reached[state] for state in STEPS.values())]
@@ -246,7 +248,7 @@ def _series(case: Case, size_bytes: int, names: set[str]) -> list[Series]:
         series("whole process", "s", [one.cost.wall_s for one in measured]),
         series("without Triton's load", "s", [one.own_s for one in measured]),
         series("peak memory", "MiB", [one.cost.peak_mib for one in measured]),
-        # Of a small model the records are more than the model.
+        # For a small model the records are larger than the model.
         series("written", "KiB", [count / 1024 for count in written])
         if size_bytes < 1 << 20
         else series("written", "x size", [count / size_bytes for count in written]),

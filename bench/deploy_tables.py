@@ -21,7 +21,7 @@ COSTS = ("whole process", OWN, "peak memory", "written")
 
 
 def costs(series: Sequence[Series]) -> str:
-    """Return the median costs of each method, and their ratios to the naive way from the same place, as a Markdown table."""
+    """Return the median costs of each method, and the ratios to the naive way, as a Markdown table."""
     by_name = {one.name: one for one in series}
     rows = []
     for case in _cases(by_name, COSTS[0]):

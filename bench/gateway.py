@@ -1,4 +1,4 @@
-"""What the gateway costs: requests a second and latencies of Triton, and of what stands before it, side by side."""
+"""The cost of the gateway: throughput and latencies of Triton alone, behind the gateway, and behind nginx."""
 
 from __future__ import annotations
 
@@ -39,13 +39,15 @@ def requests(model: str, name: str, columns: int) -> dict[str, bytes]:
 
 
 def run(quick: bool) -> list[Series]:
-    """Measure v2 and /predict through the gateway, nginx where it can be had, and Triton itself.
+    """Measure v2 and /predict through the gateway, v2 through nginx if available, and on Triton itself.
 
     Args:
         quick: a few short rounds only.
 
     Returns:
-        For each kind of request and number of connections, requests a second and the latencies' p50 and p99 in milliseconds; a value a round.
+        For each kind of request and number of connections: requests a second, and p50 and p99 of the
+            latencies in milliseconds; a value
+        for each round.
     """
     with site() as ready:
         return _measure(ready, quick)
@@ -68,7 +70,7 @@ def _measure(site: Site, quick: bool) -> list[Series]:
 
 @contextlib.contextmanager
 def _addresses(site: Site) -> Iterator[dict[str, str]]:
-    """Yield the address of each way to the model."""
+    """Yield the address of each server in front of the model, by name."""
     triton, gateway = (site.stack.url(name).removeprefix("http://") for name in ("triton", "gateway"))
     addresses = {TRITON: triton, GATEWAY: gateway}
     with tempfile.TemporaryDirectory(prefix="bench-nginx-") as folder, contextlib.ExitStack() as running:

@@ -1,6 +1,7 @@
-"""HTTP under load: one client process asks servers in turn, so that what the machine does beside them falls on all.
+"""HTTP under load: one client process loads several servers in turn, so that other load hits all of them.
 
-The client writes prepared bytes and looks for the end of the answer; it and the servers share the machine's cores.
+The client writes prepared bytes and reads to the end of the answer; it shares the machine's cores with the
+servers.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _WARM_UP_S = 0.3
 
 @dataclass(frozen=True)
 class Target:
-    """A server, and what it is asked.
+    """A server and the request that it gets.
 
     Attributes:
         address: ``host:port``.
@@ -37,11 +38,11 @@ class Target:
 
 @dataclass(frozen=True)
 class Round:
-    """What one target did in one round.
+    """The figures of one target in one round.
 
     Attributes:
         requests_per_s: answers a second, all connections together.
-        latencies_ms: of every request.
+        latencies_ms: latency of each request, milliseconds.
     """
 
     requests_per_s: float
@@ -60,11 +61,11 @@ def post(path: str, body: bytes, headers: Mapping[str, str] | None = None) -> by
 
 
 class Connection(asyncio.Protocol):
-    """One connection that asks the same again and again.
+    """One connection that repeats a request.
 
     Args:
         request: the whole request.
-        until: when to stop, ``time.perf_counter`` seconds.
+        until: time to stop, ``time.perf_counter`` seconds.
     """
 
     def __init__(self, request: bytes, until: float) -> None:
@@ -113,10 +114,10 @@ class Connection(asyncio.Protocol):
 
 
 async def measure(target: Target, connections: int, duration_s: float) -> Round:
-    """Ask a target over some connections for a while.
+    """Send requests to a target over several connections for a while.
 
     Raises:
-        RuntimeError: an answer has another status than 200; its text is the answer's.
+        RuntimeError: the status of an answer is not 200; the text is the answer.
         ConnectionError: the server closed a connection.
     """
     loop = asyncio.get_running_loop()
@@ -135,7 +136,7 @@ async def measure(target: Target, connections: int, duration_s: float) -> Round:
 def in_turn(
     targets: Mapping[str, Target], connections: int, rounds: int, duration_s: float
 ) -> dict[str, list[Round]]:
-    """Return each target's rounds; every target has its turn in each, after one that warms it up."""
+    """Return the rounds of each target; the targets take turns, after a warm-up each."""
     for target in targets.values():
         uvloop.run(measure(target, connections, _WARM_UP_S))
     measured: dict[str, list[Round]] = {name: [] for name in targets}
@@ -148,13 +149,13 @@ def in_turn(
 def as_series(
     what: str, measured: Mapping[str, Sequence[Round]], *, baseline: str, percentiles: Sequence[int]
 ) -> list[Series]:
-    """Return a series of requests a second and one of each percentile for every target, a value a round.
+    """Return the requests a second and the percentiles of every target as series, a value for each round.
 
     Args:
-        what: what was asked, the beginning of each name.
+        what: kind of the requests, the first part of each name.
         measured: rounds by target, see ``in_turn``.
-        baseline: the target that the others are compared with; one that was not measured compares nothing.
-        percentiles: of the latencies, in percent.
+        baseline: the target that the others are compared with; if it was not measured, none is compared.
+        percentiles: percentiles of the latencies.
     """
 
     def values(figure: Callable[[Round], float]) -> dict[str, list[float]]:

@@ -1,7 +1,8 @@
 """A model in process: the gateway's local backend, and ``mlflow models serve``, each with one worker process.
 
-Both take the same version from the same MLflow by its alias and run it in ONNX Runtime. ``mlflow models serve`` is started as MLflow's guide has it for one's own
-environment (``--env-manager local``), and asked with ``inputs``, its form for tensors. Each has its defaults, and nothing of the model on its disk when it starts.
+Both load the same version from the same MLflow by its alias and run it in ONNX Runtime. ``mlflow models
+serve`` is started as in MLflow's guide for the current environment (``--env-manager local``), and gets
+``inputs``, its form for tensors. Both have their defaults, and start without any file of the model on disk.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from .site import MODEL, servers
 GATEWAY, MLFLOW = "gateway, local backend", "mlflow models serve"
 PERCENTILES = (50, 95, 99)
 ROW = [1.0] * 30
-"""What the classifier that is trained by default takes."""
+"""A row for the classifier that training makes by default."""
 _START_LIMIT_S = 120.0
 _STOP_LIMIT_S = 30.0
 _LOOK_EVERY_S = 0.02
@@ -48,8 +49,9 @@ def run(quick: bool) -> list[Series]:
         quick: one start of each and a few short rounds only.
 
     Returns:
-        Seconds from the start of the process to the first answer; memory of its processes after that in MiB; for 1 and 16
-        connections, requests a second and the latencies' p50, p95 and p99 in milliseconds, a value a round.
+        Seconds from the start of the process to the first answer; memory of its processes after that in
+        MiB; for 1 and 16 connections, requests a second and the latencies' p50, p95 and p99 in
+        milliseconds, a value for each round.
     """
     starts, rounds, duration_s = (1, 2, 0.2) if quick else (5, 6, 1.5)
     with tempfile.TemporaryDirectory(prefix="bench-local-") as folder, servers("s3", "mlflow") as stack:
@@ -92,21 +94,21 @@ def _under_load(targets: Mapping[str, Target], rounds: int, duration_s: float) -
 
 
 class Server:
-    """A server in a process of its own, from its start until the block is left.
+    """A server in a process of its own that runs for the time of a ``with`` block.
 
     Args:
-        command: what starts it.
-        environment: its variables.
-        port: where it listens.
-        path: where it is asked.
-        body: the question.
-        log: file for its output.
+        command: command that starts the server.
+        environment: all environment variables of the server.
+        port: port of the server.
+        path: path of the requests.
+        body: body of the requests.
+        log: file for the server's output.
 
     Attributes:
-        target: it, and what it is asked.
-        answer: the first one.
-        start_s: seconds until that.
-        memory_mib: of its processes after that.
+        target: the server and its request.
+        answer: the first answer.
+        start_s: seconds from the start to the first answer.
+        memory_mib: memory of the server's processes after the first answer, MiB.
     """
 
     def __init__(
@@ -159,7 +161,7 @@ class Server:
         )
 
     def _stop(self) -> None:
-        """End its whole session: ``mlflow models serve`` does not hand a signal on to the server that it started."""
+        """End the whole session: ``mlflow models serve`` does not pass a signal on to its server process."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGTERM)
         try:
@@ -193,7 +195,7 @@ def _gateway(environment: Mapping[str, str], folder: Path) -> Server:
 def _mlflow(environment: Mapping[str, str], folder: Path) -> Server:
     port = free_ports()["gateway"]
     options = f"-m models:/{MODEL}@A --env-manager local --host {LOCAL} --port {port} --workers 1"
-    # It starts ``uvicorn`` by that name.
+    # MLflow starts ``uvicorn`` by name, so the name has to be on PATH.
     path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     return Server(
         command=[sys.executable, "-m", "mlflow", "models", "serve", *options.split()],
@@ -206,14 +208,17 @@ def _mlflow(environment: Mapping[str, str], folder: Path) -> Server:
 
 
 _STARTS = {GATEWAY: _gateway, MLFLOW: _mlflow}
-"""In this order: the pages of libraries that both use count half for whoever starts second, so not for us."""
+"""Our server starts first, which favours MLflow.
+
+Pages of shared libraries count in full for a server that runs alone, and half once both run.
+"""
 
 
 def check_same_answer(ours: Any, theirs: Any) -> None:
-    """Check that both answered the same.
+    """Check that both servers gave the same answer.
 
     Args:
-        ours, theirs: what ``/predict`` and ``/invocations`` gave.
+        ours, theirs: the answers of ``/predict`` and ``/invocations``.
 
     Raises:
         RuntimeError: an output differs.

@@ -1,4 +1,4 @@
-"""The facts of the machine and the software that a figure depends on."""
+"""The facts of the machine and the software that the figures depend on."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ PACKAGES = ("apache-airflow", "mlflow", "numpy", "onnxruntime", "tritonclient")
 
 
 def facts() -> dict[str, str | int | float]:
-    """Return what a reader has to know to compare a figure with another machine's.
+    """Return the facts that a reader needs to compare a figure with that of another machine.
 
-    ``load_average`` is of the last minute before the run: above the number of cores, others were at work.
+    ``load_average`` is that of the last minute before the run; above the number of cores, other programs
+    were running.
     """
     return {
         "processor": _first("/proc/cpuinfo", "model name"),

@@ -1,7 +1,7 @@
-"""Runs a command and writes what it cost: ``python -I -S measured.py FILE COMMAND…``; FILE gets a JSON object.
+"""Runs a command and writes its cost: ``python -I -S measured.py FILE COMMAND…``; FILE gets a JSON object.
 
-A process of its own, because Linux counts the memory of who starts a process into that process's peak: started from here, where
-little more than the interpreter is loaded, the peak is the command's.
+This is a process of its own, because Linux counts the memory of the parent into the peak of a child. This
+process has loaded little more than the interpreter, so the peak is that of the command.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Cost:
-    """What a process took.
+    """The cost of a process.
 
     Attributes:
         status: exit status.
-        began_s, ended_s: seconds since the epoch.
+        began_s, ended_s: start and end, seconds since the epoch.
         wall_s: seconds from start to end.
         cpu_s: seconds of processor time, in all threads.
         peak_mib: largest resident memory, MiB.
-        written_bytes: bytes that it gave to file systems on disks; not what is written to one in memory.
+        written_bytes: bytes written to file systems on disks; a file system in memory does not count.
     """
 
     status: int
@@ -37,7 +37,7 @@ class Cost:
 
 
 def main() -> int:
-    """Run it; returns its exit status."""
+    """Run the command; return its exit status."""
     target, command = Path(sys.argv[1]), sys.argv[2:]
     began_s, started_s = time.time(), time.perf_counter()
     child = os.posix_spawn(command[0], command, os.environ)

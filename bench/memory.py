@@ -1,4 +1,4 @@
-"""What Triton holds in memory while versions are swapped by the hundred: most of them warm, some have to be loaded."""
+"""Triton's memory over hundreds of swaps: most bring back a warm version, some have to load one."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from .series import Series
 from .small_site import SmallSite, revert, small_site
 
 NAMES = {"server": "server", "all": "with its models' processes"}
-"""What ``memory_mib`` returns, as it is called in the table."""
+"""Names in the table for the keys that ``memory_mib`` returns."""
 EVERY = 25
 """Swaps between two samples."""
 
 
 def run(quick: bool) -> list[Series]:
-    """Measure the memory of Triton at every 25th of 500 swaps; one swap in 25 loads the version that it brings back.
+    """Measure the memory of Triton after every 25th of 500 swaps; one swap in 25 has to load its version.
 
     Args:
         quick: 50 swaps only.
 
     Returns:
-        For the server, and with the processes of its models: MiB in the first and in the last quarter of the run, and what came on top
-        by 100 swaps.
+        For the server alone, and with the processes of its models: MiB in the first and in the last quarter
+            of the run, and growth by
+        100 swaps.
     """
     with small_site() as site:
         pid = site.stack.pid("triton")
@@ -33,8 +34,8 @@ def run(quick: bool) -> list[Series]:
 
 
 def _swap(site: SmallSite, number: int) -> None:
-    """Make the other one of versions 1 and 2 live. What was not kept warm has to be loaded by the next swap."""
-    # MLflow need not show each of them: that takes longer than the swap.
+    """Make the other one of versions 1 and 2 live; after every 25th swap the next one has to load."""
+    # Write no tags to MLflow: that takes longer than the swap.
     deployer = site.deployer(
         retention__keep_warm=0 if number % EVERY == 0 else 1, mlflow__feedback_prefix="off"
     )
@@ -44,7 +45,7 @@ def _swap(site: SmallSite, number: int) -> None:
 def sample(
     swap: Callable[[int], None], measure: Callable[[], dict[str, float]], swaps: int
 ) -> list[dict[str, float]]:
-    """Swap so often; return what was measured before the first swap and after every 25th."""
+    """Swap ``swaps`` times; return the samples before the first swap and after every 25th."""
     samples = [measure()]
     for number in range(swaps):
         if number % 100 == 0:
@@ -68,13 +69,13 @@ def _series(name: str, samples_mib: Sequence[float]) -> list[Series]:
 
 
 def growth(samples_mib: Sequence[float], samples_a_unit: float) -> tuple[float, ...]:
-    """Return by how much memory grew, once for each sample of the first half and the one half a run later.
+    """Return the growth of memory from each sample of the first half to the sample half a run later.
 
-    Pairs that are half a run apart even out what is allocated and freed from one sample to the next.
+    The distance of half a run averages over allocations and frees between two samples.
 
     Args:
-        samples_mib: at even distances, at least two.
-        samples_a_unit: how many distances the growth is given for.
+        samples_mib: samples at even distances, at least two.
+        samples_a_unit: number of distances that the growth is given for.
     """
     half = len(samples_mib) // 2
     return tuple(
@@ -84,10 +85,10 @@ def growth(samples_mib: Sequence[float], samples_a_unit: float) -> tuple[float, 
 
 
 def memory_mib(pid: int) -> dict[str, float]:
-    """Return what a Triton holds in memory, MiB resident: ``server``, and ``all`` with the processes of its models."""
+    """Return Triton's resident memory, MiB: ``server`` alone, ``all`` with the processes of its models."""
     resident: dict[int, float] = {}
     for one in tree(pid):
-        # One of a version that is being unloaded may end meanwhile.
+        # The process of a version that is being unloaded may end meanwhile.
         with contextlib.suppress(OSError):
             pages = int(Path(f"/proc/{one}/statm").read_text().split()[1])
             resident[one] = pages * 4096 / MIB

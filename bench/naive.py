@@ -1,7 +1,8 @@
-"""The way of many guides: ``python -m bench.naive MODEL ALIAS REPOSITORY TRITON_URL``; prints the seconds of each part as JSON.
+"""A deploy as in many guides: ``python -m bench.naive MODEL ALIAS REPOSITORY TRITON_URL``.
 
-Download to a temporary directory, copy into the repository, load, look whether it is ready, infer once, write ``current.json``. The
-model's ``config.pbtxt`` is there already, as the guides have it. Nothing is checked, nothing is synced to disk.
+The script prints the seconds of each part as JSON. It downloads to a temporary directory, copies into the
+repository, loads, queries readiness, infers once, and writes ``current.json``. The model's ``config.pbtxt``
+exists already, as in the guides. This deploy checks nothing and syncs nothing to disk.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The naive way, as guides on the net have it: one plain Triton model, whose highest version serves.
+"""The naive way, as in guides on the web: one plain Triton model, whose highest version serves.
 
-A deploy downloads the artifact with ``mlflow.artifacts``, copies ``model.onnx`` below the next version, loads the model over HTTP,
-waits for its ready endpoint, asks it once, and writes ``current.json``. To take a version back its directory is removed, and the
-model is unloaded and loaded again.
+A deploy downloads the artifact with ``mlflow.artifacts``, copies ``model.onnx`` into the folder of the next
+version, loads the model over HTTP, waits for its ready endpoint, sends one request, and writes
+``current.json``. A revert removes the version's folder, and unloads and loads the model.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ output [ {{ name: "y" data_type: TYPE_FP32 dims: [ -1, 2 ] }} ]
 
 
 class NotServed(Exception):
-    """A deploy failed: Triton could not load the version, or it answers wrongly."""
+    """A deploy failed: Triton could not load the version, or the version answers wrongly."""
 
 
 class PlainModel:
-    """The plain model on a site's Triton; nothing is loaded yet.
+    """The plain model on a site's Triton; no version is loaded yet.
 
     Args:
-        site: its MLflow has the versions of ``MODEL``, its repository gets this model as well.
+        site: a site whose MLflow has the versions of ``MODEL``; its repository gets this model as well.
 
     Attributes:
-        loaded_s: when Triton was last told to load, ``time.perf_counter``.
-        verified_s: when the last smoke inference had passed.
+        loaded_s: time of the last call to load, ``time.perf_counter``.
+        verified_s: time at which the last smoke inference had passed, ``time.perf_counter``.
     """
 
     def __init__(self, site: SmallSite) -> None:
-        # mlflow reads it when it is imported, and takes seconds for that.
+        # Imported here, because mlflow reads the variable at its import, which takes seconds.
         os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
         import mlflow
 
@@ -60,10 +60,11 @@ class PlainModel:
         self.loaded_s = self.verified_s = 0.0
 
     def deploy(self) -> None:
-        """Make the version live that the alias names.
+        """Make the version of the alias live.
 
         Raises:
-            NotServed: it can't be loaded or answers wrongly; its directory was removed, and the version before serves again.
+            NotServed: the version can't be loaded or answers wrongly; its folder was removed, and the
+                previous version serves again.
         """
         version = int(self._client.get_model_version_by_alias(MODEL, ALIAS).version)
         with tempfile.TemporaryDirectory() as folder:
@@ -82,7 +83,7 @@ class PlainModel:
             file.write(json.dumps({"active_version": version}))
 
     def take_back(self, version: int) -> None:
-        """Remove a version that serves; the one before serves then."""
+        """Remove the version that serves; the previous one serves then."""
         shutil.rmtree(self._folder / str(version))
         self._post(f"repository/models/{NAIVE}/unload")
         self._load()

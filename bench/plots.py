@@ -1,4 +1,4 @@
-"""Pictures of the figures: medians with their spread, as SVG files that the same values always give byte for byte."""
+"""Pictures of the figures: medians with their spread, as SVG files; equal values give equal bytes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 OTHERS = r"\b(naive|plugin|Triton|nginx|mlflow models serve|bare|limit|cp|nothing happens|an empty task)\b"
-"""What the name of a series that is not ours has in it, as a regular expression."""
+"""Regular expression that finds the names of series of other ways than ours."""
 LOG_FROM = 30
-"""Values that span more than this factor are drawn on a logarithmic scale."""
+"""Values whose largest is more than this many times the smallest get a logarithmic scale."""
 SPREAD = (0.1, 0.9)
-"""Shares of the values between which the line of a series goes."""
+"""The quantiles between which the line of a series is drawn."""
 
-_OURS_COLOUR, _OTHERS_COLOUR = "#0072b2", "#d55e00"  # told apart by who sees no red or no green, too
+_OURS_COLOUR, _OTHERS_COLOUR = "#0072b2", "#d55e00"  # distinct for colour-blind readers, too
 _TEXT, _FAINT, _BAND = "#24292f", "#8c959f", "#f3f5f7"
 _ROW_IN, _FRAME_IN, _WIDTH_IN = 0.27, 1.2, 9.5
 _STYLE: dict[Any, Any] = {
@@ -31,7 +31,7 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": ["DejaVu Sans", "sans-serif"],
     "font.size": 9,
-    # A dollar in a name is a dollar.
+    # A dollar sign in a name does not begin a formula.
     "text.parse_math": False,
     "text.color": _TEXT,
     "axes.labelcolor": _TEXT,
@@ -46,12 +46,12 @@ class Picture:
     """A picture of some series of one benchmark, all of one unit.
 
     Attributes:
-        bench: whose series.
-        name: of the file, below docs/images.
-        unit: of the series that are drawn.
-        title: above them.
-        only: a regular expression for the names of the series that are drawn; default: all.
-        others: one for the names of those that are not ours.
+        bench: the benchmark.
+        name: name of the file, below docs/images.
+        unit: unit of the drawn series.
+        title: title above the drawing.
+        only: regular expression for the names of the drawn series; default: all.
+        others: regular expression for the names of series of other ways than ours.
     """
 
     bench: str
@@ -63,19 +63,19 @@ class Picture:
 
     @property
     def path(self) -> str:
-        """Where it is, seen from the root of the repository."""
+        """Path of the file from the root of the repository."""
         return f"docs/images/{self.name}.svg"
 
     def shown(self, benches: Mapping[str, Sequence[Series]]) -> list[Series]:
-        """Return the series that are drawn."""
+        """Return the drawn series."""
         return [s for s in benches[self.bench] if s.unit == self.unit and re.search(self.only, s.name)]
 
     def drawn(self, benches: Mapping[str, Sequence[Series]]) -> str:
-        """Return it as SVG."""
+        """Return the picture as SVG."""
         return plot(self.title, self.shown(benches), self.unit, self.others)
 
     def is_drawn_from(self, svg: str, benches: Mapping[str, Sequence[Series]]) -> bool:
-        """Return whether a file is this picture of these values."""
+        """Return whether a file's text is this picture of these values."""
         return _mark(self.title, self.shown(benches), self.unit, self.others) in svg
 
 
@@ -114,19 +114,19 @@ PICTURES = (
         title="Requests a second, a model in process",
     ),
 )
-"""What ``make docs`` draws."""
+"""The pictures that ``make docs`` draws."""
 
 
 def plot(title: str, series: Sequence[Series], unit: str, others: str = OTHERS) -> str:
-    """Return the medians of all series that have a unit, with their spread, as SVG.
+    """Return the medians of all series of one unit, with their spread, as SVG.
 
-    A series stands beside its baseline, on one band; bands follow the order of the series.
+    A series and its baseline share a band; bands follow the order of the series.
 
     Args:
-        title: above the drawing.
-        series: of whatever units.
-        unit: of those that are drawn.
-        others: a regular expression for the names of what is not ours.
+        title: title above the drawing.
+        series: series of any units.
+        unit: unit of the series to draw.
+        others: regular expression for the names of series of other ways than ours.
 
     Raises:
         ValueError: no series has that unit.
@@ -140,7 +140,7 @@ def plot(title: str, series: Sequence[Series], unit: str, others: str = OTHERS) 
     rows = [one for band in bands for one in band]
     svg = io.StringIO()
     with mpl.rc_context():
-        # What a reader's own settings file says must not show.
+        # The settings file of the user must not change the picture.
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
         figure = Figure(figsize=(_WIDTH_IN, _FRAME_IN + _ROW_IN * len(rows)), layout="constrained")
@@ -161,7 +161,7 @@ def plot(title: str, series: Sequence[Series], unit: str, others: str = OTHERS) 
 
 
 def clusters(series: Sequence[Series]) -> list[list[Series]]:
-    """Return series together with those that they are compared with, in the order in which they first appear."""
+    """Return groups of a baseline and its series, in the order of their first appearance."""
     found: dict[str, list[Series]] = {}
     for one in series:
         found.setdefault(one.baseline or one.name, []).append(one)
@@ -169,20 +169,20 @@ def clusters(series: Sequence[Series]) -> list[list[Series]]:
 
 
 def is_logarithmic(values: Iterable[float]) -> bool:
-    """Return whether values span so much that the small ones would not be seen otherwise."""
+    """Return whether small values would be invisible on a linear scale."""
     ordered = sorted(values)
     return ordered[0] > 0 and ordered[-1] / ordered[0] > LOG_FROM
 
 
 def _mark(title: str, series: Sequence[Series], unit: str, others: str) -> str:
-    """Return what a picture says of the values that it was drawn from."""
+    """Return the sentence in a picture that identifies its values."""
     drawn = to_json([one for one in series if one.unit == unit])
     text = json.dumps([title, drawn, unit, others], sort_keys=True)
     return f"Drawn from values with sha256 {hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def _kinds(rows: Sequence[Series], others: str) -> list[tuple[str, str, str, list[int]]]:
-    """Return name, colour, marker and rows of ours and of the others; a kind without rows is left out."""
+    """Return name, colour, marker and rows of our series and of the others; skip a kind without rows."""
     theirs = [number for number, one in enumerate(rows) if re.search(others, one.name)]
     ours = [number for number in range(len(rows)) if number not in theirs]
     kinds = [("ours", _OURS_COLOUR, "o", ours), ("other ways, and limits", _OTHERS_COLOUR, "D", theirs)]

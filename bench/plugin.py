@@ -1,9 +1,10 @@
-"""NVIDIA's MLflow plugin for Triton, by what it does: ``python -m bench.plugin MODEL ALIAS REPOSITORY TRITON_URL``.
+"""A deploy as NVIDIA's MLflow plugin does it: ``python -m bench.plugin MODEL ALIAS REPOSITORY TRITON_URL``.
 
-It is on no package index. This follows ``TritonPlugin.create_deployment`` of ``deploy/mlflow-triton-plugin`` in
-triton-inference-server/server: is there such a model, download all of the artifact, copy the model file and the configuration, write
-``mlflow-meta.json``, load over HTTP; started through MLflow's deployments client, which imports what is imported here. Prints the
-seconds of each part as JSON. External data is copied too, which the plugin itself forgets for the ONNX flavor.
+The plugin is on no package index. This follows ``TritonPlugin.create_deployment`` of
+``deploy/mlflow-triton-plugin`` in triton-inference-server/server: it checks that the model is not deployed,
+downloads the whole artifact, copies the model file, writes ``mlflow-meta.json``, and loads over HTTP. The
+imports are those of the plugin and of MLflow's deployments client, which starts it. Prints the seconds of
+each part as JSON. External data is copied too; the plugin itself forgets it for the ONNX flavor.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a process and those that it started use of the machine."""
+"""Memory and writes of a process and its descendants."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ MIB = 1 << 20
 
 
 def memory_bytes(pid: int) -> int:
-    """Return the resident memory of a process and all below it; a page that several processes share is divided among them (PSS)."""
+    """Return the memory of a process and its descendants, with shared pages divided among processes (PSS)."""
     return sum(resident_bytes(Path(f"/proc/{one}/smaps_rollup").read_text()) for one in tree(pid))
 
 
 def tree(pid: int) -> list[int]:
-    """Return the ids of a process and all below it."""
+    """Return the ids of a process and its descendants."""
     children: list[int] = []
     for listing in Path(f"/proc/{pid}/task").glob("*/children"):
         # A thread may end meanwhile.
@@ -24,7 +24,7 @@ def tree(pid: int) -> list[int]:
 
 
 def written_bytes(pid: int) -> int:
-    """Return what a process and all below it have given to file systems on disks."""
+    """Return the bytes that a process and its descendants have written to file systems on disks."""
     return sum(_written_by(one) for one in tree(pid))
 
 

@@ -1,4 +1,4 @@
-"""Commands as whole processes: from the start of the interpreter to its end, with their memory and what they wrote."""
+"""Runs commands as whole processes and measures them: time from start to end, memory and bytes written."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def run(
 
     Args:
         command: an absolute path, and arguments.
-        environment: all of its environment variables.
+        environment: all environment variables of the command.
         timeout_s: longest wait, seconds.
 
     Returns:
-        What it cost, and its standard output.
+        The command's cost and its standard output.
 
     Raises:
-        RuntimeError: it failed; with the end of what it wrote.
+        RuntimeError: the command failed; the text has the end of its output.
     """
     with tempfile.NamedTemporaryFile(suffix=".json") as cost:
         done = subprocess.run(

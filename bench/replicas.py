@@ -1,8 +1,9 @@
-"""What a deploy costs over 1 to 8 Tritons, beside what loading the model alone costs them.
+"""The cost of a deploy over 1 to 8 Tritons, beside the cost of the load alone.
 
-The Tritons are real (Python-based backend, one instance) and share the machine's cores, so that eight loads take longer than one, whoever
-asks for them. The limit is therefore the bare load: the same model, by gRPC, on the same Tritons at once, measured in turn with the
-deploy. What is ours is the deploy without its own load step, as its record has the times. MLflow and S3 are stood in for.
+The Tritons are real (Python-based backend, one instance) and share the machine's cores, so eight loads take
+longer than one in any case. The limit is therefore the bare load: the same model, by gRPC, on the same
+Tritons at the same time, measured in turn with the deploy. Our own share is the deploy without its load
+step, by the times of its record. Fakes replace MLflow and S3.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ STEPS = {
     "smoke": (State.READY, State.VERIFIED),
     "commit": (State.VERIFIED, ""),
 }
-"""Between which states each step is; empty: when the call began, and when it returned."""
+"""The states between which each step lies; empty: the start of the call, and its return."""
 LOAD_TIMEOUT_S = 120.0
 
 
 @dataclass
 class Measured:
-    """What was measured over some Tritons, in milliseconds, a value a round."""
+    """Durations over a number of Tritons, milliseconds, a value for each round."""
 
     deploy: list[float] = field(default_factory=list)
     bare_load: list[float] = field(default_factory=list)
@@ -63,7 +64,7 @@ def run(quick: bool) -> list[Series]:
         quick: on two Tritons only, and a few rounds.
 
     Returns:
-        For each number of Tritons the deploy, the bare load, what the deploy adds to its load, and each of its steps.
+        For each number of Tritons: the deploy, the bare load, the deploy without its load, and each step.
     """
     counts, rounds = ((1, 2), 2) if quick else ((1, 2, 4, 8), 16)
     with _tritons(max(counts)) as (repository, urls), fake_store() as store:
@@ -72,13 +73,13 @@ def run(quick: bool) -> list[Series]:
         for number in range(rounds + 1):
             print(f"  replicas: round {number} of {rounds}", flush=True)
             for count in counts:
-                # The first round warms up, and makes what is loaded by itself.
+                # The first round warms up, and creates the model of the bare load.
                 over[count].measure(measured[count] if number else Measured())
     return series_of(measured)
 
 
 def series_of(measured: Mapping[int, Measured]) -> list[Series]:
-    """Return the series of what was measured by number of Tritons; the first number is the baseline of what is ours."""
+    """Return the series for each number of Tritons; the first number is the baseline of our figures."""
     first = next(iter(measured))
     series = []
     for count, figures in measured.items():
@@ -96,12 +97,12 @@ def series_of(measured: Mapping[int, Measured]) -> list[Series]:
 
 
 def steps_ms(began: datetime, record: Deployment, returned: datetime) -> dict[str, float]:
-    """Return how long each step of a deploy took, in milliseconds; the record has the times to a millisecond.
+    """Return the milliseconds of each step of a deploy; the record's times are exact to a millisecond.
 
     Args:
-        began: when the deploy was called, aware.
-        record: what it returned.
-        returned: when it did, aware.
+        began: time of the call, with a time zone.
+        record: the record that the deploy returned.
+        returned: time of the return, with a time zone.
     """
 
     def at(state: str, otherwise: datetime) -> datetime:
@@ -115,7 +116,7 @@ def steps_ms(began: datetime, record: Deployment, returned: datetime) -> dict[st
 
 @contextlib.contextmanager
 def _tritons(count: int) -> Iterator[tuple[Path, list[str]]]:
-    """Start Tritons on one repository; yield it and the address of each."""
+    """Start Tritons on one repository; yield the repository and the address of each Triton."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, contextlib.ExitStack() as running:
         repository = Path(folder) / "model-repo"
         stacks = []
@@ -127,12 +128,12 @@ def _tritons(count: int) -> Iterator[tuple[Path, list[str]]]:
 
 
 class _Over:
-    """Some of the Tritons, with a model that is on these only.
+    """Some of the Tritons, with a model that only these serve.
 
     Args:
-        repository: the one of all Tritons.
-        urls: addresses of these.
-        store: has the artifacts.
+        repository: the repository of all Tritons.
+        urls: addresses of these Tritons.
+        store: the store of the artifacts.
     """
 
     def __init__(self, repository: Path, urls: Sequence[str], store: FakeStore) -> None:
@@ -144,7 +145,7 @@ class _Over:
         self._tritons = tritons_of(self._settings)
 
     def measure(self, into: Measured) -> None:
-        """Deploy the next version, and load an equal model without us."""
+        """Deploy the next version, and load an equal model without the deployer."""
         began_s, began = time.perf_counter(), datetime.now().astimezone()
         record = self._publisher.deploy(self._model, next(self._versions))
         into.deploy.append(1000 * (time.perf_counter() - began_s))
@@ -163,7 +164,7 @@ class _Over:
         return took_ms
 
     def _copy(self, version: int) -> None:
-        """Make the same model under another name, in which no deploy has a part."""
+        """Copy the model's files to another name, which no deploy touches."""
         ours = ModelFolder.at(self._settings.repository_root, self._model).versions
         bare = ModelFolder.at(self._settings.repository_root, self._bare)
         shutil.copytree(ours.path(version), bare.versions.path(version))

@@ -1,8 +1,9 @@
-"""How cost grows: with the models of a repository, and with the releases of a model.
+"""The growth of cost with the models of a repository, and with the releases of a model.
 
-Repositories of every size are made through the library before anything is measured, and then asked in turn. A thousand models fit no
-real Triton here, so that one is stood in for (see stand_in.py); what a real one says of a few models is measured beside it.
-MLflow is not asked: reconcile and status ask it once or twice for each model, if there is one.
+The library fills repositories of every size before the measurement; then they are measured in turn. A
+thousand models do not fit into a real Triton here, so a fake answers in its place (see site_in_memory.py);
+a real Triton with a few models is measured beside it. There is no MLflow: reconcile and status would send
+it one or two requests for each model.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ PAGE = 20
 
 @dataclass(frozen=True)
 class Task:
-    """Something to measure.
+    """An operation to measure.
 
     Attributes:
-        act: does it once.
-        of: how many it does it for: the time is divided by that.
-        times: how often a round does it, of which the median counts.
-        unit: of the quotient: milliseconds for each of what.
+        act: runs the operation once.
+        of: number of items that the operation handles; the time is divided by it.
+        times: repetitions in a round; their median counts.
+        unit: unit of the quotient, for example milliseconds for each model.
     """
 
     act: Callable[[], object]
@@ -55,7 +56,7 @@ class Task:
     unit: str = "ms"
 
     def measure(self) -> float:
-        """Return the milliseconds."""
+        """Return the duration, milliseconds for each item."""
         spent_s = []
         for _ in range(self.times):
             began_s = time.perf_counter()
@@ -65,7 +66,7 @@ class Task:
 
 
 Sized = Mapping[str, Mapping[int, Task]]
-"""Tasks by what they do, and by the size of what they do it to; the first size is what the others are compared with."""
+"""Tasks by operation and by size; the other sizes are compared with the first."""
 
 
 def run(quick: bool) -> list[Series]:
@@ -75,7 +76,7 @@ def run(quick: bool) -> list[Series]:
         quick: smaller repositories, and a few rounds only.
 
     Returns:
-        A series for each task and size, by task; a value a round.
+        A series for each task and size, by task; a value for each round.
     """
     rounds = 2 if quick else 5
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
@@ -97,10 +98,10 @@ def _measured(what: str, tasks: contextlib.AbstractContextManager[Sized], rounds
 
 
 def in_turn(sized: Sized, rounds: int) -> list[Series]:
-    """Measure tasks round by round, all sizes of one right after another; a first round warms up.
+    """Measure tasks round by round, all sizes of a task one after the other; a first round warms up.
 
     Returns:
-        A series for each task and size, named after both, the first size being the baseline of the others.
+        A series for each task and size, named after both; the first size is the baseline of the others.
     """
     values: dict[tuple[str, int], list[float]] = {
         (what, size): [] for what, by_size in sized.items() for size in by_size
@@ -211,7 +212,7 @@ def _many_releases(root: Path, counts: tuple[int, ...]) -> Iterator[Sized]:
 
 
 def fill_with_releases(root: Path, count: int) -> None:
-    """Deploy one model to a repository, and release the same again until there are so many releases."""
+    """Deploy one model to a repository, and repeat its release until there are ``count`` releases."""
     root.mkdir()
     with fake_store() as store:
         Publisher(store, settings_at(root), [FakeTriton(root)]).deploy(MODEL, 1)

@@ -38,7 +38,10 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """A row of the table. ``ratio`` is of medians; ``ratio_low`` and ``ratio_high`` are its spread, see ``summaries``."""
+    """A row of the table.
+
+    ``ratio`` is that of the medians; ``ratio_low`` and ``ratio_high`` are its spread, see ``summaries``.
+    """
 
     name: str
     unit: str
@@ -77,8 +80,8 @@ def by_way(
 def summaries(series: Sequence[Series]) -> list[Summary]:
     """Return a row for each series.
 
-    The spread of a ratio is its range over the quarters of the run. Both series were measured in turn, so a burst of other load on the machine
-    slows both in the same quarter.
+    The spread of a ratio is its range over the quarters of the run. Both series were measured in turn, so a
+    burst of other load on the machine slows both in the same quarter.
     """
     by_name = {one.name: one for one in series}
     return [_summary(one, by_name.get(one.baseline)) for one in series]

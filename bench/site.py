@@ -1,4 +1,4 @@
-"""The servers that a benchmark runs against, with two versions of a trained model deployed the usual way."""
+"""The servers of a benchmark, with two versions of a trained model deployed in the usual way."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MODEL = "best_model"
 
 @dataclass(frozen=True)
 class Site:
-    """S3, MLflow, Triton and the gateway run; versions 1 and 2 of ``MODEL`` were deployed, 2 is live, 1 is warm."""
+    """S3, MLflow, Triton and the gateway run; of ``MODEL`` version 2 is live and version 1 is warm."""
 
     stack: Stack
     settings: Settings
@@ -37,12 +37,12 @@ class Site:
 
     @property
     def folder(self) -> ModelFolder:
-        """The model's place in the repository."""
+        """The model's folder in the repository."""
         return ModelFolder.at(self.settings.repository_root, MODEL)
 
     @property
     def inputs(self) -> Mapping[str, Any]:
-        """Tensors that every version of the model takes: its golden inputs."""
+        """The golden inputs of version 1, which every version accepts."""
         versions = self.folder.versions
         text = (versions.path(1) / SMOKE_CASE).read_text(encoding="utf-8")
         return smoke_case.parse_case(text, Schema.from_dict(versions.require(1).schema)).inputs
@@ -50,14 +50,14 @@ class Site:
 
 @contextlib.contextmanager
 def servers(*names: str) -> Iterator[Stack]:
-    """Start servers on free ports with nothing on them; they are stopped, and all that they wrote is removed."""
+    """Start empty servers on free ports; at the end stop them and remove their files."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, Stack(Path(folder), names) as stack:
         yield stack
 
 
 @contextlib.contextmanager
 def site() -> Iterator[Site]:
-    """Start the servers, train and deploy; everything is stopped and removed afterwards."""
+    """Start the servers, train and deploy; at the end stop the servers and remove their files."""
     with servers("s3", "mlflow", "triton", "gateway") as stack:
         built = Site(stack, Settings.from_env(stack.environment))
         for seed in (1, 2):

@@ -1,9 +1,10 @@
-"""Where there is no room for a thousand models in a real Triton: one that is stood in for, and deploys to it by the library.
+"""A fake Triton for a thousand models, and deploys to it by the library.
 
-A real Triton with the Python-based backend holds every model in a process of its own, some 50 MB and a third of a second each. What it
-*knows* of them is asked here of the fake of the tests, which is held to the same contract as the real one; over gRPC, from a process
-of its own, so that what an answer costs to send and to read is in the figures. Its own work is done in Python, not in C++.
-MLflow and S3 are stood in for as well; the repository's files are the library's.
+A real Triton with the Python-based backend has a process for each model, which takes some 50 MB and a third
+of a second. Here the fake of the tests, which fulfils the same contract as the real Triton, answers which
+models are loaded. It answers over gRPC from a process of its own, so the figures include the cost to send
+and to read an answer. The fake works in Python, not in C++. Fakes replace MLflow and S3 as well; the
+library writes the files of the repository.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from tests.support.settings import changed
 
 
 class Publisher:
-    """Deploys versions of small models that exist nowhere but here: ``y = x * version``.
+    """Deploys versions of small models that exist in this process only: ``y = x * version``.
 
     Args:
-        store: has the artifacts.
-        settings: of the deploys.
-        tritons: the servers; by default those of the settings.
+        store: the store of the artifacts.
+        settings: settings of the deploys.
+        tritons: the Tritons; default: the Tritons of the settings.
     """
 
     def __init__(self, store: FakeStore, settings: Settings, tritons: Sequence[Triton] | None = None) -> None:
@@ -44,7 +45,7 @@ class Publisher:
         )
 
     def deploy(self, model: str, version: int) -> Deployment:
-        """Register a version, and deploy it."""
+        """Register and deploy a version."""
         uri = f"fake://artifacts/{version}"
         for path, content in files(times(version), triton__golden_json=golden(version)).items():
             self._store.objects.setdefault(f"{uri}/{path}", content)
@@ -58,20 +59,20 @@ class Publisher:
 
 
 def settings_at(root: Path, *urls: str) -> Settings:
-    """Return settings for a repository whose registry is here."""
+    """Return settings for a repository whose registry is in this process."""
     return changed(
         Settings(),
         repository=root,
         triton__grpc_urls=urls or ("stood-in:0",),
         mlflow__alias_wait_s=0,
         transfer__min_free_bytes=0,
-        # A wait for clients, of whom there are none.
+        # There are no clients to wait for.
         triton__settle_s=0,
     )
 
 
 def fill(root: Path, count: int) -> None:
-    """Deploy as many models to a repository."""
+    """Deploy ``count`` models to a new repository."""
     root.mkdir()
     with fake_store() as store:
         publisher = Publisher(store, settings_at(root), [FakeTriton(root)])
@@ -81,7 +82,7 @@ def fill(root: Path, count: int) -> None:
 
 @contextlib.contextmanager
 def served(root: Path) -> Iterator[str]:
-    """Serve what a repository says is live, as a Triton does that was just started; yield its address."""
+    """Serve the live versions of a repository, like a Triton that has just started; yield the address."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(root, theirs), daemon=True)
@@ -90,7 +91,7 @@ def served(root: Path) -> Iterator[str]:
     try:
         yield f"127.0.0.1:{ours.recv()}"
     finally:
-        # It ends when nobody is at the other end any more.
+        # The process ends when this end of the pipe is closed.
         ours.close()
         process.join(timeout=30)
 

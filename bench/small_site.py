@@ -1,4 +1,4 @@
-"""A site with hand-made models of two numbers: it starts in seconds, and one more version costs next to nothing."""
+"""A site with hand-made models of two numbers: quick to start, and a further version costs almost nothing."""
 
 from __future__ import annotations
 
@@ -26,22 +26,25 @@ ALIAS = "A"
 
 @dataclass(frozen=True)
 class SmallSite(Site):
-    """S3, MLflow and Triton run; versions 1 and 2 of ``MODEL`` were deployed, 2 is live, 1 is warm. Version n answers ``n * x``."""
+    """S3, MLflow and Triton run; of ``MODEL`` version 2 is live and version 1 is warm.
+
+    Version n answers ``n * x``.
+    """
 
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def publish(self) -> int:
-        """Register the next version, whose answers are right, and point the alias at it; return it."""
+        """Register the next version, whose answers are right, move the alias to it, and return its number."""
         version = next(self._numbers)
         return self._register(times(version), expected=version)
 
     def publish_wrong(self) -> int:
-        """The same with a version that does not answer as those who trained it expect."""
+        """Do the same with a version whose answers differ from its golden outputs."""
         version = next(self._numbers)
         return self._register(times(version), expected=version + 1)
 
     def publish_unloadable(self) -> int:
-        """The same with a version that is sound ONNX with an operator that no runtime has."""
+        """Do the same with a version that is valid ONNX, with an operator that no runtime has."""
         return self._register(unknown_operator(), expected=next(self._numbers))
 
     def _register(self, model: onnx.ModelProto, expected: float) -> int:
@@ -51,7 +54,7 @@ class SmallSite(Site):
 
 @contextlib.contextmanager
 def small_site() -> Iterator[SmallSite]:
-    """Start the servers and deploy two versions; everything is stopped and removed afterwards."""
+    """Start the servers and deploy two versions; at the end stop the servers and remove their files."""
     with servers("s3", "mlflow", "triton") as stack:
         built = SmallSite(stack, Settings.from_env(stack.environment))
         for _ in range(2):
@@ -61,12 +64,12 @@ def small_site() -> Iterator[SmallSite]:
 
 
 def deploy(deployer: Deployer) -> Deployment:
-    """Deploy what the alias names."""
+    """Deploy the version of the alias."""
     return deployer.deploy(DeployRequest(model=MODEL, alias=ALIAS, deploy_id=_new_id(), actor="bench"))
 
 
 def revert(deployer: Deployer, version: int) -> Deployment:
-    """Make a version live again that was live before."""
+    """Revert to a version that was live before."""
     return deployer.revert(RevertRequest(model=MODEL, deploy_id=_new_id(), version=version, actor="bench"))
 
 

@@ -1,4 +1,4 @@
-"""Clients in processes of their own: ask a model at a steady rate, and remember when which version answered."""
+"""Clients in processes of their own, which send requests at a steady rate and record the answers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ class Answer:
     """One request.
 
     Attributes:
-        asked_s: when it was to be asked, ``time.perf_counter``, the same clock in every process of a machine. A client that
-            waits for an answer asks the next one late, and that delay counts: a user would have had it.
-        answered_s: when it was answered or had failed.
-        version: the version that answered, or 0 when the request failed.
+        asked_s: time at which the request was due, ``time.perf_counter``, the same clock in every process
+            of a machine. A client that waits for an answer sends the next request late. That delay counts,
+            because a user would have had it.
+        answered_s: time of the answer or the failure.
+        version: the version that answered; 0 if the request failed.
     """
 
     asked_s: float
@@ -28,17 +29,17 @@ class Answer:
 
 
 Asked = list[Sequence[Answer]]
-"""What each client saw."""
+"""The answers of each client."""
 
 
 class Clients:
-    """Several clients, each in a process of its own, that ask one model after the other.
+    """Several clients, each in a process of its own; all send requests to the same model at a time.
 
     Args:
         url: ``host:port`` of Triton's gRPC endpoint.
-        inputs: tensors by name, which every model that is asked takes.
-        number: how many clients.
-        per_second: requests a second of each.
+        inputs: tensors by name, which every such model accepts.
+        number: number of clients.
+        per_second: requests a second of each client.
     """
 
     def __init__(self, url: str, inputs: Mapping[str, Any], number: int, per_second: float) -> None:
@@ -52,7 +53,7 @@ class Clients:
             self._processes.append(context.Process(target=_ask, args=arguments, daemon=True))
 
     def __enter__(self) -> Self:
-        """Start the processes; they ask nothing yet."""
+        """Start the processes; they send no request yet."""
         for process in self._processes:
             process.start()
         return self
@@ -65,16 +66,16 @@ class Clients:
             if error is None:
                 pipe.send(None)
             else:
-                # It may be in the middle of asking.
+                # The client may be in the middle of its requests, and not read the pipe.
                 process.terminate()
             process.join(timeout=30)
 
     @contextlib.contextmanager
     def asking(self, model: str) -> Iterator[Asked]:
-        """Ask a model while the block runs; every client was answered once before it begins.
+        """Send requests to a model while the block runs; every client had an answer before the block begins.
 
         Yields:
-            What each client saw, filled in when the block has ended.
+            The answers of each client, filled in after the block.
         """
         asked: Asked = []
         self._tell(model)
@@ -89,7 +90,11 @@ class Clients:
 
 
 def _ask(url: str, inputs: dict[str, Any], pause_s: float, pipe: Any) -> None:
-    """Ask the model that ``pipe`` names until it says anything else; give the answers back; and again, until it says None."""
+    """Serve one end of a client's pipe.
+
+    Read a model from ``pipe``, send it requests until the next message, send the answers back, and repeat;
+    None ends it.
+    """
     from tritonclient.grpc import InferenceServerClient, InferInput
     from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 

@@ -1,4 +1,4 @@
-"""A stop-watch for scripts that are measured part by part."""
+"""A stop-watch for the parts of a script."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 
 class Laps:
-    """Runs from when it is made.
+    """A stop-watch that runs from its creation.
 
     Attributes:
         took_s: seconds of each part, by name.
@@ -17,6 +17,6 @@ class Laps:
         self._clock = time.perf_counter()
 
     def end(self, part: str) -> None:
-        """Note that a part ends now, and the next one begins."""
+        """Record the end of a part; the next one begins."""
         self.took_s[part] = time.perf_counter() - self._clock
         self._clock = time.perf_counter()

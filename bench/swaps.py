@@ -1,10 +1,12 @@
-"""What clients live through when a version is swapped in, fails or is taken back: ours and the naive way.
+"""The effect on clients of a deploy, a failed deploy and a revert: ours and the naive way.
 
-Three clients ask the public name 100 times a second each, by gRPC. Every action has a window under them, and so has nothing at all:
-what is slow then is the machine. The windows of a round follow each other, so what the machine does beside them falls on all.
+Three clients send 100 requests a second each to the public name, by gRPC. Every action has a window of this
+traffic. One window has no action: a slow request in it is due to the machine. The windows of a round follow
+each other, so other load on the machine hits all of them.
 
-Triton's Python-based backend starts a process for each version that it loads, which imports ONNX Runtime and shares the cores with the
-clients' requests; so one window has just such a process, which no Triton knows of.
+Triton's Python-based backend starts a process for each version that it loads. This process imports ONNX
+Runtime and shares the cores with the clients' requests. So one window has only such a process, without a
+Triton.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from .steady_clients import Answer, Asked, Clients
 
 CLIENTS, REQUESTS_PER_S = 3, 100
 BEFORE_S, AFTER_S = 0.2, 0.4
-"""How long before an action its window begins, and how long after it it ends at the earliest, seconds."""
+"""Length of a window before its action, and least length after the action, seconds."""
 
 CONTROL = "nothing happens: slowest request"
 STARTS = "a process imports ONNX Runtime: slowest request"
@@ -63,18 +65,19 @@ BASELINES = {
     COLD: WARM,
     NAIVE_BACK: WARM,
 }
-"""Every window of a round, and what its time is compared with."""
+"""Every window of a round, and the window that its time is compared with."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Action:
-    """Something that was done.
+    """An action of a window.
 
     Attributes:
-        version: the version that it brought in, or tried to.
-        verified_s: when that version had been verified, ``time.perf_counter``; infinite when it never was.
-        since_s: when the time that is measured begins.
-        returned_s: when it ends: for a deploy that failed, when it had been undone. None for when all clients have the version.
+        version: the version that the action made live, or tried to.
+        verified_s: time at which the version was verified, ``time.perf_counter``; infinite if it never was.
+        since_s: start of the measured time.
+        returned_s: end of the measured time, for a failed deploy the end of its rollback; None: the time
+            ends when all clients get the version.
     """
 
     version: int
@@ -85,19 +88,19 @@ class Action:
 
 @dataclass(frozen=True)
 class Window:
-    """What the clients saw while something was done, or nothing."""
+    """The answers of the clients during an action, or without one."""
 
     asked: Asked
     action: Action | None
 
     @property
     def answers(self) -> Iterable[Answer]:
-        """What all of them saw."""
+        """The answers of all clients."""
         return itertools.chain.from_iterable(self.asked)
 
     @property
     def value_ms(self) -> float:
-        """How long it took; when nothing was done, how long the slowest request did."""
+        """Duration of the action; without an action, of the slowest request."""
         if self.action is None:
             return counting.slowest_ms(self.answers)
         if self.action.returned_s is not None:
@@ -106,7 +109,7 @@ class Window:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What was counted."""
+        """Number of all requests, of failed and of slow ones, and of answers by an unverified version."""
         action = self.action
         return {
             "requests": sum(1 for _ in self.answers),
@@ -119,7 +122,7 @@ class Window:
 
 
 def run(quick: bool) -> list[Series]:
-    """Measure, in milliseconds, what each action takes, and count what its clients had of it.
+    """Measure the duration of each action, milliseconds, and count the effects on its clients.
 
     Args:
         quick: one round only, of shorter windows.
@@ -160,7 +163,7 @@ def _series(windows: dict[str, list[Window]]) -> list[Series]:
 
 
 def _sum(counts: Iterable[Mapping[str, int]]) -> Mapping[str, int]:
-    """Add up what several windows counted."""
+    """Return the sums of the counts of several windows."""
     total: dict[str, int] = {}
     for one in counts:
         for what, count in one.items():
@@ -169,13 +172,13 @@ def _sum(counts: Iterable[Mapping[str, int]]) -> Mapping[str, int]:
 
 
 class _Rounds:
-    """Does everything once a round, each in a window of its own.
+    """Runs every action once in a round, each in a window of its own.
 
     Args:
-        site: version 2 is live.
-        naive: version 2 is live.
-        clients: they ask.
-        window_s: how long a window is at least, seconds.
+        site: the site; version 2 is live.
+        naive: the plain model; version 2 is live.
+        clients: the clients.
+        window_s: least length of a window, seconds.
     """
 
     def __init__(self, site: SmallSite, naive: PlainModel, clients: Clients, window_s: float) -> None:
@@ -186,7 +189,7 @@ class _Rounds:
         self._windows: dict[str, list[Window]] = {name: [] for name in BASELINES}
 
     def measure(self, rounds: int) -> dict[str, list[Window]]:
-        """Return every window by what was done in it."""
+        """Return the windows by the name of their action."""
         for number in range(rounds):
             print(f"  swaps: round {number + 1} of {rounds}", flush=True)
             self._round()
@@ -207,13 +210,13 @@ class _Rounds:
         self._window(UNLOADABLE, MODEL, lambda: self._fail(unloadable))
         self._window(NAIVE_UNLOADABLE, NAIVE, lambda: self._fail_naive(unloadable))
         self._window(WARM, MODEL, lambda: self._revert(2))
-        # What is not kept warm has to be loaded the next time.
+        # Without a warm version the next revert has to load.
         revert(site.deployer(retention__keep_warm=0), swapped_in)
         self._window(COLD, MODEL, lambda: self._revert(2))
         self._window(NAIVE_BACK, NAIVE, lambda: self._revert_naive(swapped_in, 2))
 
     def _window(self, name: str, model: str, act: Callable[[], Action | None]) -> None:
-        """Do something while the clients ask a model."""
+        """Run an action while the clients send requests to a model."""
         with self._clients.asking(model) as asked:
             began_s = time.perf_counter()
             time.sleep(BEFORE_S)
@@ -260,7 +263,7 @@ class _Rounds:
     def _revert_naive(self, bad: int, version: int) -> Action:
         called_s = time.perf_counter()
         self._naive.take_back(bad)
-        # It was verified when it was deployed.
+        # The version was verified in its deploy.
         return Action(version=version, verified_s=-math.inf, since_s=called_s)
 
 
@@ -269,11 +272,11 @@ def _undone(version: int, called_s: float) -> Action:
 
 
 class _Watched(Deployer):
-    """Remembers when the candidate had been verified, and when the switch was flipped.
+    """A deployer that records when the candidate was verified, and when the switch was flipped.
 
     Attributes:
-        verified_s: when the smoke test had passed, ``time.perf_counter``.
-        triton: the Triton that it deploys to.
+        verified_s: time at which the smoke test had passed, ``time.perf_counter``.
+        triton: the Triton of the deploys.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -289,7 +292,7 @@ class _Watched(Deployer):
 
 
 class _WatchedTriton(GrpcTriton):
-    """Remembers when it was told to flip the switch: ``flipped_s``."""
+    """A Triton client that records the time of the call that flips the switch: ``flipped_s``."""
 
     flipped_s = math.inf
 

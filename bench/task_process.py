@@ -1,7 +1,7 @@
-"""``python -m bench.task_process``: what Airflow's processes import, measured from inside; started by ``bench.airflow``.
+"""``python -m bench.task_process``: measures the imports of Airflow's processes; ``bench.airflow`` starts it.
 
-The process imports ``airflow.sdk`` and a bare DAG file, and forks for each file and each task, as Airflow does: so each is measured with
-nothing imported but Airflow. A task runs its real code on the real servers.
+The process imports ``airflow.sdk`` and a bare DAG file, and forks for each file and each task, as Airflow
+does: so each is measured with nothing imported but Airflow. A task runs its real code on the real servers.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Any
 
 
 class ImportClock:
-    """Counts, while it is entered, the time that threads spend in import statements.
+    """Counts the time that threads spend in import statements inside a ``with`` block.
 
-    One that runs in another is counted once. What is imported already costs next to nothing.
+    A nested import counts once. The import of a loaded module costs almost nothing.
     """
 
     def __init__(self) -> None:
@@ -54,10 +54,10 @@ class ImportClock:
 
 
 def in_a_fork(work: Callable[[], float]) -> float:
-    """Return what ``work`` returns in a process that is forked for it.
+    """Run ``work`` in a forked process, and return its result.
 
     Raises:
-        RuntimeError: it failed there; the traceback is on stderr.
+        RuntimeError: ``work`` failed; the traceback is on stderr.
     """
     reader, writer = os.pipe()
     pid = os.fork()
@@ -80,16 +80,16 @@ def in_a_fork(work: Callable[[], float]) -> float:
 
 
 def import_s(module: str) -> float:
-    """Import a module and return how long that took, seconds."""
+    """Import a module and return the time that it took, seconds."""
     began_s = time.perf_counter()
     importlib.import_module(module)
     return time.perf_counter() - began_s
 
 
 def imports_of_task_s(dag: Any, task_id: str, context: dict[str, Any]) -> float:
-    """Run a task as Airflow's process does, and return how long its imports took, seconds."""
+    """Run a task as Airflow's task process does, and return the time of its imports, seconds."""
     task = dag.get_task(task_id)
-    # A task function asks for the context; an operator is given it.
+    # A task function calls for the context; an operator gets it as an argument.
     vars(importlib.import_module("ml_code.airflow_provider.tasks"))["get_current_context"] = lambda: context
     work = getattr(task, "python_callable", None)
     with ImportClock() as clock:
@@ -98,7 +98,7 @@ def imports_of_task_s(dag: Any, task_id: str, context: dict[str, Any]) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, and print the result as a line of JSON; returns the exit status."""
+    """Measure, and print the result as a line of JSON; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.task_process", description=__doc__)
     parser.add_argument("--bare", required=True, help="module of a DAG file that uses Airflow only")
     parser.add_argument("--files", nargs="+", required=True, help="modules of the DAG files")

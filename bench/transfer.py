@@ -1,7 +1,7 @@
-"""How near a transfer is to what the server gives: ours, with its sha256, beside bare ranged reads of the same object and ``cp``.
+"""The time of a transfer with sha256, beside bare ranged reads of the same object, the limit, and ``cp``.
 
-The S3 servers are rclone's and, on Debian 12, Ceph's RADOS Gateway; both keep the object in memory that the system caches or in memory of
-their own, so the network is the loopback and the disk takes the writes.
+The S3 servers are rclone and, on Debian 12, Ceph's RADOS Gateway. Both serve the object from memory over
+the loopback, so the disk only takes the writes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LIMIT, OURS, COPY = "bare ranged reads", "ours, with sha256", "cp"
 
 
 def run(quick: bool) -> list[Series]:
-    """Measure seconds from the first request until the last byte is handed to the file system.
+    """Measure the seconds from the first request until the file system has the last byte.
 
     Args:
         quick: two rounds with 128 MiB, else five with 1 GiB.
@@ -84,7 +84,7 @@ def _measure(
 
 
 def bare(url: str, target: Path, size: int) -> None:
-    """Read an object in ranges side by side into its place in a file, and do nothing else."""
+    """Read an object in parallel ranges into a file, and do nothing else."""
     pool = urllib3.PoolManager(maxsize=STREAMS)
     fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
 

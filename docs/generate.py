@@ -1,4 +1,4 @@
-"""Writes the generated parts of the documents, between their markers, and the pictures of the figures: ``make docs``."""
+"""Writes the generated parts of the documents, between their markers, and the pictures: ``make docs``."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def neighbours_table() -> str:
 
 
 def rooms_drawing() -> str:
-    """Return the imports between the rooms of the library as a drawing, without arrows that follow from others."""
+    """Return the imports between the rooms as a drawing, without arrows that follow from others."""
     graph = grimp.build_graph("ml_code", exclude_type_checking_imports=True)
     rooms = [room for layer in _layers()[LIBRARY] for room in layer]
     owner = {

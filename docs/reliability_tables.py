@@ -1,4 +1,4 @@
-"""The tables of ``docs/reliability.md``, from the figures that ``make soak`` wrote into ``docs/reliability.json``."""
+"""The tables of ``docs/reliability.md``, from ``docs/reliability.json``, which ``make soak`` writes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def moments_table() -> str:
 
 
 def runs_table(section: str) -> Callable[[], str]:
-    """Return a function that returns the figures of one section of the soak as a Markdown table, a row for each figure."""
+    """Return a function that returns one section of the soak as a Markdown table, a row for each figure."""
 
     def render() -> str:
         rows = [
@@ -111,7 +111,7 @@ def sweeps_table() -> str:
 
 
 def candidates_table() -> str:
-    """Return the effect of candidates on clients as a Markdown table: a row for each candidate, a column for each set of servers."""
+    """Return the effect of candidates on clients as a Markdown table: candidates by sets of servers."""
     cells: dict[str, dict[str, dict[str, Any]]] = {}
     for name, cell in reliability().get("candidates", {}).items():
         row, _, column = name.rpartition(": ")

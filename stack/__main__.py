@@ -32,7 +32,8 @@ _AGAIN_S = 0.05
 def services_here() -> list[str]:
     """Return the services that ``up`` starts.
 
-    Without Prometheus no release bakes, so no task waits in a triggerer, and ``up`` starts none. The receiver follows aliases.
+    Without Prometheus no release bakes, so no task waits in a triggerer, and ``up`` starts none. The
+    receiver follows aliases.
     """
     if prometheus.installed() is not None:
         return list(known.WITH_PROMETHEUS)
@@ -100,7 +101,7 @@ def up_distributed(state_dir: Path) -> int:
 
 @contextlib.contextmanager
 def _until_interrupted(servers: Stack | Distributed, state_dir: Path) -> Iterator[Path]:
-    """Start the servers, yield the file with their environment, and stop them after the block or at Ctrl-C."""
+    """Start the servers, yield the file with their environment, and stop them at the end or at Ctrl-C."""
     try:
         print("starting (the first time takes longest) ...", flush=True)
         servers.start()
@@ -198,8 +199,8 @@ def _listen_for_the_end() -> None:
     for number in _ENDS:
         signal.signal(number, _interrupt)
     sys.unraisablehook = _interrupt_again
-    # make blocks SIGINT for this process, because before this line Ctrl-C would print a traceback. A shell script starts
-    # background jobs with SIGINT ignored.
+    # make blocks SIGINT for this process, because before this line Ctrl-C would print a traceback. A shell
+    # script starts background jobs with SIGINT ignored.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
 
 
@@ -208,7 +209,10 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _interrupt_again(dropped: Any) -> None:
-    """Send the signal again: Python drops an exception of a finalizer, and many finalizers run while a start imports."""
+    """Send the signal again if a finalizer got it: Python drops the exceptions of finalizers.
+
+    Many finalizers run during the imports of a start.
+    """
     if isinstance(dropped.exc_value, KeyboardInterrupt):
         signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
     else:

@@ -11,7 +11,7 @@ from .errors import StackError
 
 
 class Claim:
-    """The right to use a state directory: a lock on a file in the directory; the file names the process that holds the lock.
+    """The right to use a state directory: a lock on a file, which names the process that holds the lock.
 
     The guard of the stack's processes inherits the lock, so a stack that is still stopping holds it, too.
     """
@@ -23,7 +23,7 @@ class Claim:
         self._descriptor: int | None = None
 
     def take(self) -> None:
-        """Take the lock; no effect if this object already holds it. If another stack holds the lock, nothing is changed.
+        """Take the lock, before any change in the directory; no effect if this object already holds it.
 
         Raises:
             StackError: another stack holds the lock; the text names its process.

@@ -1,4 +1,4 @@
-"""Programs of Debian 12: apt downloads and checks the packages, and they are unpacked into a cache folder, not installed."""
+"""Programs of Debian 12, downloaded and checked by apt, and unpacked into a cache folder, not installed."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ _RULE = 2
 
 
 def unpacked(cache: Path, packages: Sequence[str], needed: tuple[str, ...] = ("",)) -> Path:
-    """Return a folder that stands for ``/``, with these packages and their dependencies; packages that every Debian has are left out.
+    """Return a folder that stands for ``/`` and has these packages and their dependencies.
 
-    The packages that the system has installed make no difference, because a program looks for its data beside itself. Processes that call
-    this at the same time wait for each other. Delete ``cache`` to get newer packages.
+    Packages that every Debian has are left out. The packages that the system has installed make no
+    difference, because a program looks for its data beside itself. Processes that call this at the same
+    time wait for each other. Delete ``cache`` to get newer packages.
 
     Args:
         cache: the folder above.
         packages: Debian's names.
-        needed: prefixes of package names: of these packages and their dependencies, only matching ones are unpacked.
+        needed: prefixes of package names: of these packages and their dependencies, only matching ones are
+            unpacked.
 
     Raises:
         StackError: this system is not Debian 12, or apt can't provide the packages.
@@ -79,8 +81,8 @@ def _download(work: Path, packages: Sequence[str], needed: tuple[str, ...]) -> l
     (archives / "partial").mkdir(parents=True)
     (work / "lists" / "partial").mkdir(parents=True)
     (work / "status").touch()
-    # apt changes nothing of the system here, so it needs no lock and no root. With an empty status file it treats every
-    # package as not installed.
+    # apt changes nothing of the system here, so it needs no lock and no root. With an empty status file it
+    # treats every package as not installed.
     options = [
         "Debug::NoLocking=true",
         f"Dir::Cache={work}",
@@ -90,7 +92,8 @@ def _download(work: Path, packages: Sequence[str], needed: tuple[str, ...]) -> l
     try:
         return _fetch(options, archives, packages, needed)
     except StackError:
-        # The package lists of the system are empty or out of date: use lists of our own, and leave the system's untouched.
+        # The package lists of the system are empty or out of date: use lists of our own, and leave the
+        # system's untouched.
         options.append(f"Dir::State::lists={work / 'lists'}")
         _apt_get(options, ["update"], work)
         return _fetch(options, archives, packages, needed)

@@ -1,4 +1,4 @@
-"""The main job end to end on real servers: deploy two versions, roll a broken one back, and revert, without a failed request."""
+"""The main job end to end on real servers: two deploys, a rollback and a revert, without a failed request."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Client:
 
 
 class Demo:
-    """Train two versions, deploy both, fail to deploy a broken one, revert, and show that the client saw no error."""
+    """Deploys two versions, fails to deploy a broken one, reverts, and shows that no request failed."""
 
     def __init__(self, stack: Stack, step: Steps) -> None:
         self._stack = stack
@@ -301,7 +301,7 @@ class Trained:
             mlflow.MlflowClient(self._uri).set_registered_model_alias(MODEL, ALIAS, str(version))
 
     def register_broken(self) -> None:
-        """Register version 2's model with the sign of its weights flipped, and with version 2's golden answers."""
+        """Register version 2's model with flipped signs of its weights, and version 2's golden answers."""
         import onnx
 
         model = onnx.load_model_from_string(self._second.onnx)
@@ -332,7 +332,7 @@ class Trained:
 
 
 def _tell_staging(record: Any) -> None:
-    """Print the result of the staging Triton, if it tried the candidate; a revert to a warm version needs no such trial."""
+    """Print the result of the staging Triton, if any: a revert to a warm version needs no such trial."""
     if staging := record.staging:
         said = {
             "passed": "it loaded there and answered",
@@ -343,7 +343,7 @@ def _tell_staging(record: Any) -> None:
 
 
 def _step_times(times_utc: Mapping[str, str]) -> str:
-    """Return the duration of each step, Airflow's share included, from the times at which each state was recorded."""
+    """Return the duration of each step from the recorded times of the states; includes Airflow's share."""
     names = {
         "materialized": "materialize",
         "loaded": "load",

@@ -20,9 +20,10 @@ _OF_ONE_HOST = ("AIRFLOW_HOME", "NO_PROXY")
 class Distributed:
     """A center and several hosts.
 
-    The center has PostgreSQL, Redis, S3, MLflow, a staging Triton, and Airflow with Celery. Each host has a worker, a Triton and a
-    gateway. The hosts are processes of this machine with folders of their own. Airflow knows them as ``host-1``, ``host-2`` and so on.
-    Each host is a ``Stack``, so a test can kill and stop its processes.
+    The center has PostgreSQL, Redis, S3, MLflow, a staging Triton, and Airflow with Celery. Each host has a
+    worker, a Triton and a gateway. The hosts are processes of this machine with folders of their own.
+    Airflow knows them as ``host-1``, ``host-2`` and so on. Each host is a ``Stack``, so a test can kill and
+    stop its processes.
 
     Attributes:
         center: the stack of the center.
@@ -45,7 +46,8 @@ class Distributed:
         Args:
             state_dir: folder for all files; the model repository is ``model-repo`` in it.
             count: number of hosts.
-            ports: a port for each name in ``stack.ports.DEFAULT_PORTS``, for the center and the first host; default: free ones.
+            ports: a port for each name in ``stack.ports.DEFAULT_PORTS``, for the center and the first host;
+                default: free ones.
             dags: the folder that Airflow parses.
             dag_ids: DAGs that must be parsed before Airflow counts as ready.
             environment: further variables for every process.
@@ -91,7 +93,7 @@ class Distributed:
         self.stop()
 
     def start(self, timeout_s: float = 300) -> None:
-        """Start the center, then the hosts, and return when all are ready. If a start fails, no process is left running.
+        """Start the center, then the hosts; return when all are ready. A failed start leaves no process.
 
         Args:
             timeout_s: longest wait for the center, and for each host, seconds.

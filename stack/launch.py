@@ -1,12 +1,14 @@
 """Starts a process that cannot outlive the stack. Run as a script; needs the standard library only.
 
 ``launch.py run SPEC`` becomes the program that the JSON file SPEC describes (``argv``, ``env``).
-``launch.py guard SPEC`` runs that program as a child and, when the child ends, kills every process that it left behind.
+``launch.py guard SPEC`` runs that program as a child and, when the child ends, kills every process that it
+left behind.
 
-Both ask the kernel for a SIGTERM when their parent dies, so a ``kill -9`` of the Python process that started the stack, or of
-supervisord, takes all servers down. The guard is a subreaper (prctl(2), PR_SET_CHILD_SUBREAPER): an orphan below it, even in a
-session of its own, becomes its child, and the guard finds it at the end. When a program dies, the guard kills the rest of its
-process group, with all descendants, within a second: a killed scheduler would leave workers that hold its locks in the database.
+Both ask the kernel for a SIGTERM when their parent dies, so a ``kill -9`` of the Python process that
+started the stack, or of supervisord, takes all servers down. The guard is a subreaper (prctl(2),
+PR_SET_CHILD_SUBREAPER): an orphan below it, even in a session of its own, becomes its child, and the guard
+finds it at the end. When a program dies, the guard kills the rest of its process group, with all
+descendants, within a second: a killed scheduler would leave workers that hold its locks in the database.
 """
 
 from __future__ import annotations
@@ -90,7 +92,8 @@ def _kill_orphans_of_the_dead(living: int) -> None:
 
 
 def _kill_what_is_left() -> None:
-    # The children of a killed child become children of this process, so the loop ends when the whole tree is gone.
+    # The children of a killed child become children of this process, so the loop ends when the whole tree
+    # is gone.
     while True:
         for pid in _children(os.getpid()):
             os.kill(pid, signal.SIGKILL)

@@ -29,8 +29,9 @@ DEFAULT_PORTS: Mapping[str, int] = {
 FREE_RANGE = range(10_000, 32_000)
 """The ports that ``free_ports`` picks from.
 
-The range is below the kernel's range for outgoing connections (32768 up), so that a picked port stays free until its server binds it some
-seconds later. Processes that pick ports at the same time set this to ranges that don't overlap.
+The range is below the kernel's range for outgoing connections (32768 up), so that a picked port stays free
+until its server binds it some seconds later. Processes that pick ports at the same time set this to ranges
+that don't overlap.
 """
 
 

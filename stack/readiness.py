@@ -1,4 +1,4 @@
-"""Checks that a server does its work. Each returns None, or a text that says what is missing."""
+"""Checks that a server does its work. Each returns None, or a text with the missing part."""
 
 from __future__ import annotations
 
@@ -80,13 +80,14 @@ def worker_answers(broker_url: str, node: str, api_url: str) -> str | None:
 
 
 def airflow_runs(url: str, login: tuple[str, str], dag_ids: Collection[str], since: datetime) -> str | None:
-    """Check that scheduler and dag-processor beat, ``dag_ids`` are parsed, and the API that tasks call answers.
+    """Check that scheduler and dag-processor beat, DAGs are parsed, and the API that tasks call answers.
 
     Raises:
         StackError: a DAG file failed to import after ``since``; the text has the traceback.
     """
     try:
-        # The first request for this API creates it: that takes seconds, in which the API server answers no request.
+        # The first request for this API creates it: that takes seconds, in which the API server answers no
+        # request.
         _request("GET", f"{url}/execution/health")
         health = _request("GET", f"{url}/api/v2/monitor/health")
         for component in ("metadatabase", "scheduler", "dag_processor"):

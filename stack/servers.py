@@ -1,4 +1,4 @@
-"""The embedded stack as an object: start it, ask for addresses and files, kill a process on purpose, stop it."""
+"""The embedded stack as an object: start it, ask for its addresses, kill a process on purpose, stop it."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ DEPLOY_DAG = "mlflow_to_triton_deploy"
 class Stack:
     """Real servers on 127.0.0.1, supervised.
 
-    supervisord restarts a process that dies. All processes end with the thread that called ``start``, whatever ends that thread, so
-    call ``start`` from a thread that lives as long as the stack should.
+    supervisord restarts a process that dies. All processes end with the thread that called ``start``,
+    whatever ends that thread, so call ``start`` from a thread that lives as long as the stack should.
 
-    Services are ``s3``, ``postgres``, ``mlflow`` (needs ``s3``), ``triton``, ``triton-staging``, ``airflow`` (needs ``postgres``), ``triggerer`` (needs
-    ``airflow``), ``gateway`` (needs ``triton``), ``events`` (needs ``mlflow`` and ``airflow``) and, only when they are named, ``prometheus`` (needs
-    ``gateway``), and ``redis`` and ``worker`` (see ``stack.distributed``). With ``triton-staging`` every deploy tries its candidate there first.
-    A process has the name of its service, except ``airflow-api-server``, ``airflow-scheduler``, ``airflow-dag-processor`` and
-    ``airflow-triggerer``.
+    Services are ``s3``, ``postgres``, ``mlflow`` (needs ``s3``), ``triton``, ``triton-staging``,
+    ``airflow`` (needs ``postgres``), ``triggerer`` (needs ``airflow``), ``gateway`` (needs ``triton``),
+    ``events`` (needs ``mlflow`` and ``airflow``) and, only when they are named, ``prometheus`` (needs
+    ``gateway``), and ``redis`` and ``worker`` (see ``stack.distributed``). With ``triton-staging`` every
+    deploy tries its candidate there first. A process has the name of its service, except
+    ``airflow-api-server``, ``airflow-scheduler``, ``airflow-dag-processor`` and ``airflow-triggerer``.
     """
 
     def __init__(
@@ -45,8 +46,8 @@ class Stack:
         model_repository: Path | None = None,
         dags: Path = REPO / "dags",
         dag_ids: Collection[str] = (DEPLOY_DAG,),
-        # A deploy writes complete configurations. Without this argument each load starts a process that takes a second
-        # or more to find nothing to add.
+        # A deploy writes complete configurations. Without this argument each load starts a process that
+        # takes a second or more to find nothing to add.
         triton_args: Sequence[str] = ("--disable-auto-complete-config",),
         environment: Mapping[str, str] | None = None,
         report: Callable[[str], None] = lambda line: None,
@@ -110,8 +111,8 @@ class Stack:
         May be called again for further services. If the first call fails, no process is left running.
 
         Raises:
-            StackError: another stack has the state directory, a port is taken, a process ended, or a service was not ready in
-                time. The text names the process and its log, with the last lines.
+            StackError: another stack has the state directory, a port is taken, a process ended, or a
+                service was not ready in time. The text names the process and its log, with the last lines.
         """
         names = [name for name in known.KNOWN if name in (services or self._names)]
         first = self._supervisor is None
@@ -153,7 +154,7 @@ class Stack:
         return self._site.model_repository
 
     def url(self, name: str) -> str:
-        """Return the address of ``s3``, ``mlflow``, ``airflow``, ``gateway`` or ``triton[-staging][-grpc|-metrics]``.
+        """Return the address of a port, for example ``s3`` or ``triton[-staging][-grpc|-metrics]``.
 
         The form is ``http://host:port``; for gRPC ``host:port``, as gRPC clients expect it.
         """
@@ -172,7 +173,7 @@ class Stack:
         return self.states()[name].pid
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal to process ``name``, not to its children; supervisord restarts the process if it dies.
+        """Send a signal to process ``name``, not to its children; supervisord restarts a process that dies.
 
         Raises:
             ProcessLookupError: the process does not run.

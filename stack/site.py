@@ -20,11 +20,12 @@ class Service:
 
     Attributes:
         programs: its processes, started together.
-        probe: returns None when the server is ready, else a text that says what is missing.
+        probe: returns None when the server is ready, else a text with the missing part.
         ports: the names of the ports that it listens on.
         first: a process that has to succeed before ``programs`` start.
         after: services that have to be ready before ``first``; services that the stack lacks are ignored.
-        held: a probe that holds a program back until it is ready, by the program's name; the programs before it already run.
+        held: a probe that holds a program back until it is ready, by the program's name; the programs
+            before it already run.
     """
 
     programs: Sequence[Program]

@@ -1,4 +1,4 @@
-"""Starts services in parallel and waits until they are ready, without fixed waits; names the process that failed."""
+"""Starts services in parallel and waits until they are ready, without fixed waits; names a failed process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _UP = ("STARTING", "RUNNING")
 
 
 def bring_up(supervisor: Supervisor, service: Service, after: Iterable[Service] = ()) -> Iterator[str]:
-    """Start ``service`` step by step once the services of ``after`` are ready; yield what is missing until ``service`` is ready.
+    """Start ``service`` once the services of ``after`` are ready; yield the missing part until it is ready.
 
     Raises:
         StackError: one of its processes ended.
@@ -37,7 +37,7 @@ def bring_up(supervisor: Supervisor, service: Service, after: Iterable[Service] 
 
 
 def until_ready(supervisor: Supervisor, service: Service, *, restarts: bool) -> Iterator[str]:
-    """Yield what is missing until ``service`` is ready.
+    """Yield the missing part until ``service`` is ready.
 
     Args:
         restarts: allow processes to die, as long as supervisord restarts them.
@@ -68,7 +68,7 @@ def await_all(
     """Advance the iterators of ``pending``, one for each service, in turn until all have ended.
 
     Raises:
-        StackError: a service is not ready after ``timeout_s`` seconds; the text says what is missing.
+        StackError: a service is not ready after ``timeout_s`` seconds; the text names the missing part.
     """
     began = time.monotonic()
     while pending:

@@ -103,8 +103,8 @@ class Supervisor:
         """Start supervisord with no process running yet.
 
         Raises:
-            StackError: the path of the state directory is too long for a socket, another stack uses the directory, or supervisord
-                does not come up.
+            StackError: the path of the state directory is too long for a socket, another stack uses the
+                directory, or supervisord does not come up.
         """
         if len(os.fsencode(self._socket)) > _LONGEST_SOCKET_PATH:
             raise StackError(f"{self._dir}: this path is too long for a Unix socket; use a shorter one")
@@ -112,7 +112,8 @@ class Supervisor:
         try:
             spec = self._write_files()
             with self.log_path("supervisord").open("ab") as log:
-                # In a session of its own, so that Ctrl-C reaches only this process, which stops supervisord in order.
+                # In a session of its own, so that Ctrl-C reaches only this process, which stops supervisord
+                # in order.
                 self._guard = subprocess.Popen(
                     launch.command("guard", spec),
                     cwd=self._run_dir,
@@ -202,8 +203,8 @@ class Supervisor:
 def render_config(programs: Sequence[Program]) -> str:
     """Return supervisord's configuration: no program starts by itself, and a program that dies is restarted.
 
-    This format has its own rules of quoting and expansion. So argv and environment of a program stay in a JSON file beside the configuration,
-    and paths are relative to the folder that supervisord runs in.
+    This format has its own rules of quoting and expansion. So argv and environment of a program stay in a
+    JSON file beside the configuration, and paths are relative to the folder that supervisord runs in.
     """
     # Without this line supervisord warns a root user that it did not drop privileges.
     user = "user=root\n" if os.geteuid() == 0 else ""

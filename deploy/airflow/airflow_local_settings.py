@@ -1,8 +1,8 @@
-"""Saves each task of a deploy its imports: Airflow forks tasks from the process that imports this at its start.
+"""Imports the modules of deploy tasks once, in the process from which Airflow forks its tasks.
 
-Airflow imports a module of this name when it finds one, for example in ``$AIRFLOW_HOME/config`` ("Configuring local settings" in its
-documentation). Only what starts tasks takes the time and the memory, some 60 MB that its children share: the scheduler with its LocalExecutor,
-and Celery's workers.
+Airflow imports a module of this name at its start if there is one, for example in ``$AIRFLOW_HOME/config``
+("Configuring local settings" in its documentation). Only what starts tasks takes the time and the memory,
+some 60 MB that its children share: the scheduler with its LocalExecutor, and Celery's workers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import importlib
 import sys
 
 STARTS_TASKS = ("scheduler", "worker", "standalone")
-"""Subcommands of ``airflow`` whose process tasks are forked from."""
+"""Subcommands of ``airflow`` whose processes fork tasks."""
 USED_BY_TASKS = (
     "google.protobuf.json_format",
     "google.protobuf.text_format",
@@ -27,6 +27,6 @@ USED_BY_TASKS = (
 
 if not set(STARTS_TASKS).isdisjoint(sys.argv):
     for name in USED_BY_TASKS:
-        # A task that needs what is missing says so better than a scheduler that does not start.
+        # If a module is missing, the task that needs it gives the better error; the scheduler has to start.
         with contextlib.suppress(ImportError):
             importlib.import_module(name)

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Exits 0 when a GET of the URL is answered with success: the health check of the images of this project, which have no curl."""
+"""Exits 0 if a GET of the URL succeeds: the health check of this project's images, which have no curl."""
 
 import sys
 import urllib.request
 
-# What the environment says of proxies is not for this machine's own ports.
+# No proxy of the environment for this machine's own ports.
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 try:
     with opener.open(sys.argv[1], timeout=5) as answer:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Writes `.env` for docker-compose.yml: a copy of `.env.example` in which every secret is a fresh one.
 
-Needs nothing but Python 3.6. May be run again: what an `.env` sets stays, its secrets are those of the databases that were made with it; what a
-newer version of this file needs besides is added.
+Needs nothing but Python 3.6. May be run again: what an `.env` sets stays, its secrets are those of the
+databases that were made with it; what a newer version of this file needs besides is added.
 """
 
 import base64
@@ -15,7 +15,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 
 MAKERS = {
-    # URL-safe, so that it can stand in a database's URL as it is; MinIO takes no more than 40 characters, and 20 of a name.
+    # URL-safe, so that it can stand in a database's URL as it is; MinIO takes no more than 40 characters,
+    # and 20 of a name.
     "hex": lambda: secrets.token_hex(20),
     "name": lambda: secrets.token_hex(8),
     "long": lambda: secrets.token_hex(64),

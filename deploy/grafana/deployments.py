@@ -1,4 +1,4 @@
-"""The dashboard of one model's deployments: their duration, their failures, and the problems that are left."""
+"""The dashboard of one model's deployments: their durations, their failures, and open problems."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kinds of panels that the dashboards are made of, and how each becomes a panel of Grafana's own types."""
+"""The kinds of panels in the dashboards; each becomes a panel of Grafana's own types."""
 
 from __future__ import annotations
 

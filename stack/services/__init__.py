@@ -29,7 +29,8 @@ class KnownService:
     """What the stack knows of a service.
 
     Attributes:
-        service: makes the service, from the site and the environment of its processes; writes the files that it starts with.
+        service: makes the service, from the site and the environment of its processes; writes the files
+            that it starts with.
         environment: the variables by which clients and the other services use it.
         by_default: the stack has this service unless the caller names others.
         needs: the services without which the stack refuses this one.

@@ -24,14 +24,15 @@ def environment(site: Site) -> dict[str, str]:
         "CORE__PARALLELISM": "4",
         "CORE__EXECUTION_API_SERVER_URL": f"{site.url('airflow')}/execution/",
         "CORE__FERNET_KEY": site.secret("airflow-fernet-key"),
-        # The API server answers late while all servers share two cores; after the default, 5 s, a task loses a try.
+        # The API server answers late while all servers share two cores; after the default, 5 s, a task
+        # loses a try.
         "WORKERS__EXECUTION_API_TIMEOUT": "30",
         # The default asks DNS for the full name of the host, which takes seconds and may get no answer.
         "CORE__HOSTNAME_CALLABLE": "socket.gethostname",
         "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{site.airflow_login[0]}:admin",
         "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
-        # The API server commits on its event loop: when requests that wait for the loop hold all connections of the
-        # default, 15, no request is answered for 30 s.
+        # The API server commits on its event loop: when requests that wait for the loop hold all
+        # connections of the default, 15, no request is answered for 30 s.
         "DATABASE__SQL_ALCHEMY_MAX_OVERFLOW": "95",
         "API__BASE_URL": site.url("airflow"),
         "API__SECRET_KEY": site.secret("airflow-api-key"),
@@ -73,7 +74,8 @@ def service(site: Site, env: Mapping[str, str]) -> Service:
             # Its log server would listen on all interfaces; the API server reads the files itself.
             component(env, "scheduler", "scheduler", "--skip-serve-logs"),
         ],
-        # A task fails if it finds no API server within ten seconds, so nothing is scheduled before the server answers.
+        # A task fails if it finds no API server within ten seconds, so nothing is scheduled before the
+        # server answers.
         held={"airflow-scheduler": lambda: answers(f"{site.url('airflow')}/execution/health")},
         probe=lambda: airflow_runs(site.url("airflow"), site.airflow_login, site.dag_ids, built),
         ports=["airflow"],

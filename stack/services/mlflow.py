@@ -30,16 +30,19 @@ def service(site: Site, env: Mapping[str, str]) -> Service:
         *("--host", LOCAL, "--port", str(site.ports["mlflow"]), "--workers", "1"),
     ]
     mlflow_env = {
-        # In the environment, because ``ps`` shows arguments to every user: the address of a database has a password in it.
+        # In the environment, because ``ps`` shows arguments to every user: the address of a database has a
+        # password in it.
         "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{home / 'mlflow.db'}",
         **env,
         # Background jobs would be eight more processes, which nothing here uses.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        # By default MLflow calls public addresses only, by https, and caches the list of webhooks for a minute.
+        # By default MLflow calls public addresses only, by https, and caches the list of webhooks for a
+        # minute.
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
         "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
         "MLFLOW_WEBHOOK_CACHE_TTL": "1",
-        # Without a key of ours MLflow makes one at each start, and can't read the webhooks' secrets after a restart.
+        # Without a key of ours MLflow makes one at each start, and can't read the webhooks' secrets after a
+        # restart.
         "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": site.secret("mlflow-webhook-key"),
     }
     return Service(

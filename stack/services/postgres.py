@@ -1,7 +1,8 @@
 """PostgreSQL, from a wheel: Airflow keeps its state in it.
 
-SQLite, Airflow's default, can block it: the API server commits its log of actions on the event loop, and waits there for SQLite's one writer.
-That writer can be another request of the same server, whose commit waits for the event loop. No request is answered until SQLite's timeout.
+SQLite, Airflow's default, can block it: the API server commits its log of actions on the event loop, and
+waits there for SQLite's one writer. That writer can be another request of the same server, whose commit
+waits for the event loop. No request is answered until SQLite's timeout.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ MAJOR = "18"
 DATABASES = ("airflow", "mlflow")
 _USER = "stack"
 _NOBODY = 65534
-# PostgreSQL refuses to run as root. It runs as user ``nobody``, with one capability: to traverse folders that only root may,
-# such as pytest's.
+# PostgreSQL refuses to run as root. It runs as user ``nobody``, with one capability: to traverse folders
+# that only root may, such as pytest's.
 _AS_NOBODY = [
     "setpriv",
     *(f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups", "--securebits=+no_setuid_fixup"),

@@ -21,7 +21,7 @@ def installed() -> str | None:
 
 
 def environment(site: Site) -> dict[str, str]:
-    """Return the variables by which releases bake, for two minutes: a user who tries it out should not wait for 15."""
+    """Return the variables by which releases bake; for two minutes, so that a user need not wait for 15."""
     return {"TRITON_DEPLOY_PROMETHEUS_URL": site.url("prometheus"), "TRITON_DEPLOY_BAKE_MINUTES": "2"}
 
 

@@ -1,4 +1,4 @@
-"""Redis, from Debian's packages: with it Airflow is a distributed one, whose Celery workers take tasks from Redis."""
+"""Redis, from Debian's packages: makes Airflow a distributed one, with Celery workers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from . import postgres
 
 
 def environment(site: Site) -> dict[str, str]:
-    """Return the variables by which Airflow hands tasks to Celery workers, and MLflow keeps its state in PostgreSQL."""
+    """Return the variables by which Airflow uses Celery workers, and MLflow keeps its state in PostgreSQL."""
     server = postgres.address(site)
     return {
         "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",

@@ -35,7 +35,7 @@ def serving(site: Site, env: Mapping[str, str]) -> Service:
 
 
 def staging(site: Site, env: Mapping[str, str]) -> Service:
-    """Return the staging Triton; it starts empty, so a candidate that crashed it does not crash it again at its restart."""
+    """Return the staging Triton; it starts empty, so no restart loads a candidate that crashed it."""
     return _tritonserver(STAGING, site, env)
 
 

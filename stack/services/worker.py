@@ -12,7 +12,12 @@ from ..supervision import Program
 
 
 def service(site: Site, env: Mapping[str, str]) -> Service:
-    """Return the worker; the site's extra variables have Airflow's settings, and its state directory has the host's name."""
+    """Return the worker.
+
+    Args:
+        site: its state directory has the name of the host.
+        env: has the settings of the Airflow that the worker belongs to.
+    """
     host = site.state_dir.name
     home = site.state_dir / "airflow"
     home.mkdir(exist_ok=True)

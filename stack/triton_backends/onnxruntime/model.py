@@ -1,14 +1,15 @@
 """Triton's ``onnxruntime`` backend for servers that lack NVIDIA's: it runs ONNX Runtime's wheel.
 
-Triton takes a folder ``backends/onnxruntime/`` with a ``model.py`` for a Python-based backend. So a model repository that
-says ``backend: "onnxruntime"`` works unchanged here and on NVIDIA's image, whose C++ backend has that name. This backend
-follows NVIDIA's: project triton-inference-server/onnxruntime_backend, ``src/onnxruntime.cc`` (``LoadModel``) and
-``src/onnxruntime_utils.cc``; for the configuration see ``model_configuration.py``.
+Triton takes a folder ``backends/onnxruntime/`` with a ``model.py`` for a Python-based backend. So a model
+repository that says ``backend: "onnxruntime"`` works unchanged here and on NVIDIA's image, whose C++
+backend has that name. This backend follows NVIDIA's: project triton-inference-server/onnxruntime_backend,
+``src/onnxruntime.cc`` (``LoadModel``) and ``src/onnxruntime_utils.cc``; for the configuration see
+``model_configuration.py``.
 
-Refused, never ignored: BF16, strings that are not UTF-8, ``sequence_batching``, ragged and batch inputs, custom operators,
-execution accelerators. Ignored: hints on memory such as ``memory.enable_memory_arena_shrinkage``. The option
-``default-max-batch-size`` does not reach a Python-based backend; ``TRITON_ONNXRUNTIME_DEFAULT_MAX_BATCH_SIZE`` in the
-environment replaces it.
+Refused, never ignored: BF16, strings that are not UTF-8, ``sequence_batching``, ragged and batch inputs,
+custom operators, execution accelerators. Ignored: hints on memory such as
+``memory.enable_memory_arena_shrinkage``. The option ``default-max-batch-size`` does not reach a
+Python-based backend; ``TRITON_ONNXRUNTIME_DEFAULT_MAX_BATCH_SIZE`` in the environment replaces it.
 """
 
 from __future__ import annotations
@@ -78,8 +79,8 @@ def open_session(path: str, options: Any, providers: Sequence[Any]) -> Any:
     """Open an ONNX Runtime session.
 
     Raises:
-        ModelError: the file is not ONNX or too new, its external data is missing, an operator is unknown, or the requested
-            CUDA provider does not start.
+        ModelError: the file is not ONNX or too new, its external data is missing, an operator is unknown,
+            or the requested CUDA provider does not start.
     """
     ort = import_module("onnxruntime")
     try:
@@ -155,8 +156,8 @@ def decode_strings(name: str, array: Array) -> Array:
 def run_jobs(jobs: Mapping[int, Job], run: Run, batching: bool) -> dict[int, Result]:
     """Run every job and return its outputs, or its error, under the same key.
 
-    With ``batching`` the jobs whose tensors have the same names, types and shapes after the first dimension run as one. If
-    that run fails, each job runs alone, so that a bad request fails only itself.
+    With ``batching`` the jobs whose tensors have the same names, types and shapes after the first dimension
+    run as one. If that run fails, each job runs alone, so that a bad request fails only itself.
     """
     groups: dict[Any, list[int]] = {}
     for key, job in jobs.items():

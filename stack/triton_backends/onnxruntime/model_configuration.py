@@ -1,7 +1,7 @@
 """Completes a model's configuration from its ONNX file, and checks the configuration against the file.
 
-The rules are those of NVIDIA's backend: project triton-inference-server/onnxruntime_backend, ``src/onnxruntime.cc``
-(``AutoCompleteConfig``, ``ValidateInputs``, ``ValidateOutputs``).
+The rules are those of NVIDIA's backend: project triton-inference-server/onnxruntime_backend,
+``src/onnxruntime.cc`` (``AutoCompleteConfig``, ``ValidateInputs``, ``ValidateOutputs``).
 """
 
 from __future__ import annotations
@@ -88,9 +88,10 @@ def _tensor_infos(role: str, nodes: Iterable[Any]) -> dict[str, TensorInfo]:
 def complete_config(config: Config, signature: Signature, default_max_batch_size: int) -> Config:
     """Return the configuration, with missing parts filled in from the ONNX file.
 
-    A ``max_batch_size`` of 0 becomes the default when the file supports batching. Above 1 dynamic batching is turned on unless
-    a scheduler is set. Inputs and outputs are filled in if there are none. Inputs with a default in the file are not added:
-    they are optional, and only a person knows whether clients should see them.
+    A ``max_batch_size`` of 0 becomes the default when the file supports batching. Above 1 dynamic batching
+    is turned on unless a scheduler is set. Inputs and outputs are filled in if there are none. Inputs with
+    a default in the file are not added: they are optional, and only a person knows whether clients should
+    see them.
 
     Raises:
         ModelError: ``max_batch_size`` is set, but a first dimension in the file is not open.
@@ -121,12 +122,12 @@ def _tensor_config(name: str, info: TensorInfo, batched: bool) -> Config:
 def validate_config(config: Config, signature: Signature) -> None:
     """Check a complete configuration against the ONNX file.
 
-    The configuration must have all required inputs of the file, and may have a part of its outputs. An open dimension of an
-    input takes any size; dimensions of outputs must be equal.
+    The configuration must have all required inputs of the file, and may have a part of its outputs. An open
+    dimension of an input takes any size; dimensions of outputs must be equal.
 
     Raises:
-        ModelError: an unsupported feature, or a wrong name, type or dimension; the text names the tensor, and has both the
-            file's and the configuration's value.
+        ModelError: an unsupported feature, or a wrong name, type or dimension; the text names the tensor,
+            and has both the file's and the configuration's value.
     """
     if refused := [key for key in UNSUPPORTED_KEYS if config.get(key)]:
         raise ModelError(f"not supported by this Python-based backend: {', '.join(refused)}")
