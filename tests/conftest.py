@@ -1,4 +1,4 @@
-"""What holds for every test: how tests are spread over workers, what a worker has for itself, and when a skip is a failure."""
+"""Settings of every test: the spread over workers, the ports of a worker, and skips that fail."""
 
 from __future__ import annotations
 
@@ -12,23 +12,26 @@ import pytest
 
 from stack import ports
 
-# Before anything imports them: a helper's `assert` explains itself as a test's does.
+# Before their first import, so that an `assert` in tests.support reports its values as one in a test does.
 pytest.register_assert_rewrite("tests.support")
 
 pytest_plugins = ["tests.support.servers.fixtures"]
 
-# How long an example takes says something of a machine that others use as well, and nothing of the code.
+# The time of an example depends on the other load of a shared machine, not on the code.
 hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
 
 MEMORY, ENOUGH_BYTES = "/dev/shm", 8 << 30
-"""The sweeps make a hundred thousand files: on a disk, half of their time."""
+"""Folder in memory for the files of the tests: on a disk the sweeps' hundred thousand files take half of their time."""
 FAIL_ON_SKIP = "FAIL_ON_SKIP"
-"""Set where everything that a test needs can be had: there, a test that is skipped has failed."""
+"""Variable that turns a skip into a failure, for a machine where every server can be installed."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give each worker ports of its own (folders of its own it has from pytest-xdist), and keep files in memory where there is enough."""
+    """Give each worker ports of its own, and keep files in memory where there is enough.
+
+    pytest-xdist gives each worker folders of its own.
+    """
     if os.path.isdir(MEMORY) and shutil.disk_usage(MEMORY).free >= ENOUGH_BYTES:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
     worker = getattr(config, "workerinput", None)
@@ -38,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep tests together that share servers."""
+    """Keep tests that share servers on one worker."""
     from tests.support.spreading import ByServers
 
     config.option.loadscopereorder = False
@@ -47,7 +50,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put first what takes longest."""
+    """Put the longest tests first."""
     from tests.support.spreading import order_of
 
     items.sort(key=lambda item: order_of(item.nodeid))

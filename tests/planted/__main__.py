@@ -32,12 +32,12 @@ UNUSABLE = re.compile(
     r"\A(ImportError|ModuleNotFoundError|NameError|UnboundLocalError):|^(SyntaxError|IndentationError):",
     re.MULTILINE,
 )
-"""What a failed test says of code that could not run at all; an error of the syntax comes after its place."""
+"""Texts of a failed test whose code could not run at all; a syntax error comes after its place."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bug:
-    """One row: what a user would lose, the text of a file that is replaced, and the node ids of the tests that notice it."""
+    """One row: the harm to a user, the text of a file that is replaced, and the node ids of the tests that notice."""
 
     id: str
     what: str
@@ -70,7 +70,7 @@ class Run:
     last_line: str
 
     def ends(self, test: str) -> dict[str, str]:
-        """Return how the cases of a test ended: what was said by ``passed``, ``failure``, ``error`` (in a fixture) or ``skipped``."""
+        """Return the ends of a test's cases: ``passed``, ``failure``, ``error`` (in a fixture) or ``skipped``."""
         path, bracket, parameters = test.partition("[")
         file, *names = path.split("::")
         module = ".".join([file.removesuffix(".py").replace("/", "."), *names[:-1]])
@@ -216,7 +216,7 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
 
 
 def _text(path: Path) -> str:
-    """Return what a file holds; nothing when there is no such file."""
+    """Return the content of a file; empty if there is no such file."""
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 

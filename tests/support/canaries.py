@@ -1,4 +1,4 @@
-"""A canary on fakes, and whoever has to do with it: a judge, the gateways' counters, and a gateway that looks at the record."""
+"""A canary on fakes, with a judge, the gateways' counters, and a gateway that reads the record."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ SILENCE_S = 90
 
 
 class Scene:
-    """A live version, the next one as a candidate, a judge that says what the test wants, and a gateway that looks at the record.
+    """A live version, the next one as a candidate, a judge with scripted verdicts, and a gateway that reads the record.
 
     Args:
         world: has nothing deployed.
-        live: so many versions are deployed before; the last one is live.
+        live: number of versions deployed before; the last one is live.
     """
 
     def __init__(self, world: World, live: int = 1) -> None:
@@ -33,7 +33,7 @@ class Scene:
         self.watched: list[Watched] = []
         self.seen: list[tuple[int, int]] = []
         self.counts: dict[str, dict[str, float]] = {}
-        """What gateways counted of the candidate, by their address."""
+        """The gateways' counts of the candidate, by their address."""
         self.why = "so the test says"
         self.evidence: float | None = None
         self.tritons = [world.triton]
@@ -69,7 +69,7 @@ class Scene:
 
     @property
     def exposure(self) -> Exposure | None:
-        """What a gateway knows after a look."""
+        """The canary as a gateway reads it."""
         self._follower.look()
         return self._follower.exposure(MODEL)
 
@@ -83,12 +83,12 @@ class Scene:
         self.world.settings = changed(self.world.settings, **changes)
 
     def say(self, what: Decision, reason: str = "") -> Deployment:
-        """Say what a person says."""
+        """Record a person's decision."""
         control = CanaryControl(self.world.settings, MODEL, lambda: self.world.now)
         return control.decide(what, by="me@here", reason=reason)
 
     def pass_by(self, deployer: Deployer, seconds: float, every_s: float = 15) -> float | None:
-        """Let time pass, with a look every so often; returns what the last look returned."""
+        """Let time pass, with a look every ``every_s`` seconds; return the result of the last look."""
         pause_s: float | None = 0.0
         for _ in range(int(seconds // every_s)):
             self.world.later(every_s)
@@ -99,7 +99,7 @@ class Scene:
 
     @property
     def canary(self) -> Canary:
-        """What the record says of the canary."""
+        """The canary in the record."""
         canary = self.record.canary
         assert canary is not None
         return canary

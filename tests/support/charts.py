@@ -34,15 +34,15 @@ for line in sys.stdin:
 
 
 class Refused(Exception):
-    """Helm refuses these values; the text is what the user sees."""
+    """Helm refuses these values; the text is the user's message."""
 
 
 class Rendered:
-    """What Helm makes of the chart.
+    """The output of Helm for the chart.
 
     Attributes:
         objects: every Kubernetes object.
-        notes: what is printed after the installation.
+        notes: text printed after the installation.
         lint: findings of ``helm lint --strict``: severity (3 is an error, 2 a warning), path, error.
     """
 
@@ -104,7 +104,7 @@ def packed(destination: Path) -> Path:
 
 @functools.cache
 def _helm() -> subprocess.Popen[str]:
-    # It ends with the tests, when nobody holds its input any more.
+    # The process ends with the tests, when its input is closed.
     command = [sys.executable, "-c", _SCRIPT]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)

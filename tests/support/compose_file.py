@@ -1,4 +1,4 @@
-"""docker-compose.yml as Docker Compose reads it, and what is to be known of its images: deploy/versions.toml."""
+"""docker-compose.yml as Docker Compose reads it, and the facts of its images: deploy/versions.toml."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ WRITE_ENV = ROOT / "deploy/compose/write_env.py"
 
 
 class Refused(Exception):
-    """Compose refuses the file; the text is what the user sees."""
+    """Compose refuses the file; the text is the user's message."""
 
 
 def compose(env_file: Path, *profiles: str, files: str = "base", arguments: tuple[str, ...] = ()) -> str:
-    """Run `docker compose config` and return what it says.
+    """Run `docker compose config` and return its output.
 
     Args:
         env_file: what `.env` would be.
@@ -39,7 +39,7 @@ def compose(env_file: Path, *profiles: str, files: str = "base", arguments: tupl
     done = subprocess.run(
         [program, "--env-file", str(env_file), *options, "config", *arguments],
         cwd=ROOT,
-        # What the caller's shell exports would win over the file.
+        # Exports of the caller's shell would win over the file.
         env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"},
         check=False,
         capture_output=True,

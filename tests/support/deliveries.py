@@ -1,4 +1,4 @@
-"""What MLflow sends when an alias is moved, signed as MLflow signs it."""
+"""MLflow's requests after an alias was moved, with MLflow's signature."""
 
 from __future__ import annotations
 

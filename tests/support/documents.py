@@ -1,4 +1,4 @@
-"""What a document of the project says, for tests that hold it to the truth."""
+"""Facts from the project's documents, for tests that check them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ AIRFLOW = Path(__file__).resolve().parents[2] / "docs/airflow.md"
 
 @dataclass(frozen=True)
 class WayOut:
-    """A row of the table in docs/airflow.md: something that happens to a run, and what comes of it.
+    """A row of the table in docs/airflow.md: an event in a run, and its outcome.
 
     Attributes:
         what: what happens.

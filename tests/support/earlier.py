@@ -1,4 +1,4 @@
-"""What earlier commits wrote, and their code: see tests/data/make_repositories.py."""
+"""Files of earlier commits, and their code: see tests/data/make_repositories.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stand-in for Airflow's REST API, and what is expected of it and of the real one."""
+"""A fake of Airflow's REST API, and the contract of the fake and of the real API."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def fake_airflow() -> Iterator[FakeAirflow]:
 
 
 def takes_a_delivery_once(airflow: Airflow, move: Move, delivery_id: str) -> None:
-    """What a receiver relies on, whichever Airflow it is."""
+    """The contract that a receiver relies on, with a fake and with a real Airflow."""
     assert airflow.why_not_ready() == ""
     assert airflow.deploy(move, delivery_id) is Outcome.TRIGGERED
     assert airflow.deploy(move, delivery_id) is Outcome.DUPLICATE

@@ -54,7 +54,8 @@ class FakeRegistry:
 class FakeBoard:
     """Tags and aliases in dicts; ``fail`` is raised by every call, ``written`` has every change of a tag.
 
-    A version is of the run and the source in ``origins``; by default of the run that the world gives to its number.
+    A version is of the run and the source in ``origins``; by default of the run that the world gives to its
+    number.
     """
 
     def __init__(self) -> None:
@@ -202,9 +203,9 @@ def fake_store() -> Iterator[FakeStore]:
 class FakeTriton:
     """One Triton in explicit mode on a real repository folder: loads config and model files as the server does.
 
-    ``fail`` maps an operation (``load``, ``unload``, ``ready_versions``, ``infer``), or one with a model name
-    (``load best_model.v2``), to the exception that it raises. ``ends_at`` has those, written alike, at which its process ends, and how
-    often; it is started anew at once, with what the files say.
+    ``fail`` maps an operation (``load``, ``unload``, ``ready_versions``, ``infer``), or one with a model
+    name (``load best_model.v2``), to the exception that it raises. ``ends_at`` has those, written alike, at
+    which its process ends, and how often; it is started anew at once, with what the files say.
     """
 
     def __init__(self, repository: Path, url: str = "fake:1") -> None:
@@ -224,7 +225,7 @@ class FakeTriton:
         try:
             self._load(model, config)
         except Misconfigured:
-            # What can't be polled gets no state.
+            # A version that can't be polled gets no state.
             raise
         except DeployError as error:
             self._states[model] = f"UNAVAILABLE: {error.message}"
@@ -238,7 +239,8 @@ class FakeTriton:
             step = message.ensemble_scheduling.step[0]
             self._switches.pop(model, None)
             if step.model_name not in self._engines:
-                # The real one loads what an ensemble points at; what can't be loaded takes the ensemble down.
+                # The real Triton loads the members of an ensemble; a member that can't be loaded takes the
+                # ensemble down.
                 self._load(step.model_name, None)
                 self._states[step.model_name] = "READY"
             self._switches[model] = (version, step.model_name)
@@ -323,7 +325,7 @@ class FakeTriton:
         return Inference(has or loaded, outputs, time.perf_counter() - started)
 
     def restart(self, *models: str) -> None:
-        """Forget everything, then load what the server's command line names, from the files alone."""
+        """Forget everything, then load the models of the server's command line, from the files alone."""
         self.starts += 1
         self._engines.clear()
         self._switches.clear()
@@ -333,7 +335,7 @@ class FakeTriton:
             self.load(model, 1)
 
     def restart_with_all(self) -> None:
-        """Start anew as with ``--load-model=*``: what can't be loaded is left out."""
+        """Restart as with ``--load-model=*``: models that can't be loaded are left out."""
         self.restart()
         for path in sorted(self._repository.iterdir()):
             if path.is_dir():

@@ -1,4 +1,4 @@
-"""What can be wrong with a repository: files that are torn, unreadable or badly named, and a picture of all that is there."""
+"""Faults of a repository: torn, unreadable or badly named files; and a snapshot of all its files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STEPS = ("materialize", "load", "ready", "smoke", "commit")
 
 
 def snapshot_of(root: Path) -> dict[str, tuple[int, int]]:
-    """Inode and time of change of every file: what a touch would alter."""
+    """Inode and time of change of every file, which a touch would alter."""
     return {str(p): ((s := os.lstat(p)).st_ino, s.st_mtime_ns) for p in root.rglob("*")}
 
 

@@ -9,5 +9,5 @@ from typing import Any
 
 
 def lazily(name: str) -> Callable[[], Any]:
-    """Return what imports a module and returns it, for one that takes seconds to import."""
+    """Return a function that imports and returns a module, for a module whose import takes seconds."""
     return partial(import_module, name)

@@ -1,4 +1,4 @@
-"""Small ONNX models for tests, made by hand so that what is wrong with each is plain."""
+"""Small ONNX models for tests, made by hand, so that the fault of each is plain."""
 
 from __future__ import annotations
 

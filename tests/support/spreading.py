@@ -1,7 +1,7 @@
 """Which tests share a worker of pytest-xdist: those that share servers, which a worker starts for itself.
 
-A group runs on one worker, in this order of groups: what takes longest comes first, so that the workers end together. A file that no group
-names is a group by itself; of the folders in ``SINGLY`` every test is one.
+A group runs on one worker, in this order of groups: what takes longest comes first, so that the workers end
+together. A file that no group names is a group by itself; of the folders in ``SINGLY`` every test is one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Waiting for what a server or a thread does in its own time."""
+"""Waits for a change that a server or a thread makes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def await_value(look: Callable[[], T | None], what: str, limit_s: float = 30, pause_s: float = 0.1) -> T:
-    """Return what ``look`` finds as soon as it finds something; AssertionError after ``limit_s``."""
+    """Return the result of ``look`` as soon as it is not None; AssertionError after ``limit_s``."""
     deadline = time.monotonic() + limit_s
     while (found := look()) is None:
         assert time.monotonic() < deadline, f"waited {limit_s:g} s for {what}"

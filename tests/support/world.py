@@ -110,7 +110,7 @@ class World:
         return {path.name for path in self.root.iterdir()} - {MODEL}
 
     def ask(self) -> tuple[int, float]:
-        """What a client gets: the version that answers, and its answer to 1."""
+        """A client's answer: the version, and its answer to 1."""
         answer = self.triton.infer(MODEL, ones(), 1.0)
         return answer.version, float(answer.outputs["y"][0, 0])
 

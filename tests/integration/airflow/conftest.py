@@ -1,4 +1,4 @@
-"""A running Airflow for the tests of this room; what they share besides: a model of one test, and Airflow's command line."""
+"""A running Airflow for the tests of this room, a model for one test, and Airflow's command line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["airflow", "live", "model"]
 def stack_with_airflow(stack: Stack) -> Iterator[Stack]:
     """S3, MLflow, Triton and Airflow run; Airflow has parsed `dags/`. It is stopped after this room: idle, it takes a quarter of a core."""
     stack.start(["postgres", "airflow"])
-    # It would put right, at a moment of its own, what tests break on purpose.
+    # Reconcile would repair, at any moment, the damage that a test does on purpose.
     AirflowApi(stack.url("airflow"), stack.airflow_login).pause(RECONCILE_DAG)
     yield stack
     for name in stack.states():

@@ -1,4 +1,4 @@
-"""What the tests of this room share: the S3 server that tests of S3 semantics run against."""
+"""The S3 server for the tests of S3 semantics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies of DAGs that differ in a setting: one that somebody might change, or one that makes a test quick."""
+"""Copies of DAGs that differ in a setting: one that a user might change, or one that makes a test quick."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COPIES: Mapping[str, Mapping[str, str]] = {
     },
     RUN_TIMEOUT: {"max_active_runs=1,": "max_active_runs=1,\n    dagrun_timeout=timedelta(seconds=35),"},
 }
-"""What is changed in the text of each copy of the deploy DAG."""
+"""The replacements in the text of each copy of the deploy DAG."""
 
 RETRAIN_DAG = "retrain_and_deploy"
 IMPATIENT = "retrain_impatiently"

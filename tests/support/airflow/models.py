@@ -1,4 +1,4 @@
-"""A model of one test on the session's stack, how its deploy is held in the middle, and what its runs look like."""
+"""A model of one test on the session's stack, a way to hold its deploy, and the expected states of its runs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TASKS = {
 }
 
 CHAIN = [*list(TASKS.values())[:-1], "canary_release", TASKS["commit"], "bake_release", "deployed"]
-"""What comes one after the other; a canary and a bake that were not asked for succeed at once."""
+"""The tasks in their order; a canary and a bake that were not requested succeed at once."""
 
 ALL_WENT_WELL = {**dict.fromkeys(CHAIN, "success"), "rollback_minimal": "skipped"}
 
@@ -82,12 +82,12 @@ class Model:
         self._publisher.set_alias(self.name, alias, version)
 
     def deploy(self) -> None:
-        """Deploy without Airflow what alias A names: the state that a test begins with."""
+        """Deploy the version of alias A without Airflow: the first state of a test."""
         deploy_id = f"before-{self._version}"
         Deployer(self.settings).deploy(DeployRequest(model=self.name, alias="A", deploy_id=deploy_id))
 
     def client(self) -> Client:
-        # Enough to see an outage; swaps under more load are what test_deploy_under_traffic.py is about.
+        # Enough to see an outage; test_deploy_under_traffic.py has swaps under more load.
         return Client(self.stack.url("triton-grpc"), self.name, per_second=25)
 
     @property
@@ -144,7 +144,7 @@ def stopped(process: psutil.Process) -> Iterator[None]:
 
 @contextmanager
 def meanwhile(action: Callable[[], object]) -> Iterator[None]:
-    """Act in another thread during the block; what fails there fails the test."""
+    """Act in another thread during the block; a failure there fails the test."""
     with ThreadPoolExecutor(1) as pool:
         acted = pool.submit(action)
         yield
@@ -189,7 +189,7 @@ def airflow(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def deployed(stack: Stack, versions: int = 1) -> Model:
-    """Return a model of which so many versions were deployed, without Airflow: the last one is live."""
+    """Return a model whose first ``versions`` versions were deployed without Airflow; the last one is live."""
     model = Model(stack)
     for _ in range(versions):
         model.register()

@@ -31,7 +31,7 @@ READS_S = 5
 
 
 def environment_without_airflow(stack: Stack, home: Path, **more: str) -> dict[str, str]:
-    """Return what a CI job has that runs `airflow dags test`: a database of its own, no scheduler, no API server."""
+    """Return the environment of a CI job with `airflow dags test`: a database of its own, no scheduler, no API server."""
     own = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "MLFLOW_", "AWS_", "TRITON_"))}
     servers = {k: v for k, v in stack.environment.items() if not k.startswith(("AIRFLOW", "STACK_AIRFLOW"))}
     return {
@@ -64,7 +64,7 @@ class AirflowCommand:
         environment: the commands' environment.
 
     Attributes:
-        log: what the command that runs has said, and that of the last one.
+        log: output of the running command, or of the last one.
     """
 
     def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
@@ -144,7 +144,7 @@ class AirflowServer:
         self._session.headers["Authorization"] = f"Bearer {token.json()['access_token']}"
 
     def trigger(self, conf: Mapping[str, Any]) -> requests.Response:
-        """Ask for a run; the answer is 200, or 400 with what is wrong with ``conf``."""
+        """Request a run; the answer is 200, or 400 with the fault of ``conf``."""
         return self._ask("POST", f"{self._dag}/dagRuns", json={"logical_date": None, "conf": conf})
 
     def deploy(self, **conf: Any) -> str:
@@ -184,15 +184,15 @@ class AirflowServer:
         return run
 
     def log(self, run_id: str, task_id: str, attempt: int = 1) -> str:
-        """Return what a user reads in the log of a task."""
+        """Return the log of a task, as a user reads it."""
         return json.dumps(self._get(run_id, f"/taskInstances/{task_id}/logs/{attempt}"))
 
     def result(self, run_id: str, task_id: str) -> Any:
-        """Return what a task left for others, as the page of its XComs shows it."""
+        """Return the XComs of a task, as their page shows them."""
         return self._get(run_id, f"/taskInstances/{task_id}/xcomEntries/return_value")["value"]
 
     def question(self, run_id: str, task_id: str, limit_s: float = 90) -> Mapping[str, Any]:
-        """Wait until a task asks a person, and return what is on its page."""
+        """Wait until a task asks a person, and return the content of its page."""
 
         def asked() -> Mapping[str, Any] | None:
             waits = self._get(run_id, f"/taskInstances/{task_id}")["state"] == "awaiting_input"
@@ -203,8 +203,8 @@ class AirflowServer:
     def answer(self, run_id: str, task_id: str, option: str) -> None:
         """Answer what a task asks, as the button of its page does, after as long as a person takes to read it at least.
 
-        Airflow 3.3 can't take an answer at once: a task that is queued again before the scheduler has heard that it paused is taken for
-        one that died, its next try asks anew, and the answer is gone.
+        Airflow 3.3 can't take an answer at once: a task that is queued again before the scheduler has heard
+        that it paused is taken for one that died, its next try asks anew, and the answer is gone.
         """
         time.sleep(READS_S)
         self._change(f"/dagRuns/{run_id}/taskInstances/{task_id}/-1/hitlDetails", chosen_options=[option])
@@ -275,7 +275,7 @@ def _serve() -> None:
     # Airflow logs to stdout while it is imported.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    # What `dags test` and `tasks test` spend their first ten seconds on.
+    # The imports that take the first ten seconds of `dags test` and `tasks test`.
     importlib.import_module("airflow.cli.commands.dag_command")
     importlib.import_module("airflow.cli.commands.task_command")
     api = importlib.import_module("airflow.sdk.execution_time.supervisor").in_process_api_server()

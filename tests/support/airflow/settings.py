@@ -15,7 +15,7 @@ SOON_MISSED = {
     # Three heartbeats of five tries each have to fail within the 45 s for which a test can hold a task.
     "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "2",
 }
-"""Airflow notices after 30 s, not 300, that nobody looks after a task any more, and after 40, not 330, that its scheduler is gone."""
+"""Airflow notices an orphaned task after 30 s, not 300, and a dead scheduler after 40 s, not 330."""
 PARSED_ONCE = {
     "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "3600",
     "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
@@ -45,7 +45,7 @@ SETTINGS = {
     **FOLLOWED,
     **BAKES_ON_DEMAND,
     **CANARIES_ON_DEMAND,
-    # What retrains by itself would do so at midnight.
+    # A scheduled retraining would start at midnight.
     "RETRAIN_SCHEDULE": "off",
     "TRAINERS_PATH": str(Path(__file__).with_name("trainers")),
 }

@@ -1,4 +1,4 @@
-"""A damaged repository, the commands that people run on it, and what has to be true meanwhile.
+"""A damaged repository, the commands that people run on it, and the rules that must hold.
 
 Run as a program it prints the cases that are not well, by what was damaged::
 
@@ -54,7 +54,7 @@ from tests.support.world import MODEL, SETTINGS, World, deployed
 OTHER = "other"
 """A second model of the repository, to which nothing happens."""
 CONTROLS = 10
-"""Of so many cases one has no damage."""
+"""One case of this many has no damage."""
 BEGUN = 0.3
 """This share of the cases has an abandoned deployment."""
 REFUSALS = range(3, 8)
@@ -109,13 +109,13 @@ class StrictTriton(FakeTriton):
 
 @dataclass(frozen=True, kw_only=True)
 class Ran:
-    """What a command did.
+    """The outcome of a command.
 
     Attributes:
         command: its words.
         code: its exit code; -1 when an exception came out.
-        out: what it printed.
-        err: what it said on standard error, log lines not included.
+        out: standard output.
+        err: standard error, without log lines.
         tracebacks: each that was logged or came out, by its exception.
     """
 
@@ -127,7 +127,7 @@ class Ran:
 
     @property
     def problems(self) -> str:
-        """What it said of what is wrong."""
+        """The problems that it reported."""
         if self.code not in REFUSALS:
             return ""
         dull = (
@@ -161,7 +161,7 @@ class _Caught(logging.Handler):
 
 @contextlib.contextmanager
 def command_line(world: World) -> Iterator[Callable[..., Ran]]:
-    """Give what runs a command of ``triton-deploy`` in this process on a world."""
+    """Yield a function that runs a ``triton-deploy`` command in this process on a world."""
     made = Deployer.__init__
 
     def init(self: Deployer, settings: Any, **options: Any) -> None:
@@ -186,7 +186,7 @@ def _endless(*_: object) -> None:
 def _run(*argv: str) -> Ran:
     out, err, caught = io.StringIO(), io.StringIO(), _Caught()
     root, terminated = logging.getLogger(), signal.getsignal(signal.SIGTERM)
-    # Nobody else's: a thousand cases log much.
+    # No other handlers: a thousand cases log much.
     others, root.handlers = root.handlers, [caught]
     alarmed = signal.signal(signal.SIGALRM, _endless)
     signal.setitimer(signal.ITIMER_REAL, COMMAND_S)
@@ -258,7 +258,7 @@ def begun(world: World) -> World:
 
 
 def somebody_elses(beside: Path) -> None:
-    """Make a folder in ``beside``, where the repository is, with files of somebody else."""
+    """Make a folder with foreign files in ``beside``, next to the repository."""
     (beside / ELSEWHERE / "folder").mkdir(parents=True, exist_ok=True)
     (beside / ELSEWHERE / "folder/notes.txt").write_bytes(NOTES)
     (beside / ELSEWHERE / "notes.txt").write_bytes(NOTES)
@@ -282,11 +282,11 @@ class Site:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What is done to one copy of the repository.
+    """The damages to one copy of the repository.
 
     Attributes:
-        number: with the seed, what is chosen by chance.
-        damages: what happens to it; nothing to a control.
+        number: decides, with the seed, the random choices.
+        damages: the damages; empty for a control.
         restart_after: the command after which Triton is started anew, besides the end.
         begun: whether an abandoned deployment is in the repository: see ``begun``.
     """
@@ -307,10 +307,10 @@ class Case:
 
 @dataclass
 class Seen:
-    """What was seen in one case.
+    """The observations of one case.
 
     Attributes:
-        red: what must not be, each as ``(what, detail)``.
+        red: violations, each as ``(what, detail)``.
         ran: the commands, in order.
         restarts: how often Triton was started anew.
     """
@@ -445,7 +445,7 @@ class _Playing:
         return snapshot(*paths, self._world.root.parent / ELSEWHERE)
 
     def _kept(self) -> Snapshot:
-        """Return what newer fields were added to that is written once."""
+        """Return the write-once files to which newer fields were added."""
         newer = [damage.path for damage in self._case.damages if damage.kind == "newer"]
         return snapshot(*(self._world.root / path for path in newer if class_of(path) in KEPT))
 
@@ -494,13 +494,13 @@ def _where(error: BaseException) -> str:
 
 
 class Copies(ABC):
-    """Copies of one furnished repository, each played on alone.
+    """Copies of one furnished repository, one for each case.
 
     Args:
         folder: where they are made.
 
     Attributes:
-        originals: what can be damaged, by whether there is an abandoned deployment.
+        originals: the parts that can be damaged, with and without an abandoned deployment.
         ready_timeout_s: see settings.py.
     """
 
@@ -620,7 +620,7 @@ def blamed(case: Case, play: Callable[[Case], Seen]) -> Case:
 
 
 def report(red: Sequence[tuple[Case, Seen]], cases: int, seed: int) -> str:
-    """Group red cases by what was damaged and how, the most frequent first."""
+    """Group red cases by damaged part and kind of damage, the most frequent first."""
     groups: dict[str, list[tuple[Case, Seen]]] = {}
     for case, seen in red:
         name = " + ".join("{} ({}) of {}".format(*damage.group) for damage in case.damages) or "control"

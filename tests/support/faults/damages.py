@@ -1,6 +1,7 @@
-"""Seeded damages of a model repository: what people, other programs, disks and newer releases of this package do to its files.
+"""Seeded damages of a model repository by people, other programs, disks and newer releases of this package.
 
-A damage is a value: where, which kind, how. The same one can be done again to another copy of the repository, alone or with others.
+A damage is a value: where, which kind, how. The same one can be done again to another copy of the
+repository, alone or with others.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from tests.support.models import times
 from tests.support.world import MODEL
 
 ELSEWHERE = "elsewhere"
-"""Name of a folder beside the repository that holds somebody else's files."""
+"""Name of a folder with foreign files beside the repository."""
 DEADLY = "100000000000000000000"
-"""A folder's name of 21 digits, which ends every Triton that loads what it lies in."""
+"""A folder name of 21 digits, which ends every Triton that loads the model above it."""
 
 CLASSES: tuple[tuple[str, str], ...] = (
     (r"M", "the model's folder"),
@@ -67,7 +68,7 @@ CLASSES: tuple[tuple[str, str], ...] = (
     (r"M\.v2", "the warm engine"),
     (r"M\.v2/.*", "a link of the warm engine"),
 )
-"""What a path below the repository is; the first pattern that fits."""
+"""Classes of paths below the repository; the first pattern that fits."""
 DERIVED = frozenset(
     {
         "current.json",
@@ -81,11 +82,11 @@ DERIVED = frozenset(
         "a link of the warm engine",
     }
 )
-"""Classes of what follows from the release, and is made anew from it whatever is there."""
+"""Classes of derived files: they are rewritten from the release in any case."""
 KEPT = frozenset(
     {"the live release", "an earlier release", "a journal's record", "a bake", "a quarantined file"}
 )
-"""Classes of what is written once."""
+"""Classes of files that are written once."""
 MAPPINGS = frozenset(
     {"times_utc", "given", "away", "unanswered", "ended", "notices", "stuck", "figures", "options"}
 )
@@ -104,14 +105,14 @@ def class_of(path: str) -> str:
 
 @dataclass(frozen=True)
 class Damage:
-    """Something that happens to a path of the repository.
+    """A damage to a path of the repository.
 
     Attributes:
         kind: one of ``KINDS``.
         path: below the repository, with ``/``.
         how: which of the kind's ways.
         other: the second path of a swap, or where a link leads to, below the repository.
-        seed: decides what the way leaves open, such as where a file is cut.
+        seed: decides the open choices of the way, such as where a file is cut.
     """
 
     kind: str
@@ -136,7 +137,7 @@ class Damage:
 
     @property
     def foreign(self) -> bool:
-        """Whether what is there is somebody else's, and has to stay."""
+        """Whether the file is foreign, and has to stay."""
         return self.kind == "foreign"
 
     @property
@@ -267,7 +268,7 @@ def _objects(content: Any, name: str = "") -> Iterator[dict[str, Any]]:
 
 
 def _reissue(model: Path, before: str, after: str) -> None:
-    """Write a file's new digest wherever its old one was recorded, as whoever wrote the newer file would have."""
+    """Write a file's new digest wherever its old one was recorded, as the writer of the new file would."""
     for path in sorted(model.rglob("*.json")):
         if path.is_symlink() or not path.is_file():
             continue
@@ -327,7 +328,7 @@ def remove(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Original:
-    """The repository before any damage: what can be damaged in it.
+    """The repository before any damage: the parts that can be damaged.
 
     Attributes:
         files: paths of files, by class.
@@ -478,7 +479,7 @@ FOREIGN: dict[str, list[tuple[str, str]]] = {
         (f"{MODEL}/engines/4", "in the way"),
     ],
 }
-"""What somebody else puts into the repository: paths and ways, by what they are for."""
+"""Foreign additions to the repository: paths and ways, by purpose."""
 
 
 # What has to stay

@@ -19,10 +19,10 @@ _WRITE: dict[str, Callable[..., int]] = {"write": os.write, "pwrite": os.pwrite}
 
 @dataclass(frozen=True)
 class Fault:
-    """What fails, and how.
+    """A failure of the disk.
 
     Attributes:
-        what: its name in reports.
+        what: name in reports.
         number: the ``errno``.
         hits: whether it may happen to a call.
         partly: of what is to be written, half is, without an error: what a write is allowed to do.
@@ -36,7 +36,7 @@ class Fault:
 
 FAULTS = (
     Fault("ENOSPC", errno.ENOSPC, lambda call: call.changes),
-    # What is only read can be closed.
+    # A file that was opened for reading can be closed.
     Fault("EIO", errno.EIO, lambda call: call.changes or call.name != "close"),
     Fault("fsync fails", errno.EIO, lambda call: call.name == "fsync"),
     Fault("short write", errno.ENOSPC, lambda call: call.name in _WRITE, partly=True),

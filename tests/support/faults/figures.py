@@ -1,4 +1,4 @@
-"""What the long runs measure: a JSON line each, and ``docs/reliability.json``, from which the table in the documents is made."""
+"""Figures of the long runs: a JSON line each, and ``docs/reliability.json``, from which the documents' tables are made."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def say(section: str, name: str, figures: Mapping[str, Any]) -> None:
 
 
 def record(section: str, name: str, figures: Mapping[str, Any], file: Path = FILE) -> None:
-    """Print one figure, and keep it in place of what an earlier run measured under that name.
+    """Print one figure, and keep it in place of an earlier run's figure of that name.
 
     Args:
-        section: top-level key of the file: what was done to the system.
+        section: top-level key of the file: the kind of fault.
         name: key in the section.
-        figures: what was counted or measured, with units in the names.
-        file: where figures are kept.
+        figures: counts and measurements, with units in the names.
+        file: file of the figures.
     """
     say(section, name, figures)
     folder = os.open(file.parent, os.O_RDONLY)

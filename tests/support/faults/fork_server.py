@@ -1,7 +1,8 @@
 """A process that has imported the library and forks a child for each operation, which a SIGKILL ends at one of its calls.
 
-Run as ``python -m tests.support.faults.fork_server``: requests come in on stdin and answers go out on stdout, a JSON object a line. Importing
-takes seconds, forking milliseconds. gRPC is imported before the fork and first used after it: it does not live through one.
+Run as ``python -m tests.support.faults.fork_server``: requests come in on stdin and answers go out on
+stdout, a JSON object a line. Importing takes seconds, forking milliseconds. gRPC is imported before the
+fork and first used after it: it does not live through one.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ from tests.support.settings import changed
 from tests.support.world import SETTINGS, World
 
 IMPORTED = (onnx, onnxruntime, tritonclient.grpc)
-"""What the library imports where it is used."""
+"""Modules that the library imports lazily."""
 
 CALL_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a child does.
+    """The task of a child.
 
     Attributes:
         operation: one of the crash sweep's.
@@ -109,7 +110,8 @@ class ForkServer:
         """Have a child do a job.
 
         Returns:
-            ``killed``; and when it was not, ``calls`` it made, the ``error`` that it ended with or "", and ``now``.
+            ``killed``; and when it was not, ``calls`` it made, the ``error`` that it ended with or "", and
+            ``now``.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -129,7 +131,7 @@ def forked(job: Job) -> dict[str, Any]:
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
-        # Nothing of what the server would do at its end is the child's to do.
+        # The child must not run the exit handlers of the server.
         try:
             os.write(write_end, json.dumps(done(job)).encode())
             os._exit(0)

@@ -1,6 +1,7 @@
-"""A hostile case played: a deploy, or another command, against an MLflow and S3 that do what the case says; and what must be true of it then.
+"""Runs a hostile case: a command against an MLflow and S3 that misbehave as the case says; then checks the rules.
 
-``python -m tests.support.faults.hostile_cases --seed … --case …`` plays one alone and shows all that was said.
+``python -m tests.support.faults.hostile_cases --seed … --case …`` plays one alone and shows all that was
+said.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ PLAYERS = 4
 MIB = 1 << 20
 SIGNATURE = re.compile(r"Signature=[0-9A-Fa-f]{64}")
 UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""What turns a terminal's text into something else."""
+"""Characters that change the text of a terminal."""
 
 OF_A_FAILURE = re.compile(r"(^|/)(deployments|leases|journal)(/|$)|\.failed_|/reconcile\.json$|^\.doctor-")
-"""What a command that changes nothing else may write."""
+"""Paths that a command may write that changes nothing else."""
 
 UNAVAILABLE, KILLED = 5, -9
 """Exit codes: of a server that does not answer, and of a command that had not ended long after its deadline."""
@@ -55,7 +56,7 @@ def artifact() -> dict[str, bytes]:
 
 
 def digest_of(artifact: Mapping[str, bytes]) -> str:
-    """Return what training records of it."""
+    """Return the digest that training records."""
     return tree_digest(
         tuple(
             FileEntry(path=path, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
@@ -66,11 +67,11 @@ def digest_of(artifact: Mapping[str, bytes]) -> str:
 
 @dataclass
 class Seen:
-    """What came of a case.
+    """The outcome of a case.
 
     Attributes:
         said: its whole output.
-        wrong: what was wrong with it.
+        wrong: violated rules.
         late: what was, and may be because this machine was busy: all limits are a second.
     """
 
@@ -125,7 +126,7 @@ class Players:
         self._commands.__exit__(None, None, None)
 
     def play_all(self, cases: Sequence[Hostility]) -> Iterator[Seen]:
-        """Yield what came of each case, in their order; what was late is played again at the end."""
+        """Yield the outcomes of the cases, in their order; late cases run again at the end."""
         return map(self.judged, list(self._pool.map(self._once, cases)))
 
     def begin(self, case: Hostility) -> Future[Seen]:
@@ -133,7 +134,7 @@ class Players:
         return self._pool.submit(self._once, case)
 
     def judged(self, seen: Seen) -> Seen:
-        """Return what came of a case, played again while it is only late: a busy machine is not late each time."""
+        """Return the outcome of a case; a case that is only late runs again, because a busy machine is not late each time."""
         for _ in range(TRIES - 1):
             if seen.wrong or not seen.late:
                 break
@@ -250,7 +251,7 @@ def template(folder: Path) -> Path:
 
 
 def _of_any_command(seen: Seen, records: str, repository: Path) -> list[str]:
-    """Return what is wrong whatever was asked for and whatever came of it."""
+    """Return the violations of rules that hold for every command and outcome."""
     ran, said = seen.ran, seen.said
     wrong = []
     if ran.code in (1, 2, 99):
@@ -279,7 +280,7 @@ def secrets_in(text: str) -> list[tuple[str, str]]:
 
 
 def _of_its_time(seen: Seen) -> list[str]:
-    """It ended by its deadline, and what could deploy had the time for it."""
+    """The command ended by its deadline, and a possible deploy had enough time."""
     case, ran = seen.case, seen.ran
     late = []
     if ran.took_s > case.deadline_s + SLACK_S:
@@ -290,7 +291,7 @@ def _of_its_time(seen: Seen) -> list[str]:
 
 
 def _of_redirects(site: HostileSite) -> list[str]:
-    """Whoever is redirected to takes no credentials along."""
+    """The target of a redirect gets no credentials."""
     strangers = [asked for asked in site.asked if asked.server == "elsewhere"]
     return [
         f"credentials went elsewhere: {asked.method} {asked.target}"
@@ -323,7 +324,7 @@ def _of_the_end(seen: Seen, before: Mapping[str, str], repository: Path, wholes:
 
 
 def _kept(repository: Path) -> dict[str, str]:
-    """Return what a failure leaves alone: everything but the journal, leases, and what was put into quarantine or begun to be removed."""
+    """Return the files that a failure must not change: all but the journal, leases, quarantine and begun removals."""
     found = {}
     for path in sorted(repository.rglob("*")):
         name = str(path.relative_to(repository))
@@ -363,7 +364,7 @@ def _indented(text: str) -> str:
 
 
 def report(red: Sequence[Seen], count: int, seed: int) -> str:
-    """Return what is red of so many cases."""
+    """Return a text with the red outcomes of ``count`` cases."""
     return "\n".join([f"{len(red)} of {count} cases are red, seed {seed}:", *map(str, red)])
 
 

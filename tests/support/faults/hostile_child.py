@@ -1,7 +1,8 @@
 """A process that has imported the library and forks a child for each command, which it measures.
 
-Run as ``python -m tests.support.faults.hostile_child``: requests come in on stdin and answers go out on stdout, a JSON object a line. A command is
-the real one, with its arguments, environment and exit code; only Triton is a fake, on the files of a real repository.
+Run as ``python -m tests.support.faults.hostile_child``: requests come in on stdin and answers go out on
+stdout, a JSON object a line. A command is the real one, with its arguments, environment and exit code; only
+Triton is a fake, on the files of a real repository.
 """
 
 from __future__ import annotations
@@ -43,22 +44,23 @@ from tests.support.faults.served_by_fork import start
 from tests.support.world import MODEL
 
 IMPORTED = (onnx, onnxruntime, requests, tritonclient.grpc, urllib3, artifacts, doctor)
-"""What the library imports where it is used."""
+"""Modules that the library imports lazily."""
 MIB = 1 << 20
 ROOM_BYTES = 2 << 30
-"""What a child may take before it is refused more; the machine is not the test's alone."""
+"""Memory limit of a child: the test shares the machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a child does.
+    """The task of a child.
 
     Attributes:
         argv: arguments of ``triton-deploy``.
         environment: its variables, all of them.
         repository: the model repository; a Triton serves what it says is live.
-        folder: where ``stdout``, ``stderr`` and ``records`` are written: what every logger said, at every level.
-        limit_s: it is killed so long after its start.
+        folder: where ``stdout``, ``stderr`` and ``records`` are written: what every logger said, at every
+            level.
+        limit_s: seconds from its start after which it is killed.
     """
 
     argv: tuple[str, ...]
@@ -70,7 +72,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Ran:
-    """What came of it.
+    """The outcome of a child.
 
     Attributes:
         code: the exit code; -9 when it was killed.
@@ -144,8 +146,8 @@ def main() -> None:
         for done in [waiting for waiting in WAITING if os.waitpid(waiting, os.WNOHANG)[0]]:
             WAITING.remove(done)
         if (waiting := os.fork()) == 0:
-            # One process waits for each command, so that this one, which forks, has no clock. It ends without the exit handlers of
-            # ONNX Runtime, which wait for a thread that a fork does not have.
+            # One process waits for each command, so that this one, which forks, has no clock. It ends
+            # without the exit handlers of ONNX Runtime, which wait for a thread that a fork does not have.
             with contextlib.suppress(BrokenPipeError):
                 os.write(1, f"{json.dumps([number, asdict(_forked(Job(**job)))])}\n".encode())
             os._exit(0)
@@ -223,7 +225,7 @@ def _exit_code(argv: tuple[str, ...]) -> int:
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException:
-        # As the interpreter does with what nobody catches.
+        # As the interpreter does with an uncaught exception.
         traceback.print_exc()
         code = 1
     if not any(thread.daemon for thread in threading.enumerate()):
@@ -259,7 +261,7 @@ def _use(triton: FakeTriton) -> None:
 
 
 def _asked(triton: FakeTriton) -> tuple[Any, ...]:
-    """Return what a client gets."""
+    """Return the answer that a client gets."""
     try:
         answer = triton.infer(MODEL, ones(), 1.0)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What a hostile MLflow and S3 do in one case: a few twists, each at one endpoint from one call on, drawn from a seed."""
+"""The twists of a hostile MLflow and S3 in one case, each at one endpoint from one call on, drawn from a seed."""
 
 from __future__ import annotations
 
@@ -99,11 +99,11 @@ ANSWERS_OF_A_DEPLOY: Mapping[str, float] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Twist:
-    """One thing that is done to answers.
+    """A twist of answers.
 
     Attributes:
         where: the endpoint.
-        kind: what is done; see twists.py and its neighbours.
+        kind: the twist; see twists.py and its neighbours.
         first: to which call of the endpoint it happens first.
         times: to how many from there on.
         every: to each one, or to each second one.
@@ -119,7 +119,7 @@ class Twist:
     changes: bool = False
 
     def hits(self, number: int) -> bool:
-        """Whether it happens to so many-th call."""
+        """Whether the twist applies to the call of this number."""
         return 0 <= number - self.first < self.times * self.every and (number - self.first) % self.every == 0
 
     def __str__(self) -> str:
@@ -135,10 +135,10 @@ class Hostility:
     Attributes:
         number: its number; with the seed of the run it says everything else.
         site: one of SITES.
-        command: what is run.
+        command: the command.
         token: a token goes to MLflow, not a user and password.
         digest: training recorded the digest of the version.
-        twists: what is done.
+        twists: the twists.
         must_deploy: nothing of it is a reason to fail.
     """
 

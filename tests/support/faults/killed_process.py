@@ -1,7 +1,8 @@
 """A process that is killed, or stopped and continued, at the n-th call of an operation that has effects.
 
-In one process: a killed one gets an exception from every call from the n-th on, so that no ``except`` or ``finally`` can clean
-up, as none can after a SIGKILL. A stopped one finds, when its n-th call goes through, that others were at work meanwhile.
+In one process: a killed one gets an exception from every call from the n-th on, so that no ``except`` or
+``finally`` can clean up, as none can after a SIGKILL. A stopped one finds, when its n-th call goes through,
+that others were at work meanwhile.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ class Watched:
 
     Attributes:
         count: how many there were.
-        about: the last one, and what it was about.
+        about: name and subject of the last call.
     """
 
     def __init__(self, triton: FakeTriton) -> None:
         self._triton = triton
         self.about = ""
         self._elsewhere = False
-        """What Triton does with files, another process does."""
+        """Triton's own file access happens in another process."""
         self.count = 0
 
     def called(self) -> None:
@@ -80,7 +81,7 @@ class Watched:
             yield
 
     def _with_its_own_disk(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        """Return what only looks, and looks at the files itself, as nothing of the process under test."""
+        """Return a call whose reads do not count, because another process makes them."""
 
         def looking(*args: Any, **kwargs: Any) -> Any:
             before, self._elsewhere = self._elsewhere, True
@@ -96,7 +97,7 @@ class Recorder(Watched):
     """Lets everything through.
 
     Attributes:
-        calls: what each call was about, in their order.
+        calls: the subjects of the calls, in their order.
     """
 
     def __init__(self, triton: FakeTriton) -> None:
@@ -157,9 +158,9 @@ class Sleeper(Watched):
         """Prepare.
 
         Args:
-            triton: whose calls count.
+            triton: the Triton whose calls count.
             at: the call at which it sleeps, from 1.
-            meanwhile: what happens while it sleeps.
+            meanwhile: called while the process sleeps.
             after: whether it sleeps after that call.
             killed: whether it is killed when it has woken and that call has returned.
         """

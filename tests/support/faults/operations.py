@@ -1,4 +1,4 @@
-"""The operations that the fault tests kill, cut off and starve, and what has to be true after each: ``whole``."""
+"""The operations that the fault tests kill, cut off and starve, and the check after each: ``whole``."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def gc(world: World, deployer: Deployer) -> None:
 
 
 def prepared_for_gc(world: World) -> None:
-    """Version 1, what failed, its record and that of the first deploy may go."""
+    """gc may remove version 1, the failed version, its record and that of the first deploy."""
     broken_version(world)
     with pytest.raises(VerificationFailed):
         world.deploy("failed")

@@ -1,10 +1,11 @@
-"""What a disk may hold after a power cut: as much as POSIX promises of it, and of the rest anything.
+"""The states that a disk may have after a power cut: POSIX's promises are kept, the rest is open.
 
-``Recorder`` notes what an operation does to the files below a folder. ``Disk`` plays that again, call by call, and says after any of them
-what the power would leave:
+``Recorder`` notes what an operation does to the files below a folder. ``Disk`` plays that again, call by
+call, and says after any of them what the power would leave:
 
-- of a file whose data were not synced since they were written: what was synced last, or nothing, or a part, or zeros, or all of it;
-- of the names made and removed in a directory that was not synced since: any of them, whatever became of the others. Syncing a file does not
+- of a file whose data were not synced since they were written: what was synced last, or nothing, or a part,
+or zeros, or all of it; - of the names made and removed in a directory that was not synced since: any of
+them, whatever became of the others. Syncing a file does not
   keep its name. A rename is there or not, as a whole.
 
 Modes and times of files are not looked at.
@@ -32,11 +33,11 @@ Tree: TypeAlias = Mapping[str, bytes | str | None]
 """By path: a file's bytes, where a link leads, or None for a directory."""
 
 Op: TypeAlias = tuple[Any, ...]
-"""What was done: a method of ``Disk``, and its arguments."""
+"""A recorded change: a method of ``Disk``, and its arguments."""
 
 
 class Recorder(Killer):
-    """Notes what changes below ``root``; kills as a Killer does."""
+    """Records the changes below ``root``; kills as a Killer does."""
 
     def __init__(self, triton: FakeTriton, root: Path, at: int = 1 << 30) -> None:
         super().__init__(triton, at)
@@ -164,23 +165,23 @@ class Disk:
         self._handles: dict[int, Node] = {}
 
     def play(self, op: Op) -> None:
-        """Do what was recorded."""
+        """Play the recorded changes."""
         getattr(self, f"_{op[0]}")(*op[1:])
 
     def seen(self) -> Tree:
-        """Return what the kernel shows: what remains when a process is killed."""
+        """Return the files as the kernel shows them: the state after a killed process."""
         return self._tree(lambda folder: folder.entries, lambda file: file.data)
 
     def certain(self) -> Tree:
-        """Return what is synced, alone."""
+        """Return only the synced state."""
         return self._tree(lambda folder: folder.synced, lambda file: file.synced)
 
     def names_without_data(self) -> Tree:
-        """Return all names, with no data in the files that were not synced: what ext4 was known for."""
+        """Return all names, with no data in files that were not synced, as ext4 used to leave them."""
         return self._tree(lambda folder: folder.entries, lambda file: file.synced)
 
     def possible(self, choice: random.Random) -> Tree:
-        """Return what is synced and, of the rest, what ``choice`` chooses."""
+        """Return the synced state and the part of the rest that ``choice`` chooses."""
         survives = choice.choice((0.1, 0.5, 0.9))
         kept: dict[Directory, dict[str, Node]] = {}
         for change in self._pending:

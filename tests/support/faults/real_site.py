@@ -1,4 +1,4 @@
-"""A model repository with a real Triton on it, put back to what it was before each point of a sweep."""
+"""A model repository with a real Triton on it, restored before each point of a sweep."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class RealSite:
     """A model repository and a Triton on it.
 
     Attributes:
-        world: what a deploy touches besides.
+        world: the other collaborators of a deploy.
         triton: the server, as the deployer sees it.
         stack: runs it.
-        originals: folder of what ``keep`` kept.
+        originals: folder of the files that ``keep`` copied.
     """
 
     world: World

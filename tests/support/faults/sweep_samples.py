@@ -1,7 +1,8 @@
 """How much of a sweep runs: in ``make test`` a sample, in ``make soak`` all of it.
 
-FAULTS_SEED chooses the sample and all that is random; the output and ``docs/reliability.json`` say what it was. Without it ``make test`` takes the
-same one each time, so that a change is judged by what it changes, and ``make soak`` another one each time.
+FAULTS_SEED chooses the sample and all that is random; the output and ``docs/reliability.json`` have the
+seed. Without it ``make test`` takes the same one each time, so that a change is judged by what it changes,
+and ``make soak`` another one each time.
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ class Sweep:
     """The points of one sweep, numbered from 1, all of them or a sample.
 
     Args:
-        what: what happens at each point.
+        what: the fault at each point.
         name: the operation in which it happens.
-        complete: whether all are wanted.
-        step: of so many one is in a sample.
+        complete: whether all points are tried.
+        step: a sample has one point of this many.
         complete_step: of so many one is tried when all are wanted and all would be too many.
     """
 
@@ -58,7 +59,7 @@ class Sweep:
         self._first = self.random.randrange(self._step) + 1
 
     def points(self) -> Iterator[int]:
-        """Yield the numbers of points; whoever takes them ends when there are no more."""
+        """Yield the numbers of points; the caller ends the iteration."""
         at = self._first
         while True:
             yield at

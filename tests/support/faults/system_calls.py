@@ -1,7 +1,8 @@
 """Every call by which this process looks at files or changes them passes a gate, which may count it, note it or refuse it.
 
-Python's own calls are replaced, those of its file objects included; what C libraries do by themselves is not seen. The deployer changes
-files by Python alone, which was compared with strace(1): see docs/reliability.md.
+Python's own calls are replaced, those of its file objects included; what C libraries do by themselves is
+not seen. The deployer changes files by Python alone, which was compared with strace(1): see
+docs/reliability.md.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Two people deploy one model, in every order and with every accident that hypothesis can think of.
 
-The library is the real one, on a real file system; Triton, MLflow and S3 are fakes. After every step, also while a process is
-stopped in the middle of one, the promises are looked at; clients ask after every load and unload; ``all_settles`` lets all leases run
-out, reconciles once, and wants everything as the last release has it.
+The library is the real one, on a real file system; Triton, MLflow and S3 are fakes. After every step, also
+while a process is stopped in the middle of one, the promises are looked at; clients ask after every load
+and unload; ``all_settles`` lets all leases run out, reconciles once, and wants everything as the last
+release has it.
 """
 
 from __future__ import annotations
@@ -77,13 +78,13 @@ KINDS = st.sampled_from(
 
 @dataclass(frozen=True)
 class Fate:
-    """What becomes of the process of an operation.
+    """The fate of the process of an operation.
 
     Attributes:
         end: ``well``; ``killed`` at a call that has effects; or ``stopped`` there, to go on later.
         at: number of that call.
         delay_s: how long it is stopped.
-        meanwhile: what happens meanwhile.
+        meanwhile: the operations of others in that time.
     """
 
     end: str = "well"
@@ -129,7 +130,7 @@ STOPPED_BEFORE_A_REVERT = st.builds(
     delay_s=st.just(BEYOND_LEASES_S),
     meanwhile=st.just("revert far back"),
 )
-"""What a gc has chosen to remove is live when it goes on."""
+"""A version that a gc has chosen to remove is live when the gc goes on."""
 
 
 class ClientsTriton(FakeTriton):
@@ -152,7 +153,7 @@ class ClientsTriton(FakeTriton):
             self._seen(self.public())
 
     def public(self) -> tuple[int, float] | None:
-        """What a client gets: the version and its answer to 1, or None for an error."""
+        """A client's answer: the version and its answer to 1, or None for an error."""
         refusals, self.fail = self.fail, {}
         try:
             answer = FakeTriton.infer(self, MODEL, ones(), 1.0)
@@ -164,7 +165,7 @@ class ClientsTriton(FakeTriton):
 
 
 def identities(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """What changes when a file is written or replaced: its inode, time of change and size."""
+    """The attributes that change with a write or a replacement: inode, time of change and size."""
     return {
         str(path): (status.st_ino, status.st_mtime_ns, status.st_size)
         for path in folder.rglob("*")
@@ -428,7 +429,8 @@ class TwoDeployers(RuleBasedStateMachine):
     def _put_aside(self, version: int, files: dict[str, tuple[int, int, int]]) -> bool:
         """Whether a version's files are in quarantine, each as it was.
 
-        A gc may remove a version that was released once; a deployment that brings it again and is rolled back takes it along.
+        A gc may remove a version that was released once; a deployment that brings it again and is rolled
+        back takes it along.
         """
         return any(
             set(files.values()) <= set(identities(path).values())
@@ -471,7 +473,7 @@ class TwoDeployers(RuleBasedStateMachine):
     def _restart(self, what: str) -> None:
         self.disturbed = True
         self.triton.restart()
-        # As Triton does with --exit-on-error=false: what can't be loaded is not.
+        # As Triton with --exit-on-error=false: skip models that can't be loaded.
         for model in {"nothing": (), "the public name": (MODEL,)}.get(what) or sorted(
             os.listdir(self.world.root)
         ):
@@ -484,7 +486,7 @@ class TwoDeployers(RuleBasedStateMachine):
         deploy_id = self.ids.get(actor, "")
         if actor and not deploy_id:
             return
-        # What an operation does for others, it does not report for them.
+        # An operation that acts for another does not report for it.
         self.doubtful |= {
             record.deploy_id for record in self.world.folder.journal.all() if not record.finished
         }
@@ -550,7 +552,7 @@ class TwoDeployers(RuleBasedStateMachine):
                 self.triton_refuses("load")
 
     def _settle(self) -> None:
-        """Nobody does anything for longer than any lease, Triton is well: one reconcile, and all is as it should be."""
+        """After a pause longer than any lease, with a healthy Triton, one reconcile repairs everything."""
         self.world.later(BEYOND_LEASES_S)
         self.triton.fail.clear()
         found = self._reconcile()
@@ -579,7 +581,7 @@ class TwoDeployers(RuleBasedStateMachine):
         engines = {f"{MODEL}.v{version}": (version,) for version in loaded}
         assert world.engines - {f".{MODEL}"} == engines.keys()
         assert self.triton.loaded() == engines | ({MODEL: (live.active_version,)} if live else {})
-        # Unfinished files beside a finished deployment's records and in quarantine are in nobody's way.
+        # Unfinished files beside the records of a finished deployment and in quarantine do no harm.
         left = [
             path
             for path in world.root.rglob(".*")
@@ -588,7 +590,8 @@ class TwoDeployers(RuleBasedStateMachine):
         assert left == [], f"nothing is left over: {left}"
         for record in world.folder.journal.all():
             if not record.finished:
-                # It began after its lease had run out: the fence stops each of its steps, and a rollback is still due.
+                # It began after its lease had run out: the fence stops each of its steps, and a rollback is
+                # still due.
                 assert len(record.times_utc) == 1
                 assert record.deploy_id in self.stopped
         released = {str(release.active_version) for release in self._releases()}

@@ -1,4 +1,4 @@
-"""A real browser, Debian's Chromium, and what a person does with it in Airflow's own pages."""
+"""A real browser, Debian's Chromium, and a person's actions in Airflow's own pages."""
 
 from __future__ import annotations
 
@@ -75,6 +75,6 @@ class AirflowPages:
         self.page.goto(f"{self._url}/dags/{dag_id}/runs/{run_id.replace('+', '%2B')}{rest}")
 
     def picture(self, name: str) -> None:
-        """Make a screenshot, if somebody wants to look at it."""
+        """Make a screenshot if a developer asked for it."""
         if PICTURES:
             self.page.screenshot(path=Path(PICTURES) / f"{name}.png")

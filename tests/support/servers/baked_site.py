@@ -34,7 +34,7 @@ class Site:
         return replace(self, settings=changed(self.settings, **settings))
 
     def bake(self, minutes: float | None = None, *, act: bool = True) -> Baked:
-        """Watch what is live, for so long or as long as the settings say; see ``Baking.run``."""
+        """Watch the live version for this time, or for that of the settings; see ``Baking.run``."""
         policy = BakePolicy.of(self.settings, minutes)
         baking = Baking(self.settings, self.releases.model, policy, deployer=self.deployer, actor="test")
         baked = baking.run(baking.live().generation, act=act)

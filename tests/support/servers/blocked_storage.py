@@ -12,12 +12,13 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def blocked(file: Path) -> Iterator[Callable[[], bool]]:
-    """Make whoever opens a file wait until the block ends: a lease, see fcntl(2). Not for more than 45 s.
+    """Make every open of a file wait until the block ends, by a lease, see fcntl(2); 45 s at most.
 
-    Stopping the process that loads would not do: Triton has died of a backend that stood still while it held a lock.
+    Stopping the process that loads would not do: Triton has died of a backend that stood still while it
+    held a lock.
 
     Yields:
-        Says whether somebody waits.
+        A function that returns whether a process waits.
     """
     previous = signal.signal(signal.SIGIO, signal.SIG_IGN)
     fd = os.open(file, os.O_RDWR)

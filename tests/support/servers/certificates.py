@@ -1,4 +1,4 @@
-"""A private certificate authority, and the certificates of servers and clients that it issues, or that somebody else does."""
+"""A private certificate authority, and certificates of servers and clients from it or from another authority."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Authority:
 
     Args:
         folder: where its files are.
-        name: what it is called, in the certificates and in file names.
+        name: its name in the certificates and in file names.
 
     Attributes:
-        bundle: file with its own certificate: whoever has it trusts what it issued.
+        bundle: file with its own certificate, by which clients trust its certificates.
     """
 
     def __init__(self, folder: Path, name: str = "authority") -> None:
@@ -44,13 +44,14 @@ class Authority:
     def server(
         self, *names: str, ended: bool = False, asks: Authority | None = None, early: bool = False
     ) -> ssl.SSLContext:
-        """Return what a server needs to speak TLS.
+        """Return the TLS context of a server.
 
         Args:
             names: host names and addresses that the certificate is for.
             ended: its time is over.
             asks: it lets in only clients with a certificate of this authority.
-            early: a client that is not let in hears of it while it connects (TLS 1.2), not at its first read (TLS 1.3).
+            early: a client that is not let in hears of it while it connects (TLS 1.2), not at its first
+                read (TLS 1.3).
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(

@@ -1,4 +1,4 @@
-"""A client that keeps asking: what a user of the public name lives through during a deploy."""
+"""A client that sends requests to the public name all the time, as a user does during a deploy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Answer = tuple[int, float]
 
 @dataclass(frozen=True)
 class Seen:
-    """What a client saw over some time.
+    """The answers of a client over some time.
 
     Attributes:
         answers: one for each request that was answered, in order.
@@ -68,7 +68,7 @@ class Client:
         self._thread.join()
 
     def seen(self) -> Seen:
-        """What it saw until now: waits for another answer or failure first, so that now is included."""
+        """Its answers until now; waits for one more answer or failure, so that this moment is included."""
         known = len(self._answers) + len(self._failures)
         # Two more: the first of them may have been asked before.
         while len(self._answers) + len(self._failures) < known + 2:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 MARK = "test.hurts"
-"""Key in the ``metadata_props`` of an ONNX file: what the model does.
+"""Key in the ``metadata_props`` of an ONNX file: the fault of the model.
 
-``load``, ``warmup``, ``switch``, ``smoke_engine``, ``smoke_public``, ``client``: when the server is ended; ``load_later``: when a load that hangs
-goes on. ``hang_load``, ``hang_infer``: what does not end. ``stub_dies``: the stub ends at its start, and the server goes on.
+``load``, ``warmup``, ``switch``, ``smoke_engine``, ``smoke_public``, ``client``: when the server is ended;
+``load_later``: when a load that hangs goes on. ``hang_load``, ``hang_infer``: what does not end.
+``stub_dies``: the stub ends at its start, and the server goes on.
 """
 HANGS_WHILE = "TEST_HANGS_WHILE"
 """A variable of the server, which names a file: what hangs goes on when that is gone."""
@@ -24,7 +25,7 @@ REACHED, CALM = ".reached", ".calm"
 """Endings of two more names: whoever hangs makes the one; while there is the other, no mark means anything."""
 
 SERVER, STUB = "tritonserver", "triton_python"
-"""What Linux calls the processes; it keeps 15 letters of a name."""
+"""Linux's names of the processes; it keeps 15 letters of a name."""
 LONGEST_END_S = 10.0
 
 
@@ -59,8 +60,8 @@ def server_above(pid: int) -> int:
 def end_server(server: int, number: signal.Signals = signal.SIGSEGV) -> None:
     """End a tritonserver, and when it is gone its stubs, the calling process last.
 
-    Stubs inherit the server's sockets and outlive it for seconds, in which clients see a silence in place of a connection that ended. NVIDIA's
-    ``onnxruntime`` backend has no such processes.
+    Stubs inherit the server's sockets and outlive it for seconds, in which clients see a silence in place
+    of a connection that ended. NVIDIA's ``onnxruntime`` backend has no such processes.
 
     Args:
         server: its process id.

@@ -1,4 +1,4 @@
-"""What the shipped dashboards ask, and a life of a model in which all of it has an answer."""
+"""The queries of the shipped dashboards, and a life of a model in which each has an answer."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def live_through_everything(releases: Releases, gateway: Gateway, step_s: float)
         mlflow__feedback_prefix="off",
     )
     own = releases.deployer
-    # Nobody judges here: the dashboards show what gateways count.
+    # This judge always approves: the dashboards show the gateways' counts.
     deployer = Deployer(settings, registry=own._registry, stores=own._stores, judge=does_well)
     folder = ModelFolder.at(releases.root, releases.model)
     with ExitStack() as running:

@@ -1,4 +1,4 @@
-"""A deploy in a process of its own, to be killed: ``python -m`` with what it does pickled on stdin."""
+"""A deploy in a process of its own, to be killed: ``python -m``, with its task pickled on stdin."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.support.fakes import FakeRegistry, FakeStore
 
 @dataclass(frozen=True)
 class Job:
-    """What the child deploys.
+    """The deploy of the child.
 
     Attributes:
         settings: the deployer's.
         registry: has the alias.
         store: has the artifact; its server is the parent's.
-        request: what is asked for.
+        request: the request.
     """
 
     settings: Settings
@@ -31,7 +31,7 @@ class Job:
     request: DeployRequest
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start the child; whoever calls this kills it, or waits for it."""
+        """Start the child; the caller has to kill it or wait for it."""
         command = [sys.executable, "-m", __name__]
         child = subprocess.Popen(command, cwd=REPO, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
         assert child.stdin is not None

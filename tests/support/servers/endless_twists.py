@@ -1,4 +1,4 @@
-"""What may become of any answer on its way: too much of it, too little, or too late."""
+"""Twists of any answer: too much of it, too little, or too late."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.servers.wire import head_of
 
 ENDLESS: dict[str, Play] = {}
 BOMB_BYTES = 1536 * MIB
-"""What a bomb unpacks to."""
+"""The unpacked size of a bomb."""
 
 # Size
 

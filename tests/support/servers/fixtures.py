@@ -21,7 +21,7 @@ __all__ = ["chromium", "gateway", "own_gateway", "releases"]
 
 # Its thread would change this process's environment while another reads it.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-# Clients are waited for where that is what is tried.
+# Commits do not wait for clients, except in the tests of that wait.
 os.environ["TRITON_DEPLOY_SETTLE_S"] = "0"
 
 
@@ -30,7 +30,7 @@ def _described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     home = tmp_path_factory.mktemp("stack")
     stack = Stack(
         home,
-        # A staging Triton is what some tests are about; they have one of their own.
+        # The tests of a staging Triton start one of their own.
         [name for name in SERVICES if name != STAGING],
         dags=dags_with_copies(home / "dags"),
         dag_ids=[DEPLOY_DAG, RECONCILE_DAG, RETRAIN_DAG, *COPIES, *RETRAIN_COPIES],

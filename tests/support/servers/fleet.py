@@ -68,12 +68,12 @@ class Ended:
 
 
 class Fleet:
-    """Serving Tritons on one repository, and what is before and beside them; runs while the block does.
+    """Serving Tritons on one repository, with gateway and staging Triton; they run for the time of the block.
 
     Args:
         folder: for all of their files; empty.
         tritons: how many serve.
-        staging: whether one more serves nobody.
+        staging: whether there is a staging Triton besides.
     """
 
     def __init__(self, folder: Path, tritons: int, *, staging: bool) -> None:
@@ -89,7 +89,7 @@ class Fleet:
             repository=self.repository,
             triton__grpc_urls=tuple(stack.url("triton-grpc") for stack in self.serving),
             triton__staging_grpc_url=self.staging.url(f"{STAGING}-grpc") if self.staging else "",
-            # As users have it: clients meet a candidate on one Triton for so long.
+            # As in production: clients meet a candidate on one Triton for this time.
             triton__settle_s=Settings.triton.settle_s,
             **DEADLINES,
         )
@@ -169,14 +169,14 @@ class Fleet:
         return new
 
     def request(self, canary: Canary | None = None) -> DeployRequest:
-        """Return what asks for a deploy of what the alias names."""
+        """Return the request for a deploy of the alias's version."""
         return DeployRequest(model=self.model, alias="A", deploy_id=next(self._ids), canary=canary)
 
     def deploy(self, request: DeployRequest, **changes: Any) -> Ended:
         """Deploy once, as the command line does.
 
         Args:
-            request: what is asked for.
+            request: the request.
             changes: of the settings.
         """
         began = time.monotonic()
@@ -251,7 +251,7 @@ class Fleet:
 
     @contextmanager
     def holding(self) -> Iterator[None]:
-        """What is marked to hang does so for the length of the block, and goes on after it."""
+        """Models that are marked to hang do so for the length of the block, and go on after it."""
         self._reached.unlink(missing_ok=True)
         self._held.touch()
         try:
@@ -264,7 +264,7 @@ class Fleet:
         return self._reached.exists()
 
     def let_go(self) -> None:
-        """Let what hangs go on."""
+        """Let hanging models go on."""
         self._held.unlink(missing_ok=True)
 
     def end_one(self) -> None:

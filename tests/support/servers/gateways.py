@@ -59,7 +59,7 @@ class Gateway:
         self.address = f"127.0.0.1:{self.port}"
         self.url = f"http://{self.address}"
         self._log, self._ready = log, ready
-        # What the caller's shell exports for another gateway must not reach this one.
+        # Exports of the caller's shell for another gateway must not reach this one.
         own = {
             k: v for k, v in os.environ.items() if not k.startswith(("GATEWAY_", "TRITON_", "PROMETHEUS_"))
         }
@@ -231,7 +231,7 @@ class RealClient(InferenceServerClient):  # type: ignore[misc]
 
 @dataclass
 class Seen:
-    """What the clients of a Traffic saw."""
+    """The answers that the clients of a Traffic got."""
 
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
@@ -296,7 +296,7 @@ class Traffic:
         )
 
     def assert_unnoticed(self) -> None:
-        """Nobody failed, and every answer came from the version that its header names."""
+        """No request failed, and every answer came from the version in its header."""
         assert not self.seen.failures, f"{len(self.seen.failures)} failed, first: {self.seen.failures[0]}"
         assert not self.seen.lies, f"{len(self.seen.lies)} lies, first: {self.seen.lies[0]}"
         assert {way for way, _ in self.seen.answers} == {"predict", "v2 json", "v2 binary"}

@@ -1,4 +1,4 @@
-"""Requests that nobody means well with, sent as bytes, and a server that records what reaches it."""
+"""Hostile requests, sent as bytes, and a server that records the requests that reach it."""
 
 from __future__ import annotations
 

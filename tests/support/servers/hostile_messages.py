@@ -1,4 +1,4 @@
-"""What is asked and answered over HTTP, as data; and the secrets that a client has for the servers of hostile_site.py."""
+"""HTTP requests and answers as data, and the secrets of a client for the servers of hostile_site.py."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """An MLflow, its S3 and a Prometheus in threads of this process, whose answers may be altered on the way (see twists.py).
 
-Enough of them for a deploy: behind MLflow's proxy with presigned URLs and without, and at ``s3://`` itself with a listing as AWS gives it.
-What is checked of a request is what tells a healthy client: credentials, and ``If-Match``. One more server, *elsewhere*, is where redirects lead.
+Enough of them for a deploy: behind MLflow's proxy with presigned URLs and without, and at ``s3://`` itself
+with a listing as AWS gives it. The servers check the signs of a healthy client: credentials, and
+``If-Match``. One more server, *elsewhere*, is where redirects lead.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from tests.support.servers.wire import Wire
 
 BUCKET = "mlflow"
 ROOT = "artifacts"
-"""What MLflow puts before a path of its own to find it in the bucket."""
+"""MLflow's prefix of its paths in the bucket."""
 PAGE = 1000
 """How many keys a page of S3 has at most."""
 
@@ -41,7 +42,7 @@ class Hostile(Protocol):
 
 @dataclass
 class Contents:
-    """What MLflow and S3 have: one version of one model.
+    """The content of MLflow and S3: one version of one model.
 
     Attributes:
         files: content by path below the version's folder.
@@ -80,9 +81,10 @@ class HostileSite:
     """The servers; they run while the block does.
 
     Args:
-        contents: what they have.
-        hostile: what is done to their answers; by default nothing.
-        tls: by server its certificate, and whether it asks for one of the client; one that is not named speaks plain HTTP.
+        contents: their content.
+        hostile: twists of their answers; default: none.
+        tls: by server its certificate, and whether it asks for one of the client; one that is not named
+            speaks plain HTTP.
         host: what they are called in the addresses that they give.
 
     Attributes:
@@ -132,7 +134,7 @@ class HostileSite:
         return asked
 
     def answer(self, asked: Asked) -> Answer:
-        """Return what a healthy server answers."""
+        """Return the answer of a healthy server."""
         if asked.server == "elsewhere":
             return self._object(asked)
         if asked.server == "s3":

@@ -1,4 +1,4 @@
-"""A gateway that serves without Triton what an alias names."""
+"""A gateway that serves the version of an alias without Triton."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ Rows = list[list[float]]
 
 
 def one_row(number: int) -> Rows:
-    """What a client asks that does no harm."""
+    """The request of a harmless client."""
     return [[1.0, 1.0]]
 
 
@@ -82,11 +82,11 @@ class ManyClients(_InThreads):
         print(f"answers by version: {dict(self.answers)}, failures by status: {dict(self.failures)}")
 
     def ask_for(self, seconds: float) -> None:
-        """Go on asking for so long."""
+        """Go on for this time."""
         time.sleep(seconds)
 
     def wait_for(self, version: int, count: int) -> None:
-        """Return when a version has answered so often."""
+        """Return when a version has given this many answers."""
         eventually(lambda: self.answers[version] >= count, f"version {version} answers", 120)
 
     def _run(self, name: str) -> None:

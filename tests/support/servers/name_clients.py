@@ -1,7 +1,8 @@
 """Clients of a model's public name, in a process of their own, so that a deployer's work does not delay them.
 
-Run as a script: ``python -m tests.support.servers.name_clients GRPC_URL MODEL`` asks until its standard input ends, then prints what each client
-saw, as a JSON list. The model is a ``models.times`` whose factor is its version.
+Run as a script: ``python -m tests.support.servers.name_clients GRPC_URL MODEL`` asks until its standard
+input ends, then prints what each client saw, as a JSON list. The model is a ``models.times`` whose factor
+is its version.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A server that answers each connection with what a test says, byte for byte."""
+"""A server that answers each connection with the bytes of a test."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Plain:
 
     Attributes:
         url: its address.
-        requests: what it was asked, as it came.
+        requests: the raw requests.
     """
 
     url: str = ""
@@ -37,7 +37,7 @@ class Plain:
 
 @contextmanager
 def plain_server(say: Callable[[str], Say], tls: ssl.SSLContext | None = None) -> Iterator[Plain]:
-    """Serve; ``say`` gets the head of a request and returns what answers it."""
+    """Serve; ``say`` gets the head of a request and returns its answer."""
     plain = Plain()
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
@@ -45,7 +45,7 @@ def plain_server(say: Callable[[str], Say], tls: ssl.SSLContext | None = None) -
         plain.url = f"http{'s' if tls else ''}://127.0.0.1:{listening.getsockname()[1]}"
         threading.Thread(target=_accept, args=(listening, plain, say, tls), daemon=True).start()
         yield plain
-        # Closing does not wake who waits for the next connection.
+        # Closing does not wake a thread that waits for the next connection.
         listening.shutdown(socket.SHUT_RDWR)
 
 
@@ -64,7 +64,7 @@ def _serve(
     with suppress(OSError), connection, secured_by(connection, tls) as secured:
         head = b""
         while b"\r\n\r\n" not in head:
-            # Whoever speaks another language is answered all the same.
+            # A client of another protocol gets an answer, too.
             if not (data := secured.recv(65536)) or (not head and not data[:1].isalpha()):
                 break
             head += data

@@ -103,7 +103,8 @@ class Prometheus(Server):
         interval_s: between two scrapes, and two evaluations of the rules, seconds.
         waits: how long an alert's condition has to hold, by the alert's name; as shipped for others.
         ranges: shipped range to range of this test, in every rule: ``{"5m": "10s"}``.
-        limits: what replaces what in the expression of an alert, by its name: ``{"ModelIsSlow": ("> 0.5", "> 0.02")}``.
+        limits: what replaces what in the expression of an alert, by its name: ``{"ModelIsSlow": ("> 0.5",
+            "> 0.02")}``.
         port: where it listens; any free one by default.
         locked: whether it wants a user and a password, ``USER`` and ``PASSWORD``; they are in its ``url``.
     """

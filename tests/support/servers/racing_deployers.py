@@ -1,7 +1,8 @@
 """Many deployers of one model at once: a process each, forked when all has been imported, started by one signal.
 
-Run as a script: ``python -m tests.support.servers.racing_deployers MODEL RACERS ROUNDS [BUG…]`` with the settings in the environment. Racer ``n``
-deploys alias ``r<n>``; every third one reverts instead, when there is something to go back to. Prints a JSON list with what each attempt came to.
+Run as a script: ``python -m tests.support.servers.racing_deployers MODEL RACERS ROUNDS [BUG…]`` with the
+settings in the environment. Racer ``n`` deploys alias ``r<n>``; every third one reverts instead, when there
+is something to go back to. Prints a JSON list with what each attempt came to.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ PAUSE_S = 0.2
 
 
 def nobody_minds_the_others() -> None:
-    """Bug: whoever wants the lease has it, nobody looks for another's release before the commit, nobody cleans up."""
+    """Bug: every deployer gets the lease, no commit checks for another's release, and no deployer cleans up."""
 
     def nothing(*arguments: object, **named: object) -> None:
         pass
@@ -61,7 +62,7 @@ BUGS: dict[str, Callable[[], None]] = {
 
 
 def attempt(model: str, number: int, turn: int) -> dict[str, object]:
-    """Deploy, or revert, once; return what came of it."""
+    """Deploy, or revert, once; return the outcome."""
     deployer, deploy_id = Deployer(Settings.from_env()), f"r{number}-{turn}"
     reverts = turn > 0 and number % 3 == 0
     said: dict[str, object] = {"deploy_id": deploy_id, "reverts": reverts}

@@ -1,4 +1,4 @@
-"""One object in a store that answers as S3 does, but for what a test says of single answers."""
+"""One object in a store that answers as S3 does, except for the answers that a test scripts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Said:
 
 @dataclass
 class ScriptedStore:
-    """The server: its object, what it was asked, and how it answers otherwise."""
+    """The server: its object, its requests, and its scripted answers."""
 
     content: bytes
     etag: str = '"first"'

@@ -1,4 +1,4 @@
-"""One Triton on a repository of its own, models deployed to it without MLflow, and what has to be true of them."""
+"""One Triton on a repository of its own, models deployed to it without MLflow, and checks of them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Site:
         self.log_path = server.log_path
 
     def answer(self, model: str) -> tuple[int, float]:
-        """What a client gets for 1: the version that answers, and what it makes of it."""
+        """A client's answer for 1: the version, and its output."""
         answer = self.triton.infer(model, ones(), 5)
         return answer.version, float(answer.outputs["y"][0, 0])
 

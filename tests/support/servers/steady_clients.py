@@ -1,4 +1,4 @@
-"""Clients that ask a gateway so many times a second whatever becomes of earlier requests, and count those that were not answered in time."""
+"""Clients that send a gateway requests at a fixed rate, and count those that were not answered in time."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class SteadyClients:
         self._pool = ThreadPoolExecutor(int(PER_SECOND * LIMIT_S * 2))
         self._ticking = threading.Thread(target=self._tick, daemon=True)
         self.requests = 0
-        """So many have ended."""
+        """Number of ended requests."""
         self.failed: list[Failed] = []
 
     def __enter__(self) -> Self:
@@ -71,7 +71,7 @@ class SteadyClients:
         self._pool.shutdown(wait=True)
 
     def ask_more(self, count: int) -> None:
-        """Return when so many requests more have ended."""
+        """Return when this many further requests have ended."""
         wanted = self.requests + count
         eventually(lambda: self.requests >= wanted, f"{count} more requests have ended", 60)
 

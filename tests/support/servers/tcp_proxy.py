@@ -1,4 +1,4 @@
-"""A network that breaks on purpose: stands between a client and a server, and does to the bytes what it is told."""
+"""A network that breaks on purpose: a proxy between client and server that applies a fault to the bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLOCK_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class Fault:
-    """What a network does; without arguments, nothing wrong.
+    """A fault of the network; without arguments, no fault.
 
     Attributes:
         reset: every connection is reset, new ones as soon as they are made.
@@ -60,7 +60,7 @@ class TcpProxy:
 
     @property
     def fault(self) -> Fault:
-        """What is wrong now."""
+        """The present fault."""
         return self._fault
 
     @fault.setter
@@ -81,8 +81,8 @@ class TcpProxy:
             connection.reset()
 
     def close(self) -> None:
-        """Stop listening, and reset what is open."""
-        # Wakes up who waits for a connection; closing alone does not.
+        """Stop listening, and reset open connections."""
+        # Wakes up the thread that waits for a connection; closing alone does not.
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -178,7 +178,7 @@ def _reset(end: socket.socket) -> None:
     with contextlib.suppress(OSError):
         # Closing with a linger time of zero sends RST instead of FIN; see socket(7), SO_LINGER.
         end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        # Wakes up who waits for this end in another thread.
+        # Wakes up a thread that waits for this end.
         end.shutdown(socket.SHUT_RD)
     end.close()
 

@@ -1,4 +1,4 @@
-"""Models of the stack under traffic: clients that never stop asking, and what they must not notice."""
+"""Models of the stack under traffic: clients that never stop, and the failures that they must not see."""
 
 from __future__ import annotations
 

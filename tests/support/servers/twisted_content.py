@@ -1,4 +1,4 @@
-"""What may become of an answer that only makes sense for what it is about: of JSON, of listings, of objects and presigned URLs."""
+"""Twists of an answer's content: of JSON, of listings, of objects and presigned URLs."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ READ = frozenset(
         *("run", "info", "artifact_uri", "files", "path", "is_dir", "file_size", "url"),
     )
 )
-"""Members that a deploy reads; what is odd about the others is nobody's concern."""
+"""Members that a deploy reads; the others may be odd."""
 
 
 def odd(chance: random.Random) -> Any:
@@ -245,7 +245,7 @@ FILLER, OTHER_FILLER = b"a" * 64, b"b" * 64
 
 
 def other_object(data: bytes) -> bytes:
-    """Return what somebody uploads in its place, of the same size: one that differs in its filler alone, so that a mixture of both is as good a model."""
+    """Return a replacement of the same size, as by another upload: one that differs in its filler alone, so that a mixture of both is as good a model."""
     changed = data.replace(FILLER, OTHER_FILLER)
     return (
         changed

@@ -1,6 +1,7 @@
-"""What may become of an answer on its way: of any answer, whatever it is about. Those that know what it says are in twisted_content.py.
+"""Twists of any answer on its way; twisted_content.py has the twists of the content.
 
-A twist is a function that answers in place of the server. It gets a generator of its own for all that it chooses.
+A twist is a function that answers in place of the server. It gets a generator of its own for all that it
+chooses.
 """
 
 from __future__ import annotations

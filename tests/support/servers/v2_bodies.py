@@ -1,4 +1,4 @@
-"""Bodies of v2 inference requests by chance, right ones and hostile ones, and a model for Triton that says what it got."""
+"""Random bodies of v2 inference requests, right and hostile ones, and a model for Triton that answers with its input."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tests.support.waiting import eventually
 
 ASKED_A_SECOND = 40
 ONE_OF = 20
-"""So many requests have one with a number that `models.fails_above` does not know: 5 %."""
+"""One request of this many has a number on which `models.fails_above` fails: 5 %."""
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Clients:
     Args:
         addresses: where, in turn.
         model: its name.
-        threads: so many ask at once, at most.
+        threads: largest number of requests at a time.
     """
 
     addresses: list[str]
@@ -55,7 +55,7 @@ class Clients:
             thread.join(timeout=60)
 
     def ask_more(self, count: int) -> None:
-        """Return when so many requests more have ended."""
+        """Return when this many further requests have ended."""
         wanted = self.answers.total() + self.failures + count
         eventually(lambda: self.answers.total() + self.failures >= wanted, "clients are answered", 120)
 

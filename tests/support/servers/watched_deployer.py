@@ -15,11 +15,12 @@ STEPS = ("snapshot", "materialize", "load", "ready", "smoke", "commit", "rollbac
 
 Happens = Callable[[str], None]
 """Told of a moment: ``smoke`` when that step begins; ``commit: load public`` right before that call to a Triton, and
-``commit: load public done`` right after it. Operations are ``load``, ``unload``, ``ask`` (of ``public`` or ``engine``) and ``look``."""
+``commit: load public done`` right after it. Operations are ``load``, ``unload``, ``ask`` (of ``public`` or
+``engine``) and ``look``."""
 
 
 def watched_deployer(settings: Settings, model: str, happens: Happens) -> Deployer:
-    """Return a deployer of one model that tells what it is at."""
+    """Return a deployer of one model that reports its present step."""
     step = ""
 
     def tell(operation: str) -> None:

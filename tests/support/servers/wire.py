@@ -37,12 +37,12 @@ class Wire:
         self.over = False
 
     def send(self, data: bytes) -> None:
-        """Send bytes as they are; raises Gone when nobody takes them."""
+        """Send bytes as they are; raises Gone if the client has gone."""
         self.alive()
         self._connection.sendall(data)
 
     def alive(self) -> None:
-        """Raise Gone when nobody waits any more."""
+        """Raise Gone if the client has gone."""
         if self._stopping.is_set() or time.monotonic() > self._ends:
             raise Gone
         readable, _, _ = select.select([self._connection], [], [], 0)
@@ -57,7 +57,7 @@ class Wire:
                     raise Gone
 
     def wait(self, seconds: float) -> None:
-        """Keep silent for a while; raises Gone as soon as nobody waits."""
+        """Keep silent for a while; raises Gone as soon as the client has gone."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             self.alive()
@@ -75,7 +75,7 @@ class Wire:
         self.send(head_of(status, {**headers, **length}) + body)
 
     def drip(self, data: bytes, pause_s: float, count: int = 1) -> None:
-        """Send bytes so many at a time, with pauses between."""
+        """Send bytes in pieces, with pauses between."""
         for start in range(0, len(data), count):
             self.send(data[start : start + count])
             self.wait(pause_s)
@@ -89,7 +89,7 @@ class Wire:
     def reset(self) -> None:
         """Hang up as a machine does that was switched off and on again."""
         self.over = True
-        # Without waiting for what was sent: the system answers RST.
+        # Close without waiting for sent data: the system answers RST.
         with contextlib.suppress(OSError):
             self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         with contextlib.suppress(OSError):

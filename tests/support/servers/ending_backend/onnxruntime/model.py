@@ -1,6 +1,7 @@
 """The project's ``onnxruntime`` backend, with models that end the whole server: NVIDIA's runs in Triton's process, and its crash is Triton's.
 
-A model whose ONNX file carries a mark does what the mark says, see ``MARK`` in ``tests/support/servers/crashed_triton.py``. For Tritons of tests only.
+A model whose ONNX file carries a mark does what the mark says, see ``MARK`` in
+``tests/support/servers/crashed_triton.py``. For Tritons of tests only.
 """
 
 from __future__ import annotations
