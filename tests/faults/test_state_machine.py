@@ -26,9 +26,9 @@ from ml_code.triton_deploy.fleet.serving_files import ServingFiles
 from ml_code.triton_deploy.repository import durable
 from ml_code.triton_deploy.repository.journal import Journal
 from ml_code.triton_deploy.repository.lease import Lease
+from ml_code.triton_deploy.repository.quarantine import Quarantine
 from ml_code.triton_deploy.repository.releases import Releases
 from ml_code.triton_deploy.repository.removals import Removals
-from ml_code.triton_deploy.repository.versions import Versions
 from ml_code.triton_deploy.rules import gc_rules
 from ml_code.triton_deploy.rules.deployment import Deployment, Failure, State
 from ml_code.triton_deploy.rules.gc_rules import Inventory, Policy
@@ -137,14 +137,14 @@ def journal_that_takes_every_fact(patch: pytest.MonkeyPatch) -> None:
 
 def quarantine_of_what_others_brought(patch: pytest.MonkeyPatch) -> None:
     """A rollback takes away its version's directory whoever installed it."""
-    quarantine = Versions.quarantine
+    add = Quarantine.add
 
-    def any_directory(self: Versions, record: Deployment, failure: Failure, at: datetime) -> Path | None:
-        manifest = self.manifest(record.version)
+    def any_directory(self: Quarantine, record: Deployment, failure: Failure, at: datetime) -> Path | None:
+        manifest = self._versions.manifest(record.version)
         owner = replace(record, deploy_id=manifest.deploy_id) if manifest else record
-        return quarantine(self, owner, failure, at)
+        return add(self, owner, failure, at)
 
-    patch.setattr(Versions, "quarantine", any_directory)
+    patch.setattr(Quarantine, "add", any_directory)
 
 
 def restart_without_the_switch(patch: pytest.MonkeyPatch) -> None:

@@ -170,7 +170,7 @@ def test_a_cold_revert_loads_nothing_that_is_damaged(deployed: World, damage: st
     assert failure is not None
     assert (failure.kind, failure.blames_artifact) == ("damaged", False)
     assert "1" in deployed.names
-    assert list(deployed.folder.versions.quarantined()) == []
+    assert list(deployed.folder.quarantine.failures()) == []
 
 
 def test_a_cold_revert_reads_every_byte_once(deployed: World, hashed: list[Path]) -> None:
@@ -456,7 +456,7 @@ def test_a_version_without_a_recorded_digest_is_refused_where_one_is_demanded(wo
     ]
     assert plan.exit_code == refused.value.exit_code == 4
     assert world.store.reads == []
-    assert list(world.folder.versions.quarantined()) == []
+    assert list(world.folder.quarantine.failures()) == []
     # Nothing is held against its files.
     digest = world.deploy("d2").digest
     world.register(2, files(times(1.0), triton__golden_json=golden(1.0)), digest=digest)

@@ -241,7 +241,7 @@ def test_a_deploy_of_it_is_refused_before_anything_is_done(site: Site) -> None:
     assert (plan.obstacles[0].message, plan.obstacles[0].hint) == (error.message, error.hint)
     assert site.folder.journal.ids() == ["former"]
     assert site.folder.lease.last(site.now) == (None, False)
-    assert list(site.folder.versions.quarantined()) == []
+    assert list(site.folder.quarantine.failures()) == []
     assert site.ask() == (1, 2.0)
 
 
@@ -486,6 +486,6 @@ def test_what_failed_says_of_which_run_it_was(site: Site) -> None:
     site.triton.fail[f"load {MODEL}.v2"] = ArtifactRejected("broken", hint="x")
     with pytest.raises(ArtifactRejected):
         site.deploy_told("bad")
-    ((path, failure),) = site.folder.versions.quarantined()
+    ((path, failure),) = site.folder.quarantine.failures()
     assert failure["run_id"] == ANEW
     assert Path(path, "failure.json").is_file()

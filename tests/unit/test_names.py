@@ -3,8 +3,8 @@
 import pytest
 
 from ml_code.triton_deploy.errors import InvalidInput
-from ml_code.triton_deploy.repository import versions
-from ml_code.triton_deploy.repository.origins import set_aside_name
+from ml_code.triton_deploy.repository import origins, switch_config
+from ml_code.triton_deploy.repository.origins import leftover_name
 from ml_code.triton_deploy.rules.names import (
     MAX_VERSION,
     RESERVED_FILES,
@@ -19,7 +19,7 @@ from ml_code.triton_deploy.rules.names import (
     same_name,
     unfit_for_weights,
 )
-from ml_code.triton_deploy.rules.version_files import GOLDEN, MODEL_FILE, OPTIONS, SERVING_EXAMPLE
+from ml_code.triton_deploy.rules.version_files import GOLDEN, MODEL_FILE, OPTIONS, SERVING_EXAMPLE, SMOKE_CASE
 
 
 @pytest.mark.parametrize("name", ["best_model", "m", "A-1", "_x", "x" * 100])
@@ -117,7 +117,7 @@ def test_a_directory_of_ours_is_a_version_and_ends_no_triton() -> None:
     for name in ("1", str(MAX_VERSION)):
         assert is_version(name)
         assert not ends_triton(name)
-        assert not ends_triton(set_aside_name(int(name), "9" * 100))
+        assert not ends_triton(leftover_name(int(name), "9" * 100))
         assert not ends_triton(f"{name}.failed_20260102T030405")
     assert not any(map(is_version, ["0", "01", "2147483648", "1.failed_x", "", "9" * 21, "1\n"]))
 
@@ -194,10 +194,10 @@ def test_what_is_no_name_of_weights(path: str, why: str) -> None:
 def test_all_that_the_deployer_writes_beside_a_model_is_reserved() -> None:
     ours = {
         MODEL_FILE,
-        versions.MANIFEST,
-        versions.FAILURE,
-        versions.SMOKE_CASE,
-        versions.SWITCH_CONFIG,
+        origins.MANIFEST,
+        origins.FAILURE,
+        SMOKE_CASE,
+        switch_config.SWITCH_CONFIG,
         SERVING_EXAMPLE,
         *(path.partition("/")[0] for path in (GOLDEN, OPTIONS)),
     }

@@ -14,7 +14,7 @@ from ml_code.gateway.triton.deploy_history import DeployHistory
 from ml_code.triton_deploy.errors import ArtifactRejected, Quarantined, StorageFailed, VerificationFailed
 from ml_code.triton_deploy.repository import traps
 from ml_code.triton_deploy.repository.origins import FAILURE, MANIFEST
-from ml_code.triton_deploy.repository.versions import Versions
+from ml_code.triton_deploy.repository.staging_directories import StagingDirectories
 from ml_code.triton_deploy.rules.deployment import Failure, State
 from ml_code.triton_deploy.upkeep.gc import GarbageCollector
 from ml_code.triton_deploy.upkeep.reconcile import Reconciler
@@ -61,7 +61,7 @@ def forged_failure(world: World, **changes: Any) -> dict[str, Any]:
 
 
 def quarantined(world: World) -> dict[str, Any]:
-    ((_, content),) = world.folder.versions.quarantined()
+    ((_, content),) = world.folder.quarantine.failures()
     return dict(content)
 
 
@@ -114,7 +114,7 @@ def test_a_forged_failure_neither_hides_the_true_one_nor_blames_another(
     assert quarantined(world) == true
     assert (true["deploy_id"], true["blames_artifact"], true["at_utc"][:4]) == ("d4", True, "2026")
     assert is_refused(world)
-    world.folder.versions.set_aside(world.folder.versions.require(1))
+    world.folder.quarantine.add_leftover(world.folder.versions.require(1))
     world.register_times(1)
     world.deploy("d1-again")
     assert world.ask() == (1, 1.0)
@@ -132,7 +132,7 @@ def test_whatever_lies_there_the_journal_knows(
     if junk is not None:
         (failed / name).write_bytes(junk)
     assert quarantined(world) == true
-    assert world.folder.versions.put_aside() == {failed.name: "d4"}
+    assert world.folder.quarantine.contents() == {failed.name: "d4"}
     assert is_refused(world)
 
 
@@ -150,19 +150,19 @@ def test_a_directory_that_earlier_code_did_not_find_again_is_known_by_its_manife
 def test_a_rollback_writes_its_own_failure_over_one_that_came_with_the_model(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install = Versions.install
+    install = StagingDirectories.install
 
-    def as_earlier_code(versions: Versions, deploy_id: str, manifest: Any) -> Path:
-        forge(versions._staging(deploy_id) / FAILURE, **forged_failure(world, deploy_id="d4"))
-        return install(versions, deploy_id, manifest)
+    def as_earlier_code(staging: StagingDirectories, deploy_id: str, manifest: Any) -> Path:
+        forge(staging.path(deploy_id) / FAILURE, **forged_failure(world, deploy_id="d4"))
+        return install(staging, deploy_id, manifest)
 
     world.register_times(1)
     world.deploy("d1")
-    monkeypatch.setattr(Versions, "install", as_earlier_code)
+    monkeypatch.setattr(StagingDirectories, "install", as_earlier_code)
     world.register(4, BAD)
     with pytest.raises(VerificationFailed):
         world.deploy("d4")
-    (kept,) = world.folder.versions.put_aside()
+    (kept,) = world.folder.quarantine.contents()
     written = json.loads((world.root / MODEL / kept / FAILURE).read_text())
     assert "Forged" not in written["error"]
     assert written == quarantined(world)
@@ -173,7 +173,7 @@ def test_a_rollback_writes_its_own_failure_over_one_that_came_with_the_model(
 def test_who_installed_a_live_version_is_not_said_by_the_model(world: World, failed: Path) -> None:
     forge(world.root / MODEL / "1" / FAILURE, **forged_failure(world, version=1, deploy_id="somebody-else"))
     assert world.folder.versions.installed() == {1: "d1"}
-    assert world.folder.versions.failed_at("1") is None
+    assert world.folder.quarantine.failed_at("1") is None
     # The journal knows the deployment, and that it is of another version.
     manifest = world.root / MODEL / "1" / MANIFEST
     manifest.write_text(manifest.read_text().replace('"d1"', '"d4"'))
@@ -212,8 +212,8 @@ def test_without_its_record_a_quarantined_artifact_stays_refused(
         for path in record.glob("*.json"):
             path.write_bytes(b"\xff")
     assert quarantined(world) == true
-    assert world.folder.versions.put_aside() == {failed.name: "d4"}
-    assert world.folder.versions.failed_at(failed.name) == datetime.fromisoformat(true["at_utc"])
+    assert world.folder.quarantine.contents() == {failed.name: "d4"}
+    assert world.folder.quarantine.failed_at(failed.name) == datetime.fromisoformat(true["at_utc"])
     assert is_refused(world)
 
 
@@ -223,7 +223,7 @@ def test_without_its_record_a_failure_that_does_not_fit_the_manifest_blames_nobo
 ) -> None:
     shutil.rmtree(world.root / MODEL / "deployments/d4")
     forge(failed / FAILURE, **forged_failure(world, **changes))
-    assert list(world.folder.versions.quarantined()) == []
+    assert list(world.folder.quarantine.failures()) == []
     world.register_times(1)
     assert world.deploy("d1-again").state is State.UNCHANGED
 
@@ -233,9 +233,9 @@ def test_what_was_set_aside_is_of_the_deployment_that_it_names_and_blames_nobody
 ) -> None:
     """A process that went on after its rollback left it; the same files are in quarantine already, with the reason."""
     shutil.copytree(failed, failed.with_name("4"))
-    world.folder.versions.set_aside(world.folder.versions.require(4))
-    assert world.folder.versions.put_aside() == {failed.name: "d4", "4.failed_d4": "d4"}
-    assert [path for path, _ in world.folder.versions.quarantined()] == [failed]
+    world.folder.quarantine.add_leftover(world.folder.versions.require(4))
+    assert world.folder.quarantine.contents() == {failed.name: "d4", "4.failed_d4": "d4"}
+    assert [path for path, _ in world.folder.quarantine.failures()] == [failed]
 
 
 def test_a_rollback_that_is_repeated_changes_nothing(world: World, failed: Path) -> None:
@@ -243,7 +243,7 @@ def test_a_rollback_that_is_repeated_changes_nothing(world: World, failed: Path)
     assert isinstance(record.failure, Failure)
     before = {path: path.stat().st_mtime_ns for path in failed.iterdir()}
     at = datetime.fromisoformat(record.times_utc[State.ROLLING_BACK])
-    assert world.folder.versions.quarantine(record, record.failure, at) == failed
+    assert world.folder.quarantine.add(record, record.failure, at) == failed
     assert {path: path.stat().st_mtime_ns for path in failed.iterdir()} == before
 
 
@@ -343,12 +343,12 @@ def test_a_link_to_more_folders_than_versions_have_is_named(
         (tmp_path / "elsewhere" / str(number)).mkdir(parents=True)
     link = world.root / MODEL / "all"
     link.symlink_to(tmp_path / "elsewhere")
-    (trap,) = world.folder.versions.traps()
+    (trap,) = world.folder.traps.found()
     assert trap.path == link
     assert "keeps Triton busy at every load" in trap.does
     for number in range(10):
         (tmp_path / "elsewhere" / str(number)).rmdir()
-    assert world.folder.versions.traps() == []
+    assert world.folder.traps.found() == []
 
 
 def test_links_to_what_is_there_harm_nothing(world: World, deadly: Path, tmp_path: Path) -> None:
@@ -357,7 +357,7 @@ def test_links_to_what_is_there_harm_nothing(world: World, deadly: Path, tmp_pat
     for name, leads_to in (("notes", "1/manifest.json"), ("one", "1"), ("else", str(tmp_path / "elsewhere"))):
         (world.root / MODEL / name).symlink_to(leads_to)
     world.deploy("d2")
-    assert world.folder.versions.traps() == []
+    assert world.folder.traps.found() == []
     assert world.ask() == (2, 2.0)
 
 
@@ -381,4 +381,4 @@ def test_a_file_of_such_a_name_harms_nothing(world: World, deadly: Path) -> None
     deadly.rmdir()
     deadly.write_text("")
     world.deploy("d2")
-    assert world.folder.versions.traps() == []
+    assert world.folder.traps.found() == []

@@ -294,19 +294,19 @@ def test_a_rollback_that_wakes_up_late_leaves_alone_what_another_deployment_brou
             files=(),
             schema={"inputs": [], "outputs": []},
         )
-        folder.versions.stage(deploy_id)
-        folder.versions.install(deploy_id, manifest)
+        folder.staging.prepare(deploy_id)
+        folder.staging.install(deploy_id, manifest)
         return manifest
 
     mine = install("d1")
-    kept = folder.versions.quarantine(RECORD, failure, NOW)
+    kept = folder.quarantine.add(RECORD, failure, NOW)
     install("d2")
     monkeypatch.setattr(Versions, "manifest", lambda self, version: mine)
     with pytest.raises(StorageFailed):
-        folder.versions.quarantine(RECORD, failure, NOW)
+        folder.quarantine.add(RECORD, failure, NOW)
     monkeypatch.undo()
     assert folder.versions.require(RECORD.version).deploy_id == "d2"
-    assert list(folder.versions.put_aside().items()) == [(kept.name if kept else "", "d1")]
+    assert list(folder.quarantine.contents().items()) == [(kept.name if kept else "", "d1")]
 
 
 # Releases

@@ -219,7 +219,7 @@ def test_earlier_code_reads_all_that_ours_wrote(old: Earlier) -> None:
     for version in theirs.versions.installed():
         assert theirs.versions.manifest(version).digest == manifest_of(old.world, version).digest
     assert [path.name for path, _ in theirs.versions.quarantined()] == [
-        path.name for path, _ in ours.versions.quarantined()
+        path.name for path, _ in ours.quarantine.failures()
     ]
     assert theirs.lease.last(old.world.now) == ours.lease.last(old.world.now)
 

@@ -236,7 +236,7 @@ def _of_last_steps(ended: Sequence[Deployment]) -> Iterator[Sample]:
 
 
 def _of_quarantine(folder: ModelFolder) -> Iterator[Sample]:
-    yield Sample("quarantined", sum(1 for _ in folder.versions.quarantined()))
+    yield Sample("quarantined", sum(1 for _ in folder.quarantine.failures()))
 
 
 def _of_bakes(folder: ModelFolder) -> Iterator[Sample]:

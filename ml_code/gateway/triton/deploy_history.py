@@ -92,7 +92,7 @@ class DeployHistory:
                 at_utc=str(failure.get("at_utc", "")),
                 deploy_id=str(failure.get("deploy_id", path.name)),
             )
-            for path, failure in self._folder.versions.quarantined()
+            for path, failure in self._folder.quarantine.failures()
         ]
 
     def _rolled_back(self) -> list[FailedDeploy]:

@@ -104,7 +104,7 @@ def decide_deploy(
             taken_up(request, known)
         return Decision(known, known=True)
     with hands.checking():
-        folder.versions.refuse_traps()
+        folder.traps.refuse()
     with hands.checking():
         refuse_foreign(folder, deployments.serving, via.settings.repository_root)
     hands.settle(request.deploy_id)
@@ -125,7 +125,7 @@ def _decide_pinned(
         folder.ownership.refuse_version(pinned.version)
     if not request.force:
         with hands.checking():
-            refuse_quarantined(folder.versions, fingerprint=pinned.fingerprint)
+            refuse_quarantined(folder.quarantine, fingerprint=pinned.fingerprint)
         with hands.checking():
             refuse_bad(folder, pinned)
 
@@ -151,7 +151,7 @@ def decide_revert(request: RevertRequest, deployments: Deployments, hands: Hands
             still_wanted(known)
         return Decision(known, known=True)
     with hands.checking():
-        folder.versions.refuse_traps()
+        folder.traps.refuse()
     with hands.checking():
         folder.evidence.require()
 

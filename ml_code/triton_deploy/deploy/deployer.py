@@ -136,7 +136,7 @@ class Deployer:
             Misconfigured: a canary is asked for, and nothing would measure it.
             Foreign: a model or folder of another owner has the name.
             StorageFailed: releases are missing: see Evidence. Or Triton can't bear a file in the folder:
-                see Versions.traps.
+                see Traps.
             LeaseHeld: another deployment of the model is under way.
             AliasNotFound: the alias was not set in time.
             Quarantined: this artifact failed before.

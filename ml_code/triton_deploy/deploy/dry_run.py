@@ -230,13 +230,13 @@ def _say_files(hands: _LookingHands, pinned: Pinned, request: DeployRequest, via
     files = via.stores(pinned.artifact_uri).list_files(pinned.artifact_uri)
 
     def refuse_by_digest() -> None:
-        refuse_quarantined(folder.versions, digest=pinned.expected_digest, fingerprint=pinned.fingerprint)
+        refuse_quarantined(folder.quarantine, digest=pinned.expected_digest, fingerprint=pinned.fingerprint)
 
     hands.facts |= {
         "artifact_uri": pinned.artifact_uri,
         "files": [asdict(file) for file in files],
         "bytes": sum(file.size_bytes for file in files),
-        "free_bytes": folder.versions.free_bytes(),
+        "free_bytes": folder.staging.free_bytes(),
         "quarantined": _refuses(refuse_by_digest, Quarantined),
         "taken_back": _refuses(lambda: refuse_bad(folder, pinned), TakenBack),
     }
@@ -263,7 +263,7 @@ def _say_deploy(hands: _LookingHands, record: Deployment, via: Collaborators) ->
         return
     uri = record.pinned.artifact_uri
     files = via.stores(uri).list_files(uri)
-    materializer = Materializer(settings, folder.versions, lambda: via.stores(uri))
+    materializer = Materializer(settings, folder, lambda: via.stores(uri))
     copied = materializer.is_to_be_copied(record, lambda: folder.releases.releases_version(version))
     brought = (
         f"copy {len(files)} files, {hands.facts['bytes']} bytes"

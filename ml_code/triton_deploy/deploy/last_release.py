@@ -45,7 +45,7 @@ class LastRelease:
         """Return the live version's manifest; None if no version is live, or its files are gone (logged)."""
         if live is None:
             return None
-        manifest = self.folder.versions.usable(live.active_version)
+        manifest = self.folder.versions.readable_manifest(live.active_version)
         if manifest is None:
             log.error(
                 "the files of version %s of %s, which is live, are gone: restore %s from a backup, or deploy another version",
@@ -135,7 +135,7 @@ class LastRelease:
             assert live is not None
             self.project()
             for version in live.loaded_versions:
-                manifest = self.folder.versions.usable(version)
+                manifest = self.folder.versions.readable_manifest(version)
                 if manifest is not None:
                     self.serving().hold(manifest)
             self.restore()

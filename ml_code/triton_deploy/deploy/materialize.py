@@ -17,7 +17,8 @@ from ..clients.artifacts import ArtifactStore
 from ..clients.fetch_version import Artifact, consists_of, proven_digest, refuse_too_large
 from ..errors import ArtifactRejected, NotFound, Quarantined, SchemaChanged, StorageFailed
 from ..model import model_config, onnx_model
-from ..repository.versions import Versions
+from ..repository import ModelFolder
+from ..repository.quarantine import Quarantine
 from ..rules.deployment import Deployment
 from ..rules.identity import has_content_of, refuse_another
 from ..rules.schema import Schema, breaking_changes
@@ -59,13 +60,15 @@ class Materializer:
 
     Args:
         settings: limits and transfer parameters.
-        versions: the model's version directories.
+        folder: the model's place in the repository.
         store: where the artifact is.
     """
 
-    def __init__(self, settings: Settings, versions: Versions, store: Callable[[], ArtifactStore]) -> None:
+    def __init__(self, settings: Settings, folder: ModelFolder, store: Callable[[], ArtifactStore]) -> None:
         self._settings = settings
-        self._versions = versions
+        self._versions = folder.versions
+        self._staging = folder.staging
+        self._quarantine = folder.quarantine
         self._store = store
 
     def run(self, record: Deployment, released: Callable[[], bool], report: Report) -> Manifest:
@@ -103,13 +106,13 @@ class Materializer:
             return installed
         if installed is not None:
             # A process left it that went on after its deployment was rolled back.
-            self._versions.set_aside(installed)
+            self._quarantine.add_leftover(installed)
         try:
             return self._bring(record, report)
         except StorageFailed:
             # Free the staged bytes: on a full disk the rollback needs the space for its records.
             with contextlib.suppress(StorageFailed):
-                self._versions.discard_stage(record.deploy_id)
+                self._staging.discard(record.deploy_id)
             raise
 
     def is_to_be_copied(self, record: Deployment, released: Callable[[], bool]) -> bool:
@@ -140,11 +143,11 @@ class Materializer:
             self._check_installed(record, self._versions.require(record.version))
 
     def _bring(self, record: Deployment, report: Report) -> Manifest:
-        staging = self._versions.stage(record.deploy_id)
+        staging = self._staging.prepare(record.deploy_id)
         files = tuple(self._fetch(record, staging, report))
         digest = proven_digest(files, record.pinned.expected_digest)
         if not record.force:
-            refuse_quarantined(self._versions, digest=digest)
+            refuse_quarantined(self._quarantine, digest=digest)
         schema = onnx_model.inspect(
             staging / MODEL_FILE,
             max_opset=self._settings.triton.max_opset,
@@ -164,7 +167,7 @@ class Materializer:
             schema=schema.to_dict(),
             options=options,
         )
-        self._versions.install(record.deploy_id, manifest)
+        self._staging.install(record.deploy_id, manifest)
         return manifest
 
     def _fetch(self, record: Deployment, staging: Path, report: Report) -> Iterator[FileEntry]:
@@ -205,7 +208,7 @@ class Materializer:
 
     def _check_room(self, files: Iterable[RemoteFile]) -> None:
         size = refuse_too_large(files, self._settings)
-        free = self._versions.free_bytes()
+        free = self._staging.free_bytes()
         if free < size + self._settings.transfer.min_free_bytes:
             raise StorageFailed(
                 f"The model repository has {free} bytes free; the artifact needs {size} and {self._settings.transfer.min_free_bytes} must remain (TRITON_DEPLOY_MIN_FREE_BYTES).",
@@ -266,9 +269,9 @@ def _is_trusted(installed: Manifest, record: Deployment, released: Callable[[], 
     return installed.deploy_id == record.deploy_id or released()
 
 
-def refuse_quarantined(versions: Versions, *, digest: str = "", fingerprint: str = "") -> None:
+def refuse_quarantined(quarantine: Quarantine, *, digest: str = "", fingerprint: str = "") -> None:
     """Raise Quarantined when an artifact of this digest or fingerprint failed before by its own fault."""
-    for path, failure in versions.quarantined():
+    for path, failure in quarantine.failures():
         same = (digest and failure.get("digest") == digest) or (
             fingerprint and failure.get("fingerprint") == fingerprint
         )

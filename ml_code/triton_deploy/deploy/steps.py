@@ -30,17 +30,17 @@ def snapshot(request: DeployRequest, deployments: Deployments, via: Collaborator
 
 def materialize(step: RunningStep, via: Collaborators) -> None:
     """Bring the artifact into the repository, checked and durable, under its version's name."""
-    versions, uri = step.folder.versions, step.record.pinned.artifact_uri
-    materializer = Materializer(via.settings, versions, lambda: via.stores(uri))
+    folder, uri = step.folder, step.record.pinned.artifact_uri
+    materializer = Materializer(via.settings, folder, lambda: via.stores(uri))
     manifest = materializer.run(step.record, step.was_released, step.renewing(via.report))
     if not step.record.force:
-        refuse_bad(step.folder, manifest)  # Where training recorded no digest, it is known only now.
-    step.reached(digest=manifest.digest, manifest_digest=versions.manifest_digest(manifest.version))
+        refuse_bad(folder, manifest)  # Where training recorded no digest, it is known only now.
+    step.reached(digest=manifest.digest, manifest_digest=folder.versions.manifest_digest(manifest.version))
 
 
 def load(step: RunningStep, via: Collaborators) -> None:
     """Try the candidate in the staging Triton, then load it into every Triton beside the live version."""
-    step.folder.versions.refuse_traps()
+    step.folder.traps.refuse()
     manifest = step.folder.versions.require(step.record.version)
     require_room(via.settings, manifest.version, step.folder)
     check_candidate(step, manifest)
@@ -115,6 +115,6 @@ def rollback(deployments: Deployments, record: Deployment, by: str) -> Deploymen
         else:
             last.retire([record.version])
     began = datetime.fromisoformat(record.times_utc[State.ROLLING_BACK])
-    kept = folder.versions.quarantine(record, failure, began)
+    kept = folder.quarantine.add(record, failure, began)
     record = deployments.move(record, State.ROLLED_BACK, quarantine=kept.name if kept else "")
     return deployments.ended(record)

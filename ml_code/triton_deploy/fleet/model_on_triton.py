@@ -32,7 +32,7 @@ class ModelOnTriton:
     def __init__(self, triton: Triton, folder: ModelFolder, files: ServingFiles, settings: Settings) -> None:
         self._triton = triton
         self._model = folder.model
-        self._versions = folder.versions
+        self._traps = folder.traps
         self._files = files
         self._settings = settings
 
@@ -164,8 +164,8 @@ class ModelOnTriton:
 
     def _load(self, name: str, timeout_s: float, config: str | None = None) -> None:
         """Load a Triton model, as all loads do: after a look for directories that would end Triton."""
-        self._versions.clear_the_way()
-        self._versions.refuse_traps()
+        self._traps.remove_dangling_links()
+        self._traps.refuse()
         self._triton.load(name, timeout_s, config)
 
     def _not_ready(self, version: int) -> NotFound:

@@ -19,7 +19,7 @@ class ServingFiles:
 
     def __init__(self, folder: ModelFolder) -> None:
         self._model = folder.model
-        self._versions = folder.versions
+        self._switch_config = folder.switch_config
         self._engines = folder.engines
 
     def engine_json(self, manifest: Manifest) -> str:
@@ -32,7 +32,7 @@ class ServingFiles:
 
     def written_switch_json(self, version: int) -> str:
         """Return the configuration in the switch's file, for a load; raises ValueError if it does not fit."""
-        return model_config.json_of(self._versions.switch() or "", self._model, version)
+        return model_config.json_of(self._switch_config.read() or "", self._model, version)
 
     def write_candidate(self, manifest: Manifest, deploy_id: str) -> None:
         """Write the engine of a candidate, which a restarted Triton does not load."""
@@ -51,11 +51,11 @@ class ServingFiles:
 
     def write_switch(self, manifest: Manifest) -> None:
         """Write the switch's configuration, so that a restarted Triton serves this version."""
-        self._versions.write_switch(model_config.to_pbtxt(self._switch(manifest)))
+        self._switch_config.write(model_config.to_pbtxt(self._switch(manifest)))
 
     def switch_is_written(self, manifest: Manifest) -> bool:
         """Whether a restarted Triton would serve this version."""
-        return self._versions.switch() == model_config.to_pbtxt(self._switch(manifest))
+        return self._switch_config.read() == model_config.to_pbtxt(self._switch(manifest))
 
     def _engine(self, manifest: Manifest) -> dict[str, Any]:
         schema = Schema.from_dict(manifest.schema)

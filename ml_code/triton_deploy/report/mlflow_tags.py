@@ -180,7 +180,7 @@ class MlflowTags:
 
 def _quarantined(folder: ModelFolder) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Yield the versions in quarantine, each with the facts of its failure."""
-    for path, failure in folder.versions.quarantined():
+    for path, failure in folder.quarantine.failures():
         version = path.name.partition(".")[0]
         if version.isdigit():
             yield int(version), failure

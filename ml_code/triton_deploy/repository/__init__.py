@@ -16,23 +16,49 @@ from .journal import Journal
 from .last_reconcile import LastReconcile
 from .lease import Lease
 from .ownership import Ownership
+from .quarantine import Quarantine
 from .releases import Releases
 from .removals import Removals
+from .staging_directories import StagingDirectories
+from .switch_config import SwitchConfig
+from .traps import Traps
 from .versions import Versions
 
 __all__ = ["FileEntry", "Manifest", "ModelFolder", "models_in"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelFolder:
-    """One model's place in the repository: its releases and their bakes, deployments, lease, versions and engines, what is on its way out, and what tells whose all of it is."""
+    """One model's place in the repository.
+
+    Attributes:
+        model: public model name.
+        releases: the model's releases.
+        journal: its deployments.
+        lease: the lease that a deployment holds.
+        versions: the installed versions.
+        staging: the staging directories of deployments.
+        quarantine: the directories that failed.
+        engines: the Triton models that hold one version each.
+        switch_config: the configuration of the Triton model that clients call.
+        traps: entries that break Triton.
+        removals: directories on their way out.
+        bakes: the ends of the releases' bakes.
+        last_reconcile: the note of the last reconcile.
+        evidence: whether releases are missing.
+        ownership: which files this package made.
+    """
 
     model: str
     releases: Releases
     journal: Journal
     lease: Lease
     versions: Versions
+    staging: StagingDirectories
+    quarantine: Quarantine
     engines: Engines
+    switch_config: SwitchConfig
+    traps: Traps
     removals: Removals
     bakes: Bakes
     last_reconcile: LastReconcile
@@ -44,23 +70,29 @@ class ModelFolder:
         """Return the place of ``model`` below the repository ``root``; nothing is created.
 
         Raises:
-            InvalidInput: the name is not one that may become a path.
+            InvalidInput: the name can't be a path.
         """
         folder = root / check_model(model)
         releases, journal = Releases(folder, model), Journal(folder / "deployments", model)
-        versions, engines = Versions(root, model, journal), Engines(root, model)
+        versions, engines = Versions(folder, model, journal), Engines(root, model)
+        staging = StagingDirectories(folder, versions)
+        quarantine = Quarantine(folder, journal, versions, staging)
         return cls(
-            model,
-            releases,
-            journal,
-            Lease(folder / "leases", model),
-            versions,
-            engines,
-            Removals(folder),
-            Bakes(folder / "bakes", model),
-            LastReconcile(folder / "reconcile.json"),
-            Evidence(folder, model, releases, journal),
-            Ownership(root, model, releases, journal, versions, engines),
+            model=model,
+            releases=releases,
+            journal=journal,
+            lease=Lease(folder / "leases", model),
+            versions=versions,
+            staging=staging,
+            quarantine=quarantine,
+            engines=engines,
+            switch_config=SwitchConfig(folder),
+            traps=Traps(root, model),
+            removals=Removals(folder),
+            bakes=Bakes(folder / "bakes", model),
+            last_reconcile=LastReconcile(folder / "reconcile.json"),
+            evidence=Evidence(folder, model, releases, journal),
+            ownership=Ownership(root, model, releases, journal, versions, quarantine, engines),
         )
 
 

@@ -16,7 +16,7 @@ from ..rules.names import check_deploy_id, is_deploy_id
 from ..rules.writer import to_json
 from ..storage import storage_errors
 from . import durable
-from .reading import read_record
+from .reading import read_existing_record
 
 
 class Journal:
@@ -104,10 +104,7 @@ class Journal:
 
     def _read(self, path: Path) -> Deployment:
         hint = "Restore it from a backup, or move its folder away after you have checked what serves with 'triton-deploy status'."
-        try:
-            record = read_record(path, Deployment.from_json, "The deployment record", hint)
-        except FileNotFoundError as error:
-            raise StorageFailed(f"The deployment record {path} is gone.", hint=hint) from error
+        record = read_existing_record(path, Deployment.from_json, "The deployment record", hint)
         if (record.deploy_id, record.model) != (path.parent.name, self._model):
             raise StorageFailed(
                 f"The deployment record {path} is that of {record.deploy_id} of {record.model}.", hint=hint

@@ -29,7 +29,7 @@ FAILURE = "failure.json"
 MAX_BYTES = 64 << 20
 """What is larger is none of these two files."""
 
-SAID_BY_BOTH = ("version", "deploy_id", "digest", "fingerprint")
+IN_BOTH_FILES = ("version", "deploy_id", "digest", "fingerprint")
 
 
 class Origins:
@@ -42,19 +42,19 @@ class Origins:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
 
-    def installed_by(self, path: Path) -> str:
+    def installing_deployment(self, path: Path) -> str:
         """Return the deployment that installed a version's directory; empty when nothing of ours says which."""
-        deploy_id = _claim(said_by(path / MANIFEST), path)
+        deploy_id = _named_deployment(read_json_object(path / MANIFEST), path)
         record = self._find(deploy_id)
         return deploy_id if record is None or record.version == _version(path) else ""
 
-    def put_aside_by(self, path: Path) -> str:
+    def failed_deployment(self, path: Path) -> str:
         """Return the deployment that brought what is in a quarantined directory; empty when nothing of ours says which."""
         record = self._record_of(path)
         if record is not None:
             return record.deploy_id
         claims = {
-            name: _claim(said_by(path / name), path)
+            name: _named_deployment(read_json_object(path / name), path)
             for name in (MANIFEST, FAILURE)
             if (path / name).is_file()
         }
@@ -62,10 +62,10 @@ class Origins:
 
     def failure(self, path: Path) -> Mapping[str, Any] | None:
         """Return why a quarantined directory was put aside, as failure_content has it; None when nothing of ours says why."""
-        record, written = self._record_of(path), _agreed(path)
+        record, written = self._record_of(path), _written_failure(path)
         if record is None:
             return written
-        if record.failure is None or _was_set_aside(path, record):
+        if record.failure is None or _is_leftover(path, record):
             return None
         return failure_content(
             record, record.failure, record.digest or str((written or {}).get("digest", ""))
@@ -74,13 +74,15 @@ class Origins:
     def _record_of(self, path: Path) -> Deployment | None:
         """Return the record of the deployment that brought a quarantined directory: the one that names it, else one that the files name."""
         known = [
-            record for record in map(self._find, _claims(path)) if record and record.version == _version(path)
+            record
+            for record in map(self._find, _named_deployments(path))
+            if record and record.version == _version(path)
         ]
         for record in chain(known, self._all()):
             if record.quarantine == path.name and record.version == _version(path):
                 return record
         # It died before it recorded the name, or earlier code did not find its own directory again.
-        unnamed = (record for record in known if not record.quarantine or _was_set_aside(path, record))
+        unnamed = (record for record in known if not record.quarantine or _is_leftover(path, record))
         return next(unnamed, None)
 
     def _all(self) -> Iterator[Deployment]:
@@ -117,12 +119,12 @@ def failure_content(record: Deployment, failure: Failure, digest: str) -> dict[s
     }
 
 
-def set_aside_name(version: int, deploy_id: str) -> str:
+def leftover_name(version: int, deploy_id: str) -> str:
     """Return the name of a directory that a deployment left which was rolled back before: see Versions.set_aside."""
     return f"{version}.failed_{deploy_id}"
 
 
-def said_by(path: Path) -> dict[str, Any] | None:
+def read_json_object(path: Path) -> dict[str, Any] | None:
     """Return the JSON object in a file, or None when there is no such file or it holds something else; raises StorageFailed."""
     with storage_errors(f"reading {path}"):
         data = path.read_bytes() if path.is_file() and path.stat().st_size <= MAX_BYTES else b""
@@ -132,29 +134,29 @@ def said_by(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def _was_set_aside(path: Path, record: Deployment) -> bool:
-    return path.name != record.quarantine and path.name == set_aside_name(record.version, record.deploy_id)
+def _is_leftover(path: Path, record: Deployment) -> bool:
+    return path.name != record.quarantine and path.name == leftover_name(record.version, record.deploy_id)
 
 
-def _claims(path: Path) -> list[str]:
+def _named_deployments(path: Path) -> list[str]:
     """Return the deployments that the files in a directory name, the manifest's first."""
-    found = (_claim(said_by(path / name), path) for name in (MANIFEST, FAILURE))
+    found = (_named_deployment(read_json_object(path / name), path) for name in (MANIFEST, FAILURE))
     return list(dict.fromkeys(filter(None, found)))
 
 
-def _claim(content: Mapping[str, Any] | None, path: Path) -> str:
+def _named_deployment(content: Mapping[str, Any] | None, path: Path) -> str:
     """Return the deployment that a file in a directory names, or empty when it names none of this version."""
     deploy_id = (content or {}).get("deploy_id")
     of_this = content is not None and content.get("version") == _version(path)
     return deploy_id if of_this and isinstance(deploy_id, str) and is_deploy_id(deploy_id) else ""
 
 
-def _agreed(path: Path) -> Mapping[str, Any] | None:
+def _written_failure(path: Path) -> Mapping[str, Any] | None:
     """Return what ``failure.json`` says, unless it says nothing of this version or a manifest beside it says something else."""
-    written, manifest = said_by(path / FAILURE), said_by(path / MANIFEST)
-    if written is None or not _claim(written, path):
+    written, manifest = read_json_object(path / FAILURE), read_json_object(path / MANIFEST)
+    if written is None or not _named_deployment(written, path):
         return None
-    differs = manifest is not None and any(manifest.get(name) != written.get(name) for name in SAID_BY_BOTH)
+    differs = manifest is not None and any(manifest.get(name) != written.get(name) for name in IN_BOTH_FILES)
     return None if differs else written
 
 

@@ -21,8 +21,9 @@ from . import durable
 from .engines import Engines
 from .journal import Journal
 from .origins import FAILURE, MANIFEST
+from .quarantine import QUARANTINED, Quarantine
 from .releases import Releases
-from .versions import QUARANTINED, Versions
+from .versions import Versions
 
 OUR_FILES = frozenset({"current.json", "reconcile.json"})
 BESIDE_THE_ARTIFACT = frozenset({MANIFEST, SMOKE_CASE, FAILURE, "serving_input_example.json"})
@@ -37,7 +38,8 @@ class Ownership:
         model: public model name.
         releases: its releases.
         journal: its deployments.
-        versions: its version directories.
+        versions: its installed versions.
+        quarantine: its quarantined directories.
         engines: its engines.
     """
 
@@ -48,6 +50,7 @@ class Ownership:
         releases: Releases,
         journal: Journal,
         versions: Versions,
+        quarantine: Quarantine,
         engines: Engines,
     ) -> None:
         self._root = root
@@ -55,13 +58,14 @@ class Ownership:
         self._releases = releases
         self._journal = journal
         self._versions = versions
+        self._quarantine = quarantine
         self._engines = engines
 
     def knows(self, version: int) -> bool:
         """Whether a deployment, a release or a manifest of ours is of a version; raises StorageFailed."""
         return (
             self._has_manifest(version)
-            or self._put_aside(version)
+            or self._is_quarantined(version)
             or any(record.version == version for record in self._deployments())
             or self._was_released(version)
         )
@@ -197,8 +201,8 @@ class Ownership:
             return True
         return manifest is not None and manifest.version == version
 
-    def _put_aside(self, version: int) -> bool:
-        return any(name.split(".")[0] == str(version) for name in self._versions.put_aside())
+    def _is_quarantined(self, version: int) -> bool:
+        return any(name.split(".")[0] == str(version) for name in self._quarantine.contents())
 
     def _is_version(self, path: Path) -> bool:
         with storage_errors(f"listing {path}"):

@@ -1,29 +1,35 @@
-"""Reads one file that this package wrote; what is wrong with it is an error of that one file."""
+"""How files of this package are read: which error means that a file is gone, that it is damaged, or that nothing is known of it.
+
+- ``FileNotFoundError``: the file is gone. The caller decides whether that is an error.
+- ``StorageFailed`` that names the file: it is damaged. It holds something else, or is a directory.
+- ``StorageFailed`` for which ``is_disk_failure`` is true: the disk fails. The file may be whole.
+"""
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from ..errors import StorageFailed
-from ..storage import storage_failed
+from ..storage import storage_errors, storage_failed
 
 T = TypeVar("T")
 
 
 def read_record(path: Path, decode: Callable[[str], T], what: str, hint: str) -> T:
-    """Return what a file holds.
+    """Return the record in a file.
 
     Args:
         path: the file.
-        decode: makes a record of its text; raises ValueError when it is not one.
-        what: what the file is, for messages: ``The release record``.
-        hint: what to do when the file holds something else.
+        decode: makes a record of the text; raises ValueError when the text is not one.
+        what: name of the record for messages: ``The release record``.
+        hint: advice to the user when the file holds something else.
 
     Raises:
         FileNotFoundError: there is no such file.
-        StorageFailed: it can't be read, or it is not such a record; the message names it.
+        StorageFailed: the file can't be read, or holds no such record; the message names the file.
     """
     try:
         return decode(path.read_text(encoding="utf-8"))
@@ -37,3 +43,35 @@ def read_record(path: Path, decode: Callable[[str], T], what: str, hint: str) ->
         raise StorageFailed(f"{what} {path} can't be read: {error}.", hint=hint) from error
     except OSError as error:
         raise storage_failed(error, f"reading {path}") from error
+
+
+def read_existing_record(path: Path, decode: Callable[[str], T], what: str, hint: str) -> T:
+    """Return the record in a file that must be there; see ``read_record``.
+
+    Raises:
+        StorageFailed: the file is gone, can't be read, or holds no such record; the message names the file.
+    """
+    try:
+        return read_record(path, decode, what, hint)
+    except FileNotFoundError as error:
+        raise StorageFailed(f"{what} {path} is gone.", hint=hint) from error
+
+
+def is_gone(error: OSError) -> bool:
+    """Whether an error of the system means that the path leads to nothing; any other leaves open whether something is there."""
+    return error.errno in (errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR)
+
+
+def is_disk_failure(error: StorageFailed) -> bool:
+    """Whether a read failed because the disk did (EIO): the file may be whole, and must not be reported as damaged."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EIO
+
+
+def matching_paths(folder: Path, pattern: str) -> list[Path]:
+    """Return the paths below a folder that match a glob pattern, sorted.
+
+    Raises:
+        StorageFailed: the folder can't be listed.
+    """
+    with storage_errors(f"listing {folder}"):
+        return sorted(folder.glob(pattern))

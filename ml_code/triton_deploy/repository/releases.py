@@ -14,7 +14,7 @@ from ..rules.release import Release
 from ..rules.writer import to_json
 from ..storage import storage_errors
 from . import durable
-from .reading import read_record
+from .reading import read_existing_record
 
 
 class Releases:
@@ -136,10 +136,7 @@ class Releases:
     def _read(self, generation: int) -> Release:
         path = self.path(generation)
         hint = "Restore it from a backup; current.json holds the last one."
-        try:
-            release = read_record(path, Release.from_json, "The release record", hint)
-        except FileNotFoundError as error:
-            raise StorageFailed(f"The release record {path} is gone.", hint=hint) from error
+        release = read_existing_record(path, Release.from_json, "The release record", hint)
         if (release.generation, release.model) != (generation, self._model):
             raise StorageFailed(
                 f"The release record {path} is that of release {release.generation} of {release.model}.",

@@ -13,6 +13,7 @@ import contextlib
 import re
 import secrets
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ..errors import StorageFailed, Superseded
@@ -114,6 +115,11 @@ class Removals:
         with storage_errors(f"measuring {source}"):
             found = (path.lstat() for path in source.rglob("*"))
             return sum(status.st_size for status in found if status.st_nlink == 1)
+
+    def changed_at(self, source: Path) -> datetime:
+        """Return when an entry was last put into a directory, as the file system has it; aware."""
+        with storage_errors(f"looking at {source}"):
+            return datetime.fromtimestamp(source.stat().st_mtime, UTC)
 
     def _sync_names(self) -> None:
         """Make durable what was decided: a power cut must not bring a directory back that has lost some of its files.

@@ -1,39 +1,41 @@
-"""What somebody put into a Triton model's folder that Triton can't bear. Looks only; a person moves it away, because this package makes none.
+"""Entries in a Triton model's folder that break Triton. This module looks; a person moves the entry away, because this package makes none.
 
 Triton takes every directory there for a version and reads its name as a number. It wants the type of every entry, links followed, and gives
-the model up at the first that it can't get. And it asks all that lies below, links followed, for the time of the last change. Sources:
-``ModelRepositoryManager::Poll``, ``GetDirectorySubdirs`` and ``GetModifiedTime`` of triton-inference-server/core; each was seen on Triton 2.51.
+the model up at the first entry whose type it can't get. It also reads the time of the last change of every file below, links followed.
+Sources: ``ModelRepositoryManager::Poll``, ``GetDirectorySubdirs`` and ``GetModifiedTime`` of triton-inference-server/core; each was seen on
+Triton 2.51.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import StorageFailed
-from ..rules.names import OUR_FOLDERS, ends_triton, engine_version
+from ..rules.names import OUR_FOLDERS, ends_triton, engine_name, engine_version, is_version
 from ..storage import storage_errors
+from .reading import is_gone, matching_paths
 
 WHAT_TO_DO = "Move it out of the model's folder, whoever put it there."
 MOST_FOLDERS = 1000
-"""So many folders below a model are more than all of its versions have."""
+"""All versions of a model together have fewer folders than this."""
 _MADE_ANEW = frozenset({"config.pbtxt", "current.json", "reconcile.json"})
-"""Files that follow from the releases, or from the next reconcile: a link in the place of one is nothing that anybody needs."""
+"""Files that the deployer derives from the releases, or writes at the next reconcile: a link that leads nowhere may be removed from
+the place of one."""
 
 _Identity = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Trap:
-    """One thing that Triton can't bear.
+    """An entry that breaks Triton.
 
     Attributes:
         path: where it is.
-        does: what it does to Triton, as it reads after the path.
+        does: its effect on Triton, as a clause that follows the path.
     """
 
     path: Path
@@ -41,23 +43,64 @@ class Trap:
 
     @property
     def why(self) -> str:
-        """What it does, as a sentence without its end."""
+        """The path and the effect, as a sentence without its full stop."""
         return f"{self.path} {self.does}"
 
     @property
     def warning(self) -> str:
-        """What it does, and what to do."""
+        """The path, the effect, and the advice to the user."""
         return f"{self.why}. {WHAT_TO_DO}"
 
 
-def traps_in(folders: Iterable[Path]) -> list[Trap]:
-    """Return what Triton can't bear in the folders of Triton models: the public one of a model, or an engine's.
+class Traps:
+    """The traps in the folders of one model: its own, which is the switch's, and those of its engines.
 
     Args:
-        folders: the models' folders; one that is not there has none.
+        root: the model repository.
+        model: public model name.
+    """
+
+    def __init__(self, root: Path, model: str) -> None:
+        self._root = root
+        self._folder = root / model
+        self._model = model
+
+    def found(self) -> list[Trap]:
+        """Return the traps, by path.
+
+        Raises:
+            StorageFailed: a folder can't be listed.
+        """
+        found = (*matching_paths(self._folder, "[0-9]*"), *matching_paths(self._folder, "engines/[0-9]*"))
+        versions = {path.name for path in found}
+        engines = (self._root / engine_name(self._model, int(name)) for name in versions if is_version(name))
+        return traps_in([self._folder, *engines])
+
+    def refuse(self) -> None:
+        """Raise StorageFailed when there is a trap: nothing of the model may be loaded then."""
+        found = self.found()
+        if found:
+            raise StorageFailed(
+                f"{'; '.join(trap.why for trap in found)}. Nothing was loaded.", hint=WHAT_TO_DO
+            )
+
+    def remove_dangling_links(self) -> None:
+        """Remove links that lead nowhere from the places of files that are made anew; raises StorageFailed."""
+        for name in sorted(_MADE_ANEW):
+            path = self._folder / name
+            with storage_errors(f"looking at {path}"):
+                if _leads_nowhere(path):
+                    path.unlink(missing_ok=True)
+
+
+def traps_in(folders: Iterable[Path]) -> list[Trap]:
+    """Return the traps in the folders of Triton models, by path.
+
+    Args:
+        folders: the folder of a public name or of an engine; a missing one has no traps.
 
     Raises:
-        StorageFailed: one can't be listed.
+        StorageFailed: a folder can't be listed.
     """
     found = []
     for folder in folders:
@@ -65,25 +108,6 @@ def traps_in(folders: Iterable[Path]) -> list[Trap]:
             if folder.is_dir():
                 found += list(_Look(folder).traps())
     return sorted(found, key=lambda trap: trap.path)
-
-
-def clear_the_way(folder: Path) -> None:
-    """Remove links that lead nowhere from the places of files that are made anew; raises StorageFailed.
-
-    Args:
-        folder: of a model; it may be missing.
-    """
-    for name in sorted(_MADE_ANEW):
-        path = folder / name
-        with storage_errors(f"looking at {path}"):
-            if _leads_nowhere(path):
-                path.unlink(missing_ok=True)
-
-
-def refuse(found: Sequence[Trap]) -> None:
-    """Raise StorageFailed when there is something: nothing may be loaded."""
-    if found:
-        raise StorageFailed(f"{'; '.join(trap.why for trap in found)}. Nothing was loaded.", hint=WHAT_TO_DO)
 
 
 class _Look:
@@ -100,7 +124,7 @@ class _Look:
         self._seen: set[_Identity] = set()
 
     def traps(self) -> Iterator[Trap]:
-        """Yield what it can't bear."""
+        """Yield the traps in the folder."""
         found = self._folder.stat()
         above = frozenset({(found.st_dev, found.st_ino)})
         for entry in sorted(os.scandir(self._folder), key=lambda entry: entry.name):
@@ -124,7 +148,7 @@ class _Look:
                 yield from self._endless(path, folder, above)
 
     def _endless(self, path: Path, folder: _Identity, above: frozenset[_Identity]) -> Iterator[Trap]:
-        """Yield the link by which a folder contains itself, or leads to too much; one is enough."""
+        """Yield the first link by which a folder contains itself or leads to too many folders."""
         left = [(path, path, folder, above)]
         while left:
             path, by, folder, above = left.pop()
@@ -153,7 +177,7 @@ class _Look:
 
 
 def _folder_at(path: Path) -> _Identity | None:
-    """Return which folder is there, links followed; None when none is, or can't be told."""
+    """Return the identity of the folder at a path, links followed; None when there is none, or when that can't be told."""
     try:
         found = path.stat()
     except OSError:
@@ -165,11 +189,8 @@ def _leads_nowhere(path: Path) -> bool:
     try:
         path.stat()
     except OSError as error:
-        # Others are troubles of this user or of the disk, and a Triton may see more.
-        return (
-            error.errno in (errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR)
-            and path.is_symlink()
-        )
+        # Any other error may be one of this user or of the disk: Triton may get through.
+        return is_gone(error) and path.is_symlink()
     return False
 
 
@@ -178,5 +199,5 @@ def _entries(path: Path) -> list[os.DirEntry[str]]:
         with os.scandir(path) as entries:
             return list(entries)
     except OSError:
-        # Somebody else's, whom this user may not look at.
+        # A foreign folder that this user may not list.
         return []

@@ -192,21 +192,26 @@ def _lease(deployments: Deployments, me: str) -> Iterator[None]:
 
 
 def _inventory(folder: ModelFolder, now: datetime) -> Inventory:
-    versions = folder.versions
     deployments = tuple(folder.journal.all())
     ended = {record.deploy_id: record.last_time for record in deployments}
 
-    def found(name: str, deploy_id: str) -> Found:
+    def found(path: Path, deploy_id: str) -> Found:
         # Its days begin when its deployment ended: a rollback may come long after the failure.
-        known = [at for at in (versions.failed_at(name), ended.get(deploy_id)) if at is not None]
-        return Found(deploy_id=deploy_id, since=max(known) if known else versions.changed_at(name))
+        known = [
+            at for at in (folder.quarantine.failed_at(path.name), ended.get(deploy_id)) if at is not None
+        ]
+        return Found(deploy_id=deploy_id, since=max(known) if known else folder.removals.changed_at(path))
 
     return Inventory(
         releases=tuple(folder.releases.history()),
         versions={
-            version: found(str(version), deploy_id) for version, deploy_id in versions.installed().items()
+            version: found(folder.versions.path(version), deploy_id)
+            for version, deploy_id in folder.versions.installed().items()
         },
-        quarantined={name: found(name, deploy_id) for name, deploy_id in versions.put_aside().items()},
+        quarantined={
+            name: found(folder.quarantine.path(name), deploy_id)
+            for name, deploy_id in folder.quarantine.contents().items()
+        },
         engines=frozenset(folder.engines.versions()),
         deployments=deployments,
         holder=folder.lease.last(now)[0] or "",
@@ -234,7 +239,9 @@ def _going(verdicts: Iterable[GcVerdict]) -> list[GcVerdict]:
 def _path(folder: ModelFolder, verdict: GcVerdict) -> Path:
     if verdict.kind is Kind.DEPLOYMENT:
         return folder.journal.path(verdict.name)
-    return folder.versions.entry(verdict.name)
+    if verdict.kind is Kind.VERSION:
+        return folder.versions.path(int(verdict.name))
+    return folder.quarantine.path(verdict.name)
 
 
 def _measured(folder: ModelFolder, verdict: GcVerdict) -> Removed:

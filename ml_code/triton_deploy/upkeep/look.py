@@ -77,7 +77,7 @@ class Look:
         yield from lost
         if lost:
             return
-        manifest = folder.versions.usable(live.active_version) if live else None
+        manifest = folder.versions.readable_manifest(live.active_version) if live else None
         if live is not None:
             if folder.releases.projected() != live:
                 yield Repair("rewrite current.json", self.deployments.last.project)
@@ -162,7 +162,7 @@ class Look:
         if not fleet.files.switch_is_written(manifest):
             yield Repair("rewrite the switch's config.pbtxt", self.deployments.last.project)
         for version in live.loaded_versions:
-            kept = self.folder.versions.usable(version)
+            kept = self.folder.versions.readable_manifest(version)
             if kept is not None and not fleet.files.engine_is_whole(kept):
                 yield Repair(
                     f"rebuild the engine of version {version}", partial(fleet.files.complete_engine, kept)
@@ -198,21 +198,21 @@ class Look:
 
     def _stages(self) -> Iterator[Finding]:
         folder = self.folder
-        for deploy_id in folder.versions.stages():
+        for deploy_id in folder.staging.deploy_ids():
             if folder.ownership.owns_stage(deploy_id):
                 yield Repair(
                     f"remove what deployment {deploy_id} had staged",
-                    partial(folder.versions.discard_stage, deploy_id),
+                    partial(folder.staging.discard, deploy_id),
                 )
             else:
-                yield Foreign(str(folder.versions.entry(f".staging-{deploy_id}")))
+                yield Foreign(str(folder.staging.path(deploy_id)))
 
     def _temporaries(self, versions: Sequence[int]) -> Iterator[Repair]:
         folder = self.folder
         engines = [path for version in versions for path in folder.engines.folders(version)]
-        for path in folder.versions.temporaries(engines):
+        for path in folder.staging.unfinished_files(engines):
             yield Repair(
-                f"remove the unfinished file {path.name}", partial(folder.versions.remove_temporary, path)
+                f"remove the unfinished file {path.name}", partial(folder.staging.remove_unfinished, path)
             )
 
     def _on_triton(self, live: Release | None, triton: Triton, loaded: Loaded) -> Iterator[Finding]:
@@ -221,7 +221,10 @@ class Look:
             engine_name(folder.model, version): version for version in (live.loaded_versions if live else ())
         }
         for engine, version in wanted.items():
-            if version not in loaded.get(engine, ()) and folder.versions.usable(version) is not None:
+            if (
+                version not in loaded.get(engine, ())
+                and folder.versions.readable_manifest(version) is not None
+            ):
                 yield Repair(
                     f"load version {version} into {triton.url}",
                     partial(self.deployments.serving().on(triton).load, version),

@@ -239,7 +239,7 @@ class Reconciler:
             *problems,
             *(problem.text for problem in after.problems),
             *(found.problem for found in hanging),
-            *(trap.warning for trap in folder.versions.traps()),
+            *(trap.warning for trap in folder.traps.found()),
             *_damaged(folder, folder.releases.latest(), deep),
         ]
         told, notices = self._feedback.settle(folder, dry_run=dry_run)

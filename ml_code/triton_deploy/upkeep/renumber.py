@@ -163,7 +163,7 @@ class Renumbering:
         """Yield every version number that the repository knows."""
         yield from (release.active_version for release in self._folder.releases.history())
         yield from self._folder.versions.installed()
-        for name in self._folder.versions.put_aside():
+        for name in self._folder.quarantine.contents():
             number = name.partition(".")[0]
             if number.isdigit():
                 yield int(number)

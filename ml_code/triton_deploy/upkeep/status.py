@@ -124,10 +124,10 @@ def model_status(
         live=live,
         serving=serving,
         unfinished=seen(lambda: _unfinished(folder), None),
-        quarantined=seen(lambda: {path.name: failure for path, failure in folder.versions.quarantined()}, {}),
+        quarantined=seen(lambda: {path.name: failure for path, failure in folder.quarantine.failures()}, {}),
         notices=(*foreign, *seen(lambda: (feedback or MlflowTags(settings)).drift(folder), no_drift)),
         problems=(
-            *seen(lambda: [trap.warning for trap in folder.versions.traps()], none),
+            *seen(lambda: [trap.warning for trap in folder.traps.found()], none),
             *problems,
         ),
         verdict=str(how),

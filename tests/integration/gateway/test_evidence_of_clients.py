@@ -346,7 +346,7 @@ def candidate(
 def blamed(site: OwnGateway) -> bool:
     """Whether anything in quarantine is said to be at fault itself."""
     folder = ModelFolder.at(site.releases.root, site.releases.model)
-    return any(failure.get("blames_artifact") for _, failure in folder.versions.quarantined())
+    return any(failure.get("blames_artifact") for _, failure in folder.quarantine.failures())
 
 
 def test_stalled_readers_stop_no_good_candidate(begin: Begin) -> None:

@@ -188,7 +188,7 @@ class Players:
         ran = self._commands.run(job)
         if ran.code == 0 and ran.serves == (NEXT, float(NEXT)):
             return
-        if ran.code == 4 and ModelFolder.at(Path(job.repository), MODEL).versions.quarantined():
+        if ran.code == 4 and ModelFolder.at(Path(job.repository), MODEL).quarantine.failures():
             return
         end = f"the next deploy, of healthy servers, ended with {ran.code}, {ran.serves}: {_text(root / 'stderr')[-600:]}"
         (seen.late if ran.code == UNAVAILABLE else seen.wrong).append(end)

@@ -234,7 +234,7 @@ class Fleet:
 
     def quarantined(self) -> dict[str, Mapping[str, Any]]:
         """Why each version in quarantine is there, by the name of its directory."""
-        return {path.name: failure for path, failure in self.folder.versions.quarantined()}
+        return {path.name: failure for path, failure in self.folder.quarantine.failures()}
 
     def starts(self) -> tuple[int, ...]:
         """How often the supervisor of each Triton has started it: those that serve, then the staging one."""

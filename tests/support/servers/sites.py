@@ -128,7 +128,7 @@ class Ours:
 
     def quarantine(self) -> list[str]:
         """The versions in quarantine."""
-        return [path.name.partition(".")[0] for path, _ in self.folder.versions.quarantined()]
+        return [path.name.partition(".")[0] for path, _ in self.folder.quarantine.failures()]
 
     def manifest(self, version: int) -> Manifest:
         return self.folder.versions.require(version)

@@ -209,7 +209,7 @@ class Site:
 
     def quarantine(self) -> list[str]:
         """The versions in quarantine."""
-        return [path.name.partition(".")[0] for path, _ in self.folder.versions.quarantined()]
+        return [path.name.partition(".")[0] for path, _ in self.folder.quarantine.failures()]
 
 
 @pytest.fixture
