@@ -1,5 +1,5 @@
-"""Take the model that an MLflow alias names to what NVIDIA Triton serves, or change nothing.
+"""Deploy the model version that an MLflow alias names to NVIDIA Triton, or change nothing.
 
-The steps are the methods of ``deployer.Deployer``; ``cli`` is the command line, ``dags/`` the Airflow side. Importing the
-package imports no client library.
+The steps are the methods of ``deploy.deployer.Deployer``; ``cli`` is the command line, ``dags/`` the
+Airflow side. Importing the package imports no client library.
 """

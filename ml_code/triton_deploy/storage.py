@@ -1,4 +1,4 @@
-"""What an error of a file system is to a user: which file, why, and what to do."""
+"""Errors of a file system as a user reads them: which file, why, and what to do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def storage_errors(doing: str) -> Iterator[None]:
     """Turn an OSError of the block into StorageFailed.
 
     Args:
-        doing: what was being done, as it reads after "while": ``writing /models/…``.
+        doing: the work of the block, as it reads after "while": ``writing /models/…``.
     """
     try:
         yield
@@ -23,7 +23,7 @@ def storage_errors(doing: str) -> Iterator[None]:
 
 
 def storage_failed(error: OSError, doing: str) -> DeployError:
-    """Return the StorageFailed that tells a user of ``error`` what to do."""
+    """Return the StorageFailed for an OSError, with advice by its errno; see ``storage_errors``."""
     hints = {
         errno.ENOSPC: "Free space on the model repository's file system, then deploy again.",
         errno.EDQUOT: "Raise the quota of the model repository, then deploy again.",

@@ -1,7 +1,8 @@
 """Every error that the library raises on purpose.
 
-The class says who has to act, the text says what happened and what to do. Adapters turn what their client library raises
-into one of these, so no ``requests``, ``botocore`` or gRPC exception reaches a caller.
+The class tells which person has to act, the text what happened and what to do. Adapters turn the
+exceptions of their client libraries into these, so no ``requests``, ``botocore`` or gRPC exception
+reaches a caller.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from .texts import printable
 
 
 class DeployError(Exception):
-    """Something that stops a deploy, with advice.
+    """An error that stops a deploy, with advice.
+
+    Both texts may contain names that other people chose. Characters that would move a terminal's cursor
+    or begin a line in a log are escaped.
 
     Args:
-        message: what happened, in a sentence.
-        hint: what the reader can do about it.
-
-    Names that others chose come in both. What would move a terminal's cursor or begin a line in a log is escaped.
+        message: the event, as a sentence.
+        hint: advice to the reader, as a sentence.
     """
 
     kind: ClassVar[str] = "error"
@@ -40,13 +42,13 @@ class DeployError(Exception):
 
 
 class InvalidInput(DeployError):
-    """An argument that can't be meant: a bad name, an unknown option, a malformed URL. The caller acts."""
+    """An argument is not valid: a bad name, an unknown option, a malformed URL. The caller acts."""
 
     kind, exit_code = "invalid_input", 3
 
 
 class Misconfigured(DeployError):
-    """A setting is missing or can't be right. The operator acts."""
+    """A setting is missing or wrong. The operator acts."""
 
     kind, exit_code = "misconfigured", 3
 
@@ -58,78 +60,98 @@ class NotFound(DeployError):
 
 
 class AnotherVersion(DeployError):
-    """MLflow's version of a number is another one than the repository's: the model was deleted and made anew. The caller acts."""
+    """MLflow and the repository have different versions of one number: the model was made anew.
+
+    The caller acts.
+    """
 
     kind, exit_code = "another_version", 3
 
 
 class Foreign(DeployError):
-    """Somebody else's model or folder has the name that is to be deployed to. The caller acts."""
+    """A model or folder that this deployer did not make has the name to deploy to. The caller acts."""
 
     kind, exit_code = "foreign", 3
 
 
 class AliasNotFound(NotFound):
-    """The model exists and the alias is not set (yet): the only error that a deploy waits for."""
+    """The model exists, but the alias is not set yet: the only error that a deploy waits out."""
 
     kind = "alias_not_found"
 
 
 class AccessDenied(DeployError):
-    """Credentials are missing, wrong, or not allowed to do this. The operator acts."""
+    """Credentials are missing, are wrong, or lack the right for this call. The operator acts."""
 
     kind, exit_code = "access_denied", 3
 
 
 class ArtifactRejected(DeployError):
-    """The artifact can't become a served version: not ONNX, unsafe, too large, incompatible. The model's owner acts."""
+    """The artifact can't become a served version: not ONNX, unsafe, too large, incompatible.
+
+    The model's owner acts.
+    """
 
     kind, exit_code, blames_artifact = "artifact_rejected", 4, True
 
 
 class Quarantined(DeployError):
-    """The artifact failed before and is refused. The model's owner acts, or forces it."""
+    """The artifact failed before, and is refused. The model's owner acts, or forces the deploy."""
 
     kind, exit_code = "quarantined", 4
 
 
 class TakenBack(DeployError):
-    """The version was bad on live traffic before, and is refused. The model's owner acts, or forces it."""
+    """The version was bad on live traffic before, and is refused.
+
+    The model's owner acts, or forces the deploy.
+    """
 
     kind, exit_code = "taken_back", 4
 
 
 class SchemaChanged(DeployError):
-    """Inputs or outputs differ from the live version in a way that breaks clients. The model's owner acts, or allows it."""
+    """Inputs or outputs differ from the live version in a way that breaks clients.
+
+    The model's owner acts, or allows it.
+    """
 
     kind, exit_code = "schema_changed", 4
 
 
 class VerificationFailed(DeployError):
-    """The candidate is loaded and gives wrong, non-finite or late answers. The model's owner acts."""
+    """The loaded candidate gives wrong, non-finite or late answers. The model's owner acts."""
 
     kind, exit_code, blames_artifact = "verification_failed", 4, True
 
 
 class AnsweredLate(VerificationFailed):
-    """The candidate answers rightly and too slowly. A busy machine looks the same, so nobody is blamed: deploy again, or look."""
+    """The candidate gives right answers, but too slowly.
+
+    A busy machine may be the cause, so the artifact is not blamed: deploy again.
+    """
 
     kind, blames_artifact = "answered_late", False
 
 
 class Damaged(VerificationFailed):
-    """The files of a version are not those that were deployed. Nothing is known against the model; the operator restores them."""
+    """The files of a version differ from those that were deployed.
+
+    The model is not blamed. The operator restores the files.
+    """
 
     kind, blames_artifact = "damaged", False
 
 
 class EndedTriton(DeployError):
-    """A Triton ended while it had the candidate. The model's owner acts, or an operator who restarted that Triton by hand.
+    """A Triton ended while it had the candidate.
+
+    The model's owner acts, or an operator who restarted that Triton by hand.
 
     Args:
         message: see DeployError.
         hint: see DeployError.
-        suspect: whether it was seen once only, so that a restart by hand can't be told from it.
+        suspect: whether a Triton ended once only, so that it may also have been restarted by hand.
     """
 
     kind, exit_code, blames_artifact = "ended_triton", 4, True
@@ -140,31 +162,43 @@ class EndedTriton(DeployError):
 
 
 class AnswersDiffer(VerificationFailed):
-    """A shadow's answers are not the live version's. They may be meant to differ, so nobody is blamed: the model's owner says so, or acts."""
+    """A shadow's answers differ from the live version's.
+
+    That may be intended, so the artifact is not blamed. The model's owner decides.
+    """
 
     kind, blames_artifact = "answers_differ", False
 
 
 class CanaryUndecided(DeployError):
-    """Nobody could judge a candidate before its commit, and no person decided in time. Nothing is known against the model. A person acts."""
+    """A canary ended without a verdict, and no person decided in time.
+
+    The model is not blamed. A person acts.
+    """
 
     kind, exit_code = "canary_undecided", 7
 
 
 class CanaryAborted(DeployError):
-    """A person ended the canary. Nothing is known against the model. Deploy again when you want it again."""
+    """A person ended the canary. The model is not blamed. Deploy the version again when it is wanted."""
 
     kind, exit_code = "canary_aborted", 6
 
 
 class BakeFailed(DeployError):
-    """A release was bad on live traffic, and was taken back if something was live before. The model's owner acts."""
+    """A release was bad on live traffic, and was reverted if another version was live before.
+
+    The model's owner acts.
+    """
 
     kind, exit_code = "bake_failed", 4
 
 
 class BakeHeld(DeployError):
-    """A release saw too little traffic to be judged, and whoever set it up wants to decide. A person acts."""
+    """A release had too little traffic for a verdict, and the settings leave the decision to a person.
+
+    That person acts.
+    """
 
     kind, exit_code = "bake_held", 7
 
@@ -176,25 +210,37 @@ class Unavailable(DeployError):
 
 
 class FlipUnanswered(Unavailable):
-    """Triton was told to move the switch and did not answer: it may have done it, or may do it later. Try again."""
+    """Triton did not answer a request to move the switch: it may have moved it, or may do so later.
+
+    Try again.
+    """
 
     kind = "flip_unanswered"
 
 
 class Unclassified(Unavailable):
-    """What Triton said is not known. Nobody is blamed, unless another Triton says the same. Try again; the operator looks."""
+    """Triton gave an unknown error.
+
+    The artifact is not blamed, unless another Triton gives the same one. Try again; the operator looks.
+    """
 
     kind = "unclassified"
 
 
 class StorageFailed(DeployError):
-    """The model repository's file system is full, read-only or not writable by this user. The operator acts."""
+    """The model repository's file system is full, read-only or not writable by this user.
+
+    The operator acts.
+    """
 
     kind, exit_code = "storage", 5
 
 
 class TritonsDiffer(DeployError):
-    """One Triton refused what another one took, or answers otherwise: the Triton is at fault. The operator acts."""
+    """One Triton refused a candidate that another one took, or gives other answers: that Triton is at fault.
+
+    The operator acts.
+    """
 
     kind, exit_code = "tritons_differ", 5
 
@@ -212,7 +258,10 @@ class LeaseHeld(DeployError):
 
 
 class Superseded(DeployError):
-    """Somebody else moved this deployment, or committed a release since its snapshot. Start a new deploy."""
+    """Another process moved this deployment on, or committed a release since its snapshot.
+
+    Start a new deploy.
+    """
 
     kind, exit_code = "superseded", 6
 

@@ -1,7 +1,7 @@
-"""Texts that others chose, made fit to be shown: names of tensors and files, aliases, reasons, what a server answers.
+"""Foreign texts, made safe to show: names of tensors and files, aliases, reasons, answers of servers.
 
-Such a text must not move a terminal's cursor, begin a line of its own in a log, or turn the direction of what stands beside it.
-Nothing of it is lost: what can't be shown is written as Python would write it.
+Such a text must not move a terminal's cursor, begin a line of its own in a log, or turn the direction of
+the text beside it. Nothing is lost: a character that can't be shown is written as Python's escape.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ _BREAKS = "\r\n\t"
 
 
 def printable(text: str) -> str:
-    """Return a text in one line, with everything escaped that is not seen: control characters, lone surrogates, marks of direction.
+    """Return a text in one line, with invisible characters escaped.
+
+    These are control characters, lone surrogates and marks of direction.
 
     Args:
-        text: whatever somebody else wrote. A line break or a tab in it becomes a space: it is where their text goes on.
+        text: any text. A line break or a tab in it becomes a space.
     """
     if text.isprintable():
         return text
@@ -29,23 +31,23 @@ def _shown(character: str) -> str:
 
 
 def excerpt(text: str, characters: int) -> str:
-    """Return the beginning of a text, printable; dots say that there is more.
+    """Return the beginning of a text, printable; an ellipsis follows when there is more.
 
     Args:
-        text: whatever somebody else wrote.
-        characters: most of it that is shown.
+        text: any text.
+        characters: most characters that are shown.
     """
     beginning = printable(text[:characters]).strip()
     return f"{beginning}…" if len(text) > characters else beginning
 
 
 def for_chat(text: str) -> str:
-    """Return a text that a chat program shows as it is: Slack takes ``<!channel>`` and ``<https://…|approve>`` for commands."""
+    """Return a text escaped for chat: Slack takes ``<!channel>`` and ``<https://…|approve>`` for commands."""
     return printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 class OneLine(logging.Formatter):
-    """Formats an event as one line, whatever is in its message; a traceback follows as it is."""
+    """Formats a log event as one line, whatever its message contains; a traceback follows unchanged."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the name is the standard library's)
         """Return the line."""

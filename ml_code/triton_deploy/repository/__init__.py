@@ -97,12 +97,12 @@ class ModelFolder:
 
 
 def models_in(root: Path) -> list[str]:
-    """Return the models of a repository that were ever deployed to, by name."""
+    """Return the models of a repository that ever had a deployment, by name."""
     with storage_errors(f"listing {root}"):
         begun = {path.parent.name for path in root.glob("*/deployments") if path.is_dir()}
-        # Somebody may have removed the deployments of a model that is live.
+        # A person may have removed the deployments of a live model.
         released = {path.parent.name for path in (*root.glob("*/releases"), *root.glob("*/current.json"))}
-        # Or its whole folder: what Triton still loads leads there.
+        # Or the model's whole folder: engines in Triton still lead there.
         loaded = {
             model
             for model, versions in engines_in(root).items()

@@ -1,4 +1,4 @@
-"""How releases did on live traffic: one file a release, written once."""
+"""Bakes: how each release did on live traffic, in one file that is written once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Bakes:
     """The bakes of one model.
 
     Args:
-        folder: where their files are.
+        folder: directory with one file for each bake.
         model: name for messages.
     """
 
@@ -26,7 +26,11 @@ class Bakes:
         self._model = model
 
     def find(self, generation: int) -> Bake | None:
-        """Return how the bake of a release ended, or None when it has not; raises StorageFailed when it can't be read."""
+        """Return the record of a release's bake, or None while the bake has not ended.
+
+        Raises:
+            StorageFailed: the record can't be read.
+        """
         path = self._path(generation)
         with contextlib.suppress(FileNotFoundError):
             hint = "Move the file away: the release bakes again."
@@ -34,10 +38,13 @@ class Bakes:
         return None
 
     def add(self, bake: Bake) -> Bake:
-        """Record how a bake ended, and return what is recorded: of two that watch the same release the first has the say.
+        """Record how a bake ended.
+
+        Returns:
+            The record on disk. Of two processes that watch the same release, the first one's record counts.
 
         Raises:
-            StorageFailed: it can't be written.
+            StorageFailed: the record can't be written.
         """
         path = self._path(bake.generation)
         with storage_errors(f"recording the bake of release {bake.generation} of {self._model}"):
@@ -46,16 +53,20 @@ class Bakes:
         return bake if created else (self.find(bake.generation) or bake)
 
     def latest(self) -> Bake | None:
-        """Return the bake of the last release that has one, or None."""
+        """Return the bake of the newest release that has one, or None."""
         return next(self.newest_first(), None)
 
     def generations(self) -> set[int]:
-        """Return the releases that have one; raises StorageFailed."""
+        """Return the generations of the releases that have a bake; raises StorageFailed."""
         with storage_errors(f"listing {self._folder}"):
             return {int(path.stem) for path in self._folder.glob("*.json") if path.stem.isdigit()}
 
     def newest_first(self) -> Iterator[Bake]:
-        """Yield all, that of the last release first; raises StorageFailed when one can't be read."""
+        """Yield every bake, that of the newest release first.
+
+        Raises:
+            StorageFailed: a record can't be read.
+        """
         for generation in sorted(self.generations(), reverse=True):
             bake = self.find(generation)
             if bake is not None:

@@ -1,11 +1,13 @@
-"""Writes that survive a power cut: every function returns only when what it did, or found done, is on disk.
+"""Writes that survive a power cut: a function returns only when its result, old or new, is on disk.
 
-The order is the classic one: write a temporary file, fsync it, rename or link it into place, fsync the directory. Without
-the first fsync a crash can leave an empty file under the final name; without the second it can lose the name.
+The order is the classic one: write a temporary file, fsync it, rename or link it into place, fsync the
+directory. Without the first fsync a crash can leave an empty file under the final name; without the
+second it can lose the name.
 
-A process that is killed between the last two leaves a name that everybody sees and that a power cut can still take away. So
-whoever finds his work done syncs the directory before he builds on it. A file whose fsync failed is not synced again, because the second
-call may succeed although the data are gone: it is removed and written anew.
+A process that is killed between the last two steps leaves a name that every process sees and that a power
+cut can still take away. So a process that finds its work done syncs the directory before it builds on
+that. A file whose fsync failed is not synced again, because the second call may succeed although the data
+are gone: it is removed and written anew.
 """
 
 from __future__ import annotations
@@ -19,10 +21,10 @@ import shutil
 from pathlib import Path
 
 FILE_MODE = 0o644
-"""Triton may run as another user: what it has to read must not be private."""
+"""Mode of every file: Triton may run as another user, and has to read them."""
 
 OPEN_ELSEWHERE = (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY)
-"""What removing a directory and its ``.nfs…`` files fails with on NFS while a process has one of its files open."""
+"""Errors of removing a directory and its ``.nfs…`` files on NFS while a process has one of the files open."""
 
 
 def fsync_directory(path: Path) -> None:
@@ -35,9 +37,9 @@ def fsync_directory(path: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Create a directory and its missing parents, durably; an existing one is fine."""
+    """Create a directory and its missing parents, durably; an existing directory is fine."""
     if path.is_dir():
-        # What is in it was put there by somebody for whom this function had returned.
+        # A non-empty directory was already synced by the call that created it for the first entry.
         with os.scandir(path) as entries:
             empty = next(entries, None) is None
         if empty:
@@ -50,7 +52,7 @@ def make_directory(path: Path) -> None:
 
 
 def write_temporary(path: Path, text: str) -> Path:
-    """Write ``text`` to a new, synced file beside ``path`` and return where."""
+    """Write ``text`` to a new, synced file beside ``path``, and return that file's path."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
     try:
@@ -66,28 +68,23 @@ def write_temporary(path: Path, text: str) -> Path:
 
 
 TEMPORARY = re.compile(r"\.([a-z]+\.pbtxt|[a-z]+\.json|[0-9]+\.json|[0-9]+)\.[0-9a-f]{8}\.tmp")
-"""Names of what ``write_temporary`` and ``point`` write before it gets its name."""
+"""Names of the files that ``write_temporary`` and ``point`` write before they rename them."""
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether something has the name of what a write of this package leaves when it never ends."""
+    """Whether a path has the name of a temporary file, which an interrupted write leaves behind."""
     return TEMPORARY.fullmatch(path.name) is not None
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Put ``text`` under ``path``: a reader sees the old content or the new, never a part."""
-    temporary = write_temporary(path, text)
-    try:
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    fsync_directory(path.parent)
+    """Put ``text`` under ``path``: a reader sees the old content or the new, never a part of either."""
+    _rename_into_place(write_temporary(path, text), path)
 
 
 def ensure_content(path: Path, text: str) -> None:
-    """Make ``path`` hold ``text``; a file that does already is not touched, so its times stay."""
-    # By bytes: what lies there may be anything. A folder with nothing in it is nobody's loss.
+    """Make ``path`` hold ``text``; a file that holds it already is not touched, so its times stay."""
+    # An empty folder in the file's place can go. The content is compared as bytes, because it need not be
+    # text.
     if path.is_dir() and not path.is_symlink():
         with contextlib.suppress(OSError):
             path.rmdir()
@@ -98,7 +95,7 @@ def ensure_content(path: Path, text: str) -> None:
 
 
 def create_file(path: Path, text: str) -> bool:
-    """Put ``text`` under ``path`` unless something is there: one winner among any number of writers.
+    """Put ``text`` under ``path`` unless the name is taken: one winner among any number of writers.
 
     Uses ``link(2)``, which is atomic on local file systems and on NFS.
 
@@ -112,8 +109,8 @@ def create_file(path: Path, text: str) -> bool:
     except FileExistsError:
         created = False
     except OSError:
-        # NFS may report a failure for a link that was made (the answer was lost, the retry found it): the link
-        # count of our own file tells. See link(2), NOTES, and open(2) on O_EXCL.
+        # NFS may report a failure for a link that was made: the answer was lost, and the retry found the
+        # link. The link count of the temporary file tells. See link(2), NOTES, and open(2) on O_EXCL.
         if temporary.stat().st_nlink != 2:
             raise
     finally:
@@ -123,22 +120,26 @@ def create_file(path: Path, text: str) -> bool:
 
 
 def point(link: Path, target: str) -> None:
-    """Make a symbolic link lead to ``target``, with one rename; one that does already is not touched."""
+    """Make a symbolic link lead to ``target``, with one rename; a link that does already is not touched."""
     if link.is_symlink() and os.readlink(link) == target:
         fsync_directory(link.parent)
         return
     temporary = link.with_name(f".{link.name}.{secrets.token_hex(4)}.tmp")
     temporary.symlink_to(target)
+    _rename_into_place(temporary, link)
+
+
+def _rename_into_place(temporary: Path, path: Path) -> None:
     try:
-        temporary.replace(link)
+        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    fsync_directory(link.parent)
+    fsync_directory(path.parent)
 
 
 def rename(source: Path, target: Path) -> None:
-    """Rename within one file system, durably on both ends."""
+    """Rename within one file system; both directories are synced."""
     source.rename(target)
     fsync_directory(target.parent)
     if source.parent != target.parent:
@@ -146,13 +147,13 @@ def rename(source: Path, target: Path) -> None:
 
 
 def remove_tree(path: Path) -> bool:
-    """Remove a directory that nobody needs any more, also while others remove it.
+    """Remove a directory, also while another process removes it.
 
     Returns:
-        False when something is left that a process has open: NFS keeps its files as ``.nfs…`` until they are closed.
+        False when files are left that a process has open: NFS keeps them as ``.nfs…`` until they are closed.
 
     Raises:
-        OSError: it can't be removed for another reason; what could be removed is.
+        OSError: a file can't be removed for another reason; all others are removed.
     """
     refused: list[OSError] = []
 
@@ -171,7 +172,7 @@ def fsync_tree(root: Path) -> None:
     """Sync every file and directory below ``root``, and ``root`` itself."""
 
     def refuse(error: OSError) -> None:
-        # Without this, os.walk passes over a directory that can't be read, and it stays unsynced.
+        # Without this, os.walk skips a directory that can't be read, and the directory stays unsynced.
         raise error
 
     for folder, _, names in os.walk(root, onerror=refuse):

@@ -1,22 +1,25 @@
 """Engines: the Triton models that hold one version's weights each, beside the switch that clients call.
 
-All of it is derived from the version, and can be made anew::
+Everything in an engine is derived from the version, and can be made anew::
 
-    best_model.v13/                   what Triton loads
+    best_model.v13/                   the Triton model
       13 -> ../best_model/13
       config.pbtxt -> ../best_model/engines/13/config.pbtxt
-    best_model/engines/13/            what its configuration is
+    best_model/engines/13/            its configurations
       config.pbtxt -> candidate.pbtxt, from the flip on -> verified.pbtxt
       candidate.pbtxt                 a text that Triton can't parse
       verified.pbtxt                  the configuration that the load carries
 
-A Triton that is restarted loads whatever it finds in the repository, so it would load a candidate again that has just ended it. Until
-clients get a version, its engine has a configuration that can't be parsed, and the load carries the true one.
+A restarted Triton loads every model in the repository, so it would also load the candidate that has just
+ended it. Until clients get a version, its engine therefore has a configuration that Triton can't parse,
+and the load request carries the true one.
 
-Why the links: when Triton loads the switch, it looks at the engine behind it once more, and reads its file if anything in the folder, links
-followed, was changed since the load (the greater of mtime and ctime, so no date can be set back). It would find a candidate's file, and
-the flip would fail. So nothing in that folder changes after the load: the link that is turned is outside of it, and what it then leads to
-was written before the load. Sources: ``ModelRepositoryManager::InitializeModelInfo`` and ``LocalFileSystem::FileModificationTime`` of
+Why the links: when Triton loads the switch, it looks at the engine behind the switch once more. It reads
+the engine's file again if anything in the folder, links followed, has changed since the load (by the
+greater of mtime and ctime, so setting a date back does not help). It would find the candidate's
+configuration, and the flip would fail. So nothing in that folder changes after the load: the link that is
+turned lies outside, and its new target was written before the load. Sources:
+``ModelRepositoryManager::InitializeModelInfo`` and ``LocalFileSystem::FileModificationTime`` of
 triton-inference-server/core.
 """
 
@@ -41,7 +44,10 @@ _UNPARSABLE = "# A candidate: "
 
 
 def engines_in(root: Path) -> dict[str, list[int]]:
-    """Return the versions of each model of a repository that have something with the name of an engine, ascending; see Engines.foreign."""
+    """Return, for each model of a repository, the versions with an entry of an engine's name, ascending.
+
+    Such an entry need not be this deployer's: see Engines.foreign.
+    """
     found: dict[str, list[int]] = {}
     with storage_errors(f"listing {root}"):
         for name in os.listdir(root) if root.is_dir() else ():
@@ -53,7 +59,7 @@ def engines_in(root: Path) -> dict[str, list[int]]:
 
 
 def is_link_to(engine: Path, model: str, version: int) -> bool:
-    """Whether an engine's folder leads to a version of a model, by one of the links that this package makes."""
+    """Whether an engine's folder has one of the links that this package makes for a version of a model."""
     ours = {f"../{model}/{version}", f"../{model}/engines/{version}/{CONFIG}"}
     with contextlib.suppress(OSError), os.scandir(engine) as entries:
         return any(entry.is_symlink() and os.readlink(entry) in ours for entry in entries)
@@ -73,30 +79,32 @@ class Engines:
         self._model = model
 
     def write_candidate(self, version: int, deploy_id: str, config: str) -> None:
-        """Make the engine of a version that clients do not get yet: only a load that carries the configuration can load it.
+        """Make the engine of a version that clients do not get yet.
+
+        Only a load request that carries the configuration can load it.
 
         Args:
             version: the version.
-            deploy_id: its deployment, for whoever reads the file or Triton's log.
-            config: text of the ``config.pbtxt`` that it gets later.
+            deploy_id: its deployment, for a person who reads the file or Triton's log.
+            config: text of the ``config.pbtxt`` that the engine gets with ``complete``.
         """
         self._write(version, {VERIFIED: config, CANDIDATE: self._unparsable(version, deploy_id)}, CANDIDATE)
 
     def complete(self, version: int, config: str) -> None:
-        """Make the engine of a version that clients get: a Triton that is restarted loads it.
+        """Make the engine of a version that clients get: a restarted Triton loads it.
 
         Args:
             version: the version.
-            config: text of its ``config.pbtxt``.
+            config: text of the engine's ``config.pbtxt``.
         """
         self._write(version, {VERIFIED: config}, VERIFIED)
 
     def is_whole(self, version: int, config: str = "") -> bool:
-        """Whether a Triton that is restarted finds all that it loads a version with.
+        """Whether a restarted Triton can load the version.
 
         Args:
             version: the version.
-            config: text that its ``config.pbtxt`` has to have; by default any that is not a candidate's.
+            config: required text of the engine's ``config.pbtxt``; by default any but a candidate's.
         """
         engine = self._folder(version)
         path = engine / CONFIG
@@ -111,7 +119,10 @@ class Engines:
         return text == config if config else not text.startswith(_UNPARSABLE)
 
     def foreign(self, version: int) -> list[Path]:
-        """Return what lies in the place of an engine, or in one, that this code did not write; an engine without any may be removed."""
+        """Return the foreign entries in an engine or in its place: this package did not write them.
+
+        An engine without any may be removed.
+        """
         engine, configurations = self.folders(version)
         return [
             *self._others(engine, lambda path: self._wrote_into_engine(path, version)),
@@ -119,7 +130,10 @@ class Engines:
         ]
 
     def remove(self, version: int) -> None:
-        """Remove a version's engine; the files it links to stay, and so does one in which somebody else has something."""
+        """Remove a version's engine, but not the files that it links to.
+
+        An engine with a foreign entry stays.
+        """
         if self.foreign(version):
             return
         for path in self.folders(version):
@@ -133,14 +147,17 @@ class Engines:
         return engines_in(self._root).get(self._model, [])
 
     def configured(self) -> list[int]:
-        """Return the versions that have configurations, ascending: also those whose engine an earlier release of this code removed."""
+        """Return the versions that have configurations, ascending.
+
+        The engine may be gone: earlier code removed it alone.
+        """
         path = self._configurations(0).parent
         with storage_errors(f"listing {path}"):
             names = os.listdir(path) if path.is_dir() else ()
             return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]{0,9}", name))
 
     def folders(self, version: int) -> tuple[Path, Path]:
-        """Return where a version's engine is, and where its configurations are."""
+        """Return the folders of a version's engine and of its configurations."""
         return self._folder(version), self._configurations(version)
 
     def _write(self, version: int, texts: dict[str, str], now: str) -> None:
@@ -203,18 +220,18 @@ def _wrote_configuration(path: Path) -> bool:
 
 
 def _target(path: Path) -> str | None:
-    """Return where a link leads, or None when it is none."""
+    """Return the target of a link, or None when the path is not a link."""
     return os.readlink(path) if path.is_symlink() else None
 
 
 def _require_folder(path: Path) -> None:
-    """Raise Foreign when something else than a folder is in the way."""
+    """Raise Foreign when something other than a folder has the path."""
     if os.path.lexists(path) and (path.is_symlink() or not path.is_dir()):
         raise _in_the_way(path)
 
 
 def _make_room(path: Path) -> None:
-    """Remove a folder with nothing in it from the place of a file; raises Foreign when something is in it."""
+    """Remove an empty folder from the place of a file; raises Foreign when the folder is not empty."""
     if path.is_dir() and not path.is_symlink():
         try:
             path.rmdir()

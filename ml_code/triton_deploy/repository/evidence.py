@@ -1,7 +1,8 @@
-"""Whether the releases are all there: a history that is gone must not be taken for one that never was.
+"""Evidence of missing releases: a lost history must not be taken for a model that was never released.
 
-What is live follows from ``releases/`` alone, and everything else is brought to it. So before anything is, other files are asked
-whether they know of a release that is not there. Asks no Triton, changes nothing.
+The live version follows from ``releases/`` alone, and the deployer makes everything else match it. So
+before it does, this module asks other files whether they know of a release that is missing. It asks no
+Triton and changes nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from ..errors import DeployError, StorageFailed
+from ..errors import StorageFailed
 from ..rules.deployment import State
 from ..rules.names import OUR_FOLDERS, engine_name
 from ..storage import storage_errors
@@ -21,17 +22,17 @@ from .journal import Journal
 from .releases import Releases
 
 SHOWN = 5
-"""So many missing releases are named."""
+"""Most missing releases that a message names."""
 
 
 class Evidence:
-    """What one model's folder says of its releases.
+    """The evidence in one model's folder.
 
     Args:
         folder: the model's directory.
         model: name for messages.
-        releases: the releases that are there.
-        journal: the deployments.
+        releases: the model's releases.
+        journal: the model's deployments.
     """
 
     def __init__(self, folder: Path, model: str, releases: Releases, journal: Journal) -> None:
@@ -41,25 +42,23 @@ class Evidence:
         self._journal = journal
 
     def missing(self, *, thorough: bool = True) -> list[str]:
-        """Say which releases are missing, and who says so; empty when none is.
+        """Return a sentence for each missing release, which names the file that knows of it.
+
+        A release that ``current.json`` does not name yet is not missing, and neither is one of a
+        deployment that has not recorded its commit: a process may have been killed at that point.
 
         Args:
-            thorough: read the record of every deployment, not only of those that were changed after the last release.
-
-        Returns:
-            Sentences that name the files.
-
-        A release that ``current.json`` does not say yet is none that is missing, and neither is one of a deployment that has not
-        recorded its commit: a process may have been killed there.
+            thorough: read the record of every deployment, not only of those that changed after the last
+                release.
         """
         try:
-            # Looked at twice: a release that came between two looks is not one that is missing.
+            # Search twice: a release that was written during the first search is not missing.
             return list(self._missing(thorough)) and list(self._missing(thorough))
         except StorageFailed as error:
             return [str(error)]
 
     def require(self) -> None:
-        """Raise StorageFailed when a release is missing: nothing may be built on what is left."""
+        """Raise StorageFailed when a release is missing: nothing may be built on the remaining ones."""
         missing = self.missing()
         if missing:
             raise StorageFailed(
@@ -102,8 +101,12 @@ class Evidence:
                 yield engine
 
     def _in_the_way(self) -> Iterator[str]:
-        """Say what is in the place of one of our folders: nothing may be written through somebody else's link."""
-        # In the place of the whole folder, where nothing else is known of the model, it is somebody else's model.
+        """Yield a sentence for each of this deployer's folders whose path is a link or a file.
+
+        Nothing may be written there.
+        """
+        # A link or file in the place of the whole folder is a foreign model, unless an engine leads to a
+        # version in it.
         places = [self._folder] if list(self._engines()) else []
         for path in (*places, *(self._folder / name for name in OUR_FOLDERS)):
             with storage_errors(f"looking at {path}"):
@@ -113,16 +116,14 @@ class Evidence:
                     yield f"{path} is not a folder: what this deployer has written there is gone."
 
     def _known_to_deployments(self, last: int, thorough: bool) -> Iterator[tuple[int, str]]:
-        """Yield the releases after ``last`` of which deployments know, with the deployment."""
+        """Yield each release after ``last`` that a deployment knows of, with that deployment."""
         for deploy_id in self._journal.ids() if thorough or not last else self._changed_after(last):
-            # One that can't be read says nothing; it is told where it is needed.
-            with contextlib.suppress(DeployError):
-                record = self._journal.find(deploy_id)
-                if record is None:
-                    continue
-                known = record.generation if record.state is State.COMMITTED else record.base_generation
-                if known > last:
-                    yield known, deploy_id
+            record = self._journal.find_readable(deploy_id)
+            if record is None:
+                continue
+            known = record.generation if record.state is State.COMMITTED else record.base_generation
+            if known > last:
+                yield known, deploy_id
 
     def _changed_after(self, generation: int) -> list[str]:
         path = self._releases.path(generation)
@@ -135,14 +136,14 @@ class Evidence:
         ]
 
     def _changed_at(self, path: Path) -> float:
-        # A gc may have taken it away since the listing.
+        # A gc may have removed the deployment since the listing.
         with contextlib.suppress(OSError):
             return path.stat().st_mtime
         return 0.0
 
 
 def _gaps(generations: Sequence[int]) -> Iterator[int]:
-    """Yield the numbers that are missing before the last one."""
+    """Yield the missing generations before the last one."""
     expected = 1
     for generation in generations:
         yield from range(expected, generation)

@@ -1,16 +1,17 @@
 """The journal of a deployment: one small file for each fact, never rewritten.
 
-A fact is added with put-if-absent under the next number, so a worker that was stopped and wakes up can't overwrite what a
-rollback decided meanwhile: its own next fact finds the number taken.
+A fact is added with put-if-absent under the next number. So a worker that was stopped and wakes up can't
+overwrite the decision that a rollback made meanwhile: its own next fact finds the number taken.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..errors import NotFound, StorageFailed, Superseded
+from ..errors import DeployError, NotFound, StorageFailed, Superseded
 from ..rules.deployment import Deployment
 from ..rules.names import check_deploy_id, is_deploy_id
 from ..rules.writer import to_json
@@ -32,12 +33,25 @@ class Journal:
         self._model = model
 
     def find(self, deploy_id: str) -> Deployment | None:
-        """Return the deployment as last recorded, or None when nothing was recorded of it."""
+        """Return the deployment as last recorded, or None when it has no record.
+
+        Raises:
+            StorageFailed: the record can't be read.
+        """
         entries = self._entries(deploy_id)
         return self._read(entries[-1]) if entries else None
 
+    def find_readable(self, deploy_id: str) -> Deployment | None:
+        """Return the deployment as last recorded, or None when it has no record that can be read.
+
+        For a search among all deployments: the caller that needs this one gets the error.
+        """
+        with contextlib.suppress(DeployError):
+            return self.find(deploy_id)
+        return None
+
     def get(self, deploy_id: str) -> Deployment:
-        """Return the deployment as last recorded; raises NotFound when there is none."""
+        """Return the deployment as last recorded; raises NotFound when it has no record."""
         record = self.find(deploy_id)
         if record is None:
             raise NotFound(
@@ -47,9 +61,9 @@ class Journal:
         return record
 
     def sync(self, deploy_id: str) -> None:
-        """Make what is recorded of a deployment durable, before something is done because of it.
+        """Make a deployment's record durable, before the caller acts on it.
 
-        The process that recorded it may have been killed before it could.
+        The process that wrote the record may have been killed before it synced the directory.
         """
         folder = self._folder / check_deploy_id(deploy_id)
         with storage_errors(f"syncing {folder}"):
@@ -60,14 +74,14 @@ class Journal:
 
         Args:
             record: the deployment with the new fact.
-            after: what the caller believes to be the last one; None to begin.
+            after: the last record as far as the caller knows; None to begin.
 
         Returns:
             ``record``.
 
         Raises:
-            Superseded: somebody else added a fact since.
-            StorageFailed: it can't be written.
+            Superseded: another process has added a fact since.
+            StorageFailed: the fact can't be written.
         """
         entries = self._entries(record.deploy_id)
         last = self._read(entries[-1]) if entries else None
@@ -80,20 +94,30 @@ class Journal:
         return record
 
     def path(self, deploy_id: str) -> Path:
-        """Return where the facts of a deployment are."""
+        """Return the directory of a deployment's facts."""
         return self._folder / check_deploy_id(deploy_id)
 
     def ids(self) -> list[str]:
-        """Return the ids of every deployment, in their order."""
+        """Return the ids of all deployments, sorted; foreign entries are skipped."""
         with storage_errors(f"listing {self._folder}"):
             names = sorted(os.listdir(self._folder)) if self._folder.is_dir() else []
-        # Others' files are in nobody's way.
         return list(filter(is_deploy_id, names))
 
     def all(self) -> Iterator[Deployment]:
-        """Yield every deployment as last recorded, in the order of their names."""
-        for name in self.ids():
-            record = self.find(name)
+        """Yield every deployment as last recorded, by id.
+
+        Raises:
+            StorageFailed: a record can't be read.
+        """
+        return self._records(self.find)
+
+    def readable(self) -> Iterator[Deployment]:
+        """Yield every deployment whose record can be read, by id; see ``find_readable``."""
+        return self._records(self.find_readable)
+
+    def _records(self, find: Callable[[str], Deployment | None]) -> Iterator[Deployment]:
+        for deploy_id in self.ids():
+            record = find(deploy_id)
             if record is not None:
                 yield record
 

@@ -1,4 +1,4 @@
-"""What the last reconcile of a model found: nobody decides by it, metrics and pages show it."""
+"""The result of a model's last reconcile, for metrics and pages. No decision depends on it."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from . import durable
 
 
 class LastReconcile:
-    """The note that each reconcile leaves in place of the one before.
+    """The note of the last reconcile; each one replaces it.
 
     Args:
-        path: its file.
+        path: the note's file.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def write(self, note: ReconcileNote) -> None:
-        """Leave a note; raises StorageFailed when it can't be written."""
+        """Replace the note; raises StorageFailed when it can't be written."""
         with storage_errors(f"writing {self._path}"):
             durable.replace_file(self._path, to_json(note))
 
     def read(self) -> ReconcileNote | None:
-        """Return the last note, or None when there is none that can be read."""
+        """Return the note, or None when there is none or it can't be read."""
         with contextlib.suppress(OSError, ValueError):
             return ReconcileNote.from_json(self._path.read_text(encoding="utf-8"))
         return None

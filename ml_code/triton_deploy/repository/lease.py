@@ -1,11 +1,13 @@
 """The lease: one deploy of a model at a time.
 
-A lease is a numbered file, created with put-if-absent: the highest number is the one in force, so of two deployers that
-want a free lease exactly one wins, and the other can tell. An expired one is not free before its deployment was settled.
-It saves wasted work and keeps two candidates apart; the guard of a release is the generation's own file (see releases.py).
+A lease is a numbered file, created with put-if-absent, and the highest number is in force. So of two
+deployers that want a free lease exactly one wins, and the other notices. An expired lease is not free
+before its deployment was settled. The lease saves wasted work and keeps two candidates apart. The
+generation's own file guards a release (see releases.py).
 
-Expiry compares wall clocks of the hosts involved. One that jumps can end a lease early, which the fences in front of every
-effect make harmless, or late: an expiry that lies further ahead than the lease was long is not believed.
+Expiry compares the wall clocks of the hosts. A clock that jumps can end a lease early, which is harmless
+because a fence precedes every effect. Or it can end a lease late: an expiry that lies further ahead than
+the lease's duration is not believed.
 """
 
 from __future__ import annotations
@@ -28,13 +30,16 @@ from . import durable
 from .reading import read_record
 
 CLOCK_SKEW_S = 60.0
-"""How far the clocks of two hosts may be apart without a lease being taken for one of a clock that was wrong, seconds."""
+"""Allowed difference between the clocks of two hosts, seconds.
+
+A lease that ends later than that was written by a wrong clock.
+"""
 
 GIVEN_BACK = "{}"
-"""Content of a lease's file that nobody holds any more."""
+"""Content of the file of a lease that was given back."""
 
 FRESH = 0.9
-"""Share of its duration that a lease has to have left not to be written again."""
+"""A lease is not renewed while it has more than this share of its duration left."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +51,7 @@ class _Held:
 
     @classmethod
     def from_json(cls, text: str) -> Self | None:
-        """Read who holds a lease; None when it was given back, which is an object with no field that is known here."""
+        """Read a lease; None when the text has none of these fields: the lease was given back."""
         data = reader.parsed(text)
         return reader.record(data, cls) if data.keys() & cls.__dataclass_fields__.keys() else None
 
@@ -58,17 +63,17 @@ class _Held:
 
 
 STAGING = ".staging-lease."
-"""Begins the names of the files of the staging Triton's lease, in the model repository's folder: there Triton takes every folder for a
-model, and looks at no file."""
+"""Prefix of the files of the staging Triton's lease. They lie in the model repository itself, where Triton
+takes every folder for a model and ignores files."""
 
 
 class Lease:
     """The lease of one model, or of the staging Triton.
 
     Args:
-        folder: where its files are.
+        folder: directory of the lease's files.
         model: name for messages.
-        prefix: begins the names of its files.
+        prefix: prefix of the files' names.
     """
 
     def __init__(self, folder: Path, model: str, prefix: str = "") -> None:
@@ -82,13 +87,14 @@ class Lease:
         Args:
             deploy_id: the deployment.
             now: aware time.
-            duration_s: how long it lasts without a renewal, seconds.
+            duration_s: duration of the lease without a renewal, seconds.
 
         Raises:
-            LeaseHeld: another deployment has it. One that expired is given back by whoever settles that deployment,
-                so nobody takes over from a deployment that was not settled.
-            Superseded: another deployment took it in this moment.
-            StorageFailed: it can't be written.
+            LeaseHeld: another deployment has the lease, perhaps an expired one. The process that settles
+                that deployment gives the lease back, so no deployment takes over from one that was not
+                settled.
+            Superseded: another deployment has just taken the lease.
+            StorageFailed: the lease can't be written.
         """
         with storage_errors(f"taking the lease of {self._model}"):
             durable.make_directory(self._folder)
@@ -114,10 +120,10 @@ class Lease:
     def renew(self, deploy_id: str, now: datetime, duration_s: float) -> None:
         """Prolong the lease that a deployment holds; this is the fence in front of every effect.
 
-        One that this process prolonged a moment ago is only looked at: a write that is durable costs milliseconds.
+        A lease that this process has just renewed is only read, because a durable write costs milliseconds.
 
         Raises:
-            Superseded: the lease is no longer this deployment's.
+            Superseded: the deployment has lost the lease.
         """
         _, held = self._latest()
         if held is None or held.deploy_id != deploy_id:
@@ -127,25 +133,25 @@ class Lease:
             self.acquire(deploy_id, now, duration_s)
 
     def require(self, deploy_id: str) -> None:
-        """Raise Superseded unless the lease is this deployment's; looks only."""
+        """Raise Superseded unless the deployment holds the lease. Writes nothing."""
         _, held = self._latest()
         if held is None or held.deploy_id != deploy_id:
             raise self._lost(deploy_id)
 
     def release(self, deploy_id: str) -> None:
-        """Give the lease back; one that is not this deployment's stays as it is."""
+        """Give the lease back; another deployment's lease stays as it is."""
         number, held = self._latest()
         if held and held.deploy_id == deploy_id:
             with storage_errors(f"giving back the lease of {self._model}"):
                 durable.replace_file(self._path(number), GIVEN_BACK)
 
     def last(self, now: datetime) -> tuple[str | None, bool]:
-        """Return the deployment that took the lease last and never gave it back, and whether it is still in force."""
+        """Return the deployment that has not given the lease back, or None, and whether the lease is in force."""
         _, held = self._latest()
         return (held.deploy_id, held.in_force(now)) if held else (None, False)
 
     def refusal(self) -> LeaseHeld:
-        """Return the error for somebody who wants the lease while another deployment has it."""
+        """Return the error for a caller that wants the lease while another deployment has it."""
         _, held = self._latest()
         who = f"Deployment {held.deploy_id} ({held.holder})" if held else "Another deployment"
         return LeaseHeld(
@@ -167,14 +173,18 @@ class Lease:
         return number, self._held(number, text)
 
     def _newest(self) -> tuple[int, str]:
-        """Return the number of the file in force and its text; without one, 0 and the text of a lease that was given back."""
+        """Return the number and the text of the file in force.
+
+        Without a file, that is 0 and the text of a lease that was given back.
+        """
         with storage_errors(f"reading the lease of {self._model}"):
             while numbers := self._numbers():
                 path = self._path(numbers[-1])
                 try:
                     return numbers[-1], read_record(path, str, "The lease", self._advice)
                 except FileNotFoundError:
-                    # A file that is gone made room for later ones; a link that leads nowhere stays.
+                    # A later file has replaced it, unless it is a link that leads nowhere: that one would
+                    # stay for ever.
                     if path.is_symlink():
                         raise StorageFailed(
                             f"The lease {path} is a link that leads nowhere.", hint=self._advice
@@ -184,7 +194,7 @@ class Lease:
     def _held(self, number: int, text: str) -> _Held | None:
         try:
             held = _Held.from_json(text)
-            # That of the staging Triton is held by a model's deployment, and says which model's.
+            # A holder of the staging Triton's lease is written as MODEL:DEPLOY_ID.
             if held and not is_deploy_id(
                 held.deploy_id.rpartition(":")[2] if self._prefix else held.deploy_id
             ):
@@ -213,5 +223,5 @@ class Lease:
 
 
 def _this_process() -> str:
-    """Return who holds a lease, for whoever has to look for him."""
+    """Return the host and process id of this process, for a person who has to find the holder of a lease."""
     return f"{socket.gethostname()}:{os.getpid()}"

@@ -1,7 +1,8 @@
-"""What of a model's names in the repository and in Triton this package made: only that may be changed or taken away.
+"""Ownership of names in the repository and in Triton: the deployer changes and removes only its own entries.
 
-A name alone says nothing: somebody else may have a model of that name, or a folder ``best_model.v7``. Ours is what holds nothing
-but what this package writes, and of which a record of ours knows: a deployment, a release, a manifest.
+A name alone proves nothing: another tool may have a model of that name, or a folder ``best_model.v7``. An
+entry is this deployer's if it holds only files that this package writes, and a deployment, a release or a
+manifest knows of it. Any other entry is foreign.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import DeployError, Foreign
-from ..rules.deployment import Deployment, State
+from ..rules.deployment import State
 from ..rules.names import OUR_FOLDERS, is_deploy_id
 from ..rules.version_files import SMOKE_CASE
 from ..storage import storage_errors
@@ -27,20 +28,20 @@ from .versions import Versions
 
 OUR_FILES = frozenset({"current.json", "reconcile.json"})
 BESIDE_THE_ARTIFACT = frozenset({MANIFEST, SMOKE_CASE, FAILURE, "serving_input_example.json"})
-"""What a version's directory holds besides the files of its manifest."""
+"""Files in a version's directory besides those of its manifest."""
 
 
 class Ownership:
-    """Tells what of one model is ours.
+    """Tells which entries of one model are this deployer's.
 
     Args:
         root: the model repository.
         model: public model name.
-        releases: its releases.
-        journal: its deployments.
-        versions: its installed versions.
-        quarantine: its quarantined directories.
-        engines: its engines.
+        releases: the model's releases.
+        journal: the model's deployments.
+        versions: the model's installed versions.
+        quarantine: the model's quarantined directories.
+        engines: the model's engines.
     """
 
     def __init__(
@@ -62,38 +63,44 @@ class Ownership:
         self._engines = engines
 
     def knows(self, version: int) -> bool:
-        """Whether a deployment, a release or a manifest of ours is of a version; raises StorageFailed."""
+        """Whether this deployer has a deployment, a release or a manifest of a version.
+
+        Raises:
+            StorageFailed: a folder can't be listed.
+        """
         return (
             self._has_manifest(version)
             or self._is_quarantined(version)
-            or any(record.version == version for record in self._deployments())
+            or any(record.version == version for record in self._journal.readable())
             or self._was_released(version)
         )
 
     def owns_engine(self, version: int) -> bool:
-        """Whether a version's engine may be removed: it holds only what this package writes, for a version that it knows."""
+        """Whether a version's engine may be removed: it has no foreign entry, and the version is known."""
         return not self._engines.foreign(version) and self.knows(version)
 
     def owns_stage(self, deploy_id: str) -> bool:
-        """Whether a staging directory is that of a deployment of ours."""
+        """Whether a staging directory belongs to a deployment of this deployer."""
         return bool(is_deploy_id(deploy_id) and deploy_id in self._journal.ids())
 
     def may_have_flipped(self, version: int | None = None) -> bool:
-        """Whether a deployment of ours came so far that the public name may be loaded because of it.
+        """Whether a deployment of this deployer may have loaded the public name: it reached the switch.
 
         Args:
-            version: one of this version; by default of any.
+            version: only deployments of this version; by default of any.
         """
         return any(
             State.SWITCHING in record.times_utc and version in (None, record.version)
-            for record in self._deployments()
+            for record in self._journal.readable()
         )
 
     def lost(self, serving: Iterable[int]) -> list[int]:
-        """Return the versions that a Triton serves by the public name as only a release can have it, and none has.
+        """Return the versions that a Triton serves under the public name although no release is known.
+
+        Only a release can have made the name serve such a version, so the release is lost.
 
         Args:
-            serving: what Triton has ready by the public name.
+            serving: versions that Triton has ready under the public name.
         """
         return [
             version
@@ -104,7 +111,10 @@ class Ownership:
         ]
 
     def foreign_files(self) -> list[Path]:
-        """Return what lies in the model's folder, or in its place, that this package does not write before a first release."""
+        """Return the entries in the model's folder that this package does not write before a first release.
+
+        A file in the folder's place is one as well.
+        """
         folder = self._root / self._model
         with storage_errors(f"listing {folder}"):
             if not os.path.lexists(folder):
@@ -114,7 +124,7 @@ class Ownership:
             return sorted(path for path in folder.iterdir() if not self._is_ours_before_a_release(path))
 
     def foreign_of_version(self, version: int) -> list[Path]:
-        """Return what lies in the places that a deploy of a version needs, and is not ours."""
+        """Return the foreign entries in the places that a deploy of a version needs."""
         path = self._versions.path(version)
         found = self._engines.foreign(version)
         if os.path.lexists(path) and not self._is_version(path) and not self.knows(version):
@@ -122,7 +132,11 @@ class Ownership:
         return found
 
     def foreign_in_version(self, version: int) -> list[Path]:
-        """Return what lies among a version's files and no deployment brought; its manifest, when that does not tell."""
+        """Return the files in a version's directory that no deployment brought.
+
+        When the manifest is gone or can't be read, which files those are is not known: return the
+        manifest's path.
+        """
         folder = self._versions.path(version)
         try:
             manifest = self._versions.manifest(version)
@@ -141,7 +155,7 @@ class Ownership:
             )
 
     def foreign_in_deployment(self, deploy_id: str) -> list[Path]:
-        """Return what lies in a deployment's folder that is not a record of it."""
+        """Return the entries in a deployment's folder that are not its records."""
         folder = self._journal.path(deploy_id)
         with storage_errors(f"listing {folder}"):
             return sorted(
@@ -151,15 +165,15 @@ class Ownership:
             )
 
     def refuse_version(self, version: int) -> None:
-        """Raise Foreign when somebody else has something in the places that a deploy of a version needs."""
+        """Raise Foreign when a place that a deploy of a version needs has a foreign entry."""
         self.refuse_files(self.foreign_of_version(version))
 
     def refuse_files(self, paths: Iterable[Path], loaded: str = "") -> None:
-        """Raise Foreign when there is somebody else's.
+        """Raise Foreign when there is a foreign entry or a foreign model is loaded.
 
         Args:
-            paths: files and folders that are not ours.
-            loaded: where somebody else's model is loaded, as a sentence begins; empty when none is.
+            paths: foreign files and folders.
+            loaded: a sentence that names the Triton with a foreign model; empty when there is none.
         """
         named = [str(path) for path in paths]
         if named or loaded:
@@ -180,24 +194,16 @@ class Ownership:
             )
 
     def _was_released(self, version: int) -> bool:
-        # A history that can't be read says nothing.
+        # A history that can't be read proves nothing.
         with contextlib.suppress(DeployError):
             return self._releases.releases_version(version)
         return False
-
-    def _deployments(self) -> Iterator[Deployment]:
-        for deploy_id in self._journal.ids():
-            # What can't be read says nothing: what only it knows stays.
-            with contextlib.suppress(DeployError):
-                record = self._journal.find(deploy_id)
-                if record is not None:
-                    yield record
 
     def _has_manifest(self, version: int) -> bool:
         try:
             manifest = self._versions.manifest(version)
         except DeployError:
-            # It is there, and damaged.
+            # The manifest is there, but damaged.
             return True
         return manifest is not None and manifest.version == version
 
@@ -209,7 +215,7 @@ class Ownership:
             if path.is_symlink() or not path.is_dir():
                 return False
             names = os.listdir(path)
-        # A rename takes the place of a folder with nothing in it.
+        # The rename that installs a version replaces an empty folder.
         return not names or self._has_manifest(int(path.name))
 
     def _is_ours_before_a_release(self, path: Path) -> bool:

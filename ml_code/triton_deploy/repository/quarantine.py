@@ -1,8 +1,9 @@
 """The quarantine: the directories of versions that failed, each with the reason in ``failure.json``.
 
-Triton reads the leading digits of any entry beside the versions as a version, so ``13.failed_…`` is version 13 to Triton. But
-Triton never loads that directory: the model's folder belongs to the switch, whose policy names one version, and the weights
-are loaded from the engine's folder, which holds only a link.
+Triton reads the leading digits of any entry beside the versions as a version, so ``13.failed_…`` is
+version 13 to Triton. But Triton never loads that directory: the model's folder belongs to the switch,
+whose policy names one version, and the weights are loaded from the engine's folder, which holds only a
+link.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ from .staging_directories import StagingDirectories
 from .versions import Versions
 
 QUARANTINED = "[0-9]*.failed_*"
-"""Pattern of the names of quarantined directories. The name of a directory on its way out begins with a dot."""
+"""Pattern of the names of quarantined directories.
+
+The name of a directory on its way out begins with a dot.
+"""
 
 
 class Quarantine:
@@ -51,11 +55,13 @@ class Quarantine:
         return self._folder / name
 
     def contents(self) -> dict[str, str]:
-        """Return the name of each quarantined directory with the deployment that brought it, or empty when that is not known."""
+        """Return the name of each quarantined directory with the deployment that brought it, or empty."""
         return {path.name: self._origins.failed_deployment(path) for path in self._paths()}
 
     def failures(self) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-        """Yield each quarantined directory whose reason is known, with that reason as ``failure_content`` has it, oldest first.
+        """Yield each quarantined directory whose reason is known, oldest first.
+
+        The reason is in the form of ``failure_content``.
 
         A directory that a person gave such a name has no reason, so it blocks no deploy.
         """
@@ -68,7 +74,8 @@ class Quarantine:
         """Return when the deployment of a quarantined directory failed, aware.
 
         Returns:
-            None when neither the journal nor ``failure.json`` tells the time. So it is for the directory of an installed version.
+            None when neither the journal nor ``failure.json`` tells the time. So it is for the directory
+            of an installed version.
         """
         with contextlib.suppress(ValueError, TypeError, KeyError):
             at = datetime.fromisoformat((self._origins.failure(self.path(name)) or {})["at_utc"])
@@ -76,10 +83,13 @@ class Quarantine:
         return None
 
     def add(self, record: Deployment, failure: Failure, at: datetime) -> Path | None:
-        """Move the files that a deployment brought into quarantine, with the reason inside. A second call changes nothing.
+        """Move the files that a deployment brought into quarantine, with the reason inside.
+
+        A second call changes nothing.
 
         Args:
-            record: the deployment. Only the version directory that it installed, or its staging directory, is moved.
+            record: the deployment. Only the version directory that it installed, or its staging
+                directory, is moved.
             failure: the reason.
             at: aware time that names the directory.
 
@@ -93,8 +103,9 @@ class Quarantine:
         with storage_errors(f"quarantining what {record.deploy_id} brought"):
             target = self._unused_path(record, at)
             if manifest is not None and manifest.deploy_id == record.deploy_id:
-                # Rename before any write. A process that wakes up here may find that another deployment has installed the
-                # version: a write would go into that deployment's directory, while the rename finds the name taken.
+                # Rename before any write. A process that wakes up here may find that another deployment
+                # has installed the version: a write would go into that deployment's directory, while the
+                # rename finds the name taken.
                 durable.rename(self._versions.path(record.version), target)
             elif failure.blames_artifact and staging.is_dir():
                 content = failure_content(record, failure, record.digest)
@@ -110,8 +121,8 @@ class Quarantine:
     def add_leftover(self, manifest: Manifest) -> None:
         """Move a version directory away whose deployment had been rolled back before it was installed.
 
-        The target's name depends on the deployment alone. So a process that wakes up here, when another deployment has installed the
-        version again, finds the name taken, and leaves that directory alone.
+        The target's name depends on the deployment alone. So a process that wakes up here, when another
+        deployment has installed the version again, finds the name taken, and leaves that directory alone.
         """
         source = self._versions.path(manifest.version)
         with storage_errors(f"moving {source} away"):
@@ -120,8 +131,8 @@ class Quarantine:
     def _unused_path(self, record: Deployment, at: datetime) -> Path:
         """Return a path for the deployment's directory that no other deployment's directory has.
 
-        A path that this deployment has used already is kept. A process that wakes up here may find another deployment's directory
-        under the version's name: its rename then finds the target taken.
+        A path that this deployment has used already is kept. A process that wakes up here may find
+        another deployment's directory under the version's name: its rename then finds the target taken.
         """
         target = self.path(f"{record.version}.failed_{at.astimezone(UTC):%Y%m%dT%H%M%S}")
         while target.exists() and self._origins.failed_deployment(target) != record.deploy_id:
@@ -129,7 +140,7 @@ class Quarantine:
         return target
 
     def _complete(self, kept: Path, record: Deployment, failure: Failure) -> None:
-        """Make the directory's name durable and its reason true, also over a ``failure.json`` that came with the model."""
+        """Make the directory's name durable, and write the reason, even over the model's own file."""
         durable.fsync_directory(self._folder)
         digest = record.digest or _installed_digest(kept, record.deploy_id)
         text = _json_text(failure_content(record, failure, digest))

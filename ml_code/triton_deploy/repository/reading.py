@@ -1,4 +1,4 @@
-"""How files of this package are read: which error means that a file is gone, that it is damaged, or that nothing is known of it.
+"""Reading of this package's files: which error means that a file is gone, damaged, or not known.
 
 - ``FileNotFoundError``: the file is gone. The caller decides whether that is an error.
 - ``StorageFailed`` that names the file: it is damaged. It holds something else, or is a directory.
@@ -58,12 +58,12 @@ def read_existing_record(path: Path, decode: Callable[[str], T], what: str, hint
 
 
 def is_gone(error: OSError) -> bool:
-    """Whether an error of the system means that the path leads to nothing; any other leaves open whether something is there."""
+    """Whether an error of the system means that a path leads to nothing; other errors leave that open."""
     return error.errno in (errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR)
 
 
 def is_disk_failure(error: StorageFailed) -> bool:
-    """Whether a read failed because the disk did (EIO): the file may be whole, and must not be reported as damaged."""
+    """Whether a read failed because the disk did (EIO): then the file may be whole."""
     return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EIO
 
 

@@ -31,9 +31,10 @@ class Releases:
         self._model = model
 
     def latest(self) -> Release | None:
-        """Return the release that is live, or None before the first; the files decide, not current.json.
+        """Return the live release, or None before the first one. The release files decide, not current.json.
 
-        current.json only says where to look first: a model's releases become many, and this is asked many times in a deploy.
+        current.json only tells where to look first: a model may have thousands of releases, and a deploy
+        calls this often.
         """
         hint = self.projected()
         if hint is not None and isinstance(hint.generation, int) and self._has(hint.generation):
@@ -45,7 +46,7 @@ class Releases:
         return self._read(generations[-1]) if generations else None
 
     def history(self) -> Iterator[Release]:
-        """Yield every release, newest first; each is looked for and read when it is asked for."""
+        """Yield every release, newest first; each file is read when its release is needed."""
         latest = self.latest()
         if latest is None:
             return
@@ -54,19 +55,20 @@ class Releases:
         while generation > 0 and self._has(generation):
             yield self._read(generation)
             generation -= 1
-        # Only a history of which somebody removed files has a gap.
+        # A history has a gap only if a person removed files.
         if generation > 0:
             for older in reversed([known for known in self.generations() if known < generation]):
                 yield self._read(older)
 
     def find(self, generation: int) -> Release | None:
-        """Return a release, or None when it is not there; raises StorageFailed when it can't be read."""
+        """Return a release, or None when there is no such one; raises StorageFailed when it can't be read."""
         return self._read(generation) if self._has(generation) else None
 
     def of_deployment(self, deploy_id: str, from_generation: int) -> Release | None:
-        """Return the release that a deployment committed, looking at ``from_generation`` and later, or None.
+        """Return the release that a deployment committed as ``from_generation`` or later, or None.
 
-        It is durable then, also when the process that wrote it was killed before it could see to that.
+        The release is made durable first: the process that wrote it may have been killed before it synced
+        the directory.
         """
         for release in takewhile(lambda one: one.generation >= from_generation, self.history()):
             if release.deploy_id == deploy_id:
@@ -76,15 +78,17 @@ class Releases:
         return None
 
     def releases_version(self, version: int) -> bool:
-        """Whether a version was ever released: its directory may be reverted to and must stay."""
+        """Whether a version was ever released: then a revert may need its directory, which must stay."""
         return any(release.active_version == version for release in self.history())
 
     def publish(self, release: Release) -> None:
-        """Commit: create the generation's file. Publishing the same deployment's release again is a no-op.
+        """Commit: create the generation's file.
+
+        A second call with the same deployment's release changes nothing.
 
         Raises:
             Superseded: another deployment committed this generation.
-            StorageFailed: it can't be written; nothing was committed.
+            StorageFailed: the file can't be written; nothing was committed.
         """
         path = self.path(release.generation)
         with storage_errors(f"writing release {release.generation} of {self._model}"):
@@ -100,9 +104,9 @@ class Releases:
                 )
 
     def project(self, release: Release) -> None:
-        """Make current.json say ``release``; one that says so already is not touched.
+        """Make current.json hold ``release``; a file that holds it already is not touched.
 
-        What a newer version of this package put into the release's own file is kept.
+        Fields that a newer version of this package wrote into the release's own file are kept.
         """
         before = ""
         with contextlib.suppress(OSError, ValueError):
@@ -111,7 +115,7 @@ class Releases:
             durable.ensure_content(self._current, to_json(release, before))
 
     def projected(self) -> Release | None:
-        """Return what current.json says, or None when it is missing or can't be read."""
+        """Return the release in current.json, or None when the file is missing or can't be read."""
         with contextlib.suppress(OSError, ValueError):
             return Release.from_json(self._current.read_text(encoding="utf-8"))
         return None
@@ -121,7 +125,7 @@ class Releases:
             return self.path(generation).exists()
 
     def generations(self) -> list[int]:
-        """Return the numbers of the releases that are there, ascending."""
+        """Return the generations that have a release file, ascending."""
         with storage_errors(f"listing {self._folder}"):
             if not self._folder.is_dir():
                 return []
@@ -130,7 +134,7 @@ class Releases:
             return sorted(one for one, name in numbers.items() if one and self.path(one).name == name)
 
     def path(self, generation: int) -> Path:
-        """Return where a release is."""
+        """Return the path of a release's file."""
         return self._folder / f"{generation:06d}.json"
 
     def _read(self, generation: int) -> Release:

@@ -1,10 +1,12 @@
-"""What leaves the repository: out of the way with one rename, decided by a second one, then removed file by file.
+"""Removal of directories: moved away with one rename, decided by a second rename, then removed file by file.
 
-Nobody can be sure in a rename that he still has the lease: a process can be stopped right before it, for longer than any lease,
-and the version that it takes away may be live when it goes on. So a directory first gets a name under which nobody looks for
-it (``.leaving-…``). Only when the lease is seen to be held *then*, which means that no deployment can have begun to use the
-directory, a second rename decides (``.trash-…``). Who finds the lease lost puts the directory back; if he dies before, the next reconcile does.
-From the second rename on nothing brings it back, and its files can be removed without the lease, by anybody.
+At a rename, no process can be sure that it still has the lease. It can be stopped right before the
+rename, for longer than any lease lasts, and the version that it moves may be live when it goes on. So a
+directory first gets a name that no deployment looks for (``.leaving-…``). If the lease is *then* still
+held, no deployment can have begun to use the directory, and a second rename decides (``.trash-…``). A
+process that has lost the lease puts the directory back. If it dies before, the next reconcile does. After
+the second rename nothing brings the directory back, and any process may remove its files without the
+lease.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from ..storage import storage_errors
 from . import durable
 
 PLACES = {"entry": "", "journal": "deployments"}
-"""Where what leaves comes from, below the model's directory."""
+"""Parents of the directories that may be removed, below the model's directory."""
 
 LEAVING = re.compile(r"\.(?:leaving|trash)-(?P<place>entry|journal)-(?P<name>.+)-[0-9a-f]{8}")
 
@@ -37,16 +39,16 @@ class Removals:
         self._folder = folder
 
     def remove(self, source: Path, still_allowed: Callable[[], object]) -> None:
-        """Take a directory away for good; its files are removed by ``empty``.
+        """Move a directory to the trash for good; ``empty`` removes its files.
 
         Args:
             source: a version, a quarantined directory or a deployment's journal.
             still_allowed: raises when the caller has lost the lease.
 
         Raises:
-            DeployError: what ``still_allowed`` raised; the directory is back.
-            Superseded: a reconcile put it back.
-            StorageFailed: it can't be renamed.
+            DeployError: ``still_allowed`` raised it; the directory is back.
+            Superseded: a reconcile put the directory back.
+            StorageFailed: the directory can't be renamed.
         """
         place = next(key for key, below in PLACES.items() if source.parent == self._folder / below)
         name = f"{place}-{source.name}-{secrets.token_hex(4)}"
@@ -56,7 +58,7 @@ class Removals:
         try:
             still_allowed()
         except BaseException:
-            # What fails here too, the next reconcile does.
+            # If this fails too, the next reconcile settles the directory.
             with contextlib.suppress(StorageFailed):
                 self.settle(leaving)
             raise
@@ -70,11 +72,14 @@ class Removals:
                 ) from error
 
     def undecided(self) -> list[Path]:
-        """Return directories that were taken out of the way by somebody who did not decide."""
+        """Return directories that a process moved away without deciding, because it was stopped or killed."""
         return self._with_prefix(".leaving-")
 
     def settle(self, leaving: Path) -> None:
-        """Put back one of ``undecided``; when something has its name again, it goes."""
+        """Put a directory of ``undecided`` back.
+
+        If its name is taken again, move the directory to the trash.
+        """
         match = LEAVING.fullmatch(leaving.name)
         if match is None:
             return
@@ -82,23 +87,24 @@ class Removals:
         target = self._trash(leaving) if source.exists() else source
         with (
             storage_errors(f"putting {source} back"),
-            # Its own process has gone on, or another one put it back.
+            # Its own process has gone on, or another process has put it back.
             contextlib.suppress(FileNotFoundError),
         ):
             durable.rename(leaving, target)
 
     def trash(self) -> list[Path]:
-        """Return directories whose files are to be removed."""
+        """Return the directories whose files are to be removed."""
         return self._with_prefix(".trash-")
 
     def empty(self) -> list[str]:
-        """Remove the files of what was decided to go.
+        """Remove the directories in the trash.
 
         Returns:
-            What remains because a process has files of it open (on NFS); it goes at the next time.
+            The names of those that remain because a process has their files open (on NFS). The next call
+            removes them.
 
         Raises:
-            StorageFailed: something can't be removed for another reason.
+            StorageFailed: a directory can't be removed for another reason.
         """
         remaining = []
         found = self.trash()
@@ -111,7 +117,7 @@ class Removals:
         return remaining
 
     def size_bytes(self, source: Path) -> int:
-        """Return the bytes that are free when a directory is gone: those of files that no other version shares."""
+        """Return the bytes that the removal of a directory frees: those that no other version shares."""
         with storage_errors(f"measuring {source}"):
             found = (path.lstat() for path in source.rglob("*"))
             return sum(status.st_size for status in found if status.st_nlink == 1)
@@ -122,9 +128,9 @@ class Removals:
             return datetime.fromtimestamp(source.stat().st_mtime, UTC)
 
     def _sync_names(self) -> None:
-        """Make durable what was decided: a power cut must not bring a directory back that has lost some of its files.
+        """Make the decisions durable: a power cut must not bring a directory back without some of its files.
 
-        The process that gave it its name may have been killed before it could.
+        The process that renamed the directory may have been killed before it synced the parent.
         """
         for below in PLACES.values():
             folder = self._folder / below

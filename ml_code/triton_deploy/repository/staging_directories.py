@@ -1,6 +1,7 @@
 """Staging directories: a deployment's files before they become a version.
 
-A version appears with one rename of its staging directory, after every byte is on disk. So no process ever sees a part of one.
+A version appears with one rename of its staging directory, after every byte is on disk. So no process
+ever sees a part of one.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class StagingDirectories:
         return target
 
     def free_bytes(self) -> int:
-        """Return the space that this user can still fill on the file system of the staging directories, bytes."""
+        """Return the free space for this user on the file system of the staging directories, bytes."""
         root = self._folder.parent
         with storage_errors(f"measuring {root}"):
             return shutil.disk_usage(self._folder if self._folder.is_dir() else root).free

@@ -1,4 +1,7 @@
-"""The configuration of a model's switch, the Triton model that clients call. It follows from the live release."""
+"""The configuration of a model's switch, the Triton model that clients call.
+
+It follows from the live release.
+"""
 
 from __future__ import annotations
 

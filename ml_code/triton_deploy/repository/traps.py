@@ -1,9 +1,12 @@
-"""Entries in a Triton model's folder that break Triton. This module looks; a person moves the entry away, because this package makes none.
+"""Entries in a Triton model's folder that break Triton.
 
-Triton takes every directory there for a version and reads its name as a number. It wants the type of every entry, links followed, and gives
-the model up at the first entry whose type it can't get. It also reads the time of the last change of every file below, links followed.
-Sources: ``ModelRepositoryManager::Poll``, ``GetDirectorySubdirs`` and ``GetModifiedTime`` of triton-inference-server/core; each was seen on
-Triton 2.51.
+This module looks; a person moves the entry away, because this package makes none.
+
+Triton takes every directory there for a version and reads its name as a number. It wants the type of
+every entry, links followed, and gives the model up at the first entry whose type it can't get. It also
+reads the time of the last change of every file below, links followed. Sources:
+``ModelRepositoryManager::Poll``, ``GetDirectorySubdirs`` and ``GetModifiedTime`` of
+triton-inference-server/core; each was seen on Triton 2.51.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ WHAT_TO_DO = "Move it out of the model's folder, whoever put it there."
 MOST_FOLDERS = 1000
 """All versions of a model together have fewer folders than this."""
 _MADE_ANEW = frozenset({"config.pbtxt", "current.json", "reconcile.json"})
-"""Files that the deployer derives from the releases, or writes at the next reconcile: a link that leads nowhere may be removed from
+"""Files that follow from the releases or the next reconcile: a link that leads nowhere may be removed from
 the place of one."""
 
 _Identity = tuple[int, int]
@@ -85,7 +88,11 @@ class Traps:
             )
 
     def remove_dangling_links(self) -> None:
-        """Remove links that lead nowhere from the places of files that are made anew; raises StorageFailed."""
+        """Remove links that lead nowhere from the places of files that are made anew.
+
+        Raises:
+            StorageFailed: a link can't be removed.
+        """
         for name in sorted(_MADE_ANEW):
             path = self._folder / name
             with storage_errors(f"looking at {path}"):
@@ -177,7 +184,7 @@ class _Look:
 
 
 def _folder_at(path: Path) -> _Identity | None:
-    """Return the identity of the folder at a path, links followed; None when there is none, or when that can't be told."""
+    """Return the identity of the folder at a path, links followed; None when none can be seen there."""
     try:
         found = path.stat()
     except OSError:

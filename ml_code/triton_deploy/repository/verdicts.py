@@ -1,4 +1,4 @@
-"""What is known of how releases did with clients, and which versions a bake found bad. Only reads."""
+"""Verdicts on releases: how each did with clients, and which versions a bake found bad. Only reads."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ..rules.version_files import Manifest
 from . import ModelFolder
 
 CANARY, BAKE = "canary", "bake"
-"""What judges a release: before its commit, and after it."""
+"""The judges of a release: one before its commit, one after."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """How a release was judged.
+    """The verdicts on a release.
 
     Attributes:
-        bake: how its bake ended; None when it has not, or when none was due.
-        unjudged: why steps of its canary ended that nobody had judged, a sentence each.
+        bake: record of its bake; None while the bake has not ended, or when none was due.
+        unjudged: a sentence for each step of its canary that ended without a verdict, with the reason.
     """
 
     bake: Bake | None = None
@@ -31,12 +31,12 @@ class Judged:
 
     @property
     def without_verdict(self) -> tuple[str, ...]:
-        """Which of both were to judge it and did not."""
+        """Which of CANARY and BAKE should have judged the release and did not."""
         baked = self.bake is not None and self.bake.verdict is BakeVerdict.NO_DATA
         return (*((CANARY,) if self.unjudged else ()), *((BAKE,) if baked else ()))
 
     def __str__(self) -> str:
-        """Return it in a line; empty when nothing judged it or was to."""
+        """Return the verdicts in a line; empty when no judge was due."""
         parts = [f"its canary {NOT_JUDGED}{'; '.join(self.unjudged)}"] if self.unjudged else []
         if self.bake is not None:
             said = {
@@ -55,10 +55,10 @@ class BadVersion:
 
     Attributes:
         version: its number.
-        generation: the release that baked.
-        why: what the bake found.
-        at_utc: when.
-        origin: where the version came from; None when its release is gone.
+        generation: generation of the release that baked.
+        why: the bake's reasons.
+        at_utc: end of the bake.
+        origin: the version's run and digest; None when its release is gone.
     """
 
     version: int
@@ -69,7 +69,7 @@ class BadVersion:
 
 
 def judged(folder: ModelFolder, release: Release) -> Judged:
-    """Return how a release was judged; raises StorageFailed when a record of it can't be read.
+    """Return the verdicts on a release; raises StorageFailed when its records can't be read.
 
     Args:
         folder: the model's place in the repository.
@@ -81,7 +81,7 @@ def judged(folder: ModelFolder, release: Release) -> Judged:
 
 
 def in_a_line(folder: ModelFolder, release: Release) -> str:
-    """Return how a release was judged, in a line, for people; also when a record of it can't be read. See ``judged``."""
+    """Return the verdicts on a release in a line for people, even if its records can't be read."""
     try:
         return str(judged(folder, release))
     except DeployError:
@@ -89,9 +89,9 @@ def in_a_line(folder: ModelFolder, release: Release) -> str:
 
 
 def bad_versions(folder: ModelFolder) -> list[BadVersion]:
-    """Return the versions that a bake found bad and no later one good, the last one found first; raises StorageFailed.
+    """Return the versions that a bake found bad and no later bake found good, newest bake first.
 
-    A bake without a verdict of either kind changes nothing.
+    A bake that ended without such a verdict changes nothing.
     """
     found: dict[int, Bake] = {}
     for bake in folder.bakes.newest_first():
@@ -111,11 +111,13 @@ def bad_versions(folder: ModelFolder) -> list[BadVersion]:
 
 
 def refuse_bad(folder: ModelFolder, wanted: Pinned | Manifest) -> None:
-    """Raise TakenBack when a bake found a version bad, or another one with the same files; what serves now is refused to nobody.
+    """Raise TakenBack when a bake found a version bad, or another version with the same files.
+
+    The live version is never refused.
 
     Args:
         folder: the model's place in the repository.
-        wanted: what is to be deployed.
+        wanted: the version to deploy.
     """
     origin, live = origin_of(wanted), folder.releases.latest()
     if live is not None and live.active_version == wanted.version and live.run_id == wanted.run_id:
@@ -130,7 +132,7 @@ def refuse_bad(folder: ModelFolder, wanted: Pinned | Manifest) -> None:
 
 
 def not_bad(folder: ModelFolder, versions: Iterable[int]) -> int | None:
-    """Return the first of some versions that no bake found bad; None when each was."""
+    """Return the first of some versions that no bake found bad; None when all were."""
     bad = {one.version for one in bad_versions(folder)}
     return next((version for version in versions if version not in bad), None)
 

@@ -1,7 +1,7 @@
 """Version directories under their own names: installed with one rename, and immutable from then on.
 
-Other modules own the directories around them: ``staging.py`` the files that a deployment brings, ``quarantine.py`` the
-directories that failed.
+Other modules own the directories around them: ``staging.py`` the files that a deployment brings,
+``quarantine.py`` the directories that failed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def sha256_of(path: Path, progress: Callable[[int], object] = lambda count: None) -> str:
-    """Return the sha256 of a file's bytes, in hex. The file is read in blocks, so it need not fit into memory.
+    """Return the sha256 of a file's bytes, in hex.
+
+    The file is read in blocks, so it need not fit into memory.
 
     Args:
         path: the file.
@@ -82,7 +84,7 @@ class Versions:
             return read_manifest(path) if path.is_file() else None
 
     def readable_manifest(self, version: int) -> Manifest | None:
-        """Return a version's manifest, or None when it is gone or can't be read; ``damage`` tells the two apart."""
+        """Return a version's manifest, or None when it is gone or can't be read; ``damage`` tells which."""
         with contextlib.suppress(StorageFailed):
             return self.manifest(version)
         return None
@@ -123,14 +125,14 @@ class Versions:
         return None
 
     def installed(self) -> dict[int, str]:
-        """Return each version directory with the deployment that installed it, or empty when that is not known."""
+        """Return each version directory with the deployment that installed it, empty if not known."""
         paths = [path for path in matching_paths(self._folder, "[1-9]*") if re.fullmatch("[0-9]+", path.name)]
         with storage_errors(f"listing {self._folder}"):
             versions = sorted(int(path.name) for path in paths if path.is_dir())
         return {version: self._origins.installing_deployment(self.path(version)) for version in versions}
 
     def sync_names(self) -> None:
-        """Make the names of the versions durable, before a deployment relies on a version that another process installed."""
+        """Make the names of the versions durable, before a deployment relies on another process's version."""
         with storage_errors(f"syncing {self._folder}"):
             durable.fsync_directory(self._folder)
 
@@ -144,13 +146,15 @@ class Versions:
         read: Collection[str] = (),
         progress: Callable[[int], object] = lambda count: None,
     ) -> Iterator[str]:
-        """Yield a clause for each damage: the manifest is compared with the release, and the files with the manifest.
+        """Yield a clause for each damage.
+
+        The manifest is compared with the release, and the files with the manifest.
 
         Args:
             version: the version.
             deep: read every byte; otherwise only sizes are compared.
-            release: the last release of the version. Without one, the manifest on disk is trusted. A release of earlier code
-                has the digest of the files, but not that of the manifest.
+            release: the last release of the version. Without one, the manifest on disk is trusted. A
+                release of earlier code has the digest of the files, but not that of the manifest.
             manifest_digest: digest of the manifest that a deployment recorded, or empty.
             read: paths of files that are read even without ``deep``.
             progress: called after each block with its size, bytes.
