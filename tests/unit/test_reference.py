@@ -22,7 +22,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ml_code.triton_deploy.errors import ArtifactRejected, Misconfigured, Unavailable
-from ml_code.triton_deploy.model import onnx_model, reference, smoke_case
+from ml_code.triton_deploy.model import onnx_model, reference, reference_process, smoke_case
 from ml_code.triton_deploy.model.reference import Limits, ModelFailed, ModelProcess
 from ml_code.triton_deploy.model.reference_frames import HEAD_BYTES, Reader, TooLarge, packed
 from ml_code.triton_deploy.model.smoke_case import NUMPY_TYPES, SmokeCase, derive_case
@@ -304,7 +304,7 @@ def test_what_the_process_wrote_last_is_told_in_one_line(
         ModelProcess(written(tmp_path, times(2.0)), QUICK)
     assert failed.value.what.endswith("x [31m last words")
     assert "exit code 3" in failed.value.what
-    assert len(failed.value.what) < 2 * reference.STDERR_BYTES
+    assert len(failed.value.what) < 2 * reference_process.STDERR_BYTES
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_a_process_that_a_model_took_over_is_not_believed(
 def test_a_process_that_stops_answering_and_goes_on_writing_holds_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reference, "_GRACE_S", 0.1)
+    monkeypatch.setattr(reference_process, "_GRACE_S", 0.1)
     child_is(monkeypatch, "os.close(1)\nwhile True: os.write(2, b'e' * 99999)")
     with pytest.raises(ModelFailed, match="answers no more; it wrote last: eee"):
         ModelProcess(written(tmp_path, times(2.0)), QUICK)

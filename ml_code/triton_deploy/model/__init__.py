@@ -1,1 +1,1 @@
-"""What is inside a model: the ONNX file, Triton's configuration for it, and the inputs that it is tried with."""
+"""The contents of a model: the ONNX file, Triton's configuration for it, and the inputs of its smoke test."""

@@ -1,6 +1,7 @@
-"""A small language for what a JSON document may hold: each place by its path, with its type and its bounds.
+"""A small language of rules for a JSON document: for each path, the type of its value and the bounds.
 
-What is not named is refused, so nothing that a later version of the reader adds gets in by itself.
+A path without a rule is refused, so an option that a later version of the document's reader adds is
+refused as well.
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ from typing import Protocol
 from ..errors.texts import excerpt
 
 SHOWN = 60
-"""So many characters of a value or a key are told."""
+"""Most characters of a value or a key in a message."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """Something that may not be there.
+    """A refusal of a part of the document.
 
     Attributes:
-        path: where it is, such as ``instance_group[0].count``.
-        why: what is wrong with it, to be read behind the document's name: "has instance_group[0].count 99, not ...".
-        instead: what may be there, or was meant, in sentences; empty when ``why`` says it.
+        path: the part's path, such as ``instance_group[0].count``.
+        why: the reason, as a clause that follows the document's name: "has instance_group[0].count 99,
+            not ...".
+        instead: the allowed or intended contents, as sentences; empty when ``why`` tells them.
     """
 
     path: str
@@ -34,14 +36,14 @@ class Refused:
 
 
 class Rule(Protocol):
-    """What a place may hold."""
+    """The rule of a value."""
 
     @property
     def allowed(self) -> str:
-        """In words, to be read behind "not"."""
+        """The allowed values in words, as they read after "not"."""
 
     def refusals(self, value: object, path: str) -> Iterator[Refused]:
-        """Yield what is wrong with a value and with all that is in it."""
+        """Yield the refusals of a value and of everything in it."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Text:
-    """A text of a pattern."""
+    """A text that matches a pattern."""
 
     pattern: str
     allowed: str
@@ -125,7 +127,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Either:
-    """What one of some rules takes."""
+    """A value that one of several rules takes."""
 
     rules: tuple[Rule, ...]
     allowed: str
@@ -138,7 +140,7 @@ class Either:
 
 @dataclass(frozen=True)
 class List:
-    """A list of what one rule takes."""
+    """A list of values that one rule takes."""
 
     of: Rule
     most: int
@@ -161,7 +163,7 @@ class List:
 
 @dataclass(frozen=True)
 class Map:
-    """An object whose keys others choose: texts of one rule, each with what another rule takes."""
+    """An object with free keys: one rule takes its keys, another its values."""
 
     key: Rule
     of: Rule
@@ -186,11 +188,11 @@ class Map:
 
 
 class Fields:
-    """An object with some keys, each with its own rule, and no others.
+    """An object with fixed keys, each with a rule of its own.
 
     Args:
         of: the rule of each key.
-        needs: keys that must be there.
+        needs: required keys.
     """
 
     def __init__(self, of: Mapping[str, Rule], needs: tuple[str, ...] = ()) -> None:
@@ -217,7 +219,7 @@ class Fields:
                 yield Refused(joined(path, name), f"lacks {joined(path, name)}, {self.of[name].allowed}")
 
     def _unknown(self, name: str, path: str) -> Refused:
-        # Protocol Buffers' own JSON has dataType for data_type.
+        # Protocol Buffers' own JSON writes dataType for data_type.
         snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name[:SHOWN]).lower()
         meant = next(iter(difflib.get_close_matches(snake, self.of, n=1, cutoff=0.8)), "")
         where, which = path or "At the top it", ", ".join(self.of) or "nothing"
@@ -229,12 +231,12 @@ class Fields:
 
 
 def is_not(rule: Rule, value: object, path: str) -> Refused:
-    """Return that a value is not what a rule takes."""
+    """Return the refusal of a value that a rule does not take."""
     return Refused(path, f"has {path} {shown(value)}, not {rule.allowed}")
 
 
 def shown(value: object) -> str:
-    """Return the beginning of a value as JSON."""
+    """Return the beginning of a value as JSON, for a message."""
     if isinstance(value, dict):
         return "an object"
     if isinstance(value, list):
@@ -243,6 +245,6 @@ def shown(value: object) -> str:
 
 
 def joined(path: str, name: str) -> str:
-    """Return the path of a key; empty is the document itself."""
+    """Return the path of a key of the object at ``path``; an empty path is the document itself."""
     key = excerpt(name, SHOWN)
     return f"{path}.{key}" if path else key

@@ -1,14 +1,17 @@
-"""What ``triton/config.json`` of a model version may set: an allowlist by path, with bounds, and what Triton refuses in combination.
+"""Options of a model version in ``triton/config.json``: an allowlist, and combinations that Triton refuses.
 
-Whoever may register a model chooses these values, and Triton reads many more: files, libraries to load into its process, pointers,
-counts without an end. So only what is named here gets through.
+Anyone who may register a model chooses these values, and Triton reads many more: files, libraries to load
+into its process, pointers, unbounded counts. So only the options that this module names get through.
 
-Sources: ``model_config.proto`` of triton-inference-server/common; ValidateModelConfig, ValidateInstanceGroup and ValidateIOShape in
-``model_config_utils.cc`` and GenerateWarmupData in ``backend_model_instance.cc`` of core; the parameters of the execution
-accelerators in ``onnxruntime.cc`` of onnxruntime_backend. Left out of those on purpose: every path and prefix
-(``trt_engine_cache_path``, ``trt_timing_cache_path``, ``trt_ep_context_file_path``, ``int8_calibration_table_name``), what writes files without one
-(``trt_engine_cache_enable``, ``trt_timing_cache_enable``, ``trt_dump_*``), libraries (``trt_extra_plugin_lib_paths``), pointers
-(``user_compute_stream``, ``gpu_external_*``) and the choice of a device, which is the instance group's.
+Sources: ``model_config.proto`` of triton-inference-server/common; ValidateModelConfig,
+ValidateInstanceGroup and ValidateIOShape in ``model_config_utils.cc`` and GenerateWarmupData in
+``backend_model_instance.cc`` of core; the parameters of the execution accelerators in ``onnxruntime.cc``
+of onnxruntime_backend. Of those, these are left out on purpose: every path and prefix
+(``trt_engine_cache_path``, ``trt_timing_cache_path``, ``trt_ep_context_file_path``,
+``int8_calibration_table_name``), options that write files without naming a path
+(``trt_engine_cache_enable``, ``trt_timing_cache_enable``, ``trt_dump_*``), libraries
+(``trt_extra_plugin_lib_paths``), pointers (``user_compute_stream``, ``gpu_external_*``) and the choice of
+a device, which belongs to the instance group.
 """
 
 from __future__ import annotations
@@ -32,9 +35,9 @@ MAX_INSTANCES = 16
 MAX_BATCH = 65_536
 """Largest batch, in rows."""
 MAX_DELAY_US = 10_000_000
-"""Longest wait for a batch to fill, microseconds."""
+"""Longest delay to fill a batch, microseconds."""
 MAX_QUEUE_TIMEOUT_US = 600_000_000
-"""Longest wait in a queue, microseconds."""
+"""Longest time in a queue, microseconds."""
 MAX_QUEUE = 1_000_000
 MAX_PRIORITIES = 100
 MAX_THREADS = 256
@@ -42,12 +45,12 @@ MAX_GPU = 255
 MAX_WARMUP_RUNS = 100
 """Most runs of all warm-up samples together."""
 MAX_WARMUP_ELEMENTS = 10_000_000
-"""Most numbers in the inputs of one warm-up sample, all requests of its batch together."""
+"""Most elements in the inputs of one warm-up sample, over all requests of its batch."""
 MAX_BYTES = 1 << 40
 
 NO_FILES = "Nothing that names a file or a library on Triton's machine may be set."
 MOST_TOLD = 5
-"""So many faults are told at once."""
+"""Most faults in one message."""
 
 _SWITCH_TEXT = OneOf(("0", "1", "true", "false"))
 _NAME = Text(r"[A-Za-z0-9_.-]{1,100}", "1 to 100 letters, digits, '_', '.' or '-'")
@@ -63,7 +66,7 @@ PARAMETERS: Mapping[str, tuple[int, int]] = {
     "inter_op_thread_count": (0, MAX_THREADS),
     "execution_mode": (0, 1),
 }
-"""Backend parameters that may be set, with their bounds; others can name files or libraries on the server."""
+"""Backend parameters that may be set, with their bounds; others can name files on the server."""
 
 TENSORRT: Mapping[str, Rule] = {
     "precision_mode": OneOf(("FP32", "FP16", "BF16", "INT8")),
@@ -100,7 +103,7 @@ ACCELERATORS: Mapping[str, Mapping[str, Mapping[str, Rule]]] = {
     "gpu_execution_accelerator": {"tensorrt": TENSORRT, "cuda": CUDA},
     "cpu_execution_accelerator": {"openvino": {}},
 }
-"""Parameters that may be set, by accelerator and by where it computes."""
+"""Parameters that may be set, by device and by accelerator."""
 
 QUEUE_POLICY = Fields(
     {
@@ -117,7 +120,7 @@ WARMUP_TYPES = (
 
 
 class _Accelerator:
-    """An execution accelerator by its name, with the parameters of that one."""
+    """An execution accelerator: its name decides which parameters it may have."""
 
     def __init__(self, known: Mapping[str, Mapping[str, Rule]]) -> None:
         self._known = known
@@ -205,18 +208,18 @@ ALLOWED = Fields(
         "parameters": Fields({name: _parameter(*bounds) for name, bounds in PARAMETERS.items()}),
     }
 )
-"""All that a version may set; the rest of its configuration is generated."""
+"""The options that a version may set; the rest of its configuration is generated."""
 
 
 def check(options: object, schema: Schema) -> dict[str, Any]:
-    """Return a version's options if Triton would take them and may be given them.
+    """Return a version's options if they are allowed and Triton would take them.
 
     Args:
         options: decoded ``triton/config.json``.
         schema: the model's inputs and outputs.
 
     Raises:
-        ArtifactRejected: something in it is not allowed, out of bounds, or refused by Triton in this combination.
+        ArtifactRejected: an option is not allowed or out of bounds, or Triton refuses the combination.
     """
     if not isinstance(options, dict):
         raise ArtifactRejected(
@@ -273,11 +276,12 @@ def _queues(batching: Mapping[str, Any], batch: int) -> Iterator[str]:
             yield f"dynamic batching preferred size must be <= max batch size, and it is {size}, max_batch_size {batch}"
     levels, level = batching.get("priority_levels", 0), batching.get("default_priority_level", 0)
     policies = batching.get("priority_queue_policy", {})
-    if levels and not 1 <= level <= levels:
-        yield f"default priority level must be in range [1, {levels}], and default_priority_level is {level}"
-    for of in policies if levels else ():
-        if not 1 <= int(of) <= levels:
-            yield f"priority queue policy must have priority level in range [1, {levels}], and it has {of}"
+    if levels:
+        if not 1 <= level <= levels:
+            yield f"default priority level must be in range [1, {levels}], and default_priority_level is {level}"
+        for of in policies:
+            if not 1 <= int(of) <= levels:
+                yield f"priority queue policy must have priority level in range [1, {levels}], and it has {of}"
     if batching.get("preserve_ordering"):
         if levels > 1:
             yield f"Only one priority level is allowed when 'preserve_ordering' is true, and priority_levels is {levels}"
@@ -299,7 +303,7 @@ def _instances(groups: list[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _warmups(samples: list[Mapping[str, Any]], batch: int, schema: Schema) -> Iterator[str]:
-    # As Triton counts: 0 is once.
+    # Triton runs a sample with count 0 once.
     runs = sum(max(1, sample.get("count", 0)) for sample in samples)
     if runs > MAX_WARMUP_RUNS:
         yield f"model_warmup has {runs} runs, and {MAX_WARMUP_RUNS} are allowed"
@@ -340,6 +344,6 @@ def _warmup_input(path: str, tensor: Tensor, given: Mapping[str, Any], batch: in
     fits = len(given["dims"]) == len(shape) and all(
         size in (-1, said) for size, said in zip(shape, given["dims"], strict=True)
     )
-    # Triton has no empty dims: one element is as good.
+    # Triton has no empty dims, and takes one element for a scalar.
     if not fits and not (shape == () and given["dims"] == [1]):
         yield f"{path}input '{tensor.name}' has dims {given['dims']}, the model's are {list(shape)}"

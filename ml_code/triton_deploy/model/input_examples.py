@@ -1,4 +1,4 @@
-"""The input example that MLflow keeps beside a model (``serving_input_example.json``), as arrays for the model's tensors."""
+"""MLflow's input example of a model (``serving_input_example.json``), as arrays for the model's inputs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from ..rules.schema import Schema, Tensor
 
 Array = NDArray[Any]
 
-_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""Errors of taking a JSON document apart that has another structure than expected."""
 
 
 class DoesNotFit(ValueError):
-    """The example can't be given to the model; the text says why, without a full stop."""
+    """The example does not fit the model; the text is the reason, without a full stop."""
 
 
 def example_inputs(text: str, schema: Schema) -> dict[str, Array]:
@@ -33,11 +34,11 @@ def example_inputs(text: str, schema: Schema) -> dict[str, Array]:
         Arrays by input name.
 
     Raises:
-        DoesNotFit: it is something else, or not of the model's tensors.
+        DoesNotFit: the text is something else, or does not have the model's inputs.
     """
     try:
         values = _by_name(json.loads(text), schema)
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise DoesNotFit(
             "it is not in MLflow's scoring protocol (inputs, instances or dataframe_split)"
         ) from error
@@ -65,7 +66,7 @@ def _by_name(data: Any, schema: Schema) -> Mapping[str, Any]:
 def _array(tensor: Tensor, value: Any) -> Array:
     try:
         array: Array = np.array(value, dtype=NUMPY_TYPES[tensor.datatype])
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise DoesNotFit(f"its values for {_quoted(tensor.name)} are not {tensor.datatype}") from error
     fits = array.ndim == len(tensor.shape) and all(
         size in (-1, had) for size, had in zip(tensor.shape, array.shape, strict=True)

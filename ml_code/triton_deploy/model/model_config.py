@@ -1,8 +1,8 @@
-"""Triton configurations, generated from a model's schema: one for the engine that holds the weights, one for the switch.
+"""Triton configurations, generated from a model's schema: one for the engine, one for the switch.
 
-A configuration is a dict in the JSON form of Triton's ``ModelConfig`` message; ``to_pbtxt`` gives the text that goes on disk.
-Source of the field names and rules: ``model_config.proto`` of triton-inference-server/common and the model configuration
-page of Triton's user guide.
+A configuration is a dict in the JSON form of Triton's ``ModelConfig`` message; ``to_pbtxt`` gives the
+text that goes on disk. Source of the field names and rules: ``model_config.proto`` of
+triton-inference-server/common and the model configuration page of Triton's user guide.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from . import engine_options
 
 
 def check_options(options: object, schema: Schema) -> dict[str, Any]:
-    """Return the user's options if a configuration may carry them.
+    """Return a version's options if its configuration may carry them.
 
     Args:
         options: decoded ``triton/config.json``.
         schema: the model's inputs and outputs.
 
     Raises:
-        ArtifactRejected: Triton can't serve such tensors; or a place that may not be set, a value out of bounds, or what Triton
-            refuses in combination: see engine_options.
+        ArtifactRejected: Triton can't serve the model's tensors, or the options are refused: see
+            engine_options.check.
     """
     check_tensors(schema)
     checked = engine_options.check(options, schema)
@@ -35,11 +35,11 @@ def check_options(options: object, schema: Schema) -> dict[str, Any]:
 
 
 def check_tensors(schema: Schema) -> None:
-    """Refuse a model that ONNX Runtime runs and of which no configuration can be made that Triton takes.
+    """Refuse a model that ONNX Runtime can run, but for which Triton takes no configuration.
 
     Raises:
-        ArtifactRejected: it has no inputs, or a tensor without a dimension, or with a dimension of 0 (ValidateIOShape and
-            ValidateEnsembleSchedulingConfig in Triton's core).
+        ArtifactRejected: the model has no inputs, or a tensor without a dimension or with a dimension of
+            0 (ValidateIOShape and ValidateEnsembleSchedulingConfig in Triton's core).
     """
     if not schema.inputs:
         raise ArtifactRejected(
@@ -64,15 +64,16 @@ def check_tensors(schema: Schema) -> None:
 
 
 def engine_config(model: str, version: int, schema: Schema, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration of the model that holds one version's weights.
+    """Return the configuration of the Triton model that holds one version's weights.
 
-    ``max_batch_size`` is 0 unless it is set: requests of any batch size go through as they are, unstacked.
+    ``max_batch_size`` is 0 unless the options set it: Triton then passes requests of any batch size on
+    and stacks none.
 
     Args:
         model: public model name.
         version: model version.
         schema: inputs and outputs, batch dimension included.
-        options: what check_options let through.
+        options: options that ``check_options`` returned.
     """
     batched = bool(options.get("max_batch_size"))
     return {
@@ -87,13 +88,14 @@ def engine_config(model: str, version: int, schema: Schema, options: Mapping[str
 
 
 def switch_config(model: str, version: int, schema: Schema, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration of the public model: an ensemble of one step, which points at one version's engine.
+    """Return the configuration of the public model: an ensemble with one step, the engine of a version.
 
-    Its own version has the same number, so responses and metrics of the public model name the version.
+    The ensemble's own version has the same number, so responses and metrics of the public model name the
+    version.
 
     Args:
         model: public model name.
-        version: the version it points at.
+        version: the version whose engine is called.
         schema: that version's inputs and outputs.
         options: that version's options.
     """
@@ -117,7 +119,7 @@ def to_pbtxt(config: Mapping[str, Any]) -> str:
     """Return a configuration as the text of a ``config.pbtxt``.
 
     Raises:
-        ArtifactRejected: Triton's message has no such field, or not with such a value.
+        ArtifactRejected: Triton's message has no such field, or the field takes no such value.
     """
     from google.protobuf import json_format, text_format
     from tritonclient.grpc import model_config_pb2
@@ -141,7 +143,7 @@ def json_of(text: str, model: str, version: int) -> str:
     """Return the text of a switch's ``config.pbtxt`` as the JSON that a load request carries.
 
     Raises:
-        ValueError: it is not the configuration of a switch to this version.
+        ValueError: the text is not the configuration of a switch to this version.
     """
     from google.protobuf import json_format, text_format
     from tritonclient.grpc import model_config_pb2
@@ -156,7 +158,7 @@ def json_of(text: str, model: str, version: int) -> str:
 
 
 def _wire(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Write backend parameters in the message's own form, ``{"key": {"string_value": "…"}}``."""
+    """Return a configuration with parameters in the message's form, ``{"key": {"string_value": "…"}}``."""
     wire = dict(config)
     if "parameters" in wire:
         wire["parameters"] = {
@@ -181,7 +183,8 @@ def _tensor(tensor: Tensor, batched: bool, reshaped: bool) -> dict[str, Any]:
         "dims": dims or [1],
     }
     if not dims and reshaped:
-        # Triton has no empty dims: a scalar is one element to clients, reshaped to rank 0 on its way to the backend.
+        # Triton has no empty dims: a scalar is one element to clients, reshaped to rank 0 on its way to
+        # the backend.
         entry["reshape"] = {"shape": []}
     if tensor.optional:
         entry["optional"] = True

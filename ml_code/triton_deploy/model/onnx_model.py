@@ -1,7 +1,8 @@
-"""What an ONNX file is, looked at before Triton sees it.
+"""Inspection of an ONNX model, before Triton sees it.
 
-Two looks: at the file alone, for the names of its external data files (they decide what is transferred), and at the whole,
-with ONNX's own checker. Weights stay on disk in both: see onnx_outline.py.
+``external_files`` reads the file alone, for the names of its external data files, which are transferred
+next. ``inspect`` checks the whole model with ONNX's own checker. Neither reads weights into memory: see
+onnx_outline.py.
 """
 
 from __future__ import annotations
@@ -37,14 +38,17 @@ DATATYPES = {
     "BOOL": "BOOL",
     "STRING": "BYTES",
 }
-"""ONNX element types that NVIDIA's backend serves, by KServe v2 name. Triton itself has BF16, too."""
+"""KServe v2 name of each ONNX element type that NVIDIA's backend serves. Triton itself has BF16, too."""
 
 
 def external_files(model_file: Path) -> tuple[str, ...]:
-    """Return the external data files that an ONNX file names, relative to it, without opening them.
+    """Return the paths of the external data files that an ONNX file names, relative to it.
+
+    Their files need not exist.
 
     Raises:
-        ArtifactRejected: the file is not ONNX, or names a file that can't lie beside it in a version's directory.
+        ArtifactRejected: the file is not ONNX, or names a file that can't lie beside it in a version's
+            directory.
         StorageFailed: the file can't be read.
     """
     model = _parse(model_file)
@@ -75,7 +79,7 @@ def _refuse_files_as_folders(model_file: Path, paths: Mapping[str, str]) -> None
 
 
 def _external(model: onnx.ModelProto) -> Iterator[tuple[onnx.TensorProto, Any]]:
-    """Yield each tensor whose data is in another file, with ONNX's description of where."""
+    """Yield each tensor whose data is in another file, with ONNX's description of the place."""
     from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
 
     for tensor in _get_all_tensors(model):
@@ -84,7 +88,7 @@ def _external(model: onnx.ModelProto) -> Iterator[tuple[onnx.TensorProto, Any]]:
 
 
 def _refuse_external_sparse(model_file: Path, model: onnx.ModelProto) -> None:
-    """Refuse what nobody loads: ONNX's checker and ONNX Runtime look for the data of sparse tensors in the process's own folder."""
+    """Refuse sparse tensors in other files: ONNX Runtime looks for those in the working directory."""
     from onnx.external_data_helper import uses_external_data
 
     for sparse in _sparse(model.graph):
@@ -107,9 +111,10 @@ def _sparse(graph: onnx.GraphProto) -> Iterator[onnx.SparseTensorProto]:
 
 
 def _take_in(tensor: onnx.TensorProto) -> None:
-    """Make a tensor whose data is in another file one element in this one.
+    """Replace a tensor whose data is in another file by one element in this file.
 
-    ONNX's checker would look at the file, and refuses one that has a second name; the repository gives it one when two versions share it.
+    ONNX's checker would look at the other file, and refuses a file with a second hard link. The
+    repository makes such a link when two versions share the file.
     """
     for field in ("dims", "external_data", "data_location"):
         tensor.ClearField(field)
@@ -125,7 +130,8 @@ def inspect(model_file: Path, *, max_opset: int, max_ir_version: int) -> Schema:
         max_ir_version: highest IR version that the runtime takes.
 
     Raises:
-        ArtifactRejected: the model is junk, truncated, unsafe, too new, has tensors that Triton can't serve, or would end it.
+        ArtifactRejected: the model is junk, truncated, unsafe or too new, has tensors that Triton can't
+            serve, or would end Triton.
         StorageFailed: a file can't be read.
     """
     import onnx
@@ -168,10 +174,11 @@ def inspect(model_file: Path, *, max_opset: int, max_ir_version: int) -> Schema:
 
 
 def _refuse_killers(schema: Schema) -> None:
-    """Refuse what is valid ONNX and ends Triton.
+    """Refuse a valid ONNX model that would end Triton.
 
-    Clients call an ensemble, whose tensors have the names of the model's. One that is its input and its output is never answered, and
-    Triton 2.51 ends by SIGSEGV with clients waiting for it.
+    Clients call an ensemble whose tensors have the names of the model's. Triton never answers a request
+    if one tensor is an input and an output of the ensemble, and Triton 2.51 ends by SIGSEGV while clients
+    wait.
     """
     both = sorted({tensor.name for tensor in schema.inputs} & {tensor.name for tensor in schema.outputs})
     if both:

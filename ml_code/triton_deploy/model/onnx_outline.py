@@ -1,8 +1,9 @@
-"""An ONNX file without its weights: what there is to check, in memory that does not grow with the model.
+"""The outline of an ONNX file: the file without its weights, in memory that does not grow with the model.
 
-Protocol Buffers' libraries read a message whole. This goes over the file instead and leaves out the bytes of large tensors: such a
-tensor becomes one element of its type. Everything else stays as it is. Sources: Protocol Buffers' encoding
-(protobuf.dev/programming-guides/encoding) and the field numbers of ``onnx.proto``.
+Protocol Buffers' libraries read a whole message. This module walks through the file instead and leaves
+out the bytes of large tensors: such a tensor becomes one element of its type. Everything else stays as it
+is. Sources: Protocol Buffers' encoding (protobuf.dev/programming-guides/encoding) and the field numbers
+of ``onnx.proto``.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 LARGE_BYTES = 4096
-"""What is smaller is taken over without a look into it."""
+"""A smaller field is copied without being parsed."""
 MAX_DEPTH = 100
-"""As deep as messages may lie in each other, as in Protocol Buffers' own libraries."""
+"""Deepest nesting of messages, as in Protocol Buffers' own libraries."""
 
 ELEMENT_BYTES = {
     **dict.fromkeys((2, 3, 9, 17, 18, 19, 20), 1),
@@ -26,7 +27,10 @@ ELEMENT_BYTES = {
     **dict.fromkeys((7, 11, 13, 14), 8),
     15: 16,
 }
-"""Size of an element by ``TensorProto.DataType``. Strings have none, and of what is packed below a byte nothing is left out."""
+"""Size of an element by ``TensorProto.DataType``, bytes.
+
+Types without a size, strings and those packed below a byte, are copied whole.
+"""
 
 _VARINT, _BYTES = 0, 2
 _LENGTHS = {1: 8, 5: 4}
@@ -38,7 +42,7 @@ _LARGE_FIELDS: Mapping[str, Mapping[int, str]] = {
     "NodeProto": {5: "AttributeProto"},
     "AttributeProto": {5: _TENSOR, 6: "GraphProto", 10: _TENSOR, 11: "GraphProto"},
 }
-"""Where tensors are: the message type of those fields that hold some."""
+"""The fields that may hold tensors: for each message type, the message type of the field by its number."""
 
 
 def outline(model_file: Path) -> bytes:
@@ -48,8 +52,8 @@ def outline(model_file: Path) -> bytes:
         model_file: a file that holds a ``ModelProto``.
 
     Raises:
-        ValueError: it holds no Protocol Buffers message, or a part of one.
-        OSError: it can't be read.
+        ValueError: the file holds no Protocol Buffers message, or only a part of one.
+        OSError: the file can't be read.
     """
     with model_file.open("rb") as file:
         return _message(file, "ModelProto", 0, os.fstat(file.fileno()).st_size, 0)
@@ -60,11 +64,11 @@ class _Field:
     """A field in the file.
 
     Attributes:
-        number: of the field, from the message's definition.
-        wire_type: how it is written.
-        begin: offset of its tag.
-        value: offset of its value.
-        end: offset behind it.
+        number: the field's number in the message's definition.
+        wire_type: the encoding of its value.
+        begin: offset of its tag, bytes.
+        value: offset of its value, bytes.
+        end: offset of the byte after its value.
     """
 
     number: int
@@ -91,7 +95,7 @@ def _message(file: BinaryIO, kind: str, begin: int, end: int, depth: int) -> byt
 
 
 def _tensor(file: BinaryIO, begin: int, end: int) -> bytes:
-    """Return one element of a tensor if all of it are as many bytes as its shape says, else the tensor as it is."""
+    """Return one element of a tensor if its data have the size of its shape, else the tensor as it is."""
     fields = list(_fields(file, begin, end))
     raw = [field for field in fields if field.number == _RAW_DATA and field.wire_type == _BYTES]
     types = [_varint_at(file, field) for field in fields if field.number == _DATA_TYPE]
@@ -104,7 +108,7 @@ def _tensor(file: BinaryIO, begin: int, end: int) -> bytes:
 
 
 def _sizes(file: BinaryIO, field: _Field) -> Iterator[int]:
-    """Yield the numbers of a repeated field, whichever of its two ways it is written in."""
+    """Yield the numbers of a repeated field, whether it is packed or not."""
     if field.wire_type == _VARINT:
         yield _varint_at(file, field)
         return
@@ -160,7 +164,7 @@ def _read(file: BinaryIO, begin: int, end: int) -> bytes:
 
 
 def _delimited(number: int, data: bytes) -> bytes:
-    """Return a field of bytes, with its tag and its length."""
+    """Return a field of bytes, with its tag and length."""
     return _written(number << 3 | _BYTES) + _written(len(data)) + data
 
 

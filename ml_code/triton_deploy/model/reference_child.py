@@ -1,7 +1,7 @@
-"""The process that runs a model for reference.ModelProcess: ``python -m ml_code.triton_deploy.model.reference_child LIMITS``.
+"""The process that runs a model: ``python -m ml_code.triton_deploy.model.reference_child LIMITS``.
 
-It limits itself before it sees the model, and imports nothing of this package but the frames. It reads requests from its standard
-input, one at a time, and ends with it.
+The process limits itself before it sees the model, and imports only the frames of this package. It reads
+requests from its standard input, one at a time, and ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import Any, BinaryIO
 from .reference_frames import Array, Frame, Reader, TooLarge, packed
 
 ERROR_CHARACTERS = 2000
-"""So much is told of an error."""
+"""Most characters of an error that are passed on."""
 QUICK_S = 0.001
-"""An answer in less time is asked for once more when it is measured."""
+"""A measured run that is quicker than this is repeated, seconds."""
 
 _PR_SET_PDEATHSIG = 1
 _ANY_SIZE = 1 << 62
@@ -31,10 +31,10 @@ _NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "Cannot allocate memory"
 
 
 def main(limits: Mapping[str, Any]) -> None:
-    """Answer requests until there are no more.
+    """Answer requests until the standard input ends.
 
     Args:
-        limits: ``parent`` (its process id), ``memory_bytes``, ``cpu_s``, ``output_bytes``.
+        limits: ``parent`` (the parent's process id), ``memory_bytes``, ``cpu_s``, ``output_bytes``.
     """
     _end_with(limits["parent"])
     requests, answers = _pipes()
@@ -48,7 +48,7 @@ def main(limits: Mapping[str, Any]) -> None:
 
 
 class _Model:
-    """An ONNX Runtime session, and what can be asked of it. Each method is a request by its name."""
+    """An ONNX Runtime session. A request names the method to call."""
 
     def __init__(self, onnxruntime: Any) -> None:
         self._onnxruntime = onnxruntime
@@ -66,19 +66,20 @@ class _Model:
         return {}
 
     def run(self, request: Frame) -> dict[str, Array]:
-        """Answer the inputs with ``outputs``; None is all of them."""
+        """Return the outputs ``outputs`` for the inputs; none means all."""
         names = request.head["outputs"] or [output.name for output in self._session.get_outputs()]
         return dict(zip(names, self._session.run(names, dict(request.arrays)), strict=True))
 
     def hold(self, request: Frame) -> dict[str, Array]:
-        """Keep the inputs, to be measured with."""
+        """Keep the inputs for ``measure``."""
         self._held = dict(request.arrays)
         return {}
 
     def measure(self, request: Frame) -> float:
-        """Answer the inputs that are held; return how long it took, seconds."""
+        """Run the model on the held inputs, and return the time that it took, seconds."""
         took_s = self._timed()
-        # This process was woken up for it, and its caches are cold: of a quick answer that would be the larger part.
+        # The process has just been woken up, and its caches are cold. In a quick run that would be the
+        # larger part of the time.
         return self._timed() if took_s < QUICK_S else took_s
 
     def _timed(self) -> float:
@@ -96,7 +97,7 @@ def _answer(model: _Model, request: Frame, output_bytes: int) -> list[bytes]:
         return packed({}, answer, output_bytes)
     except TooLarge as error:
         return packed({"too_large": error.size_bytes}, {})
-    except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception.
+    except Exception as error:  # Exception is the only common base class of ONNX Runtime's exceptions.
         text = f"{error}" or type(error).__name__
         memory = isinstance(error, MemoryError) or any(sign in text for sign in _NO_MEMORY)
         return packed({"error": text[:ERROR_CHARACTERS], "memory": memory}, {})
@@ -119,7 +120,7 @@ def _say(answers: BinaryIO, parts: list[bytes]) -> None:
 
 
 def _pipes() -> tuple[BinaryIO, BinaryIO]:
-    """Return where requests come from and where answers go; what a library prints goes to the standard error."""
+    """Return the pipes of requests and answers. Output that a library prints goes to the standard error."""
     answers = os.dup(1)
     os.dup2(2, 1)
     return sys.stdin.buffer, os.fdopen(answers, "wb")
@@ -128,27 +129,27 @@ def _pipes() -> tuple[BinaryIO, BinaryIO]:
 def _end_with(parent: int) -> None:
     """Have the kernel end this process when its parent is gone.
 
-    A look at a pipe would need this process to come to it, and a model that computes for ever may not let it. On other systems than
-    Linux the limit of processor time ends it.
+    The process can't watch a pipe instead: a model that computes for ever may never let it. On systems
+    other than Linux the limit of processor time ends it.
     """
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    # A parent that died before that call sends no signal any more.
+    # If the parent died before that call, the kernel sends no signal.
     if os.getppid() != parent:
         sys.exit("the parent is gone")
 
 
 def _limit(limits: Mapping[str, Any]) -> None:
-    # When memory runs out, this process is the one to go, and not the deployer.
+    # When memory runs out, the kernel is to kill this process and not the deployer.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     for kind, soft, hard in (
         (resource.RLIMIT_AS, limits["memory_bytes"], limits["memory_bytes"]),
-        # The parent's deadline comes first; this one is for when the parent is stopped.
+        # The parent's deadline comes first; this limit counts when the parent is stopped.
         (resource.RLIMIT_CPU, limits["cpu_s"], limits["cpu_s"] + 5),
         (resource.RLIMIT_CORE, 0, 0),
-        # A model is answered with, and writes no file; pipes are no files.
+        # A model has no need to write a file, and a pipe does not count as one.
         (resource.RLIMIT_FSIZE, 0, 0),
     ):
         most = resource.getrlimit(kind)[1]

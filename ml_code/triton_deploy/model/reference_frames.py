@@ -1,8 +1,9 @@
-"""What the deployer and a process that runs a model say to each other: frames of a JSON head and arrays, over pipes.
+"""Frames: the messages between the deployer and a process that runs a model.
 
-A frame is the lengths of its head and its body (two unsigned 64-bit numbers, little-endian), the head (UTF-8) and the bytes of all
-arrays. The head says of each array its name, type, shape and length. Nothing is unpickled, and whoever reads believes nothing: a
-model may have taken over the process that writes.
+A frame has a JSON head and arrays. It consists of the lengths of its head and its body (two unsigned
+64-bit numbers, little-endian), the head (UTF-8) and the bytes of all arrays. The head has the name, type,
+shape and length of each array. Nothing is unpickled, and the reader checks everything: a model may have
+taken over the process that writes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ NUMBERS = (
     *("bool", "float16", "float32", "float64"),
     *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
 )
-"""Types of arrays, as numpy calls them, beside ``text``."""
+"""Types of arrays beside ``text``, by numpy's names."""
 
 _LENGTHS = struct.Struct("<QQ")
 _TEXT_LENGTH = struct.Struct("<I")
@@ -36,7 +37,7 @@ class TooLarge(Exception):
     """A frame has more bytes than its reader takes.
 
     Args:
-        size_bytes: how many it has.
+        size_bytes: the frame's size.
     """
 
     def __init__(self, size_bytes: int) -> None:
@@ -46,7 +47,7 @@ class TooLarge(Exception):
 
 @dataclass(frozen=True)
 class Frame:
-    """What one side says: a head, and arrays by name."""
+    """One message: a head, and arrays by name."""
 
     head: Mapping[str, Any]
     arrays: Mapping[str, Array]
@@ -57,12 +58,12 @@ def packed(head: Mapping[str, Any], arrays: Mapping[str, Any], limit_bytes: int 
 
     Args:
         head: JSON values.
-        arrays: arrays by name; one of objects is text.
-        limit_bytes: of all arrays together, or None.
+        arrays: arrays by name; an array of objects is text.
+        limit_bytes: limit of all arrays together, or None.
 
     Raises:
-        TypeError: one is no array, or of a type that a frame has not.
-        TooLarge: they have more bytes than ``limit_bytes``.
+        TypeError: a value is not an array, or its type can't be in a frame.
+        TooLarge: the arrays have more bytes than ``limit_bytes``.
     """
     bodies: list[bytes] = []
     described = []
@@ -70,7 +71,7 @@ def packed(head: Mapping[str, Any], arrays: Mapping[str, Any], limit_bytes: int 
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):
             raise TypeError(f"{name} is no array, but of type {type(array).__name__}")
-        # Looked at before it is copied.
+        # Check the size before the array is copied.
         _within(size_bytes + array.nbytes, limit_bytes)
         dtype, body = _encoded(name, array)
         size_bytes += len(body)
@@ -82,10 +83,10 @@ def packed(head: Mapping[str, Any], arrays: Mapping[str, Any], limit_bytes: int 
 
 
 class Reader:
-    """Puts a frame together from the bytes that come.
+    """Puts a frame together from received bytes.
 
     Args:
-        limit_bytes: of all arrays together.
+        limit_bytes: limit of all arrays together.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -94,10 +95,10 @@ class Reader:
 
     @property
     def missing_bytes(self) -> int:
-        """Bytes that are known to be missing; 0 when the frame is whole.
+        """Number of bytes that are known to be missing; 0 when the frame is whole.
 
         Raises:
-            TooLarge: the frame has more than the limit; it is known from its first bytes.
+            TooLarge: the frame is larger than the limit; its first bytes tell.
         """
         if len(self._came) < _LENGTHS.size:
             return _LENGTHS.size - len(self._came)
@@ -107,14 +108,14 @@ class Reader:
         return int(_LENGTHS.size + head + body - len(self._came))
 
     def feed(self, data: bytes) -> None:
-        """Take bytes, not more than are missing."""
+        """Take received bytes, not more than ``missing_bytes``."""
         self._came += data
 
     def frame(self) -> Frame:
         """Return the frame, when no bytes are missing.
 
         Raises:
-            ValueError: these bytes are none.
+            ValueError: the bytes are not a frame.
         """
         length, _ = _LENGTHS.unpack_from(self._came)
         body = memoryview(self._came)[_LENGTHS.size + length :]
@@ -140,7 +141,7 @@ def _within(size_bytes: int, limit_bytes: int | None) -> None:
 
 def _encoded(name: str, array: Array) -> tuple[str, bytes]:
     if array.dtype == np.object_:
-        # ONNX Runtime takes whatever is no text as its str().
+        # ONNX Runtime takes the str() of a value that is not text.
         texts = (str(value).encode(errors="surrogatepass") for value in array.flat)
         return TEXT, b"".join(part for text in texts for part in (_TEXT_LENGTH.pack(len(text)), text))
     if array.dtype.name not in NUMBERS:

@@ -1,7 +1,8 @@
-"""Smoke cases: inputs with the answers that a correct candidate gives.
+"""Smoke cases: inputs with the outputs that a correct candidate returns.
 
-Best is what training logged (``triton/golden.json``). Without it, MLflow's input example, or inputs generated from the
-schema, are run once by ONNX Runtime in a process of its own, and its answers are what Triton's are compared with.
+The best case is the one that training logged (``triton/golden.json``). Without it, ONNX Runtime runs the
+model once in a process of its own, on MLflow's input example or on inputs generated from the schema.
+Triton's outputs are compared with those of that run.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from numpy.typing import NDArray
 from ..errors import ArtifactRejected, VerificationFailed
 from ..rules.datatypes import NUMPY_TYPES
 from ..rules.schema import Schema, Tensor
-from .input_examples import DoesNotFit, example_inputs
+from .input_examples import MALFORMED, DoesNotFit, example_inputs
 from .reference import Limits, ModelFailed, ModelProcess
 
 Array = NDArray[Any]
 
 MOST_GENERATED = 10_000_000
-"""Most elements of generated inputs, all together."""
+"""Most elements of all generated inputs together."""
 HOW_TO_LOG = "Log golden inputs and outputs (triton/golden.json) with the model"
 
 GOLDEN, INPUT_EXAMPLE, GENERATED = SOURCES = ("golden", "input_example", "generated")
-"""Where the inputs of a smoke case come from."""
+"""The sources of a smoke case's inputs."""
 
 _ASKED_WITH = {
     GOLDEN: "its golden inputs",
@@ -44,19 +45,17 @@ _REAL_INPUTS = (
 
 log = logging.getLogger(__name__)
 
-_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
-
 
 @dataclass(frozen=True)
 class SmokeCase:
-    """Inputs and the answers to expect.
+    """Inputs and the expected outputs.
 
     Attributes:
         source: one of SOURCES.
         inputs: arrays by input name, batch dimension included.
         outputs: expected arrays by output name.
-        rtol: relative tolerance, or None for the setting's.
-        atol: absolute tolerance, or None for the setting's.
+        rtol: relative tolerance, or None for that of the settings.
+        atol: absolute tolerance, or None for that of the settings.
     """
 
     source: str
@@ -84,13 +83,13 @@ def parse_case(text: str, schema: Schema, source: str = "golden") -> SmokeCase:
     """Read a smoke case.
 
     Args:
-        text: KServe v2 JSON: ``inputs`` and ``outputs`` as lists of name, datatype, shape and data; an optional
-            ``tolerance`` of ``rtol`` and ``atol``.
+        text: KServe v2 JSON: ``inputs`` and ``outputs`` as lists of name, datatype, shape and data; an
+            optional ``tolerance`` of ``rtol`` and ``atol``.
         schema: the model's inputs and outputs, which the case must fit.
-        source: what to call it unless the text says.
+        source: the case's source, unless the text names one.
 
     Raises:
-        ArtifactRejected: it is not such a JSON, or does not fit the model.
+        ArtifactRejected: the text is not such a JSON, or does not fit the model.
     """
     try:
         data = json.loads(text)
@@ -100,7 +99,7 @@ def parse_case(text: str, schema: Schema, source: str = "golden") -> SmokeCase:
             key: float(value) for key, value in data.get("tolerance", {}).items() if key in ("rtol", "atol")
         }
         source = data["source"] if data.get("source") in SOURCES else source
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise ArtifactRejected(
             f"The golden file is not KServe v2 JSON with inputs and outputs: {type(error).__name__} {error}.",
             hint="Log triton/golden.json again.",
@@ -110,16 +109,9 @@ def parse_case(text: str, schema: Schema, source: str = "golden") -> SmokeCase:
         for tensor in schema.inputs
         if not tensor.optional and tensor.name not in inputs
     ]
-    problems += [
-        f"input {name} is not one of the model's"
-        for name in inputs
-        if name not in {t.name for t in schema.inputs}
-    ]
-    problems += [
-        f"output {name} is not one of the model's"
-        for name in outputs
-        if name not in {t.name for t in schema.outputs}
-    ]
+    for role, names, tensors in (("input", inputs, schema.inputs), ("output", outputs, schema.outputs)):
+        known = {tensor.name for tensor in tensors}
+        problems += [f"{role} {name} is not one of the model's" for name in names if name not in known]
     if problems or not outputs:
         raise ArtifactRejected(
             f"The golden file does not fit the model: {'; '.join(problems) or 'it has no outputs'}.",
@@ -131,17 +123,18 @@ def parse_case(text: str, schema: Schema, source: str = "golden") -> SmokeCase:
 def derive_case(
     model_file: Path, schema: Schema, serving_example: str | None, limits: Limits | None = None
 ) -> SmokeCase:
-    """Make a smoke case for a model that was logged without one: it is run once, in a process of its own.
+    """Make a smoke case for a model that was logged without one: run the model once, in a process of its own.
 
     Args:
         model_file: the ``model.onnx``, external data beside it.
-        schema: its inputs and outputs.
+        schema: the model's inputs and outputs.
         serving_example: MLflow's ``serving_input_example.json``, if there is one.
-        limits: what the model may take; by default those of the settings' defaults.
+        limits: limits of the model; by default those of the settings' defaults.
 
     Raises:
-        ArtifactRejected: ONNX Runtime can't load or run the model within the limits, or no inputs can be made for it.
-        Unavailable: the process can't be started, or was ended by somebody else.
+        ArtifactRejected: ONNX Runtime can't load or run the model within the limits, or no inputs can be
+            made for it.
+        Unavailable: the process can't be started, or another process ended it.
     """
     source, inputs = _inputs(schema, serving_example)
     with _loaded(model_file, limits or Limits()) as model:
@@ -168,7 +161,7 @@ def _loaded(model_file: Path, limits: Limits) -> ModelProcess:
 
 
 def _inputs(schema: Schema, serving_example: str | None) -> tuple[str, dict[str, Array]]:
-    """Return inputs for a model that was logged without golden ones, and where they come from."""
+    """Return the source and the inputs for a model that was logged without golden inputs."""
     if serving_example is not None:
         try:
             return INPUT_EXAMPLE, example_inputs(serving_example, schema)
@@ -182,7 +175,7 @@ def _inputs(schema: Schema, serving_example: str | None) -> tuple[str, dict[str,
 
 
 def told(source: str) -> str:
-    """Return where the inputs of a smoke case come from, for people.
+    """Return the source of a smoke case's inputs, in words for people.
 
     Args:
         source: one of SOURCES.
@@ -191,11 +184,11 @@ def told(source: str) -> str:
 
 
 def asked_with(case: SmokeCase, error: ArtifactRejected) -> ArtifactRejected:
-    """Return what it means when a model fails on the inputs of a case: where they come from decides what to do.
+    """Return the error of a model that failed on a case, with advice that depends on the case's source.
 
     Args:
-        case: what it was asked.
-        error: what Triton said.
+        case: the case that the model was asked.
+        error: Triton's error.
     """
     if case.source == GOLDEN:
         return error
@@ -206,11 +199,11 @@ def asked_with(case: SmokeCase, error: ArtifactRejected) -> ArtifactRejected:
 
 
 def largest_error(case: SmokeCase, answers: Mapping[str, Array], *, rtol: float, atol: float) -> float:
-    """Compare answers with a case's expected ones.
+    """Compare Triton's outputs with the expected ones of a case.
 
     Args:
-        case: the case; its own tolerances win.
-        answers: arrays by output name, as Triton gave them.
+        case: the case; its own tolerances come first.
+        answers: arrays by output name, as Triton returned them.
         rtol: relative tolerance.
         atol: absolute tolerance.
 
@@ -227,7 +220,7 @@ def largest_error(case: SmokeCase, answers: Mapping[str, Array], *, rtol: float,
         if name not in answers:
             raise _wrong(case, f"output {name} is missing")
         answer = answers[name]
-        # With Triton's batching a scalar per row comes as [N, 1].
+        # With Triton's batching, one scalar a row has the shape [N, 1].
         if answer.shape != expected.shape and _trimmed(answer.shape) != _trimmed(expected.shape):
             raise _wrong(
                 case, f"output {name} has shape {list(answer.shape)}, expected {list(expected.shape)}"
@@ -241,7 +234,7 @@ def largest_error(case: SmokeCase, answers: Mapping[str, Array], *, rtol: float,
             raise _wrong(case, f"output {name} has values that are not finite")
         error = np.abs(answer.astype(np.float64) - expected.astype(np.float64))
         largest = max(largest, float(error.max(initial=0.0)))
-        # Written so that an expected value that is not finite fails too.
+        # The comparison is written so that an expected value that is not finite fails too.
         if not np.all(error <= atol + rtol * np.abs(expected.astype(np.float64))):
             raise _wrong(
                 case,
@@ -298,13 +291,13 @@ def _encode(arrays: Mapping[str, Array]) -> list[dict[str, Any]]:
 
 
 def _generated(schema: Schema) -> dict[str, Array]:
-    """Return inputs of the declared shapes, with 1 where any size goes.
+    """Return inputs of the declared shapes, with 1 for each dynamic dimension.
 
     Raises:
-        ArtifactRejected: they would be too many numbers, or of a type that numpy lacks.
+        ArtifactRejected: the inputs would have too many elements, or a type that numpy lacks.
     """
     wanted = [tensor for tensor in schema.inputs if not tensor.optional]
-    # Before any is made: a file of 140 bytes can declare more than there is memory.
+    # Count before any array is made: a file of 140 bytes can declare more elements than memory holds.
     elements = sum(math.prod(_shape(tensor)) for tensor in wanted)
     if elements > MOST_GENERATED:
         raise ArtifactRejected(
@@ -328,5 +321,5 @@ def _generate(tensor: Tensor) -> Array:
         return np.full(shape, "", dtype=np.object_)
     if np.issubdtype(dtype, np.floating):
         return np.random.default_rng(0).standard_normal(shape).astype(dtype)
-    # Whole numbers are often indices: 0 is the one that every table has.
+    # Integers are often indices, and every table has the index 0.
     return np.zeros(shape, dtype=dtype)

@@ -50,7 +50,8 @@ def engines_in(root: Path) -> dict[str, list[int]]:
     """
     found: dict[str, list[int]] = {}
     with storage_errors(f"listing {root}"):
-        for name in os.listdir(root) if root.is_dir() else ():
+        names = os.listdir(root) if root.is_dir() else []
+        for name in names:
             model = name.rpartition(".v")[0]
             version = engine_version(model, name)
             if version is not None:

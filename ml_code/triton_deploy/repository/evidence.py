@@ -117,7 +117,8 @@ class Evidence:
 
     def _known_to_deployments(self, last: int, thorough: bool) -> Iterator[tuple[int, str]]:
         """Yield each release after ``last`` that a deployment knows of, with that deployment."""
-        for deploy_id in self._journal.ids() if thorough or not last else self._changed_after(last):
+        deploy_ids = self._journal.ids() if thorough or not last else self._changed_after(last)
+        for deploy_id in deploy_ids:
             record = self._journal.find_readable(deploy_id)
             if record is None:
                 continue

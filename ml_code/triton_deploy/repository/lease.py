@@ -146,7 +146,7 @@ class Lease:
                 durable.replace_file(self._path(number), GIVEN_BACK)
 
     def last(self, now: datetime) -> tuple[str | None, bool]:
-        """Return the deployment that has not given the lease back, or None, and whether the lease is in force."""
+        """Return the deployment that still has the lease, or None, and whether that lease is in force."""
         _, held = self._latest()
         return (held.deploy_id, held.in_force(now)) if held else (None, False)
 

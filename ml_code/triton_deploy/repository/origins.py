@@ -59,7 +59,7 @@ class Origins:
         return named.pop() if len(named) == 1 else ""
 
     def failure(self, path: Path) -> Mapping[str, Any] | None:
-        """Return the reason of a quarantined directory, in the form of ``failure_content``; None if not known."""
+        """Return the reason of a quarantined directory, as ``failure_content`` has it; None if not known."""
         record, written = self._record_of(path), _written_failure(path)
         if record is None:
             return written

@@ -61,9 +61,8 @@ class Quarantine:
     def failures(self) -> Iterator[tuple[Path, Mapping[str, Any]]]:
         """Yield each quarantined directory whose reason is known, oldest first.
 
-        The reason is in the form of ``failure_content``.
-
-        A directory that a person gave such a name has no reason, so it blocks no deploy.
+        The reason is in the form of ``failure_content``. A directory that a person gave such a name has no
+        reason, so it blocks no deploy.
         """
         for path in self._paths():
             content = self._origins.failure(path)
