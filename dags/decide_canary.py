@@ -1,7 +1,7 @@
-"""Say what is to become of a canary that is under way, or look at it: for whoever has Airflow and no shell.
+"""Decide on a canary that is under way, or look at it, from Airflow's UI.
 
-The task's log says how the canary stands, and the key with which testers get the candidate. The run of the deploy does what was said at
-its next look, within seconds.
+The task's log says how the canary stands, and the key with which testers get the candidate. The run of the
+deploy follows the decision at its next look, within seconds.
 """
 
 from __future__ import annotations

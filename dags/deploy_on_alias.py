@@ -1,8 +1,9 @@
-"""Deploy an alias that was moved in MLflow, seen by Airflow's triggerer: one DAG for each of TRITON_EVENTS_WATCH.
+"""Deploy an alias that was moved in MLflow: one DAG for each entry of TRITON_EVENTS_WATCH.
 
-An event is a hint. The deploy looks itself what the alias names, and does nothing when that is live. Several DAGs, because
-Airflow 3.3 starts a run with the first of several events and leaves the others to the next: those of one alias may be left,
-those of another may not.
+Airflow's triggerer sees the move. An event is a hint: the deploy itself asks MLflow for the version of the
+alias, and does nothing when that version is live. There are several DAGs because Airflow 3.3 starts a run
+with the first of several events and leaves the others to the next run: events of one alias may be left,
+events of another alias may not.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Remove what the retention lets go: versions that no release of the last ones needs, old quarantines and records.
+"""Remove versions that no recent release needs, old quarantines and old records.
 
-What is live, warm or may be reverted to stays, and so does what a deploy under way needs; docs/repository.md has the rule.
+Live and warm versions stay, versions to revert to stay, and so does everything that a deploy under way
+needs: docs/repository.md has the rule.
 """
 
 from __future__ import annotations

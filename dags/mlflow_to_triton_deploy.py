@@ -1,7 +1,8 @@
 """Deploy what an MLflow alias names to Triton, or change nothing.
 
-Trigger it in Airflow's UI, by REST, or with ``airflow dags test``. What passes between the tasks is the deploy id alone,
-which follows from the run id (or the ``deploy_id`` param), so every task finds its record on any worker.
+Trigger it in Airflow's UI, by REST, or with ``airflow dags test``. Only the deploy id passes between the
+tasks. It follows from the run id (or the ``deploy_id`` param), so every task finds its record on any
+worker.
 """
 
 from __future__ import annotations

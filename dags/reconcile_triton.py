@@ -1,7 +1,8 @@
-"""Make every Triton and the derived files agree with what was committed.
+"""Make every Triton and the derived files agree with the last release.
 
-Finishes or undoes deploys whose run timed out or was marked failed (Airflow skips the rollback then), restores what a restarted
-Triton or a person's own load call changed, and reports what it can't put right. Does nothing on a healthy system.
+Finishes or undoes deploys whose run timed out or was marked failed (Airflow skips the rollback then),
+restores Tritons that restarted or that a person changed by a load call, and reports the rest. Does nothing
+on a healthy system.
 """
 
 from __future__ import annotations

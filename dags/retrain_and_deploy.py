@@ -1,8 +1,9 @@
-"""Train a model, compare it with what serves, and deploy it when it is better; nothing changes when it is not.
+"""Train a model, compare it with the live version, and deploy it when it is better; else nothing changes.
 
-`gate` says why a version is promoted or not: in its log, as the result of `evaluate`, and in MLflow at the run. A version that is not
-promoted, or whose approval is refused or not given in time, leaves a green run whose further tasks are skipped. The alias moves
-after all of that, and back when what it names does not serve in the end.
+`gate` says why a version is promoted or not: in its log, as the result of `evaluate`, and in MLflow at the
+run. A version that is not promoted, or whose approval is refused or not given in time, leaves a green run
+whose further tasks are skipped. The alias moves after all of that, and moves back when its version does
+not serve in the end.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def train() -> dict[str, Any]:
 
 
 def evaluate(trained: Any) -> dict[str, Any]:
-    """Compare the new version with what serves, on the rows that its training held out; MLflow keeps the numbers."""
+    """Compare the new version with the live one, on its held-out rows; MLflow keeps the numbers."""
     from ..gate.evaluation import compare
     from ..gate.promotion import MlflowAliases
     from ..gate.record import record

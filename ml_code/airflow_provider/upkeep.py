@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def reconcile() -> None:
-    """Reconcile every model of the repository; the next run tries again what failed, and a next try what was killed."""
+    """Reconcile every model of the repository; the next run or try repeats the models that failed."""
     from ..triton_deploy.upkeep.reconcile import Reconciler
 
     deep = get_current_context()["params"]["deep"]
@@ -24,7 +24,7 @@ def reconcile() -> None:
 
 
 def gc() -> list[dict[str, str]]:
-    """Collect every model of the repository; the next run tries again what failed, and a next try what was killed."""
+    """Collect every model of the repository; the next run or try repeats the models that failed."""
     from ..triton_deploy.upkeep.gc import GarbageCollector
 
     dry_run = get_current_context()["params"]["dry_run"]

@@ -15,7 +15,11 @@ STOP_TIMEOUT_S = 30
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, or that of a DeployError (3 for a wrong setting, 5 for a server that is away)."""
+    """Run the command line.
+
+    Returns:
+        The exit code: 0, or the code of a DeployError (3 for a wrong setting, 5 for a silent server).
+    """
     options = _parser().parse_args(argv)
     try:
         variables.check([EventSettings, Settings], changes=True)

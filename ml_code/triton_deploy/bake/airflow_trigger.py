@@ -1,4 +1,4 @@
-"""Where the triggers were, and are still sought by what waits in Airflow's database, and by a triggerer of the release before."""
+"""The old place of the triggers, by which Airflow's database and an earlier triggerer find them."""
 
 from ...airflow_provider.triggers import BakeTrigger, CanaryTrigger
 

@@ -51,7 +51,7 @@ def ended(where: str, model: str, pinned: Pinned, why: str) -> EndedTriton:
 
 
 def lost(where: str, model: str, pinned: Pinned, why: str) -> NotFound:
-    """Return the error of a candidate that its Triton does not have any more; see ``ended`` for the arguments."""
+    """Return the error of a candidate that its Triton has lost; see ``ended`` for the arguments."""
     return NotFound(
         f"{where} does not have version {pinned.version} of {model} any more: {why}.",
         hint="It was restarted, or somebody unloaded the version; deploy again.",
