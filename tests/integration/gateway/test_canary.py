@@ -79,7 +79,9 @@ class Canaries:
     @property
     def deployer(self) -> Deployer:
         own = self._releases.deployer
-        return Deployer(self.settings, registry=own._registry, stores=own._stores, judge=self._judge)
+        return Deployer(
+            self.settings, registry=own._via.registry(), stores=own._via.stores, judge=self._judge
+        )
 
     def folder(self) -> ModelFolder:
         return ModelFolder.at(self._releases.root, self._releases.model)

@@ -23,7 +23,7 @@ class Site:
     @property
     def deployer(self) -> Deployer:
         own = self.releases.deployer
-        return Deployer(self.settings, registry=own._registry, stores=own._stores)
+        return Deployer(self.settings, registry=own._via.registry(), stores=own._via.stores)
 
     @property
     def live(self) -> int:

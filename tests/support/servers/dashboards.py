@@ -52,7 +52,7 @@ def live_through_everything(releases: Releases, gateway: Gateway, step_s: float)
     )
     own = releases.deployer
     # This judge always approves: the dashboards show the gateways' counts.
-    deployer = Deployer(settings, registry=own._registry, stores=own._stores, judge=does_well)
+    deployer = Deployer(settings, registry=own._via.registry(), stores=own._via.stores, judge=does_well)
     folder = ModelFolder.at(releases.root, releases.model)
     with ExitStack() as running:
         running.enter_context(Traffic(gateway.address, releases.model, per_second=60))
