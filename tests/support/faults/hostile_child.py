@@ -35,7 +35,7 @@ import urllib3
 
 from ml_code.triton_deploy import cli, doctor
 from ml_code.triton_deploy.clients import artifacts
-from ml_code.triton_deploy.deploy import deployer
+from ml_code.triton_deploy.deploy import collaborators
 from ml_code.triton_deploy.doctor import staging as doctor_staging
 from ml_code.triton_deploy.doctor import triton as doctor_triton
 from ml_code.triton_deploy.upkeep import reconcile, status
@@ -254,7 +254,7 @@ def _watch_loggers(path: Path) -> logging.Handler:
 
 
 def _use(triton: FakeTriton) -> None:
-    for module in (deployer, reconcile, status):
+    for module in (collaborators, reconcile, status):
         module.tritons_of = lambda settings: [triton]  # type: ignore[attr-defined]
     for module in (doctor_triton, doctor_staging):
         module.tritons_of = lambda settings: []  # type: ignore[attr-defined]
