@@ -1,8 +1,17 @@
 """Which changes of inputs and outputs break a client."""
 
+from typing import Any
+
 import pytest
 
-from ml_code.triton_deploy.rules.schema import Schema, Tensor, breaking_changes
+from ml_code.triton_deploy.rules.schema import (
+    Offer,
+    Schema,
+    Tensor,
+    breaking_changes,
+    breaking_offer,
+    public_tensor,
+)
 
 X, Y = Tensor("x", "FP32", (-1, 4)), Tensor("y", "FP32", (-1, 2))
 OLD = Schema((X,), (Y,))
@@ -44,6 +53,49 @@ def test_an_input_that_was_optional_must_stay_so() -> None:
     old = Schema((Tensor("x", "FP32", (-1, 4), optional=True),), (Y,))
     assert len(breaking_changes(old, OLD)) == 1
     assert breaking_changes(OLD, old) == []
+
+
+BATCHED = {"max_batch_size": 8}
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "public"),
+    [
+        ((), {}, (1,)),
+        ((-1,), {}, (-1,)),
+        ((-1, 4), {}, (-1, 4)),
+        ((), {"max_batch_size": 0}, (1,)),
+        ((-1,), BATCHED, (-1, 1)),
+        ((-1, 4), BATCHED, (-1, 4)),
+    ],
+)
+def test_clients_get_a_scalar_as_a_list_of_one(
+    shape: tuple[int, ...], options: dict[str, Any], public: tuple[int, ...]
+) -> None:
+    tensor = Tensor("x", "FP32", shape, optional=True)
+    assert public_tensor(tensor, options) == Tensor("x", "FP32", public, optional=True)
+
+
+COLUMN = Schema((X,), (Tensor("y", "FP32", (-1,)),))
+TO_LIST = ["a request may have 8 rows at most (max_batch_size), any number before"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changes"),
+    [
+        (Offer(OLD, {}), Offer(OLD, {"parameters": {"intra_op_thread_count": "1"}}), []),
+        (Offer(OLD, {}), Offer(OLD, BATCHED), TO_LIST),
+        (Offer(OLD, {"max_batch_size": 16}), Offer(OLD, BATCHED), [TO_LIST[0].replace("any number", "16")]),
+        (Offer(OLD, {"max_batch_size": 4}), Offer(OLD, BATCHED), []),
+        (Offer(OLD, BATCHED), Offer(OLD, BATCHED), []),
+        (Offer(OLD, BATCHED), Offer(OLD, {}), []),
+        (Offer(COLUMN, {}), Offer(COLUMN, BATCHED), ["output y FP32[-1] became y FP32[-1, 1]", *TO_LIST]),
+        (Offer(COLUMN, BATCHED), Offer(COLUMN, {}), ["output y FP32[-1, 1] became y FP32[-1]"]),
+        (Offer(COLUMN, BATCHED), Offer(Schema((X,), (Tensor("y", "FP32", (-1, 1)),)), BATCHED), []),
+    ],
+)
+def test_options_that_clients_notice_count_as_a_change(old: Offer, new: Offer, changes: list[str]) -> None:
+    assert breaking_offer(old, new) == changes
 
 
 def test_a_schema_reads_back() -> None:

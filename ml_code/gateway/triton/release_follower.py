@@ -18,8 +18,7 @@ from ...triton_deploy.errors import DeployError
 from ...triton_deploy.repository import ModelFolder, models_in
 from ...triton_deploy.rules.canary import Exposure, exposure
 from ...triton_deploy.rules.release import Release
-from ...triton_deploy.rules.schema import Schema, Tensor, breaking_changes
-from ...triton_deploy.rules.version_files import Manifest
+from ...triton_deploy.rules.schema import Schema, breaking_changes
 
 
 @dataclass(frozen=True)
@@ -159,19 +158,5 @@ class ReleaseFollower:
     def _schema(self, folder: ModelFolder, version: int) -> Schema | None:
         with contextlib.suppress(DeployError, KeyError, TypeError):
             manifest = folder.versions.manifest(version)
-            return public_schema(manifest) if manifest else None
+            return manifest.offer.public if manifest else None
         return None
-
-
-def public_schema(manifest: Manifest) -> Schema:
-    """Return the schema as Triton's clients see it: a scalar of the model is a list of one number for them.
-
-    See ``model_config``: Triton has no empty dims.
-    """
-    schema = Schema.from_dict(manifest.schema)
-    rank = 1 if manifest.options.get("max_batch_size") else 0
-
-    def public(tensor: Tensor) -> Tensor:
-        return replace(tensor, shape=(*tensor.shape, 1)) if len(tensor.shape) == rank else tensor
-
-    return Schema(tuple(map(public, schema.inputs)), tuple(map(public, schema.outputs)))

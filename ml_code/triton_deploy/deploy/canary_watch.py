@@ -38,7 +38,7 @@ from ..rules.canary_floor import baseline, complaint, since
 from ..rules.deployment import Canary, State
 from ..rules.moments import utc_text
 from ..rules.release import Release
-from ..rules.schema import Schema, breaking_changes
+from ..rules.schema import Schema, breaking_offer
 from ..settings import Settings
 from . import canary_errors
 from .step import RunningStep
@@ -332,7 +332,7 @@ class CanaryWatch:
             # Without its files the inputs that its clients send are not known.
             return
         new = self._step.folder.versions.require(self._step.record.version)
-        changes = breaking_changes(Schema.from_dict(old.schema), Schema.from_dict(new.schema))
+        changes = breaking_offer(old.offer, new.offer)
         if changes:
             raise SchemaChanged(
                 f"Clients of version {live.active_version} can't be shared with this one: {'; '.join(changes)}.",

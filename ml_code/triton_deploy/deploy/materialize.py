@@ -21,7 +21,7 @@ from ..repository import ModelFolder
 from ..repository.quarantine import Quarantine
 from ..rules.deployment import Deployment
 from ..rules.identity import has_content_of, refuse_another
-from ..rules.schema import Schema, breaking_changes
+from ..rules.schema import Offer, Schema, breaking_offer
 from ..rules.unused import unused
 from ..rules.version_files import (
     DIGEST_TAG,
@@ -153,8 +153,8 @@ class Materializer:
             max_opset=self._settings.triton.max_opset,
             max_ir_version=self._settings.triton.max_ir_version,
         )
-        self._check_schema(record, schema)
         options = model_config.check_options(_read_json(staging / OPTIONS), schema)
+        self._check_clients(record, Offer(schema, options))
         smoke_case = self._write_smoke_case(staging, schema)
         manifest = Manifest(
             version=record.version,
@@ -222,9 +222,9 @@ class Materializer:
                 f"Version {record.version} is in the repository with other content than MLflow has now.",
                 hint="A version never changes: register the new files as a new version.",
             )
-        self._check_schema(record, Schema.from_dict(installed.schema))
+        self._check_clients(record, installed.offer)
 
-    def _check_schema(self, record: Deployment, schema: Schema) -> None:
+    def _check_clients(self, record: Deployment, offer: Offer) -> None:
         if record.base_version is None:
             return
         try:
@@ -235,7 +235,7 @@ class Materializer:
                 "whether clients of version %s would break is not known: %s", record.base_version, error
             )
             return
-        changes = breaking_changes(Schema.from_dict(live.schema), schema)
+        changes = breaking_offer(live.offer, offer)
         if changes and not record.allow_schema_change:
             raise SchemaChanged(
                 f"Clients of version {record.base_version} would break: {'; '.join(changes)}.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from . import reader
@@ -49,6 +49,59 @@ class Schema:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read back the result of ``to_dict``; raises ValueError for any other data."""
         return reader.record(data, cls, "schema.")
+
+
+def public_tensor(tensor: Tensor, options: Mapping[str, Any]) -> Tensor:
+    """Return a tensor of the model as Triton's clients send and get it.
+
+    Triton has no empty dims. A scalar is a list of one to its clients; with ``max_batch_size`` so is a
+    scalar a row.
+
+    Args:
+        tensor: as ONNX Runtime has it.
+        options: the version's options, of which ``max_batch_size`` counts.
+    """
+    bare_rank = 1 if options.get("max_batch_size") else 0
+    return replace(tensor, shape=(*tensor.shape, 1)) if len(tensor.shape) == bare_rank else tensor
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a version offers to clients.
+
+    Attributes:
+        schema: inputs and outputs, as ONNX Runtime has them.
+        options: its ``triton/config.json``.
+    """
+
+    schema: Schema
+    options: Mapping[str, Any]
+
+    @property
+    def public(self) -> Schema:
+        """All tensors as Triton's clients send and get them: see ``public_tensor``."""
+        inputs, outputs = (
+            tuple(public_tensor(tensor, self.options) for tensor in tensors)
+            for tensors in (self.schema.inputs, self.schema.outputs)
+        )
+        return Schema(inputs, outputs)
+
+    @property
+    def most_rows(self) -> int:
+        """Rows that one request may have; 0 for any number."""
+        return int(self.options.get("max_batch_size") or 0)
+
+
+def breaking_offer(old: Offer, new: Offer) -> list[str]:
+    """Return, as sentences, every way in which a client of ``old`` would fail on ``new``.
+
+    Options count as well: batching gives a scalar a row another rank, and limits the rows of a request.
+    """
+    changes = breaking_changes(old.public, new.public)
+    if new.most_rows and not 0 < old.most_rows <= new.most_rows:
+        before = f"{old.most_rows} before" if old.most_rows else "any number before"
+        changes.append(f"a request may have {new.most_rows} rows at most (max_batch_size), {before}")
+    return changes
 
 
 def breaking_changes(old: Schema, new: Schema) -> list[str]:

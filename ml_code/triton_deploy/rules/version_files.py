@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from . import reader
 from .reader import Count, InnerPath, Version
-from .schema import Schema
+from .schema import Offer, Schema
 
 MODEL_FILE = "model.onnx"
 SERVING_EXAMPLE = "serving_input_example.json"
@@ -77,6 +77,11 @@ class Manifest:
         # Other code parses the schema where it needs it: check it here.
         Schema.from_dict(manifest.schema)
         return manifest
+
+    @property
+    def offer(self) -> Offer:
+        """What the version offers to clients."""
+        return Offer(Schema.from_dict(self.schema), self.options)
 
 
 def tree_digest(files: Iterable[FileEntry]) -> str:
