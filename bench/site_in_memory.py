@@ -26,6 +26,7 @@ from ml_code.triton_deploy.settings import Settings
 from tests.support.fakes import FakeRegistry, FakeStore, FakeTriton, fake_store
 from tests.support.models import files, golden, times
 from tests.support.settings import changed
+from tests.support.signing import declared
 
 
 class Publisher:
@@ -41,7 +42,7 @@ class Publisher:
         self._store = store
         self._registry = FakeRegistry()
         self._deployer = Deployer(
-            settings, registry=self._registry, stores=lambda uri: store, tritons=tritons
+            settings, registry=self._registry, stores=lambda uri: store, tritons=tritons, sign=declared
         )
 
     def deploy(self, model: str, version: int) -> Deployment:

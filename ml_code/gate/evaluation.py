@@ -12,7 +12,7 @@ from typing import Any
 
 from ..training.heldout import HeldOut
 from ..triton_deploy.errors import ArtifactRejected, VerificationFailed
-from ..triton_deploy.model.reference import Limits
+from ..triton_deploy.model.reference_limits import Limits
 from ..triton_deploy.rules.release import Release
 from ..triton_deploy.settings import Settings
 from .champion_rows import contradicted_rows, improvement_on, shared_rows

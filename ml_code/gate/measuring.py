@@ -17,7 +17,8 @@ import numpy.typing as npt
 from ..training.heldout import PROBABILITIES_NAME, HeldOut
 from ..triton_deploy.errors import ArtifactRejected, VerificationFailed
 from ..triton_deploy.model import onnx_model
-from ..triton_deploy.model.reference import Limits, ModelFailed, ModelProcess
+from ..triton_deploy.model.reference import ModelProcess
+from ..triton_deploy.model.reference_limits import Limits, ModelFailed
 from ..triton_deploy.rules.datatypes import NUMPY_TYPES
 from ..triton_deploy.rules.schema import Tensor
 

@@ -13,6 +13,7 @@ from ml_code.triton_deploy.rules.canary_course import CanaryVerdict
 from ml_code.triton_deploy.rules.canary_evidence import Judge, Judgment, Watched
 from ml_code.triton_deploy.rules.deployment import Canary, Deployment
 from tests.support.settings import changed
+from tests.support.signing import declared
 from tests.support.world import MODEL, World
 
 SHARES = "5,25,50"
@@ -53,6 +54,7 @@ class Scene:
             judge=judge or self._judge,
             counter=lambda model, version: {url: dict(counts) for url, counts in self.counts.items()},
             sleep=self._sleep,
+            sign=declared,
         )
 
     def deploy(self, shares: str = SHARES, shadow: int = 0, **request: Any) -> Deployment:

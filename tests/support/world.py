@@ -23,6 +23,7 @@ from ml_code.triton_deploy.settings import Settings
 from tests.support.fakes import FakeRegistry, FakeStore, FakeTriton, fake_store, ones
 from tests.support.models import files, golden, times
 from tests.support.settings import changed
+from tests.support.signing import declared
 
 MODEL = "best_model"
 SETTINGS = changed(
@@ -80,6 +81,7 @@ class World:
             feedback=feedback,
             sleep=sleep,
             judge=judge,
+            sign=declared,
         )
 
     def request(self, deploy_id: str = "d1", **changes: Any) -> DeployRequest:

@@ -26,6 +26,7 @@ from ml_code.triton_deploy.rules.names import deploy_id_for
 from ml_code.triton_deploy.settings import Settings
 from tests.support.dags import library_environment
 from tests.support.settings import changed
+from tests.support.signing import declared
 from tests.support.world import MODEL, World
 
 RUN = "manual__2026-01-02T03:04:05+00:00"
@@ -69,6 +70,7 @@ def until_canary(world: World, shares: str, judge: Callable[..., Judgment] | Non
         tritons=[world.triton],
         clock=lambda: world.now,
         judge=judge,
+        sign=declared,
     )
     deployer.snapshot(world.request(DEPLOY_ID, canary=canary_of(shares, 0, 0.01)))
     for step in (deployer.materialize, deployer.load, deployer.ready, deployer.smoke):

@@ -43,7 +43,7 @@ from ml_code.triton_deploy.errors import (
     Unavailable,
     VerificationFailed,
 )
-from ml_code.triton_deploy.model.reference import Limits
+from ml_code.triton_deploy.model.reference_limits import Limits
 from ml_code.triton_deploy.rules.deployment import Deployment, Pinned, State
 from ml_code.triton_deploy.rules.release import Release
 from ml_code.triton_deploy.settings import Settings

@@ -22,7 +22,7 @@ from ml_code.gate.scores import METRICS, Improvement
 from ml_code.gate.sources import Challengers, Champion
 from ml_code.training.heldout import DIGEST_TAG, HeldOut
 from ml_code.triton_deploy.errors import ArtifactRejected
-from ml_code.triton_deploy.model.reference import Limits
+from ml_code.triton_deploy.model.reference_limits import Limits
 from ml_code.triton_deploy.rules.release import Release
 from ml_code.triton_deploy.settings import Settings
 from tests.support.fakes import fake_store

@@ -8,13 +8,8 @@ import numpy as np
 import pytest
 
 from ml_code.triton_deploy.errors import ArtifactRejected, VerificationFailed
-from ml_code.triton_deploy.model.smoke_case import (
-    SmokeCase,
-    asked_with,
-    derive_case,
-    largest_error,
-    parse_case,
-)
+from ml_code.triton_deploy.model.derived_case import derive_case
+from ml_code.triton_deploy.model.smoke_case import SmokeCase, asked_with, largest_error, parse_case
 from ml_code.triton_deploy.rules.schema import Schema, Tensor
 from tests.support.models import golden, times
 
@@ -57,15 +52,26 @@ def test_the_cases_own_tolerance_wins() -> None:
         largest_error(case([1.0], rtol=0.0, atol=1e-6), answer([1.1]), rtol=1, atol=1)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_answers_that_are_not_finite_fail_even_when_they_were_expected(value: float) -> None:
-    with pytest.raises(VerificationFailed, match="not finite"):
-        largest_error(case([value]), answer([value]), rtol=1, atol=1)
+NAN, INF = float("nan"), float("inf")
 
 
-def test_an_expected_value_that_is_not_finite_fails() -> None:
-    with pytest.raises(VerificationFailed):
-        largest_error(case([float("nan")]), answer([1.0]), rtol=1, atol=1)
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_an_answer_that_is_not_finite_passes_where_it_is_expected(value: float) -> None:
+    expected = parse_case(json.dumps(json.loads(golden(1.0)) | {"outputs": [output([value, 1.0])]}), SCHEMA)
+    assert largest_error(expected, answer([value, 1.5]), rtol=0, atol=1) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("expected", "got"),
+    [(NAN, 1.0), (1.0, NAN), (INF, 1.0), (1.0, INF), (INF, -INF), (NAN, INF), (INF, NAN), (-INF, 3e38)],
+)
+def test_an_answer_that_is_not_finite_fails_anywhere_else(expected: float, got: float) -> None:
+    with pytest.raises(VerificationFailed, match="not finite where others are expected"):
+        largest_error(case([1.0, expected]), answer([1.0, got]), rtol=1, atol=1)
+
+
+def output(values: list[float]) -> dict[str, object]:
+    return {"name": "y", "datatype": "FP32", "shape": [1, len(values)], "data": values}
 
 
 def test_a_missing_output_fails() -> None:

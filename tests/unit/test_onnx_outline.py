@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ml_code.triton_deploy.errors import ArtifactRejected, StorageFailed
 from ml_code.triton_deploy.model.onnx_model import external_files, inspect
-from ml_code.triton_deploy.model.onnx_outline import LARGE_BYTES, outline
+from ml_code.triton_deploy.model.onnx_outline import LARGE_BYTES, linked_outline, outline
 from tests.support.models import external, times, write
 
 WIDE = 2000
@@ -55,6 +55,33 @@ def test_a_small_model_is_its_own_outline(tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     file.write_bytes(times(2.0).SerializeToString())
     assert outline(file) == file.read_bytes()
+
+
+@pytest.mark.parametrize("place", [None, TensorProto.DEFAULT])
+def test_a_linked_tensor_is_external_data_at_its_own_place(tmp_path: Path, place: int | None) -> None:
+    whole = model(WEIGHTS)
+    tensor = whole.graph.initializer[0]
+    if place is not None:
+        # onnx writes it when it takes external data into a file.
+        tensor.data_location = place
+    file = tmp_path / "model.onnx"
+    file.write_bytes(whole.SerializeToString())
+    linked = onnx.ModelProto.FromString(linked_outline(file)).graph.initializer[0]
+    entries = {entry.key: entry.value for entry in linked.external_data}
+    assert linked.data_location == TensorProto.EXTERNAL
+    assert not linked.HasField("raw_data")
+    assert entries["location"] == "model.onnx"
+    begin, length = int(entries["offset"]), int(entries["length"])
+    assert file.read_bytes()[begin : begin + length] == tensor.raw_data
+
+
+def test_external_data_keeps_its_place_in_a_linked_outline(tmp_path: Path) -> None:
+    content, _ = external("weights.bin")
+    file = tmp_path / "model.onnx"
+    whole = onnx.ModelProto.FromString(content)
+    whole.graph.initializer[0].doc_string = "d" * LARGE_BYTES
+    file.write_bytes(whole.SerializeToString())
+    assert onnx.ModelProto.FromString(linked_outline(file)) == whole
 
 
 def test_weights_of_constants_and_of_branches_are_left_out_as_well(tmp_path: Path) -> None:

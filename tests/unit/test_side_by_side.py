@@ -25,6 +25,7 @@ from tests.support.earlier import EarlierCode, write_repository
 from tests.support.fakes import FakeTriton
 from tests.support.recorded import NOW, RECORD
 from tests.support.settings import by_variable, changed
+from tests.support.signing import declared
 from tests.support.world import MODEL, World, deployed
 
 COMMITS = ("537c519", "39eb77d", "d7e7a7d")
@@ -200,6 +201,7 @@ def old(earlier: EarlierCode, world: World) -> Earlier:
         tritons=[world.triton],
         staging=FakeTriton(world.root, "staging:1"),
         clock=lambda: world.now,
+        sign=declared,
     )
     assert staged.deploy(world.request("d5")).staging
     revert(world, 2)

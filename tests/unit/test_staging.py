@@ -24,6 +24,7 @@ from ml_code.triton_deploy.settings import Settings
 from tests.support.fakes import FakeTriton, unavailable
 from tests.support.models import files
 from tests.support.settings import changed
+from tests.support.signing import declared
 from tests.support.world import MODEL, World
 
 CANDIDATE = "best_model.v2"
@@ -51,6 +52,7 @@ class Staged:
             tritons=[world.triton],
             staging=self.staging,
             clock=lambda: world.now,
+            sign=declared,
         )
 
     def deploy(self, deploy_id: str, *, force: bool = False, **changes: Any) -> Deployment:

@@ -13,10 +13,11 @@ import numpy as np
 
 from ...triton_deploy.errors import ArtifactRejected, Misconfigured
 from ...triton_deploy.model import onnx_model
-from ...triton_deploy.model.smoke_case import Array, derive_case, largest_error, parse_case
+from ...triton_deploy.model.derived_case import derive_case
+from ...triton_deploy.model.smoke_case import Array, largest_error, parse_case
 from ...triton_deploy.rules.datatypes import NUMPY_TYPES
 from ...triton_deploy.rules.machine_faults import machine_fault
-from ...triton_deploy.rules.schema import Schema, Tensor
+from ...triton_deploy.rules.schema import Offer, Schema, Tensor
 from ...triton_deploy.rules.version_files import GOLDEN, MODEL_FILE, SERVING_EXAMPLE
 from ...triton_deploy.settings import Settings
 from .files import Fetched
@@ -62,16 +63,22 @@ class OnnxModel:
         folder: has ``model.onnx``.
         settings: the highest opset and IR version.
         threads: threads for one request.
+
+    Attributes:
+        own: inputs and outputs as ONNX Runtime has them.
+        schema: the same as clients send and get them, with a list of one for a scalar, as with Triton.
     """
 
     def __init__(self, folder: Path, settings: Settings, threads: int) -> None:
         import onnxruntime
 
-        self.schema = onnx_model.inspect(
+        self.own = onnx_model.inspect(
             folder / MODEL_FILE,
             max_opset=settings.triton.max_opset,
             max_ir_version=settings.triton.max_ir_version,
         )
+        self.schema = Offer(self.own, {}).public
+        self._scalars = {tensor.name for tensor in self.own.inputs if not tensor.shape}
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         try:
@@ -93,18 +100,25 @@ class OnnxModel:
             for name, array in inputs.items()
             if array.dtype == np.object_
         }
-        values = self._session.run(self._outputs, {**inputs, **texts})
-        return dict(zip(self._outputs, values, strict=True))
+        given = {
+            name: array.reshape(()) if name in self._scalars else array
+            for name, array in {**inputs, **texts}.items()
+        }
+        values = map(np.asarray, self._session.run(self._outputs, given))
+        return {
+            name: value if value.ndim else value.reshape(1)
+            for name, value in zip(self._outputs, values, strict=True)
+        }
 
 
 def _try_onnx(model: OnnxModel, folder: Path, settings: Settings) -> None:
     if not (folder / GOLDEN).is_file():
         example = folder / SERVING_EXAMPLE
         text = example.read_text(encoding="utf-8", errors="replace") if example.is_file() else None
-        # derive_case runs the model once. There is nothing to compare its answer with.
-        derive_case(folder / MODEL_FILE, model.schema, text)
+        # derive_case runs the model. There is nothing to compare its answer with.
+        derive_case(folder / MODEL_FILE, model.own, text)
         return
-    case = parse_case((folder / GOLDEN).read_text(encoding="utf-8", errors="replace"), model.schema)
+    case = parse_case((folder / GOLDEN).read_text(encoding="utf-8", errors="replace"), model.own)
     try:
         answers = model.run(case.inputs)
     except Exception as error:

@@ -14,6 +14,7 @@ from ..clients.triton import Triton, staging_of, tritons_of
 from ..errors import Misconfigured
 from ..fleet.fleet import Fleet
 from ..fleet.staging import Staging
+from ..model.signature import Signer, signature_of
 from ..report.mlflow_tags import MlflowTags
 from ..repository import ModelFolder
 from ..rules.canary_evidence import Counter, Judge, no_counts, nobody
@@ -30,7 +31,8 @@ class Collaborators:
 
     Args:
         settings: see ``Settings``.
-        registry, stores, tritons, staging, feedback, judge, counter, clock, report, sleep: see ``Deployer``.
+        registry, stores, tritons, staging, feedback, judge, counter, clock, report, sleep, sign: see
+        ``Deployer``.
 
     Attributes:
         settings: as given.
@@ -38,6 +40,7 @@ class Collaborators:
         clock: gives the time, aware.
         report: called with bytes done and bytes in all during a transfer.
         sleep: waits for seconds.
+        sign: opens a model without its weights, and returns its inputs and outputs.
     """
 
     def __init__(
@@ -54,11 +57,13 @@ class Collaborators:
         counter: Counter | None = None,
         sleep: Callable[[float], None] = time.sleep,
         staging: Triton | None = None,
+        sign: Signer = signature_of,
     ) -> None:
         self.settings = settings
         self.clock = clock
         self.report = report
         self.sleep = sleep
+        self.sign = sign
         # Two steps of a deploy ask for the same store, and a client of S3 takes a while to make.
         self.stores = stores or functools.lru_cache(maxsize=1)(lambda uri: store_for(uri, settings))
         self._registry = registry

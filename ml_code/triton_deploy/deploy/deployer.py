@@ -16,6 +16,7 @@ from ..clients.artifacts import ArtifactStore
 from ..clients.registry import Registry
 from ..clients.triton import Triton
 from ..errors import DeployError, IllegalTransition, Superseded
+from ..model.signature import Signer, signature_of
 from ..report.mlflow_tags import MlflowTags
 from ..rules.canary_evidence import Counter, Judge
 from ..rules.deployment import Deployment, State
@@ -53,6 +54,8 @@ class Deployer:
             settings.
         sleep: waits for seconds, between two looks at a canary.
         staging: the staging Triton; by default that of the settings, if they name one.
+        sign: opens a model without its weights, and returns its inputs and outputs; by default ONNX Runtime
+            in a process of its own.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Deployer:
         counter: Counter | None = None,
         sleep: Callable[[float], None] = time.sleep,
         staging: Triton | None = None,
+        sign: Signer = signature_of,
     ) -> None:
         self._via = Collaborators(
             settings,
@@ -82,6 +86,7 @@ class Deployer:
             counter=counter,
             sleep=sleep,
             staging=staging,
+            sign=sign,
         )
 
     def deploy(self, request: DeployRequest) -> Deployment:

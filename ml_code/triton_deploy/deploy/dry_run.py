@@ -263,7 +263,7 @@ def _say_deploy(hands: _LookingHands, record: Deployment, via: Collaborators) ->
         return
     uri = record.pinned.artifact_uri
     files = via.stores(uri).list_files(uri)
-    materializer = Materializer(settings, folder, lambda: via.stores(uri))
+    materializer = Materializer(settings, folder, lambda: via.stores(uri), via.sign)
     copied = materializer.is_to_be_copied(record, lambda: folder.releases.releases_version(version))
     brought = (
         f"copy {len(files)} files, {hands.facts['bytes']} bytes"

@@ -19,6 +19,8 @@ from ..errors import ArtifactRejected, NotFound, Quarantined, SchemaChanged, Sto
 from ..model import model_config, onnx_model
 from ..repository import ModelFolder
 from ..repository.quarantine import Quarantine
+from ..model.reference_limits import Limits
+from ..model.signature import Signer, signature_of
 from ..rules.deployment import Deployment
 from ..rules.identity import has_content_of, refuse_another
 from ..rules.schema import Offer, Schema, breaking_offer
@@ -62,9 +64,17 @@ class Materializer:
         settings: limits and transfer parameters.
         folder: the model's place in the repository.
         store: where the artifact is.
+        sign: opens a model without its weights, and returns its inputs and outputs.
     """
 
-    def __init__(self, settings: Settings, folder: ModelFolder, store: Callable[[], ArtifactStore]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        folder: ModelFolder,
+        store: Callable[[], ArtifactStore],
+        sign: Signer = signature_of,
+    ) -> None:
+        self._sign = sign
         self._settings = settings
         self._versions = folder.versions
         self._staging = folder.staging
@@ -152,6 +162,8 @@ class Materializer:
             staging / MODEL_FILE,
             max_opset=self._settings.triton.max_opset,
             max_ir_version=self._settings.triton.max_ir_version,
+            limits=Limits.of(self._settings),
+            sign=self._sign,
         )
         options = model_config.check_options(_read_json(staging / OPTIONS), schema)
         self._check_clients(record, Offer(schema, options))
@@ -244,16 +256,16 @@ class Materializer:
 
     def _write_smoke_case(self, staging: Path, schema: Schema) -> FileEntry:
         # Smoke cases need numpy, and the snapshot, which imports this module, does not.
-        from ..model import reference, smoke_case
+        from ..model import derived_case, smoke_case
 
         given = _read_text(staging / GOLDEN)
         if given is not None:
             case = smoke_case.parse_case(given, schema)
         else:
             # The lease is not renewed meanwhile; the deadline is far below it.
-            limits = reference.Limits.of(self._settings)
+            limits = Limits.of(self._settings)
             example = _read_text(staging / SERVING_EXAMPLE)
-            case = smoke_case.derive_case(staging / MODEL_FILE, schema, example, limits)
+            case = derived_case.derive_case(staging / MODEL_FILE, schema, example, limits)
             log.info(
                 "the model was logged without golden inputs; it is tried with %s",
                 smoke_case.told(case.source),

@@ -31,7 +31,7 @@ def snapshot(request: DeployRequest, deployments: Deployments, via: Collaborator
 def materialize(step: RunningStep, via: Collaborators) -> None:
     """Bring the artifact into the repository, checked and durable, under its version's name."""
     folder, uri = step.folder, step.record.pinned.artifact_uri
-    materializer = Materializer(via.settings, folder, lambda: via.stores(uri))
+    materializer = Materializer(via.settings, folder, lambda: via.stores(uri), via.sign)
     manifest = materializer.run(step.record, step.was_released, step.renewing(via.report))
     if not step.record.force:
         refuse_bad(folder, manifest)  # Where training recorded no digest, it is known only now.

@@ -68,6 +68,9 @@ def _array(tensor: Tensor, value: Any) -> Array:
         array: Array = np.array(value, dtype=NUMPY_TYPES[tensor.datatype])
     except MALFORMED as error:
         raise DoesNotFit(f"its values for {_quoted(tensor.name)} are not {tensor.datatype}") from error
+    if not tensor.shape and array.size == 1:
+        # MLflow keeps no scalar: the example has a list of one.
+        array = array.reshape(())
     fits = array.ndim == len(tensor.shape) and all(
         size in (-1, had) for size, had in zip(tensor.shape, array.shape, strict=True)
     )

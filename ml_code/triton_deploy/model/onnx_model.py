@@ -1,8 +1,7 @@
 """Inspection of an ONNX model, before Triton sees it.
 
-``external_files`` reads the file alone, for the names of its external data files, which are transferred
-next. ``inspect`` checks the whole model with ONNX's own checker. Neither reads weights into memory: see
-onnx_outline.py.
+Two looks: at the file alone, for the names of its external data files (they decide what is transferred), and at the whole,
+with ONNX Runtime, in a process of its own. Weights stay on disk in both: see onnx_outline.py.
 """
 
 from __future__ import annotations
@@ -16,6 +15,8 @@ from ..rules.names import same_name, unfit_for_weights
 from ..rules.schema import Schema, Tensor
 from ..storage import storage_errors
 from .onnx_outline import ELEMENT_BYTES, outline
+from .reference_limits import Limits, ModelFailed
+from .signature import Port, Signature, Signer, signature_of
 
 if TYPE_CHECKING:
     import onnx
@@ -38,7 +39,12 @@ DATATYPES = {
     "BOOL": "BOOL",
     "STRING": "BYTES",
 }
-"""KServe v2 name of each ONNX element type that NVIDIA's backend serves. Triton itself has BF16, too."""
+"""KServe v2's name of each ONNX element type that NVIDIA's backend serves. Triton itself has BF16, too."""
+RUNTIME_TYPES = {
+    f"tensor({'float' if element == 'FLOAT' else element.lower()})": datatype
+    for element, datatype in DATATYPES.items()
+}
+"""The same by ONNX Runtime's names."""
 
 
 def external_files(model_file: Path) -> tuple[str, ...]:
@@ -121,21 +127,31 @@ def _take_in(tensor: onnx.TensorProto) -> None:
     tensor.raw_data = bytes(ELEMENT_BYTES.get(tensor.data_type, 1))
 
 
-def inspect(model_file: Path, *, max_opset: int, max_ir_version: int) -> Schema:
-    """Check an ONNX model, external data included, and return its inputs and outputs.
+def inspect(
+    model_file: Path,
+    *,
+    max_opset: int,
+    max_ir_version: int,
+    limits: Limits | None = None,
+    sign: Signer = signature_of,
+) -> Schema:
+    """Check an ONNX model, external data included, and return its inputs and outputs as ONNX Runtime has them.
+
+    ONNX Runtime decides: what it opens is served. ONNX's own checker knows fewer operators, and is asked for the reason of a refusal.
 
     Args:
         model_file: the ``model.onnx`` in its directory.
         max_opset: highest opset of the default domain that the runtime takes.
         max_ir_version: highest IR version that the runtime takes.
+        limits: what the process may take in which the model is opened; by default those of the settings' defaults.
+        sign: opens the model without its weights and returns its inputs and outputs.
 
     Raises:
         ArtifactRejected: the model is junk, truncated, unsafe or too new, has tensors that Triton can't
             serve, or would end Triton.
         StorageFailed: a file can't be read.
+        Unavailable: the process can't be started, or another process ended it.
     """
-    import onnx
-
     model = _parse(model_file)
     opsets = {opset.domain: opset.version for opset in model.opset_import}
     opset = opsets.get("", opsets.get("ai.onnx", 0))
@@ -145,6 +161,16 @@ def inspect(model_file: Path, *, max_opset: int, max_ir_version: int) -> Schema:
             f"at most opset {max_opset} and IR version {max_ir_version}.",
             hint="Export it with a lower opset, or raise TRITON_DEPLOY_MAX_OPSET and TRITON_DEPLOY_MAX_IR_VERSION if your Triton takes it.",
         )
+    _check_external(model_file, model)
+    _check_declared(model.graph)
+    signature = _signature(model_file, model, limits or Limits(), sign)
+    schema = Schema(tuple(map(_tensor, signature.inputs)), tuple(map(_tensor, signature.outputs)))
+    _refuse_killers(schema)
+    return schema
+
+
+def _check_external(model_file: Path, model: onnx.ModelProto) -> None:
+    """Refuse external data that is missing or cut off, and take the rest out of the model, for ONNX's checker."""
     for tensor, info in list(_external(model)):
         # The checker does not look at sizes.
         path, needed = model_file.parent / info.location, (info.offset or 0) + (info.length or 0)
@@ -157,20 +183,54 @@ def inspect(model_file: Path, *, max_opset: int, max_ir_version: int) -> Schema:
                 hint="Log the model again, with the whole file.",
             )
         _take_in(tensor)
+
+
+def _signature(model_file: Path, model: onnx.ModelProto, limits: Limits, sign: Signer) -> Signature:
+    with storage_errors(f"reading {model_file}"):
+        try:
+            return sign(model_file, limits)
+        except ModelFailed as failed:
+            checked = _said_by_checker(model)
+            raise ArtifactRejected(
+                f"ONNX Runtime can't open the model: {failed.what}."
+                + (f" ONNX's checker says: {checked}" if checked else ""),
+                hint=failed.advice(_repair(failed.what)),
+            ) from failed
+
+
+def _said_by_checker(model: onnx.ModelProto) -> str:
+    """Return why ONNX's checker refuses a model; empty when it does not."""
+    import onnx
+
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
-        raise ArtifactRejected(
-            f"ONNX's checker refuses the model: {error}",
-            hint="Export the model again and check it with onnx.checker.",
-        ) from error
-    constants = {initializer.name for initializer in model.graph.initializer}
-    schema = Schema(
-        tuple(_tensor(value) for value in model.graph.input if value.name not in constants),
-        tuple(_tensor(value) for value in model.graph.output),
-    )
-    _refuse_killers(schema)
-    return schema
+        return str(error)
+    return ""
+
+
+def _repair(said: str) -> str:
+    """Return what to do about a model that ONNX Runtime does not open, by its words."""
+    for words, repair in _REPAIRS.items():
+        if words in said:
+            return repair
+    return "Export the model again, and open it with onnxruntime.InferenceSession before it is logged."
+
+
+_NO_CUSTOM_OPERATORS = (
+    "Triton's ONNX Runtime has no custom operators: export the model with operators of ONNX or com.microsoft alone, "
+    "and keep the custom part (a tokenizer, for example) in front of the model."
+)
+_TOO_NEW = (
+    "Export the model with a lower opset and IR version (opset_version of the exporter, ir_version of the file), "
+    "or take a newer ONNX Runtime into this environment and into Triton."
+)
+_REPAIRS = {
+    "is not a registered function/op": _NO_CUSTOM_OPERATORS,
+    "No Op registered": _NO_CUSTOM_OPERATORS,
+    "Unsupported model IR version": _TOO_NEW,
+    "is under development and support for this is limited": _TOO_NEW,
+}
 
 
 def _refuse_killers(schema: Schema) -> None:
@@ -220,30 +280,72 @@ def _parse(model_file: Path) -> onnx.ModelProto:
     return model
 
 
-def _way_out(element: str) -> str:
-    if element == "BFLOAT16":
-        return "Put a Cast from and to FLOAT or FLOAT16 at the model's inputs and outputs, and log it again; weights and all between may stay BFLOAT16."
-    return "Export plain tensors with a known rank; for scikit-learn classifiers, convert with zipmap off."
+def _check_declared(graph: onnx.GraphProto) -> None:
+    """Refuse by the file alone what ONNX Runtime would refuse in other words, or take for something else.
+
+    ONNX Runtime gives an input without a shape the shape of a scalar.
+    """
+    constants = {initializer.name for initializer in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in constants]
+    for value in (*inputs, *graph.output):
+        _check_type(value)
+    for value in inputs:
+        if not value.type.tensor_type.HasField("shape"):
+            raise _unserved(
+                value.name,
+                "has no shape",
+                "Export the model with a shape of its inputs; dimensions may be open.",
+            )
 
 
-def _tensor(value: onnx.ValueInfoProto) -> Tensor:
+def _check_type(value: onnx.ValueInfoProto) -> None:
+    """Refuse what is no plain tensor of a type that NVIDIA's backend serves; ONNX Runtime infers what is not declared."""
     import onnx
 
-    kind = value.type
-    optional = kind.HasField("optional_type")
-    if optional:
-        kind = kind.optional_type.elem_type
-    element = (
-        onnx.TensorProto.DataType.Name(kind.tensor_type.elem_type)
-        if kind.HasField("tensor_type")
-        else "not a tensor"
-    )
-    if element not in DATATYPES or not kind.tensor_type.HasField("shape"):
-        problem = f"has type {element}" if element not in DATATYPES else "has no shape"
-        raise ArtifactRejected(
-            f"Triton can't serve the tensor {value.name!r}: it {problem}.", hint=_way_out(element)
+    kind = value.type.WhichOneof("value")
+    if kind == "optional_type":
+        raise _unserved(
+            value.name,
+            "is of an optional type",
+            "Make it a plain tensor: an input without a value can be an empty one, and an output can be left out of the graph.",
         )
-    shape = tuple(
-        dim.dim_value if dim.WhichOneof("value") == "dim_value" else -1 for dim in kind.tensor_type.shape.dim
-    )
-    return Tensor(value.name, DATATYPES[element], shape, optional)
+    if kind not in (None, "tensor_type"):
+        raise _unserved(value.name, "has type not a tensor", _EXPORT_PLAIN)
+    number = value.type.tensor_type.elem_type
+    known = onnx.TensorProto.DataType.values()
+    element = onnx.TensorProto.DataType.Name(number) if number in known else str(number)
+    if element not in (*DATATYPES, "UNDEFINED"):
+        raise _unserved(value.name, f"has type {element}", _WAYS_OUT.get(element, _EXPORT_PLAIN))
+
+
+def _unserved(name: str, problem: str, hint: str) -> ArtifactRejected:
+    return ArtifactRejected(f"Triton can't serve the tensor {name!r}: it {problem}.", hint=hint)
+
+
+_EXPORT_PLAIN = (
+    "Export plain tensors of numbers or strings; for scikit-learn classifiers, convert with zipmap off."
+)
+_CAST = "Put a Cast from and to {plain} at the model's inputs and outputs, and log it again; weights and all between may stay {element}."
+_WAYS_OUT = {
+    element: _CAST.format(plain=plain, element=element)
+    for element, plain in {
+        "BFLOAT16": "FLOAT or FLOAT16",
+        **dict.fromkeys(
+            ("FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ", "FLOAT8E8M0", "FLOAT4E2M1"),
+            "FLOAT or FLOAT16",
+        ),
+        **dict.fromkeys(("INT4", "UINT4", "INT2", "UINT2"), "INT8"),
+    }.items()
+} | dict.fromkeys(("COMPLEX64", "COMPLEX128"), "Export the real and the imaginary part as two tensors.")
+
+
+def _tensor(port: Port) -> Tensor:
+    """Return a tensor with ONNX Runtime's type and shape.
+
+    An output of unknown rank is taken for a scalar, as NVIDIA's backend does; its answers have the shape that they have.
+    """
+    datatype = RUNTIME_TYPES.get(port.type)
+    if datatype is None:
+        element = port.type.removeprefix("tensor(").removesuffix(")").upper()
+        raise _unserved(port.name, f"has type {port.type}", _WAYS_OUT.get(element, _EXPORT_PLAIN))
+    return Tensor(port.name, datatype, port.shape)

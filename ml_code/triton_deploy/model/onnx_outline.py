@@ -1,16 +1,18 @@
-"""The outline of an ONNX file: the file without its weights, in memory that does not grow with the model.
+"""An ONNX file without its weights, in memory that does not grow with the model.
 
-Protocol Buffers' libraries read a whole message. This module walks through the file instead and leaves
-out the bytes of large tensors: such a tensor becomes one element of its type. Everything else stays as it
-is. Sources: Protocol Buffers' encoding (protobuf.dev/programming-guides/encoding) and the field numbers
-of ``onnx.proto``.
+Protocol Buffers' libraries read a message whole. This module walks over the file instead and leaves out the
+bytes of large tensors. For ONNX's checker such a tensor becomes one element of its type (``outline``). For
+ONNX Runtime it becomes external data that lies in the file itself (``linked_outline``): the runtime maps
+it, and reads only what it computes with.
+Everything else stays as it is. Sources: Protocol Buffers' encoding
+(protobuf.dev/programming-guides/encoding) and the field numbers of ``onnx.proto``.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -34,7 +36,9 @@ Types without a size, strings and those packed below a byte, are copied whole.
 
 _VARINT, _BYTES = 0, 2
 _LENGTHS = {1: 8, 5: 4}
-_DIMS, _DATA_TYPE, _RAW_DATA = 1, 2, 9
+_DIMS, _DATA_TYPE, _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 1, 2, 9, 13, 14
+_EXTERNAL = 1
+"""``TensorProto.DataLocation`` of data in another file."""
 _TENSOR = "TensorProto"
 _LARGE_FIELDS: Mapping[str, Mapping[int, str]] = {
     "ModelProto": {7: "GraphProto"},
@@ -55,8 +59,36 @@ def outline(model_file: Path) -> bytes:
         ValueError: the file holds no Protocol Buffers message, or only a part of one.
         OSError: the file can't be read.
     """
+    return _outlined(model_file, _one_element)
+
+
+def linked_outline(model_file: Path) -> bytes:
+    """Return a serialized model whose large tensors are external data, each at its place in the model's file.
+
+    ONNX Runtime opens these bytes with the file's folder as the folder of external data. External data of
+    the model itself stays where it is.
+
+    Args:
+        model_file: a file that holds a ``ModelProto``.
+
+    Raises:
+        ValueError: the file holds no Protocol Buffers message, or only a part of one.
+        OSError: the file can't be read.
+    """
+
+    def link(file: BinaryIO, begin: int, end: int) -> bytes:
+        return _linked_tensor(file, begin, end, model_file.name)
+
+    return _outlined(model_file, link)
+
+
+_TensorWriter = Callable[[BinaryIO, int, int], bytes]
+"""Returns what a large tensor between two offsets of the file becomes."""
+
+
+def _outlined(model_file: Path, tensor: _TensorWriter) -> bytes:
     with model_file.open("rb") as file:
-        return _message(file, "ModelProto", 0, os.fstat(file.fileno()).st_size, 0)
+        return _message(file, "ModelProto", 0, os.fstat(file.fileno()).st_size, 0, tensor)
 
 
 @dataclass(frozen=True)
@@ -78,23 +110,44 @@ class _Field:
     end: int
 
 
-def _message(file: BinaryIO, kind: str, begin: int, end: int, depth: int) -> bytes:
+def _message(file: BinaryIO, kind: str, begin: int, end: int, depth: int, tensor: _TensorWriter) -> bytes:
     """Return a message without the bytes of large tensors."""
     if depth > MAX_DEPTH:
         raise ValueError(f"its messages lie in each other more than {MAX_DEPTH} deep")
     if kind == _TENSOR:
-        return _tensor(file, begin, end)
+        return tensor(file, begin, end)
     out = bytearray()
     for field in _fields(file, begin, end):
         inner = _LARGE_FIELDS[kind].get(field.number)
         if inner and field.wire_type == _BYTES and field.end - field.value >= LARGE_BYTES:
-            out += _delimited(field.number, _message(file, inner, field.value, field.end, depth + 1))
+            out += _delimited(field.number, _message(file, inner, field.value, field.end, depth + 1, tensor))
         else:
             out += _read(file, field.begin, field.end)
     return bytes(out)
 
 
-def _tensor(file: BinaryIO, begin: int, end: int) -> bytes:
+def _linked_tensor(file: BinaryIO, begin: int, end: int, location: str) -> bytes:
+    """Return a tensor that refers to its bytes in a file.
+
+    A tensor without raw bytes, or with external data, is returned as it is.
+    """
+    fields = list(_fields(file, begin, end))
+    raw = [field for field in fields if field.number == _RAW_DATA and field.wire_type == _BYTES]
+    places = [_varint_at(file, field) for field in fields if field.number == _DATA_LOCATION]
+    elsewhere = _EXTERNAL in places or any(field.number == _EXTERNAL_DATA for field in fields)
+    if len(raw) != 1 or elsewhere:
+        return _read(file, begin, end)
+    # A location that says "here" stays: of a field that comes twice the last one counts.
+    kept = (_read(file, field.begin, field.end) for field in fields if field.number != _RAW_DATA)
+    place = {"location": location, "offset": str(raw[0].value), "length": str(raw[0].end - raw[0].value)}
+    entries = (
+        _delimited(_EXTERNAL_DATA, _delimited(1, key.encode()) + _delimited(2, value.encode()))
+        for key, value in place.items()
+    )
+    return b"".join([*kept, *entries, _written(_DATA_LOCATION << 3 | _VARINT), _written(_EXTERNAL)])
+
+
+def _one_element(file: BinaryIO, begin: int, end: int) -> bytes:
     """Return one element of a tensor if its data have the size of its shape, else the tensor as it is."""
     fields = list(_fields(file, begin, end))
     raw = [field for field in fields if field.number == _RAW_DATA and field.wire_type == _BYTES]

@@ -12,14 +12,15 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 from ..errors import Unavailable
 from ..rules.machine_faults import machine_fault, not_imported
-from ..settings import Settings
 from .reference_frames import Array, Frame, TooLarge, packed
+from .reference_limits import Limits, ModelFailed, ModelRefused
 from .reference_process import ChildProcess, Late, plain
 
 START_TIMEOUT_S = 60.0
@@ -27,54 +28,10 @@ START_TIMEOUT_S = 60.0
 
 On an idle machine its imports take less than one.
 """
-OUTPUT_BYTES = 64 << 20
-"""Most bytes in one answer. In the deployer the answer becomes JSON of several times the size."""
 MOST_THREADS = 4
 """Most threads of a process: each takes address space, and a node may have a hundred cores."""
 
 _SENT_BY_OTHERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Limits of a model.
-
-    Attributes:
-        timeout_s: time limit for all requests together, seconds.
-        memory_bytes: address space of the process, ONNX Runtime included.
-        output_bytes: size of one answer.
-        timeout_variable: name of the setting of ``timeout_s``, for messages.
-    """
-
-    timeout_s: float = Settings.smoke.reference_timeout_s
-    memory_bytes: int = Settings.smoke.reference_memory_bytes
-    output_bytes: int = OUTPUT_BYTES
-    timeout_variable: str = "TRITON_DEPLOY_REFERENCE_TIMEOUT_S"
-
-    @classmethod
-    def of(cls, settings: Settings) -> Self:
-        """Return the deployer's limits."""
-        return cls(
-            timeout_s=settings.smoke.reference_timeout_s, memory_bytes=settings.smoke.reference_memory_bytes
-        )
-
-
-class ModelFailed(Exception):
-    """The model failed, or went over a limit.
-
-    Args:
-        what: the event, as a sentence without its full stop.
-        remedy: the setting to raise, as a sentence, or empty.
-    """
-
-    def __init__(self, what: str, remedy: str = "") -> None:
-        super().__init__(what)
-        self.what = what
-        self.remedy = remedy
-
-    def advice(self, first: str) -> str:
-        """Return advice: the sentence ``first``, and the remedy after it."""
-        return f"{first} {self.remedy}".rstrip()
 
 
 class ModelProcess:
@@ -89,6 +46,12 @@ class ModelProcess:
         model_file: the ``model.onnx``, external data beside it.
         limits: limits of the model.
         threads: threads for one request; by default as many as there are cores, at most 4.
+        outline: the model as ``linked_outline`` gives it, to read its signature alone; such a process runs
+            nothing.
+        mapped_bytes: address space for the files that the outline points at, beside ``memory_bytes``.
+
+    Attributes:
+        signature: with an outline, what the process says of the model's inputs and outputs; not checked yet.
 
     Raises:
         ModelFailed: ONNX Runtime can't load the model within its limits.
@@ -97,14 +60,23 @@ class ModelProcess:
             (locale, library, open files).
     """
 
-    def __init__(self, model_file: Path, limits: Limits, threads: int = 0) -> None:
+    def __init__(
+        self,
+        model_file: Path,
+        limits: Limits,
+        threads: int = 0,
+        *,
+        outline: bytes | None = None,
+        mapped_bytes: int = 0,
+    ) -> None:
+        self.signature: Mapping[str, Any] = {}
         self._limits = limits
         self._left_s = limits.timeout_s
         threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
         self._child = ChildProcess(
             {
                 "parent": os.getpid(),
-                "memory_bytes": limits.memory_bytes,
+                "memory_bytes": limits.memory_bytes + mapped_bytes,
                 # Twice, because the time limit begins anew for measurements.
                 "cpu_s": math.ceil(START_TIMEOUT_S + 2 * limits.timeout_s) * threads,
                 "output_bytes": limits.output_bytes,
@@ -112,7 +84,10 @@ class ModelProcess:
         )
         try:
             self._wait_until_ready()
-            self._ask("load", file=str(model_file.absolute()), threads=threads)
+            if outline is None:
+                self._ask("load", file=str(model_file.absolute()), threads=threads)
+            else:
+                self.signature = self._sign(model_file, outline)
         except BaseException:
             self.close()
             raise
@@ -122,6 +97,14 @@ class ModelProcess:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _sign(self, model_file: Path, outline: bytes) -> Mapping[str, Any]:
+        arrays = {"outline": np.frombuffer(outline, np.uint8)}
+        said = self._ask("sign", arrays, folder=str(model_file.parent.absolute()), threads=1)
+        signature = said.head.get("signature")
+        if not isinstance(signature, dict):
+            raise _nonsense("no signature")
+        return signature
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
         """Return the model's outputs for some inputs.
@@ -209,7 +192,7 @@ class ModelProcess:
             return
         error = plain(head["error"])
         if not head.get("memory"):
-            raise machine_fault(error) or ModelFailed(error)
+            raise machine_fault(error) or ModelRefused(error)
         raise ModelFailed(
             f"it needs more memory than the {self._limits.memory_bytes} bytes that it may take: {error}",
             "Or raise TRITON_DEPLOY_REFERENCE_MEMORY_BYTES.",

@@ -57,13 +57,37 @@ class _Model:
 
     def load(self, request: Frame) -> dict[str, Array]:
         """Load the file ``file``, with ``threads`` threads."""
+        self._session = self._opened(request.head["file"], self._options(request))
+        return {}
+
+    def sign(self, request: Frame) -> dict[str, Any]:
+        """Open the array ``outline``, with its large tensors in ``folder``; return the inputs and outputs.
+
+        The basic optimizations fold constants, and thereby infer shapes that the file leaves open; the
+        others change no shape.
+        """
+        options = self._options(request)
+        options.graph_optimization_level = self._onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        # Packed weights are copies of weights, and nothing is computed here.
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", request.head["folder"]
+        )
+        session = self._opened(request.arrays["outline"].tobytes(), options)
+        return {
+            "runtime": self._onnxruntime.__version__,
+            "inputs": _described(session.get_inputs()),
+            "outputs": _described(session.get_outputs()),
+        }
+
+    def _options(self, request: Frame) -> Any:
         options = self._onnxruntime.SessionOptions()
         options.intra_op_num_threads = request.head["threads"]
         options.inter_op_num_threads = 1
-        self._session = self._onnxruntime.InferenceSession(
-            request.head["file"], options, providers=["CPUExecutionProvider"]
-        )
-        return {}
+        return options
+
+    def _opened(self, model: str | bytes, options: Any) -> Any:
+        return self._onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def run(self, request: Frame) -> dict[str, Array]:
         """Return the outputs ``outputs`` for the inputs; none means all."""
@@ -88,10 +112,24 @@ class _Model:
         return time.perf_counter() - started
 
 
+def _described(nodes: Any) -> list[dict[str, Any]]:
+    """Return names, types and shapes as JSON values; a dimension of any size is -1."""
+    return [
+        {
+            "name": node.name,
+            "type": node.type,
+            "shape": [size if isinstance(size, int) else -1 for size in node.shape],
+        }
+        for node in nodes
+    ]
+
+
 def _answer(model: _Model, request: Frame, output_bytes: int) -> list[bytes]:
     ask: Callable[[Frame], Any] = getattr(model, request.head["ask"])
     try:
         answer = ask(request)
+        if request.head["ask"] == "sign":
+            return packed({"signature": answer}, {})
         if isinstance(answer, float):
             return packed({"seconds": answer}, {})
         return packed({}, answer, output_bytes)

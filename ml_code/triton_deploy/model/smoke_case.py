@@ -1,18 +1,13 @@
 """Smoke cases: inputs with the outputs that a correct candidate returns.
 
-The best case is the one that training logged (``triton/golden.json``). Without it, ONNX Runtime runs the
-model once in a process of its own, on MLflow's input example or on inputs generated from the schema.
-Triton's outputs are compared with those of that run.
+Best is what training logged (``triton/golden.json``). Without it one is made: see derived_case.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,15 +15,10 @@ from numpy.typing import NDArray
 
 from ..errors import ArtifactRejected, VerificationFailed
 from ..rules.datatypes import NUMPY_TYPES
-from ..rules.schema import Schema, Tensor
-from .input_examples import MALFORMED, DoesNotFit, example_inputs
-from .reference import Limits, ModelFailed, ModelProcess
+from ..rules.schema import Offer, Schema
+from .input_examples import MALFORMED
 
 Array = NDArray[Any]
-
-MOST_GENERATED = 10_000_000
-"""Most elements of all generated inputs together."""
-HOW_TO_LOG = "Log golden inputs and outputs (triton/golden.json) with the model"
 
 GOLDEN, INPUT_EXAMPLE, GENERATED = SOURCES = ("golden", "input_example", "generated")
 """The sources of a smoke case's inputs."""
@@ -38,12 +28,16 @@ _ASKED_WITH = {
     INPUT_EXAMPLE: "MLflow's input example",
     GENERATED: "inputs that were invented, since it was logged without triton/golden.json and without an input example that fits",
 }
-_REAL_INPUTS = (
+REAL_INPUTS = (
     "If the model is right on real inputs, log some as a new version: triton/golden.json with inputs and the outputs to expect, "
     "or an input example (input_example of log_model)."
 )
-
-log = logging.getLogger(__name__)
+HOW_TO_TAKE_RANDOM = (
+    "Export it without RandomNormal, Dropout in training mode and the like, or with a seed; or log triton/golden.json with a "
+    "tolerance (rtol, atol) that covers its answers."
+)
+_SAME_RTOL, _SAME_ATOL = 1e-3, 1e-5
+"""Two answers of one model to the same inputs that differ by more are random, and no rounding."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +57,18 @@ class SmokeCase:
     outputs: Mapping[str, Array]
     rtol: float | None = None
     atol: float | None = None
+
+    def sent(self, offer: Offer) -> dict[str, Array]:
+        """Return the inputs in the shapes that clients send.
+
+        Args:
+            offer: what the version offers to them.
+        """
+        ranks = {tensor.name: len(tensor.shape) for tensor in offer.public.inputs}
+        return {
+            name: array.reshape(*array.shape, 1) if array.ndim < ranks[name] else array
+            for name, array in self.inputs.items()
+        }
 
     def to_json(self) -> str:
         """Return the case as KServe v2 JSON with its source and tolerance."""
@@ -120,60 +126,6 @@ def parse_case(text: str, schema: Schema, source: str = "golden") -> SmokeCase:
     return SmokeCase(source, inputs, outputs, **tolerance)
 
 
-def derive_case(
-    model_file: Path, schema: Schema, serving_example: str | None, limits: Limits | None = None
-) -> SmokeCase:
-    """Make a smoke case for a model that was logged without one: run the model once, in a process of its own.
-
-    Args:
-        model_file: the ``model.onnx``, external data beside it.
-        schema: the model's inputs and outputs.
-        serving_example: MLflow's ``serving_input_example.json``, if there is one.
-        limits: limits of the model; by default those of the settings' defaults.
-
-    Raises:
-        ArtifactRejected: ONNX Runtime can't load or run the model within the limits, or no inputs can be
-            made for it.
-        Unavailable: the process can't be started, or another process ended it.
-    """
-    source, inputs = _inputs(schema, serving_example)
-    with _loaded(model_file, limits or Limits()) as model:
-        try:
-            return SmokeCase(source, inputs, model.run(inputs))
-        except ModelFailed as failed:
-            first = (
-                f"{_REAL_INPUTS} Else repair it." if source == GENERATED else f"{HOW_TO_LOG}, or repair it."
-            )
-            raise ArtifactRejected(
-                f"ONNX Runtime can't run the model on {_ASKED_WITH[source]}: {failed.what}.",
-                hint=failed.advice(first),
-            ) from failed
-
-
-def _loaded(model_file: Path, limits: Limits) -> ModelProcess:
-    try:
-        return ModelProcess(model_file, limits)
-    except ModelFailed as failed:
-        raise ArtifactRejected(
-            f"ONNX Runtime can't load the model: {failed.what}.",
-            hint=failed.advice(f"{HOW_TO_LOG}, or repair it."),
-        ) from failed
-
-
-def _inputs(schema: Schema, serving_example: str | None) -> tuple[str, dict[str, Array]]:
-    """Return the source and the inputs for a model that was logged without golden inputs."""
-    if serving_example is not None:
-        try:
-            return INPUT_EXAMPLE, example_inputs(serving_example, schema)
-        except DoesNotFit as why:
-            log.warning(
-                "the input example that MLflow keeps with the model is not used: %s. Inputs are invented instead; log an example of the "
-                "model's own tensors, or triton/golden.json",
-                why,
-            )
-    return GENERATED, _generated(schema)
-
-
 def told(source: str) -> str:
     """Return the source of a smoke case's inputs, in words for people.
 
@@ -194,7 +146,7 @@ def asked_with(case: SmokeCase, error: ArtifactRejected) -> ArtifactRejected:
         return error
     return type(error)(
         f"{error.message} It was asked with {_ASKED_WITH[case.source]}.",
-        hint=f"{_REAL_INPUTS} Else see Triton's log; the model needs repair.",
+        hint=f"{REAL_INPUTS} Else see Triton's log; the model needs repair.",
     )
 
 
@@ -211,7 +163,8 @@ def largest_error(case: SmokeCase, answers: Mapping[str, Array], *, rtol: float,
         The largest absolute error over all numeric outputs.
 
     Raises:
-        VerificationFailed: an output is missing, has another shape, is not finite, or is too far off.
+        VerificationFailed: an output is missing, has another shape, is not finite where the expected one
+            is, or is too far off.
     """
     rtol = rtol if case.rtol is None else case.rtol
     atol = atol if case.atol is None else case.atol
@@ -220,7 +173,7 @@ def largest_error(case: SmokeCase, answers: Mapping[str, Array], *, rtol: float,
         if name not in answers:
             raise _wrong(case, f"output {name} is missing")
         answer = answers[name]
-        # With Triton's batching, one scalar a row has the shape [N, 1].
+        # Clients get a scalar as [1], and with Triton's batching a scalar a row as [N, 1].
         if answer.shape != expected.shape and _trimmed(answer.shape) != _trimmed(expected.shape):
             raise _wrong(
                 case, f"output {name} has shape {list(answer.shape)}, expected {list(expected.shape)}"
@@ -230,17 +183,60 @@ def largest_error(case: SmokeCase, answers: Mapping[str, Array], *, rtol: float,
             if [_as_bytes(value) for value in answer.flat] != [_as_bytes(value) for value in expected.flat]:
                 raise _wrong(case, f"output {name} has other strings than expected")
             continue
-        if not np.all(np.isfinite(answer.astype(np.float64))):
-            raise _wrong(case, f"output {name} has values that are not finite")
-        error = np.abs(answer.astype(np.float64) - expected.astype(np.float64))
-        largest = max(largest, float(error.max(initial=0.0)))
-        # The comparison is written so that an expected value that is not finite fails too.
-        if not np.all(error <= atol + rtol * np.abs(expected.astype(np.float64))):
+        error = _errors(answer, expected)
+        finite = np.isfinite(error)
+        largest = max(largest, float(error[finite].max(initial=0.0)))
+        if not np.all(finite):
+            raise _wrong(case, f"output {name} has values that are not finite where others are expected")
+        if not np.all(error <= _allowed(expected, rtol, atol)):
             raise _wrong(
                 case,
                 f"output {name} is off by up to {error.max():.3g}, more than rtol {rtol:g} and atol {atol:g} allow",
             )
     return largest
+
+
+def _errors(answer: Array, expected: Array) -> Array:
+    """Return absolute errors, element by element.
+
+    Where a value is not finite the error is 0 if both are the same infinity or both NaN, else not finite.
+    """
+    got, wanted = answer.astype(np.float64), expected.astype(np.float64)
+    same = (got == wanted) | (np.isnan(got) & np.isnan(wanted))
+    with np.errstate(invalid="ignore"):
+        return np.where(same, 0.0, np.abs(got - wanted))
+
+
+def _allowed(expected: Array, rtol: float, atol: float) -> Array:
+    size = np.abs(np.nan_to_num(expected.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0))
+    return np.asarray(atol + rtol * size)
+
+
+def _off_by(answer: Array, expected: Array, *, rtol: float, atol: float) -> float | None:
+    """Return the largest error when it is more than the tolerance, or is not finite; else None."""
+    error = _errors(answer, expected)
+    if np.all(np.isfinite(error)) and np.all(error <= _allowed(expected, rtol, atol)):
+        return None
+    return float(error.max(initial=0.0))
+
+
+def at_random(first: Mapping[str, Array], second: Mapping[str, Array]) -> str:
+    """Return how two answers to the same inputs differ, without a full stop; empty when they do not.
+
+    Args:
+        first: arrays by output name.
+        second: the same of the other answer.
+    """
+    for name, one in first.items():
+        other = second.get(name)
+        if other is None or one.shape != other.shape:
+            return f"two answers to the same inputs have output {name} in other shapes"
+        if one.dtype == np.object_:
+            if [_as_bytes(value) for value in one.flat] != [_as_bytes(value) for value in other.flat]:
+                return f"two answers to the same inputs have other strings in output {name}"
+        elif (off := _off_by(other, one, rtol=_SAME_RTOL, atol=_SAME_ATOL)) is not None:
+            return f"two answers to the same inputs differ by up to {off:.3g} in output {name}"
+    return ""
 
 
 def _wrong(case: SmokeCase, what: str) -> VerificationFailed:
@@ -249,7 +245,7 @@ def _wrong(case: SmokeCase, what: str) -> VerificationFailed:
         return VerificationFailed(f"The candidate answers wrongly: {what}.", hint=compare)
     return VerificationFailed(
         f"The candidate answers wrongly to {_ASKED_WITH[case.source]}: {what}.",
-        hint=f"{_REAL_INPUTS} Else compare the model with what was trained; the quarantined directory holds it.",
+        hint=f"{REAL_INPUTS} Else compare the model with what was trained; the quarantined directory holds it.",
     )
 
 
@@ -288,38 +284,3 @@ def _encode(arrays: Mapping[str, Array]) -> list[dict[str, Any]]:
         }
         for name, array in arrays.items()
     ]
-
-
-def _generated(schema: Schema) -> dict[str, Array]:
-    """Return inputs of the declared shapes, with 1 for each dynamic dimension.
-
-    Raises:
-        ArtifactRejected: the inputs would have too many elements, or a type that numpy lacks.
-    """
-    wanted = [tensor for tensor in schema.inputs if not tensor.optional]
-    # Count before any array is made: a file of 140 bytes can declare more elements than memory holds.
-    elements = sum(math.prod(_shape(tensor)) for tensor in wanted)
-    if elements > MOST_GENERATED:
-        raise ArtifactRejected(
-            f"Inputs of the declared shapes have {elements} elements, and no more than {MOST_GENERATED} are generated: "
-            f"{', '.join(map(str, wanted))}.",
-            hint=f"{HOW_TO_LOG}; the smoke test takes their shapes.",
-        )
-    return {tensor.name: _generate(tensor) for tensor in wanted}
-
-
-def _shape(tensor: Tensor) -> list[int]:
-    return [1 if size < 0 else size for size in tensor.shape]
-
-
-def _generate(tensor: Tensor) -> Array:
-    if tensor.datatype not in NUMPY_TYPES:
-        raise ArtifactRejected(f"No smoke input can be made for {tensor}.", hint=f"{HOW_TO_LOG}.")
-    shape = _shape(tensor)
-    dtype = NUMPY_TYPES[tensor.datatype]
-    if dtype is np.object_:
-        return np.full(shape, "", dtype=np.object_)
-    if np.issubdtype(dtype, np.floating):
-        return np.random.default_rng(0).standard_normal(shape).astype(dtype)
-    # Integers are often indices, and every table has the index 0.
-    return np.zeros(shape, dtype=dtype)

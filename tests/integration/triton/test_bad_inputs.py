@@ -28,7 +28,7 @@ from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.upkeep.reconcile import Reconciler
 from stack import Stack
 from tests.support.fakes import ones
-from tests.support.models import external, files, golden, times
+from tests.support.models import external, files, golden, times, unknown_operator
 from tests.support.servers.blocked_storage import blocked
 from tests.support.servers.publisher import Publisher
 from tests.support.servers.relays import Reply, relay_to, silent_server
@@ -408,6 +408,14 @@ ARTIFACTS: dict[str, tuple[dict[str, bytes], tuple[str, ...]]] = {
         files(GOOD, triton__golden_json=golden(2.0), triton__config_json=b'{"backend": "python"}'),
         ("triton/config.json sets backend", "max_batch_size, dynamic_batching"),
     ),
+    "NaN for invented inputs": (
+        files(times(math.nan)),
+        ("own answer to inputs that were invented", "not finite (output y)", "triton/golden.json"),
+    ),
+    "custom operators": (
+        files(unknown_operator()),
+        ("Nonsense(1) is not a registered function/op", "has no custom operators"),
+    ),
     "no onnx": ({"model.pkl": b"pickled"}, ("no model.onnx", "mlflow.onnx.log_model")),
 }
 
@@ -444,7 +452,6 @@ ANSWERS: dict[str, tuple[dict[str, bytes], tuple[str, ...]]] = {
     "shape": (files(GOOD, triton__golden_json=OTHER_SHAPE), ("output y has shape [1, 2], expected [2, 2]",)),
     "values": (files(GOOD, triton__golden_json=golden(2.5)), ("output y is off by up to", "rtol")),
     "NaN": (files(times(math.nan), triton__golden_json=golden(2.0)), ("output y", "not finite")),
-    "NaN expected": (files(times(math.nan)), ("output y", "not finite")),
     "infinite": (files(times(math.inf), triton__golden_json=golden(2.0)), ("output y", "not finite")),
 }
 
