@@ -319,7 +319,14 @@ class FakeTriton:
         loaded, session = self._engines[engine]
         try:
             names = [output.name for output in session.get_outputs()]
-            outputs = dict(zip(names, session.run(names, dict(inputs)), strict=True))
+            ranks = {one.name: len(one.shape) for one in session.get_inputs()}
+            # Clients send a scalar as a list of one, and with batching a scalar a row as a column.
+            given = {
+                name: array.reshape(array.shape[: ranks.get(name, array.ndim)])
+                for name, array in inputs.items()
+            }
+            answers = map(np.atleast_1d, session.run(names, given))
+            outputs = dict(zip(names, answers, strict=True))
         except Exception as error:
             raise ArtifactRejected(f"asking {model} failed: {error}", hint="") from error
         return Inference(has or loaded, outputs, time.perf_counter() - started)

@@ -242,8 +242,6 @@ def test_every_option_is_one_of_tritons() -> None:
     ("schema", "said"),
     [
         (Schema((), SCHEMA.outputs), "must specify 'input_map' in step 0 of ensemble"),
-        (Schema((*SCHEMA.inputs, Tensor("t", "FP32", ())), SCHEMA.outputs), "input 't'.*scalar tensors are not supported"),
-        (Schema(SCHEMA.inputs, (Tensor("s", "FP32", ()),)), "output 's'.*scalar tensors are not supported"),
         (Schema((Tensor("x", "FP32", (0, 3)),), SCHEMA.outputs), "dimension must be integer >= 1"),
     ],
 )  # fmt: skip

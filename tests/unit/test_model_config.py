@@ -112,3 +112,22 @@ def test_batching_needs_a_batch_dimension() -> None:
     fixed = Schema((Tensor("x", "FP32", (1, 4)),), (Tensor("y", "FP32", (1, 4)),))
     with pytest.raises(ArtifactRejected, match="dynamic first dimension"):
         check_options({"max_batch_size": 8}, fixed)
+
+
+@pytest.mark.parametrize(
+    ("options", "dims", "reshaped"),
+    [({}, {"s": [1], "r": [-1]}, False), ({"max_batch_size": 4}, {"r": [1]}, True)],
+)
+def test_a_scalar_has_one_element_and_is_reshaped_behind_a_batch_only(
+    options: dict[str, int], dims: dict[str, list[int]], reshaped: bool
+) -> None:
+    shapes: dict[str, tuple[int, ...]] = {"s": (), "r": (-1,)}
+    schema = Schema(
+        (Tensor("x", "FP32", (-1, 2)),), tuple(Tensor(name, "FP32", shapes[name]) for name in dims)
+    )
+    engine = parsed(engine_config("m", 1, schema, check_options(options, schema)))
+    switch = parsed(switch_config("m", 1, schema, options))
+    assert {one.name: list(one.dims) for one in engine.output} == dims
+    assert {one.name: list(one.dims) for one in switch.output} == dims
+    assert {one.HasField("reshape") for one in engine.output} == {reshaped}
+    assert {one.HasField("reshape") for one in switch.output} == {False}

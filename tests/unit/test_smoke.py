@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from onnx.parser import parse_model
 
 from ml_code.triton_deploy.clients.triton import Inference
 from ml_code.triton_deploy.errors import TritonsDiffer, VerificationFailed
+from ml_code.triton_deploy.model.smoke_case import SmokeCase
 from ml_code.triton_deploy.rules.deployment import Deployment, State
+from ml_code.triton_deploy.rules.schema import Offer, Schema, Tensor
 from tests.support.fakes import FakeTriton
+from tests.support.models import files
 from tests.support.world import MODEL, World
 
 Change = Callable[[Inference], Inference]
@@ -91,9 +96,62 @@ def test_every_answer_counts_not_the_first_alone(world: World, tritons: list[Dis
     # The first one was asked six times when it was given the candidate.
     for triton, first in zip(tritons, (8, 2), strict=True):
         triton.change, triton.first = wrong, first
-    with pytest.raises(VerificationFailed, match="answers wrongly"):
+    with pytest.raises(
+        VerificationFailed, match="answers at random: two answers to the same inputs differ by up to 1"
+    ):
         deploy(world, tritons, "d2")
     assert [triton.ready_versions(MODEL) for triton in tritons] == [(1,), (1,)]
+
+
+def test_a_candidate_that_answers_at_random_is_told_so(world: World, tritons: list[Distorted]) -> None:
+    numbers = itertools.count(1)
+    for triton in tritons:
+        triton.change = lambda answer: replace(
+            answer, outputs={"y": answer.outputs["y"] + 0.1 * next(numbers)}
+        )
+    with pytest.raises(VerificationFailed, match="answers at random: two answers") as failed:
+        deploy(world, tritons, "d2")
+    assert "golden.json with a tolerance" in failed.value.hint
+    for triton in tritons:
+        triton.change = wrong
+    world.register_times(3)
+    with pytest.raises(VerificationFailed, match="answers wrongly"):
+        deploy(world, tritons, "d3")
+
+
+SCALED = parse_model("""<ir_version: 9, opset_import: ["" : 17]> scaled (float[N] x, float s) => (float[N] y, float sum) {
+    y = Mul (x, s)
+    sum = ReduceSum <keepdims = 0> (x)
+}""")
+
+
+class Clients(FakeTriton):
+    """A Triton that keeps the shapes that are sent to each name."""
+
+    def infer(
+        self, model: str, inputs: Mapping[str, Any], timeout_s: float, version: int | None = None
+    ) -> Inference:
+        sent = self.__dict__.setdefault("sent", {})
+        sent[model] = {name: array.shape for name, array in inputs.items()}
+        return super().infer(model, inputs, timeout_s, version)
+
+
+def test_a_scalar_is_sent_as_a_list_of_one_and_its_answer_fits(world: World) -> None:
+    triton = Clients(world.root)
+    world.register(1, files(SCALED))
+    assert deploy(world, [triton], "d1").state is State.COMMITTED
+    shapes = {"x": (1,), "s": (1,)}
+    assert triton.__dict__["sent"] == {f"{MODEL}.v1": shapes, MODEL: shapes}
+
+
+def test_with_batching_a_scalar_a_row_is_sent_as_a_column() -> None:
+    schema = Schema((Tensor("x", "FP32", (-1,)), Tensor("z", "FP32", (-1, 3))), (Tensor("y", "FP32", (-1,)),))
+    case = SmokeCase("golden", {"x": np.ones(4, np.float32), "z": np.ones((4, 3), np.float32)}, {})
+    shapes = [
+        {name: array.shape for name, array in case.sent(Offer(schema, options)).items()}
+        for options in ({}, {"max_batch_size": 8})
+    ]
+    assert shapes == [{"x": (4,), "z": (4, 3)}, {"x": (4, 1), "z": (4, 3)}]
 
 
 def test_a_version_that_one_triton_has_lost_is_not_live_already(

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from ..clients.triton import Inference, Triton
 from ..errors import AnsweredLate, ArtifactRejected, Unavailable, VerificationFailed
 from ..model import smoke_case
-from ..model.smoke_case import SmokeCase
+from ..model.smoke_case import Array, SmokeCase
 from ..repository import ModelFolder
 from ..rules.names import engine_name
-from ..rules.schema import Schema
 from ..rules.version_files import SMOKE_CASE
 from ..settings import Settings
 from ..storage import storage_errors
@@ -48,12 +47,14 @@ class SmokeTest:
         model: public model name.
         version: the version.
         case: inputs and expected answers.
+        inputs: those of the case, in the shapes that clients send.
         settings: deadlines and tolerances.
     """
 
     model: str
     version: int
     case: SmokeCase
+    inputs: Mapping[str, Array]
     settings: Settings
 
     @classmethod
@@ -62,21 +63,35 @@ class SmokeTest:
         path = folder.versions.path(version) / SMOKE_CASE
         with storage_errors(f"reading {path}"):
             text = path.read_text(encoding="utf-8")
-        case = smoke_case.parse_case(text, Schema.from_dict(folder.versions.require(version).schema))
-        return cls(folder.model, version, case, settings)
+        offer = folder.versions.require(version).offer
+        case = smoke_case.parse_case(text, offer.schema)
+        return cls(folder.model, version, case, case.sent(offer), settings)
 
     def measure(self, triton: Triton) -> Measurement:
         """Ask exactly this version on one Triton, and compare every answer.
 
         Raises:
-            VerificationFailed: wrong or non-finite answers, or answers of another version.
+            VerificationFailed: answers that are wrong or random, or of another version.
             ArtifactRejected: the model fails on the inputs.
             NotFound, Unavailable: the version is not there any more, or does not answer in time.
         """
         answers = self.ask_engine(triton)
-        error = max(self.largest_error(answer) for answer in answers)
+        try:
+            error = max(self.largest_error(answer) for answer in answers)
+        except VerificationFailed:
+            self._refuse_random(answers)
+            raise
         # The first request warms up and is not timed.
         return Measurement(statistics.median(answer.latency_s for answer in answers[1:]), error)
+
+    def _refuse_random(self, answers: Sequence[Inference]) -> None:
+        """Raise VerificationFailed when answers to the same inputs differ: no expectation fits them all."""
+        first, *others = answers
+        for other in others:
+            if apart := smoke_case.at_random(first.outputs, other.outputs):
+                raise VerificationFailed(
+                    f"The candidate answers at random: {apart}.", hint=smoke_case.HOW_TO_TAKE_RANDOM
+                )
 
     def judge(self, measured: Mapping[str, Measurement]) -> dict[str, Any]:
         """Return the result for the deployment's record, see ``Fleet.smoke``; the slowest Triton decides.
@@ -106,7 +121,7 @@ class SmokeTest:
         """Ask the public name of one Triton, and compare every answer.
 
         Raises:
-            VerificationFailed: wrong or non-finite answers, or answers of another version.
+            VerificationFailed: wrong answers, or answers of another version.
             AnsweredLate: the public name does not answer in time.
             DeployError: see ``Triton.infer``.
         """
@@ -118,7 +133,7 @@ class SmokeTest:
         engine = engine_name(self.model, self.version)
         try:
             return [
-                triton.infer(engine, self.case.inputs, self.settings.triton.infer_timeout_s, self.version)
+                triton.infer(engine, self.inputs, self.settings.triton.infer_timeout_s, self.version)
                 for _ in range(1 + SMOKE_REQUESTS)
             ]
         except ArtifactRejected as error:
@@ -129,7 +144,7 @@ class SmokeTest:
         timeout_s = self.settings.triton.infer_timeout_s
         began = time.monotonic()
         try:
-            return triton.infer(self.model, self.case.inputs, timeout_s)
+            return triton.infer(self.model, self.inputs, timeout_s)
         except Unavailable as error:
             if time.monotonic() - began < timeout_s:
                 raise
@@ -141,7 +156,7 @@ class SmokeTest:
         """Return the largest absolute difference between an answer and the expected one.
 
         Raises:
-            VerificationFailed: the answer is wrong or non-finite, or another version gave it.
+            VerificationFailed: the answer is wrong, or another version gave it.
         """
         if answer.version != self.version:
             raise VerificationFailed(

@@ -38,8 +38,8 @@ def check_tensors(schema: Schema) -> None:
     """Refuse a model that ONNX Runtime can run, but for which Triton takes no configuration.
 
     Raises:
-        ArtifactRejected: the model has no inputs, or a tensor without a dimension or with a dimension of
-            0 (ValidateIOShape and ValidateEnsembleSchedulingConfig in Triton's core).
+        ArtifactRejected: it has no inputs, or a tensor with a dimension of 0 (ValidateIOShape and
+            ValidateEnsembleSchedulingConfig in Triton's core).
     """
     if not schema.inputs:
         raise ArtifactRejected(
@@ -50,12 +50,6 @@ def check_tensors(schema: Schema) -> None:
         ("output", tensor) for tensor in schema.outputs
     ]
     for role, tensor in named:
-        if not tensor.shape:
-            raise ArtifactRejected(
-                f"Triton refuses the model's {role} {tensor.name!r}, which has no dimension: cannot have empty reshape for non-batching "
-                "model as scalar tensors are not supported.",
-                hint=f"Export the model with {role} {tensor.name!r} of shape [1] (a Reshape or Unsqueeze beside it), and log it again as a new version.",
-            )
         if 0 in tensor.shape:
             raise ArtifactRejected(
                 f"Triton refuses the model's {role} {tensor}: dimension must be integer >= 1, or -1 to indicate a variable-size dimension.",
@@ -182,9 +176,10 @@ def _tensor(tensor: Tensor, batched: bool, reshaped: bool) -> dict[str, Any]:
         "data_type": "TYPE_STRING" if tensor.datatype == "BYTES" else f"TYPE_{tensor.datatype}",
         "dims": dims or [1],
     }
-    if not dims and reshaped:
-        # Triton has no empty dims: a scalar is one element to clients, reshaped to rank 0 on its way to
-        # the backend.
+    # Triton has no empty dims: a scalar is one element to clients. Behind a batch dimension it is reshaped
+    # to rank 0 on its way to the backend; without one Triton refuses that, and NVIDIA's backend takes one
+    # element for a scalar.
+    if not dims and reshaped and batched:
         entry["reshape"] = {"shape": []}
     if tensor.optional:
         entry["optional"] = True
