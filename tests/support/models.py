@@ -67,7 +67,7 @@ def external(location: str, factor: float = 3.0, rows: int = 1) -> tuple[bytes, 
 
 
 def unknown_operator() -> onnx.ModelProto:
-    """A model that ONNX's checker lets through and no runtime can load."""
+    """A model that ONNX's checker lets through and ONNX Runtime refuses."""
     model = times(2.0)
     model.graph.node[0].op_type, model.graph.node[0].domain = "Nonsense", "nobody.knows"
     model.opset_import.append(helper.make_opsetid("nobody.knows", 1))
@@ -92,6 +92,14 @@ def files(model: onnx.ModelProto | bytes, **named: bytes) -> dict[str, bytes]:
     content = model if isinstance(model, bytes) else model.SerializeToString()
     others = {name.replace("__", "/").replace("_json", ".json"): data for name, data in named.items()}
     return {"model.onnx": content, **others}
+
+
+def for_a_gpu(factor: float) -> dict[str, bytes]:
+    """The files of ``times``, which ONNX Runtime opens here, and which no Triton loads without a GPU."""
+    options = {"instance_group": [{"kind": "KIND_GPU", "count": 1}]}
+    return files(
+        times(factor), triton__golden_json=golden(factor), triton__config_json=json.dumps(options).encode()
+    )
 
 
 def write(folder: Path, artifact: dict[str, bytes]) -> Path:

@@ -164,8 +164,8 @@ NO_GPU = json.dumps({"instance_group": [{"kind": "KIND_GPU", "count": 1}]}).enco
 BREAKAGES = {
     "junk": Breakage("materialize", r"model\.onnx is not an ONNX model.*Log the model again", files(b"junk")),
     "unknown operator": Breakage(
-        "load",
-        r"failed loading .*nobody\.knows.*the model needs repair",
+        "materialize",
+        r"can't open the model: .*nobody\.knows.*has no custom operators",
         files(unknown_operator(), triton__golden_json=golden(2)),
     ),
     "wants a GPU": Breakage(

@@ -414,7 +414,7 @@ ARTIFACTS: dict[str, tuple[dict[str, bytes], tuple[str, ...]]] = {
     ),
     "custom operators": (
         files(unknown_operator()),
-        ("Nonsense(1) is not a registered function/op", "has no custom operators"),
+        ("Nonsense(-1) is not a registered function/op", "has no custom operators"),
     ),
     "no onnx": ({"model.pkl": b"pickled"}, ("no model.onnx", "mlflow.onnx.log_model")),
 }

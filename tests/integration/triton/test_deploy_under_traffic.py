@@ -20,7 +20,7 @@ from ml_code.triton_deploy.rules.deployment import State
 from ml_code.triton_deploy.rules.writer import to_json
 from stack import Stack
 from tests.support.fakes import ones
-from tests.support.models import external, files, golden, times, unknown_operator
+from tests.support.models import external, files, for_a_gpu, golden, times
 from tests.support.servers.traffic import (
     Site,
     Traffic,
@@ -77,10 +77,10 @@ def test_a_failed_deploy_is_unnoticed(site: Site) -> None:
 
 
 def test_a_version_that_triton_can_not_load_is_unnoticed(site: Site) -> None:
-    site.publish_files(files(unknown_operator(), triton__golden_json=golden(2)))
+    site.publish_files(for_a_gpu(2))
     with site.traffic() as traffic:
         failed = site.deploy()
-    assert failed.returncode == 4, failed.stderr
+    assert failed.returncode == 5, failed.stderr
     assert_unnoticed(traffic, [1])
     assert site.quarantine() == ["2"]
 
@@ -204,7 +204,7 @@ def test_a_triton_killed_in_the_middle_of_a_deploy_serves_the_live_version(
 ) -> None:
     site = own_site()
     site.deploy_next()
-    broken = files(unknown_operator(), triton__golden_json=golden(2))
+    broken = for_a_gpu(2)
     version = site.publish() if last == "smoke" else site.publish_files(broken)
     deployer, deploy_id = site.run_until("smoke" if last == "smoke" else "materialize")
     if last == "load":

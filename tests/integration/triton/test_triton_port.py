@@ -55,7 +55,7 @@ class Bench:
         content = model if isinstance(model, bytes) else model.SerializeToString()
         (folder / "model.onnx").write_bytes(content)
         schema = SCHEMA
-        with contextlib.suppress(ArtifactRejected):
+        with contextlib.suppress(ArtifactRejected, Unavailable):
             schema = onnx_model.inspect(folder / "model.onnx", max_opset=99, max_ir_version=99)
         config = model_config.engine_config(self.model, version, schema, options)
         ModelFolder.at(self.repository, self.model).engines.complete(version, model_config.to_pbtxt(config))
@@ -314,6 +314,38 @@ def test_a_scalar_a_row_goes_in_through_engine_and_switch(bench: Bench, batch: i
     for name in (bench.engine(1), bench.model):
         answer = bench.triton.infer(name, {"x": x.reshape(3, 1) if batch and real else x}, CALL_S)
         assert answer.outputs["y"].ravel().tolist() == [2, 4, 6]
+
+
+def test_scalars_and_shapes_that_the_file_leaves_open_are_served(bench: Bench) -> None:
+    model = graph(
+        [
+            helper.make_node("Mul", ["x", "s"], ["y"]),
+            helper.make_node("ReduceSum", ["y"], ["sum"], keepdims=0),
+            helper.make_node("Reshape", ["x", "shape"], ["z"]),
+        ],
+        [
+            ("x", TensorProto.FLOAT, ["n", 2]),
+            ("s", TensorProto.FLOAT, []),
+            ("shape", TensorProto.INT64, ["r"]),
+        ],
+        # ONNX Runtime knows the second dimension of y, and of z not even the rank.
+        [
+            ("y", TensorProto.FLOAT, ["n", "m"]),
+            ("sum", TensorProto.FLOAT, []),
+            ("z", TensorProto.FLOAT, None),
+        ],
+    )
+    schema = bench.add(1, model)
+    assert [tensor.shape for tensor in schema.outputs] == [(-1, 2), (), ()]
+    bench.load(1)
+    bench.switch(1, schema)
+    x = np.array([[1, 2], [3, 4]], np.float32)
+    inputs = {"x": x, "s": np.full(1, 2, np.float32), "shape": np.array([1, 4])}
+    for name in (bench.engine(1), bench.model):
+        answer = bench.triton.infer(name, inputs, CALL_S)
+        assert answer.outputs["y"].tolist() == (2 * x).tolist()
+        assert answer.outputs["sum"].tolist() == [20]
+        assert answer.outputs["z"].tolist() == [[1, 2, 3, 4]]
 
 
 # Only the real one

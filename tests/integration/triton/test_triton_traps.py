@@ -28,7 +28,7 @@ from ml_code.triton_deploy.model import model_config
 from ml_code.triton_deploy.rules.schema import Schema, Tensor
 from ml_code.triton_deploy.upkeep.status import model_status
 from tests.support.fakes import ones
-from tests.support.models import files, golden, times, unknown_operator, write
+from tests.support.models import files, for_a_gpu, golden, times, unknown_operator, write
 from tests.support.servers.sites import Ours, Site, assert_serves, assert_works, name, own_site, site, store
 from tests.support.servers.traffic import (
     Traffic,
@@ -361,7 +361,7 @@ def test_a_broken_version_leaves_the_live_one_alone(site: Site, name: str) -> No
 
     ours = Ours(site, name)
     ours.deploy(1)
-    assert not says_so(lambda: ours.deploy(2, files(unknown_operator(), triton__golden_json=golden(2))))
+    assert not says_so(lambda: ours.deploy(2, for_a_gpu(2)))
     assert_serves(site, ours.model, 1)
 
 
@@ -586,10 +586,10 @@ def test_a_failed_candidate_does_not_look_like_an_outage(own_site: Callable[...,
     ours = Ours(site, name)
     ours.deploy(1)
     deployer = ours.deployer()
-    request = ours.request(2, files(unknown_operator(), triton__golden_json=golden(2)))
+    request = ours.request(2, for_a_gpu(2))
     deployer.snapshot(request)
     deployer.materialize(ours.model, request.deploy_id)
-    with pytest.raises(ArtifactRejected):
+    with pytest.raises(DeployError, match="failed loading"):
         deployer.load(ours.model, request.deploy_id)
 
     with pytest.raises(AssertionError, match="healthy: False, serves: True"):
