@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,7 +20,7 @@ from tritonclient.grpc import model_config_pb2
 
 from ml_code.triton_deploy.clients.artifacts import Source
 from ml_code.triton_deploy.clients.registry import RegisteredVersion
-from ml_code.triton_deploy.clients.triton import Index, Inference, ModelState, Phase
+from ml_code.triton_deploy.clients.triton import Index, Inference, ModelState, Phase, ServerInfo
 from ml_code.triton_deploy.clients.triton.lifeline import Life
 from ml_code.triton_deploy.errors import (
     AliasNotFound,
@@ -32,6 +32,8 @@ from ml_code.triton_deploy.errors import (
 )
 from ml_code.triton_deploy.rules.identity import Origin
 from ml_code.triton_deploy.rules.standing import Registered
+from ml_code.triton_deploy.rules.triton_errors import error_of
+from ml_code.triton_deploy.rules.triton_errors.calls import Call, Doing
 from ml_code.triton_deploy.rules.version_files import DIGEST_TAG, RemoteFile
 
 
@@ -203,9 +205,10 @@ def fake_store() -> Iterator[FakeStore]:
 class FakeTriton:
     """One Triton in explicit mode on a real repository folder: loads config and model files as the server does.
 
-    ``fail`` maps an operation (``load``, ``unload``, ``ready_versions``, ``infer``), or one with a model
-    name (``load best_model.v2``), to the exception that it raises. ``ends_at`` has those, written alike, at
-    which its process ends, and how often; it is started anew at once, with what the files say.
+    ``fail`` maps an operation (``load``, ``unload``, ``ready_versions``, ``infer``), or one with a model name
+    (``load best_model.v2``), to the exception that it raises. ``shapes`` maps a tensor's name to the shape that this Triton's session
+    has of it, in place of ONNX Runtime's here. ``ends_at`` has those, written alike, at which its process ends, and how
+    often; it is started anew at once, with what the files say.
     """
 
     def __init__(self, repository: Path, url: str = "fake:1") -> None:
@@ -215,6 +218,9 @@ class FakeTriton:
         self._switches: dict[str, tuple[int, str]] = {}
         self._states: dict[str, str] = {}
         self._overridden_at: dict[str, float] = {}
+        self._configs: dict[str, Any] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.completes = True
         self.fail: dict[str, Exception] = {}
         self.ends_at: dict[str, float] = {}
         self.starts = 1
@@ -250,12 +256,43 @@ class FakeTriton:
             return
         try:
             path = self._repository / model / str(version) / "model.onnx"
-            self._engines[model] = (version, _session(path))
+            session = _session(path)
         except Exception as error:
             raise ArtifactRejected(f"load failed for model '{model}': {error}", hint="") from error
+        self._configs[model] = self._checked(message, session)
+        self._engines[model] = (version, session)
         self._overridden_at.pop(model, None)
         if config is not None:
             self._overridden_at[model] = time.time()
+
+    def _checked(self, message: Any, session: onnxruntime.InferenceSession) -> Any:
+        """Return the configuration, completed if it has no tensors; refuse shapes that are not the session's."""
+        tensors = {
+            role: {node.name: (node.type, self._shape_of(node)) for node in nodes}
+            for role, nodes in (("input", session.get_inputs()), ("output", session.get_outputs()))
+        }
+        if self.completes and not (message.input and message.output):
+            complete(message, tensors)
+        for role, known in tensors.items():
+            for tensor in getattr(message, role):
+                shape = known.get(tensor.name, ("", None))[1]
+                said = [-1] * bool(message.max_batch_size) + list(
+                    tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims
+                )
+                if shape is not None and not _fits(role, shape, said):
+                    raise error_of(
+                        self.url,
+                        Doing(Call.LOADING, message.name),
+                        1,
+                        "INTERNAL",
+                        f"load failed for model '{message.name}': version 1 is at UNAVAILABLE state: Internal: ModelError: unable to "
+                        f"load model '{message.name}': {role} '{tensor.name}': the file has {list(shape)}, the configuration says {said}",
+                    )
+        return message
+
+    def _shape_of(self, node: Any) -> tuple[int, ...]:
+        shape = tuple(size if isinstance(size, int) else -1 for size in node.shape)
+        return self.shapes.get(node.name, shape)
 
     def _config_of(self, model: str, config: str | None) -> Any:
         message = model_config_pb2.ModelConfig()
@@ -284,6 +321,16 @@ class FakeTriton:
         self._switches.pop(model, None)
         if model in self._states:
             self._states[model] = "UNAVAILABLE: unloaded"
+
+    def configuration(self, model: str) -> Mapping[str, Any]:
+        self._called("configuration", model)
+        if model not in self._engines:
+            raise NotFound(f"Request for unknown model: '{model}'", hint="")
+        return dict(json_format.MessageToDict(self._configs[model], preserving_proto_field_name=True))
+
+    def about(self) -> ServerInfo:
+        self._called("about", "")
+        return ServerInfo("2.51.0", ())
 
     def loaded(self) -> dict[str, tuple[int, ...]]:
         return dict(self.index().ready)
@@ -361,6 +408,46 @@ class FakeTriton:
         error = self.fail.get(call) or self.fail.get(operation)
         if error is not None:
             raise error
+
+
+def complete(message: Any, tensors: Mapping[str, Mapping[str, tuple[str, tuple[int, ...]]]]) -> None:
+    """Complete a configuration as NVIDIA's backend does: AutoCompleteMaxBatch, and AutoCompleteIO."""
+    shapes = [shape for named in tensors.values() for _, shape in named.values()]
+    if all(shape[:1] == (-1,) for shape in shapes):
+        message.max_batch_size = message.max_batch_size or 4
+        if message.max_batch_size > 1:
+            message.dynamic_batching.SetInParent()
+    for role, named in tensors.items():
+        for name, (kind, shape) in () if len(getattr(message, role)) else named.items():
+            entry = getattr(message, role).add(name=name, data_type=TYPES[kind])
+            dims = shape[1:] if message.max_batch_size else shape
+            entry.dims.extend(dims or (1,))
+            if message.max_batch_size and not dims:
+                entry.reshape.SetInParent()
+
+
+TYPES = {
+    "tensor(float)": "TYPE_FP32",
+    "tensor(double)": "TYPE_FP64",
+    "tensor(float16)": "TYPE_FP16",
+    "tensor(string)": "TYPE_STRING",
+    "tensor(bool)": "TYPE_BOOL",
+    **{
+        f"tensor({sign}int{bits})": f"TYPE_{sign.upper()}INT{bits}"
+        for sign in ("", "u")
+        for bits in (8, 16, 32, 64)
+    },
+}
+"""Triton's name of each type of ONNX Runtime that the backend takes."""
+
+
+def _fits(role: str, shape: Sequence[int], said: Sequence[int]) -> bool:
+    """Whether the backend takes a shape of the configuration for one of its session."""
+    if not shape:
+        return all(size == 1 for size in said)
+    return len(shape) == len(said) and all(
+        have == size or (role == "input" and have == -1) for have, size in zip(shape, said, strict=True)
+    )
 
 
 _STAT = os.stat

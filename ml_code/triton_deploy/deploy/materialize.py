@@ -166,7 +166,7 @@ class Materializer:
             sign=self._sign,
         )
         options = model_config.check_options(_read_json(staging / OPTIONS), schema)
-        self._check_clients(record, Offer(schema, options))
+        refuse_breaking(self._versions, record, Offer(schema, options))
         smoke_case = self._write_smoke_case(staging, schema)
         manifest = Manifest(
             version=record.version,
@@ -234,25 +234,7 @@ class Materializer:
                 f"Version {record.version} is in the repository with other content than MLflow has now.",
                 hint="A version never changes: register the new files as a new version.",
             )
-        self._check_clients(record, installed.offer)
-
-    def _check_clients(self, record: Deployment, offer: Offer) -> None:
-        if record.base_version is None:
-            return
-        try:
-            live = self._versions.require(record.base_version)
-        except (NotFound, StorageFailed) as error:
-            # A live version whose files are gone needs a replacement all the more.
-            log.warning(
-                "whether clients of version %s would break is not known: %s", record.base_version, error
-            )
-            return
-        changes = breaking_offer(live.offer, offer)
-        if changes and not record.allow_schema_change:
-            raise SchemaChanged(
-                f"Clients of version {record.base_version} would break: {'; '.join(changes)}.",
-                hint="Change the clients first, then deploy with allow_schema_change; or keep the model's inputs and outputs.",
-            )
+        refuse_breaking(self._versions, record, installed.offer)
 
     def _write_smoke_case(self, staging: Path, schema: Schema) -> FileEntry:
         # Smoke cases need numpy, and the snapshot, which imports this module, does not.
@@ -279,6 +261,24 @@ class Materializer:
 def _is_trusted(installed: Manifest, record: Deployment, released: Callable[[], bool]) -> bool:
     """Whether an installed directory is this deployment's own, or of a version that was live before."""
     return installed.deploy_id == record.deploy_id or released()
+
+
+def refuse_breaking(versions: Versions, record: Deployment, offer: Offer) -> None:
+    """Raise SchemaChanged when an offer would break clients of the live version, unless that is allowed."""
+    if record.base_version is None:
+        return
+    try:
+        live = versions.require(record.base_version)
+    except (NotFound, StorageFailed) as error:
+        # A live version whose files are gone needs a replacement all the more.
+        log.warning("whether clients of version %s would break is not known: %s", record.base_version, error)
+        return
+    changes = breaking_offer(live.offer, offer)
+    if changes and not record.allow_schema_change:
+        raise SchemaChanged(
+            f"Clients of version {record.base_version} would break: {'; '.join(changes)}.",
+            hint="Change the clients first, then deploy with allow_schema_change; or keep the model's inputs and outputs.",
+        )
 
 
 def refuse_quarantined(quarantine: Quarantine, *, digest: str = "", fingerprint: str = "") -> None:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from ..repository.verdicts import refuse_bad
 from ..rules.deployment import Deployment, State
+from ..rules.version_files import Manifest
 from .decide import ActingHands, decide_deploy, way_back
 from .disk_space import require_room
 from .failures import flip_in_doubt
 from .integrity import check_candidate
 from .materialize import Materializer
 from .request import DeployRequest
+from .shapes import load_with_shapes, write_recorded_shapes
 from .step import RunningStep
 
 if TYPE_CHECKING:
@@ -41,15 +43,20 @@ def materialize(step: RunningStep, via: Collaborators) -> None:
 def load(step: RunningStep, via: Collaborators) -> None:
     """Try the candidate in the staging Triton, then load it into every Triton beside the live version."""
     step.folder.traps.refuse()
+    write_recorded_shapes(step)
     manifest = step.folder.versions.require(step.record.version)
     require_room(via.settings, manifest.version, step.folder)
     check_candidate(step, manifest)
-    via.try_in_staging(step, manifest)
-    try:
-        fresh = manifest.deploy_id == step.record.deploy_id
+    fresh = manifest.deploy_id == step.record.deploy_id
+
+    def try_and_load(candidate: Manifest) -> None:
+        via.try_in_staging(step, candidate)
         step.serving.load_candidate(
-            manifest, step.record.deploy_id, fresh=fresh, first=step.note_given, then=step.keep_lease
+            candidate, step.record.deploy_id, fresh=fresh, first=step.note_given, then=step.keep_lease
         )
+
+    try:
+        load_with_shapes(step, manifest, try_and_load)
         step.reached()
     finally:
         step.deployments.last.give_back(step.record)

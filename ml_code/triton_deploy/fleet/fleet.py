@@ -19,6 +19,7 @@ from ..errors import ArtifactRejected, DeployError, EndedTriton, FlipUnanswered,
 from ..repository import ModelFolder
 from ..rules.moments import utc_text
 from ..rules.names import engine_name
+from ..rules.shapes import Reported
 from ..rules.version_files import Manifest
 from ..settings import Settings
 from .index_cache import IndexCache
@@ -108,6 +109,27 @@ class Fleet:
         self._replicas.one_then_rest(
             self._held(version, "loaded", load_and_ask), self._held(version, "loaded", load), then=then
         )
+
+    def ask_shapes(self, manifest: Manifest) -> Reported:
+        """Ask the first Triton that answers for the shapes that its session has of a candidate.
+
+        Args:
+            manifest: the candidate, which the Triton refused.
+
+        Raises:
+            EndedTriton: the Triton ended meanwhile.
+            ValueError, DeployError: see ``ModelOnTriton.ask_shapes``.
+        """
+        away: Unavailable | None = None
+        for triton in self._replicas.all:
+            ask = self._held(
+                manifest.version, "told the shapes of", lambda triton: self.on(triton).ask_shapes(manifest)
+            )
+            try:
+                return ask(triton)
+            except Unavailable as error:
+                away = error
+        raise away or Unavailable("No Triton is known.", hint="See TRITON_DEPLOY_GRPC_URLS.")
 
     def wait_ready(self, version: int) -> None:
         """Wait until exactly this version is ready on every Triton; raises NotFound when it is not in time.

@@ -8,8 +8,11 @@ import time
 
 from ..clients.triton import Triton
 from ..errors import ArtifactRejected, DeployError, FlipUnanswered, Misconfigured, NotFound, Unavailable
+from ..model import model_config, reported_shapes
 from ..repository import ModelFolder
 from ..rules.names import engine_name
+from ..rules.schema import Schema
+from ..rules.shapes import Reported
 from ..rules.version_files import Manifest
 from ..settings import Settings
 from .serving_files import ServingFiles
@@ -68,6 +71,28 @@ class ModelOnTriton:
         self._triton.unload(engine, self._settings.triton.switch_timeout_s)
         self._load(engine, self._settings.triton.load_timeout_s, self._files.engine_json(manifest))
         return True
+
+    def ask_shapes(self, manifest: Manifest) -> Reported:
+        """Load a candidate's engine without tensors, look at its completed configuration, and unload it.
+
+        Args:
+            manifest: the candidate, which is not loaded.
+
+        Raises:
+            ValueError: Triton does not complete the configuration, or names other tensors or types.
+            DeployError: see ``Triton.load`` and ``Triton.configuration``.
+        """
+        engine, wait_s = engine_name(self._model, manifest.version), self._settings.triton.switch_timeout_s
+        asking = model_config.to_json(reported_shapes.asking_config(self._model, manifest))
+        self._triton.unload(engine, wait_s)
+        try:
+            self._load(engine, self._settings.triton.load_timeout_s, asking)
+            completed = self._triton.configuration(engine)
+        finally:
+            # Clients are never to meet it: it may have a batch size that nobody asked for.
+            self._triton.unload(engine, wait_s)
+        schema = reported_shapes.reported_schema(completed, Schema.from_dict(manifest.schema))
+        return Reported(schema, f"{self._triton.about().version} at {self._triton.url}")
 
     def load(self, version: int) -> None:
         """Load a version's engine, as its files say."""

@@ -17,10 +17,12 @@ from typing import Any
 
 from ..clients.triton import Triton
 from ..errors import (
+    ArtifactRejected,
     DeployError,
     EndedTriton,
     LeaseHeld,
     Misconfigured,
+    NotFound,
     StorageFailed,
     Superseded,
     Unavailable,
@@ -30,6 +32,7 @@ from ..repository.lease import STAGING, Lease
 from ..rules.deployment import Deployment
 from ..rules.moments import utc_text
 from ..rules.names import engine_name, model_of
+from ..rules.triton_errors.row import OtherShapes
 from ..rules.version_files import Manifest
 from ..settings import Settings
 from .fleet import Fleet
@@ -157,6 +160,9 @@ class Staging:
                 self._wait_until_back(trial)
             except (StorageFailed, Superseded):
                 raise
+            except OtherShapes as error:
+                self._record(trial, "rejected")
+                raise self._with_shapes(trial, error) from error
             except DeployError as error:
                 # Even if staging is optional: a candidate that hangs or is lost there is not tried on
                 # serving Tritons.
@@ -209,6 +215,19 @@ class Staging:
                     log.warning(
                         "%s is left in the staging Triton, and the next deploy takes it out: %s", name, error
                     )
+
+    def _with_shapes(self, trial: _Trial, refused: OtherShapes) -> OtherShapes:
+        """Return a refusal with the staging Triton's shapes of the candidate, as far as they are known."""
+        refused = refused.worded(f"In the staging Triton: {refused.message}")
+        if trial.manifest.deploy_id != trial.deploy_id:
+            return refused
+        self._keep(trial)
+        try:
+            refused.reported = Fleet(self._folder, [self._triton], self._settings).ask_shapes(trial.manifest)
+        except (ArtifactRejected, Misconfigured, NotFound, ValueError) as error:
+            log.warning("the staging Triton does not tell its own shapes: %s", error)
+        self._keep(trial)
+        return refused
 
     def _take(self, trial: _Trial) -> float:
         """Wait for the lease of the staging Triton, and take it; returns the wait, seconds."""

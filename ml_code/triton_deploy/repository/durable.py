@@ -81,6 +81,24 @@ def replace_file(path: Path, text: str) -> None:
     _rename_into_place(write_temporary(path, text), path)
 
 
+def replace_within(directory: int, name: str, text: str) -> None:
+    """Put ``text`` under a name in an open directory, wherever that is by now, as ``replace_file`` does."""
+    temporary = f".{name}.{secrets.token_hex(4)}.tmp"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE, dir_fd=directory)
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fchmod(file.fileno(), FILE_MODE)
+            os.fsync(file.fileno())
+        os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=directory)
+        raise
+    os.fsync(directory)
+
+
 def ensure_content(path: Path, text: str) -> None:
     """Make ``path`` hold ``text``; a file that holds it already is not touched, so its times stay."""
     # An empty folder in the file's place can go. The content is compared as bytes, because it need not be

@@ -198,6 +198,8 @@ class Deployment:
             the manifest.
         staging: result of the trial in the staging Triton (see staging.Staging.try_out); empty without a
             staging Triton.
+        shapes: the shapes that replaced those of the version's manifest, because a Triton refused these (see
+            shapes.shape_facts); empty where no Triton did.
         given: when a Triton was about to meet the candidate alone, by the Triton's address.
         smoke: result of the smoke test (see Fleet.smoke).
         canary: the candidate's share of the clients' traffic before the commit; None without a canary.
@@ -224,6 +226,7 @@ class Deployment:
     manifest_digest: str = ""
     hashed_utc: MomentOrEmpty = ""
     staging: Mapping[str, Any] = field(default_factory=dict)
+    shapes: Mapping[str, Any] = field(default_factory=dict)
     given: Mapping[str, str] = field(default_factory=dict)
     smoke: Mapping[str, Any] = field(default_factory=dict)
     canary: Canary | None = None

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ...rules.triton_errors import error_of
 from ...rules.triton_errors.calls import Call, Doing
@@ -127,6 +127,15 @@ class GrpcTriton:
             lambda: self._client.get_server_metadata(client_timeout=self._timeout_s),
         )
         return ServerInfo(found.version, tuple(found.extensions))
+
+    def configuration(self, model: str) -> Mapping[str, Any]:
+        """See Triton.configuration."""
+        found = self._call(
+            Doing(Call.READING, model),
+            self._timeout_s,
+            lambda: self._client.get_model_config(model, as_json=True, client_timeout=self._timeout_s),
+        )
+        return cast(Mapping[str, Any], found["config"])
 
     def is_ready(self) -> bool:
         """Return whether the server calls itself ready; raises Unavailable when it does not answer.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .lifeline import Lifeline
 
@@ -152,6 +152,16 @@ class Triton(Protocol):
 
     def index(self) -> Index:
         """Return the state of all models of the server's repository, in one call."""
+
+    def about(self) -> ServerInfo:
+        """Return the server's description of itself."""
+
+    def configuration(self, model: str) -> Mapping[str, Any]:
+        """Return a loaded model's configuration as its backend completed it, as JSON values.
+
+        Raises:
+            NotFound: the model is not loaded.
+        """
 
     def lifeline(self, model: str) -> AbstractContextManager[Lifeline]:
         """Return a connection that tells later whether the server is still the same process.

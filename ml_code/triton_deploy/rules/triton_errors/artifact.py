@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...errors import ArtifactRejected
 from .calls import ASKING, BLAMES, LOADING
 from .patterns import ort
-from .row import Row
+from .row import OtherShapes, Row
 
 ROWS = (
     Row(
@@ -17,6 +17,21 @@ ROWS = (
         # INVALID_PROTOBUF; ONNX Runtime does not tell the two apart.
         says=(ort("", "4|7|9|10"),),
         during=BLAMES,
+    ),
+    Row(
+        "shapes differ",
+        OtherShapes,
+        "That Triton's ONNX Runtime infers other shapes than the deployer's: give the model's outputs fixed sizes, or run the same ONNX Runtime in both, then deploy again.",
+        says=(
+            # backend_common.cc of NVIDIA's backends, CompareDimsSupported.
+            r"model '[^']*', tensor '.*': the model expects \d+ dimensions \(shape \[",
+            r"model '[^']*', tensor '.*': for the model to support batching the shape should have at least ",
+            # onnxruntime.cc, ValidateInputs and ValidateOutputs; begins with "unable to load model".
+            r"scalar tensor '.*', should only provide 1 in the model configuration ",
+            # stand-in: validate_config.
+            r"(?:input|output) '.*': the file has \[",
+        ),
+        during=LOADING,
     ),
     Row(
         "model and configuration differ",

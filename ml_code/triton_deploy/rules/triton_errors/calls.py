@@ -24,6 +24,7 @@ class Call(Enum):
     UNLOADING = "unloading", _OTHER_LIMIT
     LISTING = "listing its models", _OTHER_LIMIT
     ABOUT = "saying what it is", _OTHER_LIMIT
+    READING = "telling the configuration of", _OTHER_LIMIT
     ASKING = "asking", _INFER_LIMIT, _INPUTS
 
     def __init__(self, participle: str, limit: str, repair: str = "") -> None:

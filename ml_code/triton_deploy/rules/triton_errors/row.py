@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ...errors import DeployError, Misconfigured, Unavailable
+from ...errors import ArtifactRejected, DeployError, Misconfigured, Unavailable
+from ..shapes import Reported
 from .calls import ANY, Call
 
 REFUSED = "Triton at {url} refused {doing}: {said}."
@@ -13,6 +14,22 @@ REFUSED = "Triton at {url} refused {doing}: {said}."
 
 class NotPolled(Misconfigured):
     """Triton does not see a folder, can't read it, or refuses its configuration, all in the same words."""
+
+
+class OtherShapes(ArtifactRejected):
+    """The shapes of a configuration are not those of the session that Triton's backend opened.
+
+    Attributes:
+        reported: the shapes of that session, if that Triton was asked for them.
+    """
+
+    reported: Reported | None = None
+
+    def worded(self, message: str) -> OtherShapes:
+        """Return this error with another text."""
+        error = OtherShapes(message, hint=self.hint)
+        error.reported = self.reported
+        return error
 
 
 class StillLoaded(Unavailable):

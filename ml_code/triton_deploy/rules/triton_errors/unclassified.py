@@ -30,7 +30,7 @@ ROWS = (
         "not known, and no model's doing",
         Unavailable,
         "See that Triton's log; repair what it names, then deploy again. The model is not at fault.",
-        during=(Call.UNLOADING, Call.LISTING, Call.ABOUT),
+        during=(Call.UNLOADING, Call.LISTING, Call.ABOUT, Call.READING),
     ),
     Row(
         "not known",

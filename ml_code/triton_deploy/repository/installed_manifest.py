@@ -1,0 +1,78 @@
+"""The manifest of an installed version, read and replaced through the version's directory as it was opened.
+
+A process may sleep between its decision to replace the manifest and the replacement. By then the version's
+name may lead to another deployment's directory. The process still writes into the directory that it opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from ..errors import StorageFailed
+from ..rules.version_files import Manifest
+from ..storage import storage_errors
+from . import durable
+from .origins import MANIFEST
+
+
+def text_of(manifest: Manifest) -> str:
+    """Return the text of a manifest's file."""
+    return json.dumps(asdict(manifest), indent=2) + "\n"
+
+
+def digest_of(manifest: Manifest) -> str:
+    """Return the sha256 of a manifest's file, in hex."""
+    return hashlib.sha256(text_of(manifest).encode()).hexdigest()
+
+
+class InstalledManifest:
+    """A manifest in an open directory.
+
+    Args:
+        directory: descriptor of the version's directory.
+        path: the directory's path, for messages.
+    """
+
+    def __init__(self, directory: int, path: Path) -> None:
+        self._directory = directory
+        self._path = path
+
+    def read(self) -> Manifest:
+        """Return the manifest; raises StorageFailed when it is gone, torn or not one."""
+        with storage_errors(f"reading {self._path / MANIFEST}"):
+            file = os.open(MANIFEST, os.O_RDONLY, dir_fd=self._directory)
+            with os.fdopen(file, encoding="utf-8", errors="replace") as opened:
+                text = opened.read()
+        try:
+            return Manifest.from_json(text)
+        except ValueError as error:
+            raise StorageFailed(
+                f"The manifest {self._path / MANIFEST} can't be read: {error}.",
+                hint="Move that version's directory away and deploy the version again.",
+            ) from error
+
+    def replace(self, manifest: Manifest) -> None:
+        """Replace the manifest: a reader sees the old one or the new one; raises StorageFailed."""
+        with storage_errors(f"writing {self._path / MANIFEST}"):
+            durable.replace_within(self._directory, MANIFEST, text_of(manifest))
+
+
+@contextlib.contextmanager
+def opened_manifest(folder: Path) -> Iterator[InstalledManifest]:
+    """Hold a version's directory open; raises StorageFailed when it can't be opened.
+
+    Args:
+        folder: the version's directory.
+    """
+    with storage_errors(f"opening {folder}"):
+        directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield InstalledManifest(directory, folder)
+    finally:
+        os.close(directory)
