@@ -31,6 +31,32 @@ def times(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
 
 
+def open_columns(factor: float, *, columns: int = 2) -> onnx.ModelProto:
+    """``times`` whose number of columns in the answer no runtime infers: ``Compress`` takes all of them."""
+    model = times(factor, columns=columns)
+    model.graph.node[0].output[0] = "product"
+    model.graph.node.append(helper.make_node("Compress", ["product", "all"], ["y"], axis=1))
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(columns, np.bool_), "all"))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "columns"
+    return model
+
+
+def folded(factor: float) -> onnx.ModelProto:
+    """``times`` whose answer has its columns from a constant that has to be computed: known only where constants are folded."""
+    model = times(factor)
+    model.graph.node[0].output[0] = "product"
+    model.graph.node.extend(
+        [
+            helper.make_node("Floor", ["sizes"], ["whole"]),
+            helper.make_node("Cast", ["whole"], ["shape"], to=TensorProto.INT64),
+            helper.make_node("Reshape", ["product", "shape"], ["y"]),
+        ]
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.array([-1, 2.5], np.float32), "sizes"))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "columns"
+    return model
+
+
 def picky(factor: float) -> onnx.ModelProto:
     """``times`` for rows whose last number is 2 or more, as in its golden inputs; ONNX Runtime fails on others."""
     graph = helper.make_graph(

@@ -21,7 +21,7 @@ from ml_code.triton_deploy.errors import (
 )
 from ml_code.triton_deploy.rules.triton_errors import TABLE, error_of, reason_of, row_of
 from ml_code.triton_deploy.rules.triton_errors.calls import Call, Doing
-from ml_code.triton_deploy.rules.triton_errors.row import NotPolled, StillLoaded
+from ml_code.triton_deploy.rules.triton_errors.row import NotPolled, OtherShapes, StillLoaded
 from tests.support.models import external, times, unknown_operator
 
 LOAD, ASK, UNLOAD, LIST, ABOUT = Call.LOADING, Call.ASKING, Call.UNLOADING, Call.LISTING, Call.ABOUT
@@ -232,6 +232,44 @@ SAID: list[tuple[str, Call, str, str, type[DeployError]]] = [
         LOAD,
         "INVALID_ARGUMENT",
         f"{STAND_IN}output 'y' is of unsupported type seq(map(string,tensor(float)))",
+        ArtifactRejected,
+    ),
+    (
+        "shapes differ",
+        LOAD,
+        "INVALID_ARGUMENT",
+        f"{STAND_IN}output 'y': the file has [-1, 3], the configuration says [-1, -1]",
+        OtherShapes,
+    ),
+    (
+        "shapes differ",
+        LOAD,
+        "INVALID_ARGUMENT",
+        f"{FAILED}model 'm.v2', tensor 'a': 'y': the model expects 2 dimensions (shape [-1,3]) but the model configuration specifies "
+        "2 dimensions (shape [-1,-1])",
+        OtherShapes,
+    ),
+    (
+        "shapes differ",
+        LOAD,
+        "INVALID_ARGUMENT",
+        f"{FAILED}model 'm.v2', tensor 'y': for the model to support batching the shape should have at least 1 dimension and the first "
+        "dimension must be -1; but shape expected by the model is [3]",
+        OtherShapes,
+    ),
+    (
+        "shapes differ",
+        LOAD,
+        "INVALID_ARGUMENT",
+        f"{FAILED}unable to load model 'm.v2', scalar tensor 'y', should only provide 1 in the model configuration when the model doesn't "
+        "support batching. Model configuration provided: [-1].",
+        OtherShapes,
+    ),
+    (
+        "model and configuration differ",
+        LOAD,
+        "INVALID_ARGUMENT",
+        f"{STAND_IN}output 'y': the file has TYPE_FP32, the configuration says TYPE_FP64",
         ArtifactRejected,
     ),
     (

@@ -16,6 +16,7 @@ from ..rules.canary import step_of
 from ..rules.deployment import Deployment, State
 from ..rules.names import check_model
 from ..rules.release import Release
+from ..rules.shapes import told
 from ..settings import Settings
 from .command import Commands, settings_to_look
 from .exit_codes import ExitCode
@@ -77,6 +78,8 @@ def _status_lines(state: ModelStatus) -> Iterator[str]:
         yield f"  reason: {live.reason}"
     if state.verdict:
         yield f"  {'without a verdict' if state.without_verdict else 'judged'}: {state.verdict}"
+    if state.shapes:
+        yield f"  {state.shapes}"
     for version, why in state.taken_back.items():
         yield f"  taken back: version {version}, not deployed again without --force: {why}"
     for name, failure in state.quarantined.items():
@@ -102,6 +105,8 @@ def _deployment_status(options: argparse.Namespace, settings: Settings) -> Told:
         options.usage_error("--deploy-id needs the model's name")
     record = ModelFolder.at(settings.repository_root, options.model).journal.get(options.deploy_id)
     text = f"Deployment {record.deploy_id} of {record.model} version {record.version}: {record.state}."
+    if record.shapes:
+        text += f" It has {told(record.shapes)}."
     if record.failure:
         text += f" {record.failure.step} failed: {record.failure.error}"
     ended = ExitCode.DONE if record.finished else ExitCode.UNFINISHED
@@ -121,21 +126,28 @@ def history(options: argparse.Namespace, settings: Settings) -> Told:
 
     A record that can't be read is an error after the lines of newer releases.
     """
+    from ..upkeep.status import shapes_of
+
     require_known(settings, options.model)
     folder = ModelFolder.at(settings.repository_root, options.model)
     releases = islice(folder.releases.history(), max(0, options.limit))
-    values = (asdict(release) | {"verdict": in_a_line(folder, release)} for release in releases)
+    values = (
+        asdict(release) | {"verdict": in_a_line(folder, release), "shapes": shapes_of(folder, release)}
+        for release in releases
+    )
     return Told(values, _history_lines(folder, releases))
 
 
 def _history_lines(folder: ModelFolder, releases: Iterable[Release]) -> Iterator[str]:
+    from ..upkeep.status import shapes_of
+
     release = None
     for release in releases:
-        how = in_a_line(folder, release)
+        notes = in_a_line(folder, release), shapes_of(folder, release)
         yield (
             f"{release.generation:>6}  version {release.active_version:<5} {release.updated_at_utc}  alias {release.alias}  "
             f"by {release.actor}  run {release.run_id or '-'}  deployment {release.deploy_id}  {release.reason}".rstrip()
-            + (f"  [{how}]" if how else "")
+            + "".join(f"  [{note}]" for note in notes if note)
         )
     if release is None:
         yield f"{folder.model} was never released."

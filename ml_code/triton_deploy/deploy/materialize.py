@@ -17,13 +17,15 @@ from ..clients.artifacts import ArtifactStore
 from ..clients.fetch_version import Artifact, consists_of, proven_digest, refuse_too_large
 from ..errors import ArtifactRejected, NotFound, Quarantined, SchemaChanged, StorageFailed
 from ..model import model_config, onnx_model
-from ..repository import ModelFolder
-from ..repository.quarantine import Quarantine
 from ..model.reference_limits import Limits
 from ..model.signature import Signer, signature_of
+from ..repository import ModelFolder
+from ..repository.quarantine import Quarantine
+from ..repository.versions import Versions
 from ..rules.deployment import Deployment
 from ..rules.identity import has_content_of, refuse_another
 from ..rules.schema import Offer, Schema, breaking_offer
+from ..rules.shapes import known_shapes
 from ..rules.unused import unused
 from ..rules.version_files import (
     DIGEST_TAG,
@@ -158,13 +160,14 @@ class Materializer:
         digest = proven_digest(files, record.pinned.expected_digest)
         if not record.force:
             refuse_quarantined(self._quarantine, digest=digest)
-        schema = onnx_model.inspect(
+        inferred = onnx_model.inspect(
             staging / MODEL_FILE,
             max_opset=self._settings.triton.max_opset,
             max_ir_version=self._settings.triton.max_ir_version,
             limits=Limits.of(self._settings),
             sign=self._sign,
         )
+        schema = known_shapes(inferred, self._versions.readable_manifest(record.base_version or 0))
         options = model_config.check_options(_read_json(staging / OPTIONS), schema)
         refuse_breaking(self._versions, record, Offer(schema, options))
         smoke_case = self._write_smoke_case(staging, schema)
@@ -178,6 +181,7 @@ class Materializer:
             files=(*files, smoke_case),
             schema=schema.to_dict(),
             options=options,
+            inferred={} if schema == inferred else inferred.to_dict(),
         )
         self._staging.install(record.deploy_id, manifest)
         return manifest

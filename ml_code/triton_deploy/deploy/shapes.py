@@ -13,22 +13,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from ..errors import ArtifactRejected, Misconfigured, NotFound, Superseded
 from ..model.model_config import check_options
 from ..model.reported_shapes import runtime_version
 from ..repository.installed_manifest import digest_of, opened_manifest
 from ..rules.schema import Schema
-from ..rules.shapes import Reported, differences, is_open, shape_facts, told
+from ..rules.shapes import Reported, differences, is_open, shape_facts, told, with_facts
 from ..rules.triton_errors.row import OtherShapes
 from ..rules.version_files import Manifest
 from .materialize import refuse_breaking
 from .step import RunningStep
-
-if TYPE_CHECKING:
-    from ..rules.deployment import Deployment
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +52,7 @@ def load_with_shapes(step: RunningStep, manifest: Manifest, load: Callable[[Mani
     try:
         load(load_again)
     except OtherShapes as refused:
-        raise _for_good(step.record, refused) from refused
+        raise _for_good(step, refused) from refused
 
 
 def write_recorded_shapes(step: RunningStep) -> None:
@@ -67,7 +62,7 @@ def write_recorded_shapes(step: RunningStep) -> None:
         return
     with opened_manifest(step.folder.versions.path(record.version)) as installed:
         found = installed.read()
-        due = replace(found, schema=record.shapes["schema"])
+        due = with_facts(found, record.shapes)
         if found.deploy_id == record.deploy_id and digest_of(due) == record.manifest_digest:
             installed.replace(due)
 
@@ -76,14 +71,14 @@ def _taken_over(step: RunningStep, manifest: Manifest, refused: OtherShapes) -> 
     """Replace a candidate's shapes by those of the Triton that refused them, and return its new manifest."""
     record, ours = step.record, Schema.from_dict(manifest.schema)
     if record.shapes or manifest.deploy_id != record.deploy_id or not is_open(ours):
-        raise _for_good(record, refused) from refused
+        raise _for_good(step, refused) from refused
     step.keep_lease()
     reported = refused.reported or _asked(step, manifest, refused)
     if not differences(ours, reported.schema):
-        raise _for_good(record, refused) from refused
+        raise _for_good(step, refused) from refused
     check_options(dict(manifest.options), reported.schema)
     facts = shape_facts(ours, reported, runtime_version())
-    better = replace(manifest, schema=facts["schema"])
+    better = with_facts(manifest, facts)
     refuse_breaking(step.folder.versions, record, better.offer)
     with opened_manifest(step.folder.versions.path(manifest.version)) as installed:
         if installed.read() != manifest:
@@ -102,18 +97,22 @@ def _asked(step: RunningStep, manifest: Manifest, refused: OtherShapes) -> Repor
     try:
         reported = step.serving.ask_shapes(manifest)
     except (ArtifactRejected, Misconfigured, NotFound, ValueError) as error:
-        raise OtherShapes(
-            f"{refused.message} Asked for its own shapes, that Triton said: {error}", hint=refused.hint
-        ) from refused
+        asked = refused.worded(f"{refused.message} Asked for its own shapes, that Triton said: {error}.")
+        raise _for_good(step, asked) from refused
     step.keep_lease()
     return reported
 
 
-def _for_good(record: Deployment, refused: OtherShapes) -> OtherShapes:
-    """Return the refusal with the runtimes that disagree."""
-    if record.shapes:
-        return refused.worded(
-            f"{refused.message} ONNX Runtime {record.shapes['onnxruntime']} of the deployer has other shapes, and so had Triton "
-            f"{record.shapes['triton']}: {'; '.join(record.shapes['differences'])}."
-        )
-    return refused.worded(f"{refused.message} The deployer has ONNX Runtime {runtime_version()}.")
+def _for_good(step: RunningStep, refused: OtherShapes) -> OtherShapes:
+    """Return the refusal with the shapes that were taken over before, and with the versions that disagree."""
+    facts = step.record.shapes
+    before = (
+        f" Triton {facts['triton']} had other ones: {'; '.join(facts['differences'])}, and the configuration has those."
+        if facts
+        else ""
+    )
+    versions = ", ".join(f"{version} at {url}" for url, version in step.serving.server_versions().items())
+    return refused.worded(
+        f"{refused.message}{before} The deployer has ONNX Runtime {runtime_version()}; Triton is {versions or 'away'}, and does not "
+        "tell that of its backend."
+    )

@@ -298,6 +298,14 @@ class Fleet:
                     lost.append(triton.url)
         return tuple(lost)
 
+    def server_versions(self) -> dict[str, str]:
+        """Return the version of each Triton that answers, by its address."""
+        found = {}
+        for triton in self._replicas.all:
+            with contextlib.suppress(DeployError):
+                found[triton.url] = triton.about().version
+        return found
+
     def public_versions(self, survey: IndexCache) -> dict[str, int | str | None]:
         """Return each Triton's version of the public name: None without one, a text if it can't be asked."""
 

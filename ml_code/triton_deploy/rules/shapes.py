@@ -1,13 +1,14 @@
-"""The shapes of a model that a Triton reports, in place of those that the deployer's ONNX Runtime has. Pure rules."""
+"""The shapes that a Triton reports of a model, and those of the deployer's ONNX Runtime. Pure rules."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .schema import Schema
+from .version_files import Manifest
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,28 @@ def shape_facts(ours: Schema, reported: Reported, runtime: str) -> dict[str, Any
         "differences": differences(ours, reported.schema),
         # Plain JSON values: a record is compared with the same record as it is read.
         "schema": json.loads(json.dumps(reported.schema.to_dict())),
+        "inferred": json.loads(json.dumps(ours.to_dict())),
     }
+
+
+def with_facts(manifest: Manifest, facts: Mapping[str, Any]) -> Manifest:
+    """Return a version's manifest with recorded shapes."""
+    return replace(manifest, schema=facts["schema"], inferred=facts["inferred"])
+
+
+def known_shapes(inferred: Schema, live: Manifest | None) -> Schema:
+    """Return the shapes that Triton has of a model, if the live version shows them.
+
+    Args:
+        inferred: the model's schema as the deployer's ONNX Runtime has it.
+        live: the manifest of the live version.
+
+    Returns:
+        The live version's schema, if Triton's shapes took the place of just these; else ``inferred``.
+    """
+    if live is None or not live.inferred or Schema.from_dict(live.inferred) != inferred:
+        return inferred
+    return Schema.from_dict(live.schema)
 
 
 def told(facts: Mapping[str, Any]) -> str:

@@ -58,6 +58,8 @@ class Manifest:
         files: the artifact's files and the smoke case, which earlier code left out.
         schema: inputs and outputs as ``Schema.to_dict`` gives them.
         options: the user's Triton options that travelled with the version.
+        inferred: inputs and outputs as the deployer's ONNX Runtime has them, where a Triton's shapes took
+            their place in ``schema``; else empty.
     """
 
     version: Version
@@ -69,6 +71,7 @@ class Manifest:
     files: tuple[FileEntry, ...]
     schema: Mapping[str, Any]
     options: Mapping[str, Any] = field(default_factory=dict)
+    inferred: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -17,6 +17,7 @@ from ..repository import ModelFolder
 from ..repository.verdicts import BadVersion, Judged, bad_versions, judged
 from ..rules.deployment import Deployment
 from ..rules.release import Release
+from ..rules.shapes import told
 from ..rules.standing import Notice
 from ..settings import Settings
 from .each_model import each_model
@@ -41,6 +42,8 @@ class ModelStatus:
         problems: records and files that can't be read, and what to do; the other fields hold the rest.
         verdict: how the live version was judged, in a line; empty when no judge was asked.
         without_verdict: judges that were asked and gave no verdict: ``canary``, ``bake``.
+        shapes: whose shapes the live version has, in a line, when a Triton refused those of the deployer's
+            ONNX Runtime; else empty.
         taken_back: by number of each version that a bake found bad, why it is not deployed again without
             force.
     """
@@ -54,6 +57,7 @@ class ModelStatus:
     problems: tuple[str, ...] = ()
     verdict: str = ""
     without_verdict: tuple[str, ...] = ()
+    shapes: str = ""
     taken_back: Mapping[int, str] = field(default_factory=dict)
 
     @property
@@ -132,6 +136,7 @@ def model_status(
         ),
         verdict=str(how),
         without_verdict=how.without_verdict,
+        shapes=seen(lambda: shapes_of(folder, live), "") if live else "",
         taken_back=bad,
     )
     return model_status(settings, model, feedback) if survey and status.differs else status
@@ -155,6 +160,12 @@ def _failed(model: str, problem: str) -> ModelStatus:
     return ModelStatus(
         model=model, live=None, serving={}, unfinished=None, quarantined={}, problems=(problem,)
     )
+
+
+def shapes_of(folder: ModelFolder, release: Release) -> str:
+    """Return whose shapes a release has, in a line; empty for the deployer's, or when the record is gone."""
+    record = folder.journal.find(release.deploy_id)
+    return told(record.shapes) if record else ""
 
 
 def _unfinished(folder: ModelFolder) -> Deployment | None:

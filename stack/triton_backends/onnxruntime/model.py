@@ -218,7 +218,8 @@ class TritonPythonModel:
             return auto_complete_model_config
         triton = import_module("triton_python_backend_utils")
         with _naming(config["name"]):
-            options = session_options({"optimization": {"graph": {"level": 2}}})
+            # Those of the instances: what is folded decides which shapes are known.
+            options = session_options(config)
             # get_model_dir() already includes any directory in default_model_filename.
             file_name = os.path.basename(config.get("default_model_filename") or DEFAULT_FILE)
             path = find_model_file(str(triton.get_model_dir()), file_name)

@@ -11,7 +11,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ from onnx import TensorProto, helper, numpy_helper
 from ml_code.triton_deploy.clients.triton import GrpcTriton, Triton
 from ml_code.triton_deploy.clients.triton.lifeline import Life
 from ml_code.triton_deploy.errors import ArtifactRejected, DeployError, Misconfigured, NotFound, Unavailable
-from ml_code.triton_deploy.model import model_config, onnx_model
+from ml_code.triton_deploy.model import model_config, onnx_model, reported_shapes
 from ml_code.triton_deploy.repository import ModelFolder
 from ml_code.triton_deploy.rules.names import engine_name
-from ml_code.triton_deploy.rules.schema import Schema
+from ml_code.triton_deploy.rules.schema import Schema, Tensor
+from ml_code.triton_deploy.rules.triton_errors.row import OtherShapes
+from ml_code.triton_deploy.rules.version_files import Manifest
 from stack import Stack
 from stack.readiness import answers
 from tests.support.fakes import FakeTriton, ones
@@ -346,6 +348,45 @@ def test_scalars_and_shapes_that_the_file_leaves_open_are_served(bench: Bench) -
         assert answer.outputs["y"].tolist() == (2 * x).tolist()
         assert answer.outputs["sum"].tolist() == [20]
         assert answer.outputs["z"].tolist() == [[1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize("first", ["n", 1])
+def test_other_shapes_are_refused_and_without_tensors_it_completes_its_own(
+    bench: Bench, rank: int, first: str | int
+) -> None:
+    """With NVIDIA's default batch size where every first dimension is open."""
+    model = graph(
+        [helper.make_node("ReduceSum", ["x", "axes"], ["y"], keepdims=rank - 1)],
+        [("x", TensorProto.FLOAT, [first, 2])],
+        [("y", TensorProto.FLOAT, [first, 1][:rank])],
+        numpy_helper.from_array(np.array([1]), "axes"),
+    )
+    schema = bench.add(1, model)
+    engine = bench.engine(1)
+    for shape in ((-1, 7)[:rank] if rank == 2 else (3,), (-1, -1, -1)):
+        others = replace(schema, outputs=(Tensor("y", "FP32", shape),))
+        config = model_config.engine_config(bench.model, 1, others, {})
+        with pytest.raises(OtherShapes, match="y"):
+            bench.triton.load(engine, CALL_S, model_config.to_json(config))
+    asking = reported_shapes.asking_config(bench.model, manifest_of(others))
+    bench.triton.load(engine, CALL_S, model_config.to_json(asking))
+    completed = bench.triton.configuration(engine)
+    assert completed.get("max_batch_size", 0) == (4 if first == "n" else 0)
+    assert ("dynamic_batching" in completed) is (first == "n")
+    assert reported_shapes.reported_schema(completed, others) == schema
+    bench.triton.unload(engine, CALL_S)
+    with pytest.raises(NotFound):
+        bench.triton.configuration(engine)
+
+
+def manifest_of(schema: Schema) -> Manifest:
+    names = ("digest", "fingerprint", "artifact_uri", "run_id")
+    return Manifest(version=1, deploy_id="d1", files=(), schema=schema.to_dict(), **dict.fromkeys(names, ""))
+
+
+def test_it_says_its_version(bench: Bench) -> None:
+    assert bench.triton.about().version == "2.51.0"
 
 
 # Only the real one
