@@ -273,6 +273,9 @@ class FakeTriton:
         }
         if self.completes and not (message.input and message.output):
             complete(message, tensors)
+        if missing := tensors["input"].keys() - {tensor.name for tensor in message.input}:
+            text = f"ModelError: unable to load model '{message.name}': input '{min(missing)}' of the file is required, but the configuration lacks it"
+            raise error_of(self.url, Doing(Call.LOADING, message.name), 1, "INTERNAL", text)
         for role, known in tensors.items():
             for tensor in getattr(message, role):
                 shape = known.get(tensor.name, ("", None))[1]

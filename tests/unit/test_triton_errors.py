@@ -213,12 +213,12 @@ SAID: list[tuple[str, Call, str, str, type[DeployError]]] = [
         ArtifactRejected,
     ),
     (
-        "model and configuration differ",
+        "shapes differ",
         LOAD,
         "INVALID_ARGUMENT",
         "load failed for model 'm.v2': version 2 is at UNAVAILABLE state: Invalid argument: model 'm.v2', tensor 'x': the model "
         "expects 2 dimensions (shape [-1,2]) but the model configuration specifies 1 dimensions (shape [2])",
-        ArtifactRejected,
+        OtherShapes,
     ),
     (
         "model and configuration differ",

@@ -97,7 +97,10 @@ def _asked(step: RunningStep, manifest: Manifest, refused: OtherShapes) -> Repor
     try:
         reported = step.serving.ask_shapes(manifest)
     except (ArtifactRejected, Misconfigured, NotFound, ValueError) as error:
-        asked = refused.worded(f"{refused.message} Asked for its own shapes, that Triton said: {error}.")
+        asked = refused.worded(
+            f"{refused.message} Asked for its own shapes, that Triton does not tell them (with --disable-auto-complete-config none "
+            f"does): {error}"
+        )
         raise _for_good(step, asked) from refused
     step.keep_lease()
     return reported

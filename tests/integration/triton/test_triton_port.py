@@ -350,39 +350,63 @@ def test_scalars_and_shapes_that_the_file_leaves_open_are_served(bench: Bench) -
         assert answer.outputs["z"].tolist() == [[1, 2, 3, 4]]
 
 
-@pytest.mark.parametrize("rank", [1, 2])
-@pytest.mark.parametrize("first", ["n", 1])
-def test_other_shapes_are_refused_and_without_tensors_it_completes_its_own(
-    bench: Bench, rank: int, first: str | int
-) -> None:
-    """With NVIDIA's default batch size where every first dimension is open."""
-    model = graph(
+@pytest.fixture(params=["triton", "fake"])
+def completing(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
+    """A Triton whose backends complete configurations, as by default; that of the stack saves the time."""
+    repository = tmp_path / "completing"
+    repository.mkdir()
+    triton: Triton = FakeTriton(repository)
+    if request.param == "triton":
+        triton = GrpcTriton(request.getfixturevalue("triton_server")(repository).grpc_url, CALL_S)
+    return Bench(triton, repository, "best_model")
+
+
+def reduced(rank: int, first: str | int) -> onnx.ModelProto:
+    return graph(
         [helper.make_node("ReduceSum", ["x", "axes"], ["y"], keepdims=rank - 1)],
         [("x", TensorProto.FLOAT, [first, 2])],
         [("y", TensorProto.FLOAT, [first, 1][:rank])],
         numpy_helper.from_array(np.array([1]), "axes"),
     )
-    schema = bench.add(1, model)
-    engine = bench.engine(1)
-    for shape in ((-1, 7)[:rank] if rank == 2 else (3,), (-1, -1, -1)):
-        others = replace(schema, outputs=(Tensor("y", "FP32", shape),))
-        config = model_config.engine_config(bench.model, 1, others, {})
-        with pytest.raises(OtherShapes, match="y"):
-            bench.triton.load(engine, CALL_S, model_config.to_json(config))
-    asking = reported_shapes.asking_config(bench.model, manifest_of(others))
-    bench.triton.load(engine, CALL_S, model_config.to_json(asking))
-    completed = bench.triton.configuration(engine)
-    assert completed.get("max_batch_size", 0) == (4 if first == "n" else 0)
-    assert ("dynamic_batching" in completed) is (first == "n")
-    assert reported_shapes.reported_schema(completed, others) == schema
-    bench.triton.unload(engine, CALL_S)
-    with pytest.raises(NotFound):
-        bench.triton.configuration(engine)
 
 
-def manifest_of(schema: Schema) -> Manifest:
+def test_other_shapes_are_refused_and_without_tensors_it_completes_its_own(completing: Bench) -> None:
+    """With NVIDIA's default batch size where every first dimension is open."""
+    triton = completing.triton
+    cases: list[tuple[int, str | int]] = [(1, "n"), (2, "n"), (1, 1), (2, 1)]
+    for version, (rank, first) in enumerate(cases, start=1):
+        schema, engine = completing.add(version, reduced(rank, first)), completing.engine(version)
+        others = replace(schema, outputs=(Tensor("y", "FP32", (-1, -1, -1)),))
+        for shape in ((-1, 7)[2 - rank :], (-1, -1, -1)):
+            wrong = replace(schema, outputs=(Tensor("y", "FP32", shape),))
+            config = model_config.engine_config(completing.model, version, wrong, {})
+            with pytest.raises(OtherShapes, match="y"):
+                triton.load(engine, CALL_S, model_config.to_json(config))
+        asking = reported_shapes.asking_config(completing.model, manifest_of(version, others))
+        triton.load(engine, CALL_S, model_config.to_json(asking))
+        completed = triton.configuration(engine)
+        assert completed.get("max_batch_size", 0) == (4 if first == "n" else 0)
+        assert ("dynamic_batching" in completed) is (first == "n")
+        assert reported_shapes.reported_schema(completed, others) == schema
+        triton.unload(engine, CALL_S)
+        with pytest.raises(NotFound):
+            triton.configuration(engine)
+
+
+def test_a_triton_that_completes_nothing_refuses_a_configuration_without_tensors(bench: Bench) -> None:
+    if isinstance(bench.triton, FakeTriton):
+        bench.triton.completes = False
+    schema = bench.add(1, times(1))
+    asking = reported_shapes.asking_config(bench.model, manifest_of(1, schema))
+    with pytest.raises(ArtifactRejected, match="input 'x' of the file is required"):
+        bench.triton.load(bench.engine(1), CALL_S, model_config.to_json(asking))
+
+
+def manifest_of(version: int, schema: Schema) -> Manifest:
     names = ("digest", "fingerprint", "artifact_uri", "run_id")
-    return Manifest(version=1, deploy_id="d1", files=(), schema=schema.to_dict(), **dict.fromkeys(names, ""))
+    return Manifest(
+        version=version, deploy_id="d1", files=(), schema=schema.to_dict(), **dict.fromkeys(names, "")
+    )
 
 
 def test_it_says_its_version(bench: Bench) -> None:
