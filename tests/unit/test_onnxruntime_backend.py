@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,25 +12,10 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from tests.support.stand_in import stand_in
+
 Array = NDArray[Any]
-MODEL_PY = Path(__file__).parents[2] / "stack/triton_backends/onnxruntime/model.py"
-
-
-def _load_backend() -> ModuleType:
-    # By path: the file's folder has the name of a package that it imports.
-    spec = importlib.util.spec_from_file_location("onnxruntime_backend", MODEL_PY)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
-    sys.path.append(str(MODEL_PY.parent))  # as Triton does, for the siblings of the file
-    spec.loader.exec_module(module)
-    sys.path.remove(str(MODEL_PY.parent))
-    return module
-
-
-backend = _load_backend()
-configuration = sys.modules["model_configuration"]
+backend, configuration = stand_in()
 
 
 def signature(
