@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ from ml_code.triton_deploy.rules.schema import Schema
 from tests.support.faults.killed_process import Killed, Killer, Sleeper
 from tests.support.faults.operations import copied, reconcile, whole
 from tests.support.models import files, golden, open_columns
-from tests.support.signatures import signed_here
 from tests.support.world import MODEL, World, deployed
 
 THERE = {"y": (-1, 2)}
@@ -24,10 +22,8 @@ ALL_STEPS = ("load", "ready", "smoke", "commit")
 
 
 @pytest.fixture(autouse=True)
-def no_process_and_no_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda fd: None)
-    with signed_here():
-        yield
 
 
 def materialized(base: World, root: Path) -> World:

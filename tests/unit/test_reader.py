@@ -236,6 +236,7 @@ def newer(data: Any) -> Any:
         "options",
         "smoke",
         "staging",
+        "shapes",
         "given",
         "away",
         "unanswered",

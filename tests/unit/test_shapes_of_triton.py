@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,26 +15,20 @@ from ml_code.triton_deploy.cli import main
 from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.errors import EndedTriton, SchemaChanged, TritonsDiffer, Unavailable
 from ml_code.triton_deploy.model import reported_shapes
+from ml_code.triton_deploy.repository.installed_manifest import digest_of
 from ml_code.triton_deploy.rules.deployment import Deployment, State
 from ml_code.triton_deploy.rules.schema import Schema, Tensor
-from ml_code.triton_deploy.rules.shapes import Reported, differences, is_open, shape_facts, told
+from ml_code.triton_deploy.rules.shapes import Reported, differences, is_open, shape_facts, told, with_facts
 from ml_code.triton_deploy.rules.triton_errors.row import OtherShapes
 from ml_code.triton_deploy.rules.version_files import Manifest
 from tests.support.fakes import FakeTriton, unavailable
 from tests.support.models import files, golden, open_columns, times
 from tests.support.settings import changed
-from tests.support.signatures import signed_here
 from tests.support.world import MODEL, World
 
 THERE = {"y": (-1, 2)}
 """The shape that these Tritons have of the answer; ONNX Runtime has [-1, -1] here."""
 RUNTIME = reported_shapes.runtime_version()
-
-
-@pytest.fixture(autouse=True)
-def no_process() -> Iterator[None]:
-    with signed_here():
-        yield
 
 
 def register(world: World, version: int = 1, **options: Any) -> None:
@@ -345,6 +338,29 @@ def test_a_step_that_is_repeated_writes_what_is_recorded(
         step(MODEL, "d1")
     assert "configuration best_model.v1" not in world.triton.calls, "the shapes are known"
     whole(world, world.folder.journal.get("d1"))
+
+
+def test_a_step_that_is_repeated_asks_no_more(world: World) -> None:
+    register(world)
+    world.triton.shapes = THERE
+    deployer = world.deployer()
+    deployer.snapshot(world.request())
+    deployer.materialize(MODEL, "d1")
+    world.triton.fail = {"lifeline": unavailable()}
+    with pytest.raises(Unavailable):
+        deployer.load(MODEL, "d1")
+    world.triton.fail = {}
+    world.triton.shapes = {"y": (-1, 5)}
+    record = world.folder.journal.get("d1")
+    ours = schema_of(world, 1)
+    narrow = Schema(ours.inputs, (Tensor("y", "FP32", (-1, 2)),))
+    facts = shape_facts(ours, Reported(narrow, "2.51.0 at fake:1"), RUNTIME)
+    better = with_facts(world.folder.versions.require(1), facts)
+    noted = replace(record, shapes=facts, manifest_digest=digest_of(better))
+    world.folder.journal.append(noted, record)
+    with pytest.raises(OtherShapes, match="had other ones"):
+        deployer.load(MODEL, "d1")
+    assert "configuration best_model.v1" not in world.triton.calls
 
 
 def test_status_and_history_say_whose_shapes_they_are(

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import StorageFailed
@@ -21,14 +19,9 @@ from . import durable
 from .origins import MANIFEST
 
 
-def text_of(manifest: Manifest) -> str:
-    """Return the text of a manifest's file."""
-    return json.dumps(asdict(manifest), indent=2) + "\n"
-
-
 def digest_of(manifest: Manifest) -> str:
     """Return the sha256 of a manifest's file, in hex."""
-    return hashlib.sha256(text_of(manifest).encode()).hexdigest()
+    return hashlib.sha256(manifest.to_json().encode()).hexdigest()
 
 
 class InstalledManifest:
@@ -60,7 +53,7 @@ class InstalledManifest:
     def replace(self, manifest: Manifest) -> None:
         """Replace the manifest: a reader sees the old one or the new one; raises StorageFailed."""
         with storage_errors(f"writing {self._path / MANIFEST}"):
-            durable.replace_within(self._directory, MANIFEST, text_of(manifest))
+            durable.replace_within(self._directory, MANIFEST, manifest.to_json())
 
 
 @contextlib.contextmanager

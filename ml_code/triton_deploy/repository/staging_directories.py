@@ -6,11 +6,9 @@ ever sees a part of one.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from ..rules.version_files import Manifest
@@ -63,7 +61,7 @@ class StagingDirectories:
         """
         staging, target = self.path(deploy_id), self._versions.path(manifest.version)
         with storage_errors(f"installing {target}"):
-            (staging / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
+            (staging / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
             for path in staging.rglob("*"):
                 path.chmod(0o755 if path.is_dir() else durable.FILE_MODE)
             durable.fsync_tree(staging)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from . import reader
@@ -80,6 +80,17 @@ class Manifest:
         # Other code parses the schema where it needs it: check it here.
         Schema.from_dict(manifest.schema)
         return manifest
+
+    def to_json(self) -> str:
+        """Return the text of the manifest's file.
+
+        ``inferred`` is in it only where it has something: earlier code refuses a manifest with a field that
+        it does not know.
+        """
+        fields = asdict(self)
+        if not self.inferred:
+            del fields["inferred"]
+        return json.dumps(fields, indent=2) + "\n"
 
     @property
     def offer(self) -> Offer:

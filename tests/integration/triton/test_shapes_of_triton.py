@@ -11,7 +11,6 @@ import pytest
 
 from ml_code.triton_deploy.clients.triton import GrpcTriton
 from ml_code.triton_deploy.deploy.deployer import Deployer
-from ml_code.triton_deploy.model import onnx_model
 from ml_code.triton_deploy.model.reported_shapes import runtime_version
 from ml_code.triton_deploy.model.signature import Signature, signature_of
 from ml_code.triton_deploy.rules.deployment import Deployment, State
@@ -30,7 +29,7 @@ def output_of(world: World) -> tuple[int, ...]:
 
 
 def test_a_schema_that_triton_refuses_becomes_tritons(
-    world: World, triton_server: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    world: World, triton_server: Callable[..., Any]
 ) -> None:
     server = triton_server(world.root)
     triton = GrpcTriton(server.grpc_url, 20.0)
@@ -48,10 +47,10 @@ def test_a_schema_that_triton_refuses_becomes_tritons(
             stores=lambda uri: world.store,
             tritons=[triton],
             clock=lambda: world.now,
+            sign=opened,
         )
         return deployer.deploy(world.request(deploy_id))
 
-    monkeypatch.setitem(onnx_model.inspect.__kwdefaults__, "sign", opened)
     world.register(1, files(times(1.0), triton__golden_json=golden(1.0)))
     record = deploy("d1")
     assert record.state is State.COMMITTED
@@ -71,7 +70,6 @@ def test_a_schema_that_triton_refuses_becomes_tritons(
     assert not deploy("d2").shapes
     assert triton.infer(MODEL, rows, 20.0).version == 2
 
-    monkeypatch.undo()
     # Triton folds no constant at this level, and has no size for the columns.
     options = json.dumps({"optimization": {"graph": {"level": 2}}}).encode()
     world.register(3, files(folded(3.0), triton__golden_json=golden(3.0)) | {"triton/config.json": options})
