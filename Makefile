@@ -15,6 +15,7 @@ UV := .cache/uv/bin/uv
 MAIN := .venv/.stamp
 TRITON := .venv-triton/.stamp
 TORCH := .venv/.torch-stamp
+ZOO := .cache/zoo/.stamp
 # nvidia-pytriton's wheels need glibc 2.35; every other wheel needs less.
 COMPILE = $(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_35 --only-binary :all: --custom-compile-command 'make lock'
@@ -38,7 +39,7 @@ WORKERS ?= 3
 SPREAD = -n $(WORKERS)
 CHECKED := ml_code dags stack bench deploy/airflow/*.py deploy/grafana/*.py
 
-.PHONY: help demo up up-distributed test test-unit coverage soak planted bench bench-quick torch lint format docs lock clean env main
+.PHONY: help demo up up-distributed test test-unit coverage soak planted bench bench-quick torch zoo lint format docs lock clean env main
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,7 +63,7 @@ coverage: env torch  ## `make test`, counting the lines and branches of ml_code 
 test-unit: main  ## what needs neither a server nor PyTorch (under a minute)
 	.venv/bin/pytest tests/unit -n 2
 
-soak: env torch  ## variants, whole sweeps, long runs (under an hour); writes docs/reliability.json
+soak: env torch zoo  ## variants, whole sweeps, long runs (under an hour); writes docs/reliability.json
 	FAULTS_SEED=$${FAULTS_SEED:-$$(date +%s)} .venv/bin/pytest tests -m soak $(SPREAD)
 
 planted: env  ## plant each bug of tests/planted in a copy of the tree: its tests must see it
@@ -77,6 +78,9 @@ bench-quick: env  ## the same with a few rounds, printed only
 
 torch:  ## PyTorch, for the trainers that need it
 	$(ALONE) $(TORCH)
+
+zoo:  ## the packages whose models `make soak` serves
+	$(ALONE) $(ZOO)
 
 lint: main  ## ruff, mypy --strict, and who may import whom
 	.venv/bin/ruff check .
@@ -97,6 +101,7 @@ lock: $(UV)  ## resolve requirements/*.in again into requirements/*.txt
 	$(COMPILE) requirements/triton.in -o requirements/triton.txt
 	$(COMPILE) pyproject.toml --extra airflow --extra distributed --extra events --extra gateway --extra training requirements/main.in -o requirements/main.txt
 	$(FIND_LINKS) $(COMPILE) --constraint requirements/main.txt --no-emit-package torch requirements/torch.in -o requirements/torch.txt
+	$(COMPILE) --constraint requirements/main.txt --no-deps requirements/zoo.in -o requirements/zoo.txt
 	$(IMAGE) requirements/build.in -o requirements/build.txt
 	$(IMAGE) requirements/mlflow.in -o requirements/mlflow.txt
 	$(IMAGE) pyproject.toml --extra airflow --extra distributed --extra events --extra training -o requirements/airflow.txt
@@ -132,6 +137,13 @@ $(TORCH): requirements/torch.in requirements/torch.txt $(MAIN)
 	@echo 'setting up PyTorch in .venv ...'
 	$(UV) pip install --quiet --python .venv --require-hashes --no-build -r requirements/torch.txt
 	$(FIND_LINKS) $(UV) pip install --quiet --python .venv --no-build -r requirements/torch.in
+	@touch $@
+
+# A folder beside .venv, which `uv pip sync` would otherwise empty of it.
+$(ZOO): requirements/zoo.txt $(MAIN)
+	@echo 'setting up the zoo in .cache/zoo ...'
+	@rm -rf .cache/zoo/site
+	$(UV) pip install --quiet --python .venv --target .cache/zoo/site --no-deps --require-hashes --no-build -r requirements/zoo.txt
 	@touch $@
 
 $(UV): requirements/uv.txt

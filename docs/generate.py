@@ -30,6 +30,7 @@ from ml_code.triton_deploy.cli.exit_codes import EXIT_CODES
 from ml_code.triton_deploy.rules.deployment import TRANSITIONS
 from ml_code.triton_deploy.settings import Settings
 from ml_code.triton_deploy.settings.environment import FromEnvironment
+from tests.zoo import table as zoo_table
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -233,6 +234,11 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/events.md": {"settings": lambda: settings_table(EventSettings)},
     "docs/gateway.md": {"settings": lambda: settings_table(GatewaySettings)},
     "docs/kubernetes.md": {"values": chart_values},
+    "docs/models.md": {
+        "zoo": zoo_table.groups_table,
+        "zoo others": zoo_table.others_table,
+        "zoo ways": zoo_table.ways_table,
+    },
     "docs/operations.md": {"versions": versions_table},
     "docs/repository.md": {"states": state_drawing},
     "docs/retrain.md": {

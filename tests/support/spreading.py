@@ -34,6 +34,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
         "integration/triton/test_triton_port.py",
         "integration/triton/test_many_deployers.py",
         "integration/triton/test_many_swaps.py",
+        "integration/triton/test_zoo_dozen.py",
         "torch/",
     ],
     # Ten minutes a test. Last, because pytest-xdist gives the next group to a worker that has two tests left.
