@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -69,6 +70,15 @@ def test_several_inputs_and_a_number_for_a_row_of_one(body: object) -> None:
 def test_an_optional_input_is_taken() -> None:
     arrays = to_tensors({"records": [{"age": 1, "name": "a", "note": [0.5, 1]}]}, TWO)
     assert arrays["note"].tolist() == [[0.5, 1.0]]
+
+
+def test_every_float64_is_taken_and_no_whole_number_beyond() -> None:
+    doubles = Schema((Tensor("x", "FP64", (-1, 2)),), ())
+    largest = sys.float_info.max
+    assert to_tensors({"rows": [[largest, -largest]]}, doubles)["x"].tolist() == [[largest, -largest]]
+    rounded = int(largest) + 2**969  # Just below the middle between the largest float64 and 2**1024.
+    assert to_tensors({"rows": [[rounded, 1 - rounded]]}, doubles)["x"].tolist() == [[largest, -largest]]
+    assert fields({"rows": [[0, 2**1024 - 2**970]]}, doubles) == ["rows[0][1]"]
 
 
 def test_inputs_without_rows_come_as_columns() -> None:

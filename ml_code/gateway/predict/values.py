@@ -121,13 +121,18 @@ def _convert(flat: list[Any], sizes: Sequence[int], tensor: Tensor) -> Array:
 
 def _floats(flat: list[Any], sizes: Sequence[int], tensor: Tensor, dtype: np.dtype[Any]) -> Array:
     # numpy raises an error for one kind of value only: a whole number beyond any float.
-    exact = np.array([item if abs(item or 0) < 2**1023 else np.inf for item in flat], dtype=np.float64)
+    exact = np.array([np.inf if _beyond_floats(item) else item for item in flat], dtype=np.float64)
     with np.errstate(over="ignore"):
         array: Array = exact.astype(dtype)
     beyond = np.isinf(array)
     if beyond.any():
         raise Misfit(int(beyond.argmax()), sizes, f"does not fit {tensor.datatype}")
     return array.reshape(sizes)
+
+
+def _beyond_floats(item: float | int | None) -> bool:
+    """Whether a number is a whole one that would round to no float64 (IEEE 754)."""
+    return isinstance(item, int) and abs(item) >= 2**1024 - 2**970
 
 
 def _kind(tensor: Tensor) -> str:
