@@ -344,14 +344,17 @@ def custom(domain: str) -> onnx.ModelProto:
 
 
 FLOATS = helper.make_tensor_type_proto(FLOAT, ["N"])
+MAPS = helper.make_sequence_type_proto(helper.make_map_type_proto(INT64, FLOATS))
 REFUSED = [
     (typed(TensorProto.BFLOAT16), "has type BFLOAT16", "Put a Cast from and to FLOAT or FLOAT16"),
     (typed(TensorProto.FLOAT8E4M3FN), "has type FLOAT8E4M3FN", "weights and all between may stay FLOAT8E4M3FN"),
     (typed(TensorProto.INT4), "has type INT4", "Put a Cast from and to INT8"),
     (typed(TensorProto.COMPLEX64), "has type COMPLEX64", "the real and the imaginary part as two tensors"),
     (of_type(helper.make_optional_type_proto(FLOATS)), "is of an optional type", "Make it a plain tensor"),
-    (of_type(helper.make_sequence_type_proto(FLOATS)), "not a tensor", "zipmap off"),
-    (of_type(helper.make_map_type_proto(INT64, FLOATS)), "not a tensor", "zipmap off"),
+    (of_type(helper.make_sequence_type_proto(FLOATS)), "is a sequence", "extract_model"),
+    (of_type(MAPS), "is a sequence of maps", "zipmap off"),
+    (of_type(helper.make_map_type_proto(INT64, FLOATS)), "is a map", "in front of the model"),
+    (of_type(helper.make_sparse_tensor_type_proto(FLOAT, ["N"])), "is a sparse tensor", "dense"),
     (custom("ai.onnx.contrib"), "Nonsense", "has no custom operators"),
     (times(2.0, ir_version=99), "Unsupported model IR version", "lower opset and IR version"),
     (times(2.0, opset=99), "Opset 99", "lower opset and IR version"),
@@ -374,6 +377,14 @@ def test_an_output_of_a_type_that_only_onnx_runtime_knows_is_refused(tmp_path: P
     with pytest.raises(ArtifactRejected, match=r"'y': it has type tensor\(bfloat16\)") as refused:
         inspect(written(tmp_path, made), max_opset=999, max_ir_version=999)
     assert "Put a Cast" in refused.value.hint
+
+
+def test_a_sequence_of_which_the_file_says_nothing_is_refused_as_one(tmp_path: Path) -> None:
+    made = model([node("SplitToSequence", "x", "y", axis=0)], X, OPEN)
+    made.graph.output[0].ClearField("type")
+    with pytest.raises(ArtifactRejected, match="'y': it is a sequence") as refused:
+        inspect(written(tmp_path, made), max_opset=999, max_ir_version=999)
+    assert "extract_model" in refused.value.hint
 
 
 @pytest.mark.parametrize(

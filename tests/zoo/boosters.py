@@ -49,7 +49,7 @@ def _catboost() -> list[Case]:
     return [
         _case("catboost_regressor", "features", lambda: _by_catboost("CatBoostRegressor", TARGET)),
         _case("catboost_batched", "features", lambda: _by_catboost("CatBoostRegressor", TARGET), most_rows=8),
-        _case("catboost_map_of_probabilities", "features", lambda: _by_catboost("CatBoostClassifier", TWO), refused="not a tensor"),
+        _case("catboost_map_of_probabilities", "features", lambda: _by_catboost("CatBoostClassifier", TWO), refused="sequence of maps"),
         _case("catboost_two_classes", "features", lambda: _plain(_by_catboost("CatBoostClassifier", TWO))),
         _case("catboost_three_classes", "features", lambda: _plain(_by_catboost("CatBoostClassifier", THREE))),
     ]  # fmt: skip

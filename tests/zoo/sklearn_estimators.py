@@ -133,7 +133,9 @@ def _preparing() -> dict[str, Lesson]:
     kernel = (numbers() @ numbers().T).astype(np.float32)
     return {
         "CountVectorizer": Lesson(sentences().ravel(), None, {}, text, asked=sentences()[:ASKED]),
-        "DictVectorizer": Lesson(dictionaries, None, {}, maps, asked=np.array([], np.float32), refused="map"),
+        "DictVectorizer": Lesson(
+            dictionaries, None, {}, maps, asked=np.array([], np.float32), refused="is a map"
+        ),
         "FeatureHasher": Lesson(words(), None, {"n_features": 8, "input_type": "string"}),
         "KNNImputer": Lesson(gaps(), None, {"n_neighbors": 2}),
         "KernelCenterer": Lesson(kernel),

@@ -1,6 +1,7 @@
 """Inspection of an ONNX model, before Triton sees it.
 
-Two looks: at the file alone, for the names of its external data files (they decide what is transferred), and at the whole,
+Two looks: at the file alone, for the names of its external data files (they decide what is transferred),
+and at the whole,
 with ONNX Runtime, in a process of its own. Weights stay on disk in both: see onnx_outline.py.
 """
 
@@ -135,15 +136,17 @@ def inspect(
     limits: Limits | None = None,
     sign: Signer = signature_of,
 ) -> Schema:
-    """Check an ONNX model, external data included, and return its inputs and outputs as ONNX Runtime has them.
+    """Check an ONNX model with its external data; return its inputs and outputs as ONNX Runtime has them.
 
-    ONNX Runtime decides: what it opens is served. ONNX's own checker knows fewer operators, and is asked for the reason of a refusal.
+    ONNX Runtime decides: what it opens is served. ONNX's own checker knows fewer operators, and is asked
+    for the reason of a refusal.
 
     Args:
         model_file: the ``model.onnx`` in its directory.
         max_opset: highest opset of the default domain that the runtime takes.
         max_ir_version: highest IR version that the runtime takes.
-        limits: what the process may take in which the model is opened; by default those of the settings' defaults.
+        limits: what the process may take in which the model is opened; by default those of the settings'
+            defaults.
         sign: opens the model without its weights and returns its inputs and outputs.
 
     Raises:
@@ -170,7 +173,7 @@ def inspect(
 
 
 def _check_external(model_file: Path, model: onnx.ModelProto) -> None:
-    """Refuse external data that is missing or cut off, and take the rest out of the model, for ONNX's checker."""
+    """Refuse missing or truncated external data, and take the rest out of the model for ONNX's checker."""
     for tensor, info in list(_external(model)):
         # The checker does not look at sizes.
         path, needed = model_file.parent / info.location, (info.offset or 0) + (info.length or 0)
@@ -299,18 +302,17 @@ def _check_declared(graph: onnx.GraphProto) -> None:
 
 
 def _check_type(value: onnx.ValueInfoProto) -> None:
-    """Refuse what is no plain tensor of a type that NVIDIA's backend serves; ONNX Runtime infers what is not declared."""
+    """Refuse all but plain tensors of the types that NVIDIA's backend serves.
+
+    A type that the file does not declare passes: ONNX Runtime infers it.
+    """
     import onnx
 
     kind = value.type.WhichOneof("value")
-    if kind == "optional_type":
-        raise _unserved(
-            value.name,
-            "is of an optional type",
-            "Make it a plain tensor: an input without a value can be an empty one, and an output can be left out of the graph.",
-        )
-    if kind not in (None, "tensor_type"):
-        raise _unserved(value.name, "has type not a tensor", _EXPORT_PLAIN)
+    if kind == "sequence_type" and value.type.sequence_type.elem_type.WhichOneof("value") == "map_type":
+        kind = "maps"
+    if kind in _NO_TENSORS:
+        raise _unserved(value.name, *_NO_TENSORS[kind])
     number = value.type.tensor_type.elem_type
     known = onnx.TensorProto.DataType.values()
     element = onnx.TensorProto.DataType.Name(number) if number in known else str(number)
@@ -322,9 +324,36 @@ def _unserved(name: str, problem: str, hint: str) -> ArtifactRejected:
     return ArtifactRejected(f"Triton can't serve the tensor {name!r}: it {problem}.", hint=hint)
 
 
-_EXPORT_PLAIN = (
-    "Export plain tensors of numbers or strings; for scikit-learn classifiers, convert with zipmap off."
-)
+_EXPORT_PLAIN = "Export plain tensors of numbers or strings."
+_NO_TENSORS = {
+    "optional_type": (
+        "is of an optional type",
+        "Make it a plain tensor: an input without a value can be an empty one, and an output can be left out of the graph.",
+    ),
+    "maps": (
+        "is a sequence of maps",
+        "Convert a classifier with zipmap off: its probabilities are one tensor then. Or leave that output out of the graph.",
+    ),
+    "sequence_type": (
+        "is a sequence",
+        "Make it one tensor in the graph, or leave that output out: onnx.utils.extract_model keeps the inputs and outputs "
+        "that it is given.",
+    ),
+    "map_type": (
+        "is a map",
+        "Keep that part (scikit-learn's DictVectorizer, for example) in front of the model, and export what takes its tensors.",
+    ),
+    "sparse_tensor_type": ("is a sparse tensor", "Make it a dense tensor in the graph."),
+}
+"""The problem and the way out, by the kind of type."""
+_NO_TENSORS_IN_RUNTIME = {
+    "optional(": "optional_type",
+    "seq(map(": "maps",
+    "seq(": "sequence_type",
+    "map(": "map_type",
+    "sparse_tensor(": "sparse_tensor_type",
+}
+"""The kind of type, by the beginning of ONNX Runtime's name for it; the first that fits counts."""
 _CAST = "Put a Cast from and to {plain} at the model's inputs and outputs, and log it again; weights and all between may stay {element}."
 _WAYS_OUT = {
     element: _CAST.format(plain=plain, element=element)
@@ -342,9 +371,13 @@ _WAYS_OUT = {
 def _tensor(port: Port) -> Tensor:
     """Return a tensor with ONNX Runtime's type and shape.
 
-    An output of unknown rank is taken for a scalar, as NVIDIA's backend does; its answers have the shape that they have.
+    An output of unknown rank is taken for a scalar, as NVIDIA's backend does; its answers have the shape
+    that they have.
     """
     datatype = RUNTIME_TYPES.get(port.type)
+    for beginning, kind in _NO_TENSORS_IN_RUNTIME.items():
+        if port.type.startswith(beginning):
+            raise _unserved(port.name, *_NO_TENSORS[kind])
     if datatype is None:
         element = port.type.removeprefix("tensor(").removesuffix(")").upper()
         raise _unserved(port.name, f"has type {port.type}", _WAYS_OUT.get(element, _EXPORT_PLAIN))
