@@ -57,12 +57,12 @@ class SmokeSettings(FromEnvironment):
     reference_timeout_s: float = setting(
         "TRITON_DEPLOY_REFERENCE_TIMEOUT_S",
         60.0,
-        "Longest that a model logged without golden inputs may take to load and answer in its process, seconds; far below the lease.",
+        "Longest that ONNX Runtime may take to open a model in its process, and again to load and answer one logged without golden inputs, seconds; far below the lease.",
         check=_time_to_answer,
     )
     reference_memory_bytes: int = setting(
         "TRITON_DEPLOY_REFERENCE_MEMORY_BYTES",
         4 << 30,
-        "Address space of a process in which the deployer or the gate runs a model, bytes; ONNX Runtime alone takes 0.3 GB of it.",
+        "Address space of a process in which the deployer or the gate opens or runs a model, bytes; ONNX Runtime alone takes 0.3 GB of it.",
         check=_memory_of_a_runtime,
     )
