@@ -257,6 +257,18 @@ def test_what_was_committed_without_a_verdict_is_seen(
     assert f'triton_deploy_taken_back{{model="{MODEL}",version="2"}} 1.0' in metrics
 
 
+def test_a_journal_that_can_not_be_read_hides_no_release(
+    site: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = live(site)
+    last = max((site.root / MODEL / "deployments" / release.deploy_id).glob("*.json"))
+    last.write_text("{")
+    said = cli_says(site, capsys, monkeypatch, "history", MODEL)
+    assert len(said.splitlines()) == 3
+    assert said.count("[how it was judged can't be read]") == 1
+    assert len(model_status(site.settings, MODEL).problems) == 1
+
+
 def test_a_bake_that_can_not_be_read_hides_no_release_and_lets_nothing_through(
     site: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..deploy.deployer import Deployer
 from ..report.known_models import require_known
 from ..repository import ModelFolder, models_in
-from ..repository.verdicts import in_a_line
+from ..repository.verdicts import in_lines
 from ..rules.canary import step_of
 from ..rules.deployment import Deployment, State
 from ..rules.names import check_model
@@ -126,28 +126,23 @@ def history(options: argparse.Namespace, settings: Settings) -> Told:
 
     A record that can't be read is an error after the lines of newer releases.
     """
-    from ..upkeep.status import shapes_of
-
     require_known(settings, options.model)
     folder = ModelFolder.at(settings.repository_root, options.model)
     releases = islice(folder.releases.history(), max(0, options.limit))
     values = (
-        asdict(release) | {"verdict": in_a_line(folder, release), "shapes": shapes_of(folder, release)}
+        asdict(release) | dict(zip(("verdict", "shapes"), in_lines(folder, release), strict=True))
         for release in releases
     )
     return Told(values, _history_lines(folder, releases))
 
 
 def _history_lines(folder: ModelFolder, releases: Iterable[Release]) -> Iterator[str]:
-    from ..upkeep.status import shapes_of
-
     release = None
     for release in releases:
-        notes = in_a_line(folder, release), shapes_of(folder, release)
         yield (
             f"{release.generation:>6}  version {release.active_version:<5} {release.updated_at_utc}  alias {release.alias}  "
             f"by {release.actor}  run {release.run_id or '-'}  deployment {release.deploy_id}  {release.reason}".rstrip()
-            + "".join(f"  [{note}]" for note in notes if note)
+            + "".join(f"  [{note}]" for note in in_lines(folder, release) if note)
         )
     if release is None:
         yield f"{folder.model} was never released."

@@ -10,6 +10,7 @@ from ..rules.bake_record import Bake, BakeVerdict
 from ..rules.deployment import Pinned
 from ..rules.identity import Origin, is_another, origin_of, same_files
 from ..rules.release import BAKED_BADLY, NOT_JUDGED, Release
+from ..rules.shapes import told
 from ..rules.version_files import Manifest
 from . import ModelFolder
 
@@ -19,15 +20,18 @@ CANARY, BAKE = "canary", "bake"
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """The verdicts on a release.
+    """The verdicts on a release, and whose shapes it has.
 
     Attributes:
         bake: record of its bake; None while the bake has not ended, or when none was due.
         unjudged: a sentence for each step of its canary that ended without a verdict, with the reason.
+        shapes: whose shapes the release has, in a line; empty for the deployer's, or when the record of its
+            deployment is gone.
     """
 
     bake: Bake | None = None
     unjudged: tuple[str, ...] = ()
+    shapes: str = ""
 
     @property
     def without_verdict(self) -> tuple[str, ...]:
@@ -77,15 +81,26 @@ def judged(folder: ModelFolder, release: Release) -> Judged:
     """
     record = folder.journal.find(release.deploy_id)
     canary = record.canary if record else None
-    return Judged(bake=folder.bakes.find(release.generation), unjudged=canary.unjudged if canary else ())
+    return Judged(
+        bake=folder.bakes.find(release.generation),
+        unjudged=canary.unjudged if canary else (),
+        shapes=told(record.shapes) if record else "",
+    )
 
 
 def in_a_line(folder: ModelFolder, release: Release) -> str:
     """Return the verdicts on a release in a line for people, even if its records can't be read."""
+    verdicts, _ = in_lines(folder, release)
+    return verdicts
+
+
+def in_lines(folder: ModelFolder, release: Release) -> tuple[str, str]:
+    """Return the verdicts on a release, and whose shapes it has, each as ``in_a_line`` does."""
     try:
-        return str(judged(folder, release))
+        how = judged(folder, release)
     except DeployError:
-        return "how it was judged can't be read"
+        return "how it was judged can't be read", ""
+    return str(how), how.shapes
 
 
 def bad_versions(folder: ModelFolder) -> list[BadVersion]:

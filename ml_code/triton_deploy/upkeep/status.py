@@ -17,7 +17,6 @@ from ..repository import ModelFolder
 from ..repository.verdicts import BadVersion, Judged, bad_versions, judged
 from ..rules.deployment import Deployment
 from ..rules.release import Release
-from ..rules.shapes import told
 from ..rules.standing import Notice
 from ..settings import Settings
 from .each_model import each_model
@@ -136,7 +135,7 @@ def model_status(
         ),
         verdict=str(how),
         without_verdict=how.without_verdict,
-        shapes=seen(lambda: shapes_of(folder, live), "") if live else "",
+        shapes=how.shapes,
         taken_back=bad,
     )
     return model_status(settings, model, feedback) if survey and status.differs else status
@@ -160,12 +159,6 @@ def _failed(model: str, problem: str) -> ModelStatus:
     return ModelStatus(
         model=model, live=None, serving={}, unfinished=None, quarantined={}, problems=(problem,)
     )
-
-
-def shapes_of(folder: ModelFolder, release: Release) -> str:
-    """Return whose shapes a release has, in a line; empty for the deployer's, or when the record is gone."""
-    record = folder.journal.find(release.deploy_id)
-    return told(record.shapes) if record else ""
 
 
 def _unfinished(folder: ModelFolder) -> Deployment | None:
