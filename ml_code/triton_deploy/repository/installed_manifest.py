@@ -12,11 +12,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import StorageFailed
 from ..rules.version_files import Manifest
 from ..storage import storage_errors
 from . import durable
 from .origins import MANIFEST
+from .versions import read_manifest
 
 
 def digest_of(manifest: Manifest) -> str:
@@ -38,17 +38,12 @@ class InstalledManifest:
 
     def read(self) -> Manifest:
         """Return the manifest; raises StorageFailed when it is gone, torn or not one."""
-        with storage_errors(f"reading {self._path / MANIFEST}"):
-            file = os.open(MANIFEST, os.O_RDONLY, dir_fd=self._directory)
-            with os.fdopen(file, encoding="utf-8", errors="replace") as opened:
-                text = opened.read()
-        try:
-            return Manifest.from_json(text)
-        except ValueError as error:
-            raise StorageFailed(
-                f"The manifest {self._path / MANIFEST} can't be read: {error}.",
-                hint="Move that version's directory away and deploy the version again.",
-            ) from error
+        return read_manifest(self._path / MANIFEST, self._text)
+
+    def _text(self) -> str:
+        file = os.open(MANIFEST, os.O_RDONLY, dir_fd=self._directory)
+        with os.fdopen(file, encoding="utf-8") as opened:
+            return opened.read()
 
     def replace(self, manifest: Manifest) -> None:
         """Replace the manifest: a reader sees the old one or the new one; raises StorageFailed."""

@@ -18,7 +18,9 @@ from ..storage import storage_errors, storage_failed
 T = TypeVar("T")
 
 
-def read_record(path: Path, decode: Callable[[str], T], what: str, hint: str) -> T:
+def read_record(
+    path: Path, decode: Callable[[str], T], what: str, hint: str, text: Callable[[], str] | None = None
+) -> T:
     """Return the record in a file.
 
     Args:
@@ -26,13 +28,14 @@ def read_record(path: Path, decode: Callable[[str], T], what: str, hint: str) ->
         decode: makes a record of the text; raises ValueError when the text is not one.
         what: name of the record for messages: ``The release record``.
         hint: advice to the user when the file holds something else.
+        text: reads the file as UTF-8; by default by its path.
 
     Raises:
         FileNotFoundError: there is no such file.
         StorageFailed: the file can't be read, or holds no such record; the message names the file.
     """
     try:
-        return decode(path.read_text(encoding="utf-8"))
+        return decode(text() if text else path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise
     except IsADirectoryError as error:
@@ -45,14 +48,16 @@ def read_record(path: Path, decode: Callable[[str], T], what: str, hint: str) ->
         raise storage_failed(error, f"reading {path}") from error
 
 
-def read_existing_record(path: Path, decode: Callable[[str], T], what: str, hint: str) -> T:
+def read_existing_record(
+    path: Path, decode: Callable[[str], T], what: str, hint: str, text: Callable[[], str] | None = None
+) -> T:
     """Return the record in a file that must be there; see ``read_record``.
 
     Raises:
         StorageFailed: the file is gone, can't be read, or holds no such record; the message names the file.
     """
     try:
-        return read_record(path, decode, what, hint)
+        return read_record(path, decode, what, hint, text)
     except FileNotFoundError as error:
         raise StorageFailed(f"{what} {path} is gone.", hint=hint) from error
 

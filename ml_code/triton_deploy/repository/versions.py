@@ -24,14 +24,18 @@ from .reading import is_disk_failure, matching_paths, read_existing_record
 BLOCK_BYTES = 1 << 20
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path, text: Callable[[], str] | None = None) -> Manifest:
     """Read a manifest.
+
+    Args:
+        path: its file.
+        text: reads that file as UTF-8; by default by its path.
 
     Raises:
         StorageFailed: the file is gone, can't be read, or is not a manifest.
     """
     hint = "Move that version's directory away and deploy the version again."
-    return read_existing_record(path, Manifest.from_json, "The manifest", hint)
+    return read_existing_record(path, Manifest.from_json, "The manifest", hint, text)
 
 
 def sha256_of(path: Path, progress: Callable[[int], object] = lambda count: None) -> str:
