@@ -18,7 +18,7 @@ from ..clients.fetch_version import Artifact, consists_of, proven_digest, refuse
 from ..errors import ArtifactRejected, NotFound, Quarantined, SchemaChanged, StorageFailed
 from ..model import model_config, onnx_model
 from ..model.reference_limits import Limits
-from ..model.signature import Signer, signature_of
+from ..model.signature import Signer
 from ..repository import ModelFolder
 from ..repository.quarantine import Quarantine
 from ..repository.versions import Versions
@@ -74,7 +74,7 @@ class Materializer:
         settings: Settings,
         folder: ModelFolder,
         store: Callable[[], ArtifactStore],
-        sign: Signer = signature_of,
+        sign: Signer,
     ) -> None:
         self._sign = sign
         self._settings = settings

@@ -14,7 +14,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from ..errors import ArtifactRejected, Misconfigured, NotFound, Superseded
+from ..errors import Superseded
+from ..fleet.model_on_triton import NOT_TOLD
 from ..model.model_config import check_options
 from ..model.reported_shapes import runtime_version
 from ..repository.installed_manifest import digest_of, opened_manifest
@@ -96,7 +97,7 @@ def _asked(step: RunningStep, manifest: Manifest, refused: OtherShapes) -> Repor
     """Return the shapes of the first serving Triton; raises OtherShapes when it does not tell them."""
     try:
         reported = step.serving.ask_shapes(manifest)
-    except (ArtifactRejected, Misconfigured, NotFound, ValueError) as error:
+    except NOT_TOLD as error:
         asked = refused.worded(
             f"{refused.message} Asked for its own shapes, that Triton does not tell them (with --disable-auto-complete-config none "
             f"does): {error}"

@@ -22,6 +22,10 @@ READY_POLL_S = 0.1
 log = logging.getLogger(__name__)
 
 
+NOT_TOLD = (ArtifactRejected, Misconfigured, NotFound, ValueError)
+"""Errors of ``ModelOnTriton.ask_shapes`` of a Triton that answers, and does not tell its shapes."""
+
+
 class ModelOnTriton:
     """One model on one Triton.
 

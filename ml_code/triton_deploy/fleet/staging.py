@@ -17,12 +17,10 @@ from typing import Any
 
 from ..clients.triton import Triton
 from ..errors import (
-    ArtifactRejected,
     DeployError,
     EndedTriton,
     LeaseHeld,
     Misconfigured,
-    NotFound,
     StorageFailed,
     Superseded,
     Unavailable,
@@ -36,6 +34,7 @@ from ..rules.triton_errors.row import OtherShapes
 from ..rules.version_files import Manifest
 from ..settings import Settings
 from .fleet import Fleet
+from .model_on_triton import NOT_TOLD
 
 log = logging.getLogger(__name__)
 
@@ -224,7 +223,7 @@ class Staging:
         self._keep(trial)
         try:
             refused.reported = Fleet(self._folder, [self._triton], self._settings).ask_shapes(trial.manifest)
-        except (ArtifactRejected, Misconfigured, NotFound, ValueError) as error:
+        except NOT_TOLD as error:
             log.warning("the staging Triton does not tell its own shapes: %s", error)
         self._keep(trial)
         return refused

@@ -1,21 +1,21 @@
 """Inspection of an ONNX model, before Triton sees it.
 
-Two looks: at the file alone, for the names of its external data files (they decide what is transferred),
-and at the whole,
-with ONNX Runtime, in a process of its own. Weights stay on disk in both: see onnx_outline.py.
+``external_files`` reads the file alone, for the names of its external data files, which are transferred
+next. ``inspect`` looks at the whole model with ONNX Runtime, in a process of its own. Neither reads large
+weights into memory: see onnx_outline.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import ArtifactRejected
 from ..rules.names import same_name, unfit_for_weights
 from ..rules.schema import Schema, Tensor
 from ..storage import storage_errors
-from .onnx_outline import ELEMENT_BYTES, outline
+from .onnx_outline import ELEMENT_BYTES, external_tensors, outline
 from .reference_limits import Limits, ModelFailed
 from .signature import Port, Signature, Signer, signature_of
 
@@ -61,7 +61,7 @@ def external_files(model_file: Path) -> tuple[str, ...]:
     model = _parse(model_file)
     _refuse_external_sparse(model_file, model)
     paths: dict[str, str] = {}
-    for tensor, info in _external(model):
+    for tensor, info in external_tensors(model):
         path = PurePosixPath(info.location).as_posix()
         why = unfit_for_weights(info.location)
         if not why and paths.setdefault(same_name(path), path) != path:
@@ -83,15 +83,6 @@ def _refuse_files_as_folders(model_file: Path, paths: Mapping[str, str]) -> None
                     f"{model_file.name} keeps weights in {path!r} and in {folder.as_posix()!r}, which would be a file and a folder.",
                     hint="Export the model again with its external data in one file.",
                 )
-
-
-def _external(model: onnx.ModelProto) -> Iterator[tuple[onnx.TensorProto, Any]]:
-    """Yield each tensor whose data is in another file, with ONNX's description of the place."""
-    from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
-
-    for tensor in _get_all_tensors(model):
-        if uses_external_data(tensor):
-            yield tensor, ExternalDataInfo(tensor)
 
 
 def _refuse_external_sparse(model_file: Path, model: onnx.ModelProto) -> None:
@@ -174,7 +165,7 @@ def inspect(
 
 def _check_external(model_file: Path, model: onnx.ModelProto) -> None:
     """Refuse missing or truncated external data, and take the rest out of the model for ONNX's checker."""
-    for tensor, info in list(_external(model)):
+    for tensor, info in list(external_tensors(model)):
         # The checker does not look at sizes.
         path, needed = model_file.parent / info.location, (info.offset or 0) + (info.length or 0)
         with storage_errors(f"reading {path}"):

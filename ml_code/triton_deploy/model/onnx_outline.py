@@ -3,9 +3,8 @@
 Protocol Buffers' libraries read a message whole. This module walks over the file instead and leaves out the
 bytes of large tensors. For ONNX's checker such a tensor becomes one element of its type (``outline``). For
 ONNX Runtime it becomes external data that lies in the file itself (``linked_outline``): the runtime maps
-it, and reads only what it computes with.
-Everything else stays as it is. Sources: Protocol Buffers' encoding
-(protobuf.dev/programming-guides/encoding) and the field numbers of ``onnx.proto``.
+it, and reads only what it computes with. Everything else stays as it is. Sources: Protocol Buffers'
+encoding (protobuf.dev/programming-guides/encoding) and the field numbers of ``onnx.proto``.
 """
 
 from __future__ import annotations
@@ -15,7 +14,11 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    import onnx
+    from onnx.external_data_helper import ExternalDataInfo
 
 LARGE_BYTES = 4096
 """A smaller field is copied without being parsed."""
@@ -47,6 +50,15 @@ _LARGE_FIELDS: Mapping[str, Mapping[int, str]] = {
     "AttributeProto": {5: _TENSOR, 6: "GraphProto", 10: _TENSOR, 11: "GraphProto"},
 }
 """The fields that may hold tensors: for each message type, the message type of the field by its number."""
+
+
+def external_tensors(model: onnx.ModelProto) -> Iterator[tuple[onnx.TensorProto, ExternalDataInfo]]:
+    """Yield each tensor whose data is in another file, with ONNX's description of the place."""
+    from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
+
+    for tensor in _get_all_tensors(model):
+        if uses_external_data(tensor):
+            yield tensor, ExternalDataInfo(tensor)
 
 
 def outline(model_file: Path) -> bytes:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .onnx_outline import linked_outline
+from .onnx_outline import external_tensors, linked_outline
 from .reference_limits import Limits, ModelFailed
 
 
@@ -83,17 +83,11 @@ def _mapped_bytes(outline: bytes, folder: Path) -> int:
     Each file counts once: a model whose tensors overlap gets no more memory by it.
     """
     import onnx
-    from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
 
-    tensors = [
-        tensor
-        for tensor in _get_all_tensors(onnx.ModelProto.FromString(outline))
-        if uses_external_data(tensor)
-    ]
-    locations = {ExternalDataInfo(tensor).location for tensor in tensors}
-    paths = {Path(os.path.normpath(folder / location)) for location in locations}
+    locations = [info.location for _, info in external_tensors(onnx.ModelProto.FromString(outline))]
+    paths = {Path(os.path.normpath(folder / location)) for location in set(locations)}
     # Each tensor is mapped by itself, in whole pages.
-    edges_bytes = 2 * resource.getpagesize() * len(tensors)
+    edges_bytes = 2 * resource.getpagesize() * len(locations)
     mapped_bytes = edges_bytes + sum(path.stat().st_size for path in paths if path.is_file())
     return _MAPPED_TIMES * mapped_bytes
 

@@ -180,7 +180,7 @@ def largest_error(case: SmokeCase, answers: Mapping[str, Array], *, rtol: float,
             )
         answer = answer.reshape(expected.shape)
         if expected.dtype == np.object_:
-            if [_as_bytes(value) for value in answer.flat] != [_as_bytes(value) for value in expected.flat]:
+            if not _same_strings(answer, expected):
                 raise _wrong(case, f"output {name} has other strings than expected")
             continue
         error = _errors(answer, expected)
@@ -194,6 +194,10 @@ def largest_error(case: SmokeCase, answers: Mapping[str, Array], *, rtol: float,
                 f"output {name} is off by up to {error.max():.3g}, more than rtol {rtol:g} and atol {atol:g} allow",
             )
     return largest
+
+
+def _same_strings(one: Array, other: Array) -> bool:
+    return [_as_bytes(value) for value in one.flat] == [_as_bytes(value) for value in other.flat]
 
 
 def _errors(answer: Array, expected: Array) -> Array:
@@ -232,7 +236,7 @@ def at_random(first: Mapping[str, Array], second: Mapping[str, Array]) -> str:
         if other is None or one.shape != other.shape:
             return f"two answers to the same inputs have output {name} in other shapes"
         if one.dtype == np.object_:
-            if [_as_bytes(value) for value in one.flat] != [_as_bytes(value) for value in other.flat]:
+            if not _same_strings(one, other):
                 return f"two answers to the same inputs have other strings in output {name}"
         elif (off := _off_by(other, one, rtol=_SAME_RTOL, atol=_SAME_ATOL)) is not None:
             return f"two answers to the same inputs differ by up to {off:.3g} in output {name}"
