@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
-import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from ml_code.triton_deploy.rules.standing import Registered
 from ml_code.triton_deploy.rules.triton_errors import error_of
 from ml_code.triton_deploy.rules.triton_errors.calls import Call, Doing
 from ml_code.triton_deploy.rules.version_files import DIGEST_TAG, RemoteFile
+from tests.support.ranged_server import Stored, ranged_server
 
 
 class FakeRegistry:
@@ -165,41 +165,12 @@ class FakeStore:
 def fake_store() -> Iterator[FakeStore]:
     objects: dict[str, bytes] = {}
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        # Head and body in one packet: in two, each answer waits 40 ms for the client's acknowledgement.
-        wbufsize = 1 << 16
+    def find(path: str) -> Stored | None:
+        body = objects.get(f"fake://{path}")
+        return None if body is None else Stored(len(body), f"{zlib.crc32(body):x}", lambda: io.BytesIO(body))
 
-        def do_GET(self) -> None:
-            body = objects.get("fake://" + self.path.lstrip("/"))
-            if body is None:
-                self.send_response(404)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            start, end = 0, len(body) - 1
-            ranged = self.headers.get("Range")
-            if ranged:
-                first, _, last = ranged.removeprefix("bytes=").partition("-")
-                start, end = int(first), min(int(last or end), end)
-            self.send_response(206 if ranged else 200)
-            if ranged:
-                self.send_header("Content-Range", f"bytes {start}-{end}/{len(body)}")
-            self.send_header("ETag", f'"{zlib.crc32(body):x}"')
-            self.send_header("Content-Length", str(end - start + 1))
-            self.end_headers()
-            self.wfile.write(body[start : end + 1])
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        yield FakeStore(f"http://127.0.0.1:{server.server_port}", objects)
-    finally:
-        server.shutdown()
-        server.server_close()
+    with ranged_server(find) as url:
+        yield FakeStore(url, objects)
 
 
 class FakeTriton:

@@ -12,7 +12,7 @@ import pytest
 from ml_code.triton_deploy.clients.triton import GrpcTriton
 from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.model.reported_shapes import runtime_version
-from ml_code.triton_deploy.model.signature import Signature, signature_of
+from ml_code.triton_deploy.model.signature import Signature, Signer, signature_of
 from ml_code.triton_deploy.rules.deployment import Deployment, State
 from ml_code.triton_deploy.rules.schema import Schema
 from tests.support.fakes import ones
@@ -40,16 +40,16 @@ def test_a_schema_that_triton_refuses_becomes_tritons(
         outputs = tuple(replace(port, shape=(-1,) * len(port.shape)) for port in signature.outputs)
         return replace(signature, outputs=outputs)
 
-    def deploy(deploy_id: str) -> Deployment:
+    def deploy(deploy_id: str, sign: Signer = opened, **changes: bool) -> Deployment:
         deployer = Deployer(
             world.settings,
             registry=world.registry,
             stores=lambda uri: world.store,
             tritons=[triton],
             clock=lambda: world.now,
-            sign=opened,
+            sign=sign,
         )
-        return deployer.deploy(world.request(deploy_id))
+        return deployer.deploy(world.request(deploy_id, **changes))
 
     world.register(1, files(times(1.0), triton__golden_json=golden(1.0)))
     record = deploy("d1")
@@ -73,13 +73,6 @@ def test_a_schema_that_triton_refuses_becomes_tritons(
     # Triton folds no constant at this level, and has no size for the columns.
     options = json.dumps({"optimization": {"graph": {"level": 2}}}).encode()
     world.register(3, files(folded(3.0), triton__golden_json=golden(3.0)) | {"triton/config.json": options})
-    deployer = Deployer(
-        world.settings,
-        registry=world.registry,
-        stores=lambda uri: world.store,
-        tritons=[triton],
-        clock=lambda: world.now,
-    )
-    record = deployer.deploy(world.request("d3", allow_schema_change=True))
+    record = deploy("d3", signature_of, allow_schema_change=True)
     assert record.shapes["differences"] == ["y is [-1, -1] there and [-1, 2] here"]
     assert triton.infer(MODEL, rows, 20.0).version == 3
