@@ -32,6 +32,9 @@ SWEEPS = (
     "sleep before a call, two others commit, real Triton",
     "sleep after a call, two others commit, real Triton",
     "sleep before a call, another commits, killed after it",
+    "kill, reconcile, shapes of Triton",
+    "kill, the same again, shapes of Triton",
+    "sleep before a call, another commits, shapes of Triton",
 )
 """Sections of ``docs/reliability.json`` that are sweeps."""
 OPERATIONS = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,14 @@ from ml_code.triton_deploy.rules.deployment import State
 from ml_code.triton_deploy.rules.schema import Schema
 from tests.support.faults.killed_process import Killed, Killer, Sleeper
 from tests.support.faults.operations import copied, reconcile, whole
+from tests.support.faults.sweep_samples import EXTENT, Sweep
 from tests.support.models import files, golden, open_columns
 from tests.support.world import MODEL, World, deployed
 
 THERE = {"y": (-1, 2)}
 ALL_STEPS = ("load", "ready", "smoke", "commit")
+STEP = 6
+"""A sample has one point of so many."""
 
 
 @pytest.fixture(autouse=True)
@@ -60,25 +64,40 @@ def killed(world: World, at: int) -> bool:
     return killer.struck
 
 
-def test_a_killed_deploy_is_rolled_back_or_finished(world: World, tmp_path: Path) -> None:
-    base, at, struck = deployed(world), 0, True
+def each_point(sweep: Sweep, base: World, root: Path) -> Iterator[tuple[int, World]]:
+    """The points of a sweep, each with a world of its own; the caller ends the iteration."""
+    for at in sweep.points():
+        yield at, materialized(base, root / f"copy-{at}")
+
+
+def swept(sweep: Sweep, complete: bool) -> None:
+    """Enough points were tried."""
+    assert sweep.tried > (60 if complete else 60 // STEP)
+    sweep.ended()
+
+
+@EXTENT
+def test_a_killed_deploy_is_rolled_back_or_finished(world: World, tmp_path: Path, complete: bool) -> None:
+    sweep = Sweep("kill, reconcile, shapes of Triton", "deploy", complete=complete, step=STEP)
+    base = deployed(world)
     before = [path.read_text() for path in sorted((world.root / MODEL / "releases").glob("*.json"))]
-    while struck:
-        at += 1
-        one = materialized(base, tmp_path / f"copy-{at}")
+    for at, one in each_point(sweep, base, tmp_path):
         struck = killed(one, at)
         one.later(10_000)
         reconcile(one, one.deployer())
         agrees(one)
         whole(one, {3, 4}, before)
-    assert at > 60
+        if not struck:
+            break
+    swept(sweep, complete)
 
 
-def test_a_killed_deploy_that_is_taken_up_again_goes_live(world: World, tmp_path: Path) -> None:
-    base, at, struck = deployed(world), 0, True
-    while struck:
-        at += 1
-        one = materialized(base, tmp_path / f"copy-{at}")
+@EXTENT
+def test_a_killed_deploy_that_is_taken_up_again_goes_live(
+    world: World, tmp_path: Path, complete: bool
+) -> None:
+    sweep = Sweep("kill, the same again, shapes of Triton", "deploy", complete=complete, step=STEP)
+    for at, one in each_point(sweep, deployed(world), tmp_path):
         struck = killed(one, at)
         run(one.deployer())
         record = one.folder.journal.get("victim")
@@ -86,15 +105,20 @@ def test_a_killed_deploy_that_is_taken_up_again_goes_live(world: World, tmp_path
         assert record.shapes["differences"] == ["y is [-1, 2] there and [-1, -1] here"]
         agrees(one)
         assert one.ask() == (4, 4.0)
-    assert at > 60
+        if not struck:
+            break
+    swept(sweep, complete)
 
 
-def test_a_deploy_that_wakes_up_late_changes_no_file_of_another(world: World, tmp_path: Path) -> None:
+@EXTENT
+def test_a_deploy_that_wakes_up_late_changes_no_file_of_another(
+    world: World, tmp_path: Path, complete: bool
+) -> None:
     """The other one brings the same version number, with other files of its own."""
-    base, at, slept = deployed(world), 0, True
-    while slept:
-        at += 1
-        one = materialized(base, tmp_path / f"copy-{at}")
+    sweep = Sweep(
+        "sleep before a call, another commits, shapes of Triton", "deploy", complete=complete, step=STEP
+    )
+    for at, one in each_point(sweep, deployed(world), tmp_path):
 
         def another(one: World = one) -> None:
             one.later(10_000)
@@ -106,9 +130,10 @@ def test_a_deploy_that_wakes_up_late_changes_no_file_of_another(world: World, tm
         sleeper = Sleeper(one.triton, at, another)
         with contextlib.suppress(DeployError), sleeper.at_work():
             run(one.deployer())
-        slept = sleeper.slept
         agrees(one)
         release = one.folder.releases.latest()
         assert release is not None
         assert one.folder.versions.require(4).deploy_id == release.deploy_id, at
-    assert at > 60
+        if not sleeper.slept:
+            break
+    swept(sweep, complete)
