@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from tests.support.waiting import eventually
+
 pytestmark = pytest.mark.integration
 
 Array = NDArray[Any]
@@ -178,8 +180,17 @@ def test_every_type_and_an_empty_tensor_round_trip(repository: Path, connect: Co
     assert good.result().tolist() == [[b"good"]]
     with pytest.raises(InferenceServerException, match=r"'x'.*not UTF-8"):
         bad.result()
-    statistics = client.get_inference_statistics("copy", as_json=True)["model_stats"][0]
-    assert statistics["execution_count"] == "2"
+    wait_for_counts(client, "copy", execution_count="2")
+
+
+def wait_for_counts(client: grpc_client.InferenceServerClient, model: str, **counts: str) -> None:
+    """Wait until Triton's statistics of a model show the counts: a backend reports them after it has answered."""
+
+    def shown() -> bool:
+        statistics = client.get_inference_statistics(model, as_json=True)["model_stats"][0]
+        return {name: statistics[name] for name in counts} == counts
+
+    eventually(shown, f"statistics of {model}: {counts}", limit_s=10)
 
 
 def io(dims: str, name: str = "x", data_type: str = "TYPE_FP32") -> str:
@@ -310,16 +321,14 @@ def test_requests_are_joined_and_fail_one_by_one(repository: Path, connect: Conn
         results = list(pool.map(lambda indices: ask(*indices), [(0,), (1, 2), (2,)]))
     assert [r.as_numpy("picked").ravel().tolist() for r in results] == [[10], [11, 12], [12]]
     assert [r.as_numpy("rows").ravel().tolist() for r in results] == [[4], [4, 4], [4]]
-    statistics = client.get_inference_statistics("batch", as_json=True)["model_stats"][0]
-    assert (statistics["inference_count"], statistics["execution_count"]) == ("4", "1")
+    wait_for_counts(client, "batch", inference_count="4", execution_count="1")
 
     with ThreadPoolExecutor(3) as pool:
         good, bad, good_too = pool.map(lambda indices: ask(*indices), [(0,), (1, 7), (2,)])
     assert good.as_numpy("picked").tolist() == [[10]]
     assert "indices element out of data bounds" in bad
     assert good_too.as_numpy("picked").tolist() == [[12]]
-    statistics = client.get_inference_statistics("batch", as_json=True)["model_stats"][0]
-    assert statistics["execution_count"] == "2"  # the three did come in one batch
+    wait_for_counts(client, "batch", execution_count="2")  # the three did come in one batch
 
     only = ask(1, 1, 1, 1, outputs=["rows"]).get_response()
     assert [output.name for output in only.outputs] == ["rows"]
