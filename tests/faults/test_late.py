@@ -29,7 +29,7 @@ from tests.support.world import MODEL, World, deployed
 
 STEP = 17
 """Of so many points one is tried, unless all are asked for."""
-STEP_ON_TRITON = 97
+STEP_ON_TRITON = 211
 COMPLETE_STEP_ON_TRITON = 10
 """Of so many points one is tried on a real Triton, besides all that touch what is live: a point takes two starts of it."""
 

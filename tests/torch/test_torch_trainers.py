@@ -76,7 +76,6 @@ def test_the_file_is_old_enough_for_any_triton_and_takes_any_batch(small: Traine
 
 def test_parity_curves_plots_and_golden_rows_are_there(small: TrainedModel) -> None:
     assert small.parity.holds(1e-5)
-    assert small.parity.max_abs_error > 0
     assert small.parity.rows == small.held_out.rows == small.params["test_rows"]
     assert {name: len(curve) for name, curve in small.curves.items()} == {
         "train_loss": 3,

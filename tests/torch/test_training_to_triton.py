@@ -154,6 +154,7 @@ def test_what_the_gateway_answers_is_what_pytorch_computes(
         assert wrong.status_code == 422
 
 
+@pytest.mark.soak
 def test_the_pytorch_flavor_answers_alike_without_triton(
     mlflow_stack: Stack, trained: Trained, tmp_path: Path
 ) -> None:

@@ -188,7 +188,7 @@ def wait_for_counts(client: grpc_client.InferenceServerClient, model: str, **cou
 
     def shown() -> bool:
         statistics = client.get_inference_statistics(model, as_json=True)["model_stats"][0]
-        return {name: statistics[name] for name in counts} == counts
+        return {name: statistics.get(name, "0") for name in counts} == counts
 
     eventually(shown, f"statistics of {model}: {counts}", limit_s=10)
 
