@@ -16,6 +16,7 @@ MAIN := .venv/.stamp
 TRITON := .venv-triton/.stamp
 TORCH := .venv/.torch-stamp
 ZOO := .cache/zoo/.stamp
+SITE := .cache/site/.stamp
 # nvidia-pytriton's wheels need glibc 2.35; every other wheel needs less.
 COMPILE = $(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_35 --only-binary :all: --custom-compile-command 'make lock'
@@ -39,7 +40,7 @@ WORKERS ?= 3
 SPREAD = -n $(WORKERS)
 CHECKED := ml_code dags stack bench deploy/airflow/*.py deploy/grafana/*.py
 
-.PHONY: help demo up up-distributed test test-unit coverage soak planted bench bench-quick torch zoo lint format docs lock clean env main
+.PHONY: help demo up up-distributed test test-unit coverage soak planted bench bench-quick torch zoo site lint format docs lock clean env main
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -96,12 +97,17 @@ docs: main  ## write the generated parts of the documents, and the dashboards
 	.venv/bin/python docs/generate.py
 	.venv/bin/python deploy/grafana/dashboards.py
 
+site: $(SITE)  ## the documents as a site in .cache/site/html, with a search that needs no internet
+	.cache/site/venv/bin/mkdocs build --quiet --strict --site-dir .cache/site/html
+	@echo 'open .cache/site/html/index.html; the search needs a server: python3 -m http.server --directory .cache/site/html'
+
 lock: $(UV)  ## resolve requirements/*.in again into requirements/*.txt
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) requirements/triton.in -o requirements/triton.txt
 	$(COMPILE) pyproject.toml --extra airflow --extra distributed --extra events --extra gateway --extra training requirements/main.in -o requirements/main.txt
 	$(FIND_LINKS) $(COMPILE) --constraint requirements/main.txt --no-emit-package torch requirements/torch.in -o requirements/torch.txt
 	$(COMPILE) --constraint requirements/main.txt --no-deps requirements/zoo.in -o requirements/zoo.txt
+	$(COMPILE) requirements/docs.in -o requirements/docs.txt
 	$(IMAGE) requirements/build.in -o requirements/build.txt
 	$(IMAGE) requirements/mlflow.in -o requirements/mlflow.txt
 	$(IMAGE) pyproject.toml --extra airflow --extra distributed --extra events --extra training -o requirements/airflow.txt
@@ -144,6 +150,12 @@ $(ZOO): requirements/zoo.txt $(MAIN)
 	@echo 'setting up the zoo in .cache/zoo ...'
 	@rm -rf .cache/zoo/site
 	$(UV) pip install --quiet --python .venv --target .cache/zoo/site --no-deps --require-hashes --no-build -r requirements/zoo.txt
+	@touch $@
+
+$(SITE): requirements/docs.txt | $(UV)
+	@echo 'setting up MkDocs in .cache/site ...'
+	$(UV) venv --quiet --allow-existing --python .cache/uv/bin/python .cache/site/venv
+	$(UV) pip sync --quiet --python .cache/site/venv --require-hashes --no-build requirements/docs.txt
 	@touch $@
 
 $(UV): requirements/uv.txt

@@ -12,7 +12,7 @@ from .series import Series
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A line of the README's table.
+    """A line of the table of claims in docs/performance.md.
 
     Attributes:
         what: the claim in words.
@@ -25,7 +25,6 @@ class Claim:
         at_most: the aim, an upper bound of the figure; None: no upper bound.
         at_least: the aim, a lower bound of the figure; None: no lower bound.
         why: reason why the aim was missed.
-        headline: whether the README shows the claim.
     """
 
     what: str
@@ -38,7 +37,6 @@ class Claim:
     at_most: float | None = None
     at_least: float | None = None
     why: str = ""
-    headline: bool = False
 
     def figure(self, measured: Mapping[str, Sequence[Series]]) -> float:
         """Return the figure.
@@ -116,7 +114,6 @@ def _deploys() -> Iterator[Claim]:
                     beside=NAIVE,
                     at_most=aim if quantity == "whole process" else None,
                     why=START if size == "1 KB" else LOAD,
-                    headline=place == "direct",
                 )
     for quantity in ("whole process", OWN):
         yield Claim(
@@ -135,7 +132,6 @@ def _deploys() -> Iterator[Claim]:
             series=f"{size}, direct: ours, whole process",
             versus=f"{size}, direct: plugin, whole process",
             beside="NVIDIA's plugin",
-            headline=True,
         )
 
 
@@ -146,7 +142,6 @@ def _memory(size: str) -> Claim:
         series=f"{size}, direct: ours, peak memory",
         less="1 KB, direct: ours, peak memory",
         at_most=40,
-        headline=size == "1 GB",
     )
 
 
@@ -161,7 +156,6 @@ def _transfers() -> Iterator[Claim]:
             at_most=1.15,
             why="two cores serve, read and hash, and the bare reads have them busy already; sha256 takes a core 0.7 s a GiB, "
             "which a server on another machine hides",
-            headline=True,
         )
 
 
@@ -184,7 +178,6 @@ def _swaps() -> Iterator[Claim]:
                 count=count,
                 at_most=0,
                 why="Triton's Python-based backend starts a process, on the cores that serve",
-                headline=what != "revert to a version that is not loaded" and count == "failed",
             )
     yield Claim(
         what="deploy: from the flip until all clients have the new version",
@@ -198,7 +191,6 @@ def _swaps() -> Iterator[Claim]:
         bench="swaps",
         series="naive revert: unload, load",
         count="failed",
-        headline=True,
     )
 
 
@@ -214,7 +206,6 @@ def _gateways() -> Iterator[Claim]:
                 beside="Triton itself",
                 at_least=0.65,
                 why="nothing overlaps, so two more messages through the kernel and an event loop are in every answer (ADR 6)",
-                headline=connections > 1,
             )
 
 
@@ -231,7 +222,6 @@ def _local() -> Iterator[Claim]:
             series=series.format("gateway, local backend"),
             versus=series.format("mlflow models serve"),
             beside="`mlflow models serve`",
-            headline=what == "memory",
         )
 
 
@@ -263,7 +253,6 @@ def _growth() -> Iterator[Claim]:
             versus=series.format(few),
             beside=beside,
             at_most=1.15,
-            headline="reconcile" in what,
         )
 
 
@@ -281,7 +270,6 @@ CLAIMS: tuple[Claim, ...] = (
         bench="deploy",
         series="1 GB, direct: ours, written",
         at_most=1,
-        headline=True,
     ),
     Claim(
         what="bytes written by a deploy of the same 1 GB again",
@@ -298,7 +286,6 @@ CLAIMS: tuple[Claim, ...] = (
         series="added",
         at_most=1.5,
         why="a task is a process that imports, connects and asks; 0.53 s on a machine twice as fast",
-        headline=True,
     ),
     Claim(
         what="parsing the deploy DAG's file, above a bare DAG file",
@@ -328,7 +315,6 @@ CLAIMS: tuple[Claim, ...] = (
         what="Triton's memory, growth by 100 swaps",
         bench="memory",
         series="server, growth by 100 swaps",
-        headline=True,
     ),
 )
 """All claims, in the order of the table."""

@@ -9,7 +9,7 @@ import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grimp
 import yaml
@@ -20,11 +20,11 @@ from bench.claims import table as claims_table
 from bench.deploy_tables import STEPS
 from bench.plots import PICTURES
 from bench.series import Series, from_json, summaries, table
-from docs.reliability_tables import candidates_table, moments_table, runs_table, sweeps_table
+from docs import reference_tables
+from docs.reliability_tables import candidates_table, moments_table, runs_table, sweeps_table, total_points
 from ml_code.alias_events.settings import EventSettings
 from ml_code.gate.rules import Rules
 from ml_code.gate.settings import RetrainSettings
-from ml_code.gateway.front.deploy_metrics import FAMILIES
 from ml_code.gateway.settings import GatewaySettings
 from ml_code.triton_deploy.cli.exit_codes import EXIT_CODES
 from ml_code.triton_deploy.rules.deployment import TRANSITIONS
@@ -43,17 +43,6 @@ def settings_table(settings: type[FromEnvironment] = Settings) -> str:
         shown = "" if default in (None, "") else f"`{default}`"
         rows.append((f"`{f.metadata['variable']}`", shown, f.metadata["doc"]))
     return markdown.table(("variable", "default", "meaning"), rows)
-
-
-def deployer_metrics() -> str:
-    """Return every metric of the deployer's records, as a Markdown table."""
-    return markdown.table(
-        ("metric", "labels", "meaning"),
-        (
-            (f"`triton_deploy_{name}`", ", ".join(["model", *labels]), text)
-            for name, (text, labels) in FAMILIES.items()
-        ),
-    )
 
 
 def chart_values() -> str:
@@ -198,9 +187,78 @@ def figures(bench: str) -> Callable[[], str]:
     return lambda: table(summaries(benches()[bench]))
 
 
-def headlines() -> str:
-    """Return the claims of the README as a Markdown table."""
-    return claims_table([claim for claim in CLAIMS if claim.headline], benches())
+class Promises(NamedTuple):
+    """The figures of the three reasons in the README.
+
+    Attributes:
+        failed: requests that failed while a bad version was deployed and rolled back, of ``asked``.
+        naive_failed: the same of the naive way, of ``naive_asked``.
+        revert: duration of a revert, with its unit.
+        lost: requests that failed while a version was unloaded and another one loaded.
+        points: number of points at which an operation was broken.
+    """
+
+    failed: str
+    asked: str
+    naive_failed: str
+    naive_asked: str
+    revert: str
+    lost: str
+    points: str
+
+
+def promises() -> Promises:
+    """Return the figures, from the results of ``make bench`` and ``make soak``."""
+    counts = {series.name: series.counts or {} for series in benches()["swaps"]}
+    ours, naive = counts["deploy of wrong answers, undone"], counts["naive deploy of wrong answers, undone"]
+    [revert] = [
+        series for series in benches()["swaps"] if series.name.startswith("revert to a warm version, call")
+    ]
+    lost = counts["naive revert: unload, load"]["failed"]
+    return Promises(
+        f"{ours['failed']:,.0f}",
+        f"{ours['requests']:,.0f}",
+        f"{naive['failed']:,.0f}",
+        f"{naive['requests']:,.0f}",
+        f"{revert.median:.0f} {revert.unit}",
+        f"{lost:,.0f}",
+        f"{total_points():,}",
+    )
+
+
+def reasons() -> str:
+    """Return the three reasons of the README, each with its measured figure."""
+    of = promises()
+    return "\n".join(
+        [
+            f"- **A bad model reaches no client.** A version with wrong answers was deployed and rolled back under 300 requests a "
+            f"second: {of.failed} of {of.asked} requests failed. Copying the files and loading them failed {of.naive_failed} of "
+            f"{of.naive_asked}.",
+            f"- **The way back takes {of.revert}.** The version before stays loaded, so a revert only moves a pointer, and no request "
+            f"failed. Unloading and loading instead failed {of.lost} requests.",
+            f"- **A crash changes nothing.** The deployer was killed, its disk was filled and its power cut at {of.points} points of "
+            "its operations: each time the old release or the new one was live, and never a mixture.",
+        ]
+    )
+
+
+def korean_reasons() -> str:
+    """Return the same figures for the Korean README."""
+    of = promises()
+    return "\n".join(
+        [
+            f"- 초당 300건의 요청 중에 잘못된 모델을 배포하고 되돌리는 동안 실패한 요청: {of.asked}건 중 {of.failed}건 (단순 복사 방식: {of.naive_asked}건 중 {of.naive_failed}건).",
+            f"- 이전 버전으로 되돌리는 시간: {of.revert}.",
+            f"- 강제 종료, 디스크 오류, 정전을 일으킨 지점: {of.points}곳. 매번 이전 버전 또는 새 버전이 그대로 서비스되었습니다.",
+        ]
+    )
+
+
+def first_commands() -> str:
+    """Return the commands under "Try it" in the README, without their comments."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"^## Try it$.*?(^<!-- not run: .*?^```$)", text, re.DOTALL | re.MULTILINE)
+    return re.sub(r" +#.*", "", block)
 
 
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
@@ -217,7 +275,11 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
         "deploy steps": lambda: deploy_tables.steps(benches()["deploy"], (*STEPS, "end")),
         **{name: figures(name) for name in TABLES},
     },
-    "README.md": {"settings": settings_table, "exit codes": exit_codes, "figures": headlines},
+    "README.md": {"reasons": reasons},
+    "README.ko.md": {"commands": first_commands, "figures": korean_reasons},
+    **reference_tables.PARTS,
+    "docs/reference/settings.md": {"settings": settings_table},
+    "docs/reference/exit-codes.md": {"exit codes": exit_codes},
     "docs/reliability.md": {
         "sweeps": sweeps_table,
         "candidates": candidates_table,
@@ -227,10 +289,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
         "damages": runs_table("damages"),
         "hostile servers": runs_table("hostile servers"),
     },
-    "docs/bake.md": {
-        "verdicts": lambda: bake_verdicts.table(ROOT / "docs/bake.json"),
-        "deployer metrics": deployer_metrics,
-    },
+    "docs/bake.md": {"verdicts": lambda: bake_verdicts.table(ROOT / "docs/bake.json")},
     "docs/events.md": {"settings": lambda: settings_table(EventSettings)},
     "docs/gateway.md": {"settings": lambda: settings_table(GatewaySettings)},
     "docs/kubernetes.md": {"values": chart_values},
@@ -248,6 +307,27 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
 }
 
 
+LIGHT, DARK = ROOT / "docs/images/parts-light.svg", ROOT / "docs/images/parts-dark.svg"
+DARK_COLOURS = {
+    "#f6f8fa": "#161b22",
+    "#8c959f": "#6e7681",
+    "#ddf4ff": "#0c2d6b",
+    "#0969da": "#58a6ff",
+    "#dafbe1": "#0f3d1f",
+    "#1a7f37": "#3fb950",
+    "#1f2328": "#e6edf3",
+    "#57606a": "#9da7b3",
+}
+"""Colours of the README's picture on a light background, and what takes their place on a dark one."""
+
+
+def dark_picture() -> str:
+    """Return the README's picture in the colours for a dark background."""
+    return re.sub(
+        "|".join(DARK_COLOURS), lambda found: DARK_COLOURS[found[0]], LIGHT.read_text(encoding="utf-8")
+    )
+
+
 def rendered(name: str) -> str:
     """Return a document with its generated parts up to date."""
     text = (ROOT / name).read_text(encoding="utf-8")
@@ -262,5 +342,6 @@ def rendered(name: str) -> str:
 if __name__ == "__main__":
     for name in PARTS:
         (ROOT / name).write_text(rendered(name), encoding="utf-8")
+    DARK.write_text(dark_picture(), encoding="utf-8")
     for picture in PICTURES:
         (ROOT / picture.path).write_text(picture.drawn(benches()), encoding="utf-8")

@@ -106,11 +106,16 @@ def sweeps_table() -> str:
         # The other sweeps have no such figure: they reconcile first, and check then.
         left = [entry["left_to_reconcile"] for entry in found.values() if "left_to_reconcile" in entry]
         rows.append([what, *points, sum(left) if left else "", seeds])
-    total = sum(entry["points"] for found in sweeps.values() for entry in found.values())
     return (
         markdown.table(["", *operations, "left to reconcile", "seed"], rows)
-        + f"\n\nIn all {total} points: 0 torn records, 0 lost releases, 0 wrong versions served."
+        + f"\n\nIn all {total_points()} points: 0 torn records, 0 lost releases, 0 wrong versions served."
     )
+
+
+def total_points() -> int:
+    """Return the number of points at which the sweeps broke an operation."""
+    figures = reliability()
+    return sum(entry["points"] for what in SWEEPS for entry in figures.get(what, {}).values())
 
 
 def candidates_table() -> str:

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] = ()) -> int:
         stack.stop()
     print(f"done; what was written stays in {state_dir.relative_to(REPO)} until the next demo")
     print(
-        "Next: `make up` starts the same servers and leaves them running, with a login for each; README, Try it."
+        "Next: `make up` starts the same servers and leaves them running, with a login for each. docs/tutorial.md goes on from there."
     )
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,3 +37,20 @@ def ways_out() -> dict[str, WayOut]:
     found = {row.id: row for row in (WayOut(*cells[:6]) for cells in rows)}
     assert len(found) == len(rows), "two rows have one id"
     return found
+
+
+def prose(document: Path) -> str:
+    """Return a document without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(document: Path) -> set[str]:
+    """Return the anchors of a document's headings, as forges and the site make them."""
+    found: list[str] = []
+    for heading in re.findall(r"^#+ (.+)$", prose(document), re.MULTILINE):
+        text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+        found.append(re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-"))
+    return {
+        name if not found[:at].count(name) else f"{name}-{found[:at].count(name)}"
+        for at, name in enumerate(found)
+    }

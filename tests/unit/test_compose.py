@@ -687,7 +687,7 @@ def test_every_setting_is_set_or_documented(
 ) -> None:
     """What is documented can be set in settings.env, which every service gets that reads settings."""
     told = {variable for service in everything.values() for variable in service.get("environment", {})}
-    texts = [path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))]
+    texts = [path.read_text() for path in ROOT.glob("docs/**/*.md")]
     documented = {name for text in texts for name in re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)}
     variables = {f.metadata["variable"] for f in settings.declared()}
     assert variables

@@ -536,8 +536,10 @@ def test_gateway_and_triton_have_the_same_model_and_repository(everything: Rende
     assert triton["readinessProbe"]["httpGet"]["path"] == "/v2/models/iris/ready"
 
 
-def test_triton_starts_as_the_readme_says(triton: Rendered) -> None:
-    [line] = re.findall(r"^tritonserver (.+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+def test_triton_starts_as_the_documents_say(triton: Rendered) -> None:
+    [line] = re.findall(
+        r"^tritonserver (.+)$", (ROOT / "docs/how-to/start-triton.md").read_text(), re.MULTILINE
+    )
     options = {option for option in line.replace("'", "").split() if "model-repository" not in option}
     assert len(options) == 4
     assert options <= set(triton.container("triton")["args"])

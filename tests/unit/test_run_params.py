@@ -364,7 +364,9 @@ NO_PARAM: Mapping[str, str] = {
 
 def commands() -> dict[str, argparse.ArgumentParser]:
     (triton_deploy,) = [
-        action.choices for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction)
+        action.choices
+        for action in cli.build_parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
     ]
     return {**triton_deploy, "train_model": train_model._parser(None), "gate": gate._parser()}
 
@@ -391,7 +393,7 @@ def test_a_param_and_an_option_for_the_same_thing_have_the_same_name(
 
 
 def test_the_names_of_earlier_times_are_still_taken() -> None:
-    parser = cli._parser()
+    parser = cli.build_parser()
     assert parser.parse_args(["deploy", "m", "--shadow", "5"]).shadow == 5
     assert parser.parse_args(["bake", "m", "--minutes", "2"]).minutes == 2
 

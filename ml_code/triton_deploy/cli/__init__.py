@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code; see exit_codes.py.
     """
-    options = _parser().parse_args(argv)
+    options = build_parser().parse_args(argv)
     output = logging.StreamHandler()
     output.setFormatter(OneLine("%(asctime)s %(levelname)-7s %(message)s"))
     logging.basicConfig(level=logging.WARNING if options.quiet else logging.INFO, handlers=[output])
@@ -88,7 +88,8 @@ def _still_true(options: argparse.Namespace) -> Iterator[str]:
             yield Deployer(Settings.from_env()).what_serves(name)
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser with every command; the reference of the commands is made from it."""
     commands = Commands()
     deploy_commands.add_deploy(commands)
     deploy_commands.add_revert(commands)

@@ -32,7 +32,8 @@ class Commands:
         self.parser = argparse.ArgumentParser(
             prog="triton-deploy",
             description="Make what an MLflow alias names what Triton serves, or change nothing.",
-            epilog=EXIT_CODES + "\nSettings come from the environment; see the README.",
+            epilog=EXIT_CODES
+            + "\nSettings come from the environment; docs/reference/settings.md lists them, and doctor checks them.",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         self._common = argparse.ArgumentParser(add_help=False)

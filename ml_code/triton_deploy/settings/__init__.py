@@ -32,7 +32,7 @@ def _model_name(variable: str, name: str, default: str) -> None:
 class Settings(FromEnvironment):
     """All settings of a deployer; ``from_env`` reads them from the environment.
 
-    Each group declares its settings and their checks in its own file. The README has a table of them.
+    Each group declares its settings and their checks in its own file. docs/reference/settings.md lists them.
     """
 
     repository: Path | None = setting(

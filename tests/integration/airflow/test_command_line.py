@@ -41,14 +41,16 @@ pytestmark = pytest.mark.integration
 # `airflow dags test`: the whole chain, no Airflow running
 
 
-CI_BLOCKS = re.search(r"^\*\*In CI\*\*.*?^## ", (REPO / "README.md").read_text(), re.DOTALL | re.MULTILINE)
-"""How README.md runs the DAG without a running Airflow: a home, the whole DAG, single tasks."""
-assert CI_BLOCKS is not None
-A_HOME, THE_DAG, ITS_TASKS = re.findall(r"^```\n(.*?)^```", CI_BLOCKS[0], re.DOTALL | re.MULTILINE)
+HOW_TO = (REPO / "docs/how-to/deploy-a-model.md").read_text()
+A_HOME, THE_DAG, ITS_TASKS = (
+    re.findall(rf"^<!-- test: ci: {part} -->\n```bash\n(.*?)^```", HOW_TO, re.DOTALL | re.MULTILINE)[0]
+    for part in ("home", "dag", "tasks")
+)
+"""How the documents run the DAG without a running Airflow: a home, the whole DAG, single tasks."""
 
 
 def in_a_shell(stack: Stack, model: str, *blocks: str) -> subprocess.CompletedProcess[str]:
-    """Run blocks of README.md in a shell that knows the running Airflow of `make up`, as `source .stack/env` makes it."""
+    """Run blocks of a document in a shell that knows the running Airflow of `make up`, as `source .stack/env` makes it."""
     running = dict.fromkeys(("AIRFLOW_HOME", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"), "nowhere")
     script = "set -e\n" + "".join(blocks).replace('"best_model"', f'"{model}"').replace(
         " best_model ", f" {model} "
@@ -390,7 +392,7 @@ def test_a_single_task_that_fails_exits_0_and_the_status_tells(live: Model, airf
     live.register(files(b"junk"))
     task_alone(airflow, live, "snapshot_current")
     failing = task_alone(airflow, live, "materialize_repo")
-    assert failing.code == 0, "Airflow's rule; when it changes, the README has to"
+    assert failing.code == 0, "Airflow's rule; when it changes, docs/how-to/deploy-a-model.md has to"
     assert "AirflowFailException" in failing.output
     assert live.status("d2") == ExitCode.UNFINISHED
     out_of_order = task_alone(airflow, live, "commit_current")
