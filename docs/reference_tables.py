@@ -44,41 +44,48 @@ def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
     return dict(action.choices)
 
 
+SHARED = ("json", "quiet", "verbose", "repository", "tracking_uri", "triton")
+"""Options of every command, which a table of their own has."""
+
+
 def commands() -> str:
-    """Return a section for each command of ``triton-deploy``: its purpose, its usage and its options."""
-    width, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), "100"
-    try:
-        return "\n\n".join(_command(name, parser) for name, parser in subcommands(build_parser()).items())
-    finally:
-        del os.environ["COLUMNS"]
-        if width is not None:
-            os.environ["COLUMNS"] = width
+    """Return a section for each command of ``triton-deploy``: its purpose, its options and examples."""
+    return "\n\n".join(_command(name, parser) for name, parser in subcommands(build_parser()).items())
+
+
+def shared_options() -> str:
+    """Return the options of every command, as a Markdown table."""
+    parser = subcommands(build_parser())["doctor"]
+    rows = [_row(action, parser) for action in parser._actions if action.dest in SHARED]
+    return markdown.table(("option", "meaning"), rows)
 
 
 def _command(name: str, parser: argparse.ArgumentParser) -> str:
     rows = []
     for action in parser._actions:
-        if action.help == argparse.SUPPRESS or "--help" in action.option_strings:
+        if action.help == argparse.SUPPRESS or "--help" in action.option_strings or action.dest in SHARED:
             continue
-        formatter = parser._get_formatter()
-        written = action.option_strings or [formatter._format_args(action, action.metavar or action.dest)]
-        value = "" if action.nargs == 0 or not action.option_strings else f" {_value(action)}"
-        rows.append(
-            (
-                ", ".join(f"`{one}{value}`" for one in written),
-                formatter._expand_help(action) if action.help else "",
-            )
-        )
-    usage = re.sub(r"^usage: ", "", parser.format_usage()).strip()
-    usage = re.sub(r"\n {7}", "\n", usage)
+        rows.append(_row(action, parser))
+    examples = "\n".join(line.strip() for line in (parser.epilog or "").splitlines()[1:])
     return "\n\n".join(
-        [
-            f"## {name}",
-            parser.description or "",
-            f"```text\n{usage}\n```",
-            markdown.table(("argument", "meaning"), rows).replace("\\|", "|"),
-        ]
+        filter(
+            None,
+            [
+                f"## {name}",
+                parser.description,
+                markdown.table(("argument", "meaning"), rows) if rows else "",
+                f"<!-- not run: examples; tests of each command run it -->\n```sh\n{examples}\n```",
+            ],
+        )
     )
+
+
+def _row(action: argparse.Action, parser: argparse.ArgumentParser) -> tuple[str, str]:
+    formatter = parser._get_formatter()
+    written = action.option_strings or [formatter._format_args(action, action.metavar or action.dest)]
+    value = "" if action.nargs == 0 or not action.option_strings else f" {_value(action)}"
+    meaning = formatter._expand_help(action) if action.help else ""
+    return ", ".join(f"`{one}{value}`" for one in written), meaning
 
 
 def _value(action: argparse.Action) -> str:
@@ -311,7 +318,7 @@ def _line(text: str | None) -> str:
 
 
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
-    "docs/reference/cli.md": {"commands": commands},
+    "docs/reference/cli.md": {"shared options": shared_options, "commands": commands},
     "docs/reference/dags.md": {"dags": dags},
     "docs/reference/metrics.md": {"gateway metrics": gateway_metrics, "deployer metrics": deployer_metrics},
     "docs/reference/http.md": {"paths": http_paths, "refusals": refusals},

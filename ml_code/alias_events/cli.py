@@ -9,8 +9,11 @@ from dataclasses import fields
 
 from ..triton_deploy.errors import DeployError
 from ..triton_deploy.settings import Settings, variables
+from ..triton_deploy.settings.help_text import Help
+from ..triton_deploy.settings.version import installed
 from .settings import EventSettings
 
+EXAMPLES = "examples:\n  TRITON_EVENTS_ALLOW=best_model@A triton-events serve\n  TRITON_EVENTS_ALLOW=best_model@A triton-events register"
 STOP_TIMEOUT_S = 30
 
 
@@ -63,9 +66,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="triton-events",
         description="Have Airflow deploy what an alias is set to in MLflow.",
-        epilog="settings, from the environment:\n" + "\n".join(lines),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EXAMPLES + "\n\nsettings, from the environment:\n" + "\n".join(lines),
+        formatter_class=Help,
     )
+    parser.add_argument("--version", action="version", version=f"triton-events {installed()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="take MLflow's webhooks; SIGTERM stops it")
     serve.set_defaults(run=_serve)

@@ -102,7 +102,7 @@ class Rules(FromEnvironment):
     floor: str = setting(
         "GATE_FLOOR",
         BASELINE,
-        "What the challenger has to reach whoever serves, in units of the metric; `baseline`: better than the best constant answer; `off`.",
+        "What the challenger has to reach whichever version is live, in units of the metric; `baseline`: better than the best constant answer; `off`.",
         check=_floor,
     )
     incomparable: str = setting(

@@ -11,8 +11,11 @@ from dataclasses import fields
 
 from ..triton_deploy.errors import DeployError
 from ..triton_deploy.settings import Settings, variables
+from ..triton_deploy.settings.help_text import Help
+from ..triton_deploy.settings.version import installed
 from .settings import GatewaySettings
 
+EXAMPLES = "example:\n  TRITON_DEPLOY_REPOSITORY=/models GATEWAY_TRITON_URLS=triton-0:8000,triton-1:8000 triton-gateway"
 PUBLISHED_BY_COMPOSE = ("GATEWAY_1_PORT", "GATEWAY_2_PORT")
 """Variables of docker-compose.yml that a user may have exported; the gateway does not read them."""
 
@@ -76,12 +79,14 @@ def application() -> object:
 
 def _parser() -> argparse.ArgumentParser:
     lines = [f"  {f.metadata['variable']:28} {f.metadata['doc']}" for f in fields(GatewaySettings)]
-    return argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="triton-gateway",
         description="Serve the committed release to applications, and say which one it is. SIGTERM stops it after the requests in flight.",
-        epilog="settings, from the environment:\n" + "\n".join(lines),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EXAMPLES + "\n\nsettings, from the environment:\n" + "\n".join(lines),
+        formatter_class=Help,
     )
+    parser.add_argument("--version", action="version", version=f"triton-gateway {installed()}")
+    return parser
 
 
 if __name__ == "__main__":

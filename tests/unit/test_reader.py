@@ -13,7 +13,7 @@ import pytest
 
 from ml_code.triton_deploy.cli import status_commands
 from ml_code.triton_deploy.cli.exit_codes import ExitCode
-from ml_code.triton_deploy.cli.told import show
+from ml_code.triton_deploy.cli.show import show
 from ml_code.triton_deploy.errors import StorageFailed
 from ml_code.triton_deploy.repository import ModelFolder
 from ml_code.triton_deploy.repository.versions import read_manifest

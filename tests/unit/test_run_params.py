@@ -358,6 +358,9 @@ NO_PARAM: Mapping[str, str] = {
     "experiment": "RETRAIN_EXPERIMENT",
     "golden_rows": "the default",
     "tracking_uri": "MLFLOW_TRACKING_URI",
+    "repository": "TRITON_DEPLOY_REPOSITORY",
+    "triton": "TRITON_DEPLOY_GRPC_URLS",
+    "verbose": "the log of the task",
 }
 """Options of the command line without a param, and why."""
 

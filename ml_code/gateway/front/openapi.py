@@ -41,7 +41,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     422: _refusal("The values do not fit the model; `fields` names them."),
     429: _refusal("The queue is full; see Retry-After."),
     502: _refusal("The model failed on the request."),
-    503: _refusal("Nobody can answer now; see Retry-After."),
+    503: _refusal("No Triton can answer now; see Retry-After."),
     504: _refusal("The model did not answer in time."),
 }
 

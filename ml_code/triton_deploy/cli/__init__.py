@@ -16,12 +16,12 @@ from collections.abc import Iterator, Sequence
 
 from ..deploy.deployer import Deployer
 from ..errors import DeployError
-from ..errors.texts import OneLine
 from ..settings import Settings
 from . import deploy_commands, set_up_commands, status_commands, traffic_commands, upkeep_commands
-from .command import Commands
+from .command import Commands, apply_flags
 from .exit_codes import ExitCode
-from .told import show
+from .logs import set_up_logging
+from .show import show
 
 
 def program() -> int:
@@ -35,6 +35,10 @@ def program() -> int:
         code = main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else ExitCode.DONE
+    except BrokenPipeError:
+        # The reader of a pipe has gone, as `head` does. Python would say so again when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = ExitCode.NO_READER
     if any(thread.daemon for thread in threading.enumerate()):
         # A server that does not answer in time leaves a thread in native code (gRPC, TLS, an import). When
         # Python ends while such a thread runs, the process can end by SIGSEGV, with another exit code.
@@ -54,11 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code; see exit_codes.py.
     """
-    options = build_parser().parse_args(argv)
-    output = logging.StreamHandler()
-    output.setFormatter(OneLine("%(asctime)s %(levelname)-7s %(message)s"))
-    logging.basicConfig(level=logging.WARNING if options.quiet else logging.INFO, handlers=[output])
-    logging.getLogger("botocore").setLevel(logging.WARNING)
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    if not hasattr(options, "run"):
+        parser.print_help()
+        return ExitCode.DONE
+    set_up_logging(quiet=options.quiet, verbose=options.verbose)
+    apply_flags(options)
     # A rollback has to run when the process is asked to end, so SIGTERM becomes an exception, as Ctrl-C is.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.TERMINATED))
     try:
@@ -76,8 +82,13 @@ def _say_why(options: argparse.Namespace, kind: str, message: str, hint: str) ->
     serves = list(_still_true(options))
     if options.json:
         print(json.dumps({"error": kind, "message": message, "hint": hint, "serves": serves}))
-    lines = [message, f"  What to do: {hint}", *(f"  Still true: {line}" for line in serves)]
-    print("\n".join(lines), file=sys.stderr)
+    rest = [("What to do", hint), *(("Still true", line) for line in serves)]
+    if sys.stderr.isatty():
+        from .terminal import say_why
+
+        say_why(message, rest)
+    else:
+        print("\n".join([message, *(f"  {label}: {line}" for label, line in rest)]), file=sys.stderr)
 
 
 def _still_true(options: argparse.Namespace) -> Iterator[str]:
@@ -103,4 +114,5 @@ def build_parser() -> argparse.ArgumentParser:
     status_commands.add_history(commands)
     set_up_commands.add_doctor(commands)
     set_up_commands.add_init(commands)
+    set_up_commands.add_completion(commands)
     return commands.parser

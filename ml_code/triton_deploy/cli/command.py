@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import os
+import re
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from typing import NoReturn
 
 from ..settings import Settings, variables
+from ..settings.help_text import Help
+from ..settings.version import installed
 from .exit_codes import EXIT_CODES
 from .told import Told
 
 Run = Callable[[argparse.Namespace, Settings], Told]
 """Does a command: takes the parsed options and the settings, and returns the result; raises DeployError."""
+
+FLAGS = {
+    "--repository": ("TRITON_DEPLOY_REPOSITORY", "FOLDER", "folder of the model repository"),
+    "--tracking-uri": ("MLFLOW_TRACKING_URI", "URL", "address of MLflow"),
+    "--triton": ("TRITON_DEPLOY_GRPC_URLS", "HOST:PORT,…", "gRPC ports of the Tritons that serve"),
+}
+"""Options that stand for a setting, with the variable of that setting; an option wins over its variable."""
 
 
 def settings_to_change() -> Settings:
@@ -25,24 +38,81 @@ def settings_to_look() -> Settings:
     return Settings.from_env()
 
 
+def apply_flags(options: argparse.Namespace) -> None:
+    """Set the variables of the options that stand for a setting, for this process and its children.
+
+    Args:
+        options: the parsed options.
+    """
+    for option, (variable, _, _) in FLAGS.items():
+        value = getattr(options, option.lstrip("-").replace("-", "_"), None)
+        if value is not None:
+            os.environ[variable] = value
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors name the command or option that may be meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the error, and exit with code 2."""
+        super().error(message + self._meant(message))
+
+    def _meant(self, message: str) -> str:
+        wrong = re.search(r"invalid choice: '([^']*)'", message)
+        if wrong is None:
+            wrong = re.search(r"unrecognized arguments: (-[^\s=]*)", message)
+            known: Sequence[str] = list(self._every_option())
+        else:
+            known = re.findall(r"'([^']+)'", message.partition("(choose from ")[2])
+        near = get_close_matches(wrong[1], known, n=1) if wrong else []
+        return f". Did you mean {near[0]}?" if near else ""
+
+    def _every_option(self) -> set[str]:
+        parsers = [self, *self._commands().values()]
+        return {option for parser in parsers for option in parser._option_string_actions}
+
+    def _commands(self) -> dict[str, argparse.ArgumentParser]:
+        subparsers = (each for each in self._actions if isinstance(each, argparse._SubParsersAction))
+        return {name: parser for each in subparsers for name, parser in each.choices.items()}
+
+
 class Commands:
     """The parser of the command line, to which commands are added one by one."""
 
     def __init__(self) -> None:
-        self.parser = argparse.ArgumentParser(
+        self.parser = Parser(
             prog="triton-deploy",
-            description="Make what an MLflow alias names what Triton serves, or change nothing.",
-            epilog=EXIT_CODES
-            + "\nSettings come from the environment; docs/reference/settings.md lists them, and doctor checks them.",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            description="Make the version that an MLflow alias names the one that Triton serves, or change nothing.",
+            epilog="examples:\n"
+            "  triton-deploy doctor\n"
+            "  triton-deploy deploy best_model --alias A\n"
+            "  triton-deploy revert best_model\n"
+            "  triton-deploy COMMAND --help\n\n"
+            f"{EXIT_CODES}\n"
+            "Settings come from the environment. 'triton-deploy doctor' checks them.",
+            formatter_class=Help,
         )
-        self._common = argparse.ArgumentParser(add_help=False)
-        self._common.add_argument("--json", action="store_true", help="print the result as JSON")
-        self._common.add_argument("--quiet", action="store_true", help="log warnings and errors only")
-        self._added = self.parser.add_subparsers(required=True, metavar="COMMAND")
+        self.parser.add_argument("--version", action="version", version=f"triton-deploy {installed()}")
+        self._common = Parser(add_help=False)
+        output = self._common.add_argument_group("output")
+        output.add_argument("--json", action="store_true", help="print the result as JSON")
+        output.add_argument("--quiet", action="store_true", help="log warnings and errors only")
+        output.add_argument(
+            "--verbose", "-v", action="store_true", help="log every step, and what the libraries log"
+        )
+        flags = self._common.add_argument_group("settings")
+        for option, (variable, metavar, text) in FLAGS.items():
+            flags.add_argument(option, metavar=metavar, help=f"{text} (default: {variable})")
+        self._added = self.parser.add_subparsers(metavar="COMMAND", title="commands")
 
     def add(
-        self, name: str, run: Run, text: str, settings: Callable[[], Settings] = settings_to_change
+        self,
+        name: str,
+        run: Run,
+        text: str,
+        settings: Callable[[], Settings] = settings_to_change,
+        *,
+        examples: Sequence[str],
     ) -> argparse.ArgumentParser:
         """Add a command, and return its parser for its own options.
 
@@ -51,9 +121,15 @@ class Commands:
             run: does it.
             text: its help.
             settings: reads its settings.
+            examples: what follows ``triton-deploy`` in the examples of its help.
         """
         added = self._added.add_parser(
-            name, help=text, description=text[0].upper() + text[1:] + ".", parents=[self._common]
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            parents=[self._common],
+            epilog="\n".join(["examples:", *(f"  triton-deploy {example}" for example in examples)]),
+            formatter_class=Help,
         )
         added.set_defaults(run=run, settings=settings, usage_error=added.error)
         return added
@@ -64,6 +140,11 @@ def add_dry_run(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dry-run", action="store_true", help="say what would be done, change nothing")
 
 
+def add_model(command: argparse.ArgumentParser) -> None:
+    """Add a model's name."""
+    command.add_argument("model", metavar="MODEL", help="model name, in MLflow and in Triton")
+
+
 def add_models(command: argparse.ArgumentParser) -> None:
     """Add the names of any number of models."""
     command.add_argument("models", metavar="MODEL", nargs="*", help="models (default: all)")
@@ -71,5 +152,5 @@ def add_models(command: argparse.ArgumentParser) -> None:
 
 def add_model_and_alias(command: argparse.ArgumentParser) -> None:
     """Add a model's name and an alias."""
-    command.add_argument("model", metavar="MODEL", help="model name, in MLflow and in Triton")
+    add_model(command)
     command.add_argument("--alias", default="A", help="MLflow alias of the version (default: %(default)s)")

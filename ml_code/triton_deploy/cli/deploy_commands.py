@@ -7,7 +7,7 @@ import contextlib
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..deploy.deployer import Deployer
 from ..deploy.dry_run import Plan
@@ -16,14 +16,21 @@ from ..rules.canary import STEP_MINUTES, canary_of
 from ..rules.deployment import Deployment, State
 from ..rules.names import check_reason
 from ..settings import Settings
-from .command import Commands, add_dry_run, add_model_and_alias
+from .command import Commands, add_dry_run, add_model, add_model_and_alias
 from .told import Told
 
 
 def add_deploy(commands: Commands) -> None:
     """Add ``deploy``."""
     command = commands.add(
-        "deploy", deploy, "deploy the version that an alias names; roll back if anything fails"
+        "deploy",
+        deploy,
+        "deploy the version that an alias names; roll back if anything fails",
+        examples=(
+            "deploy best_model --alias A",
+            "deploy best_model --alias A --dry-run",
+            "deploy best_model --alias A --canary 5,25,50 --canary-minutes 10",
+        ),
     )
     add_model_and_alias(command)
     command.add_argument("--deploy-id", help="id of this deployment (default: a new one)")
@@ -37,8 +44,8 @@ def add_deploy(commands: Commands) -> None:
         "--canary",
         default="",
         metavar="PERCENT,…",
-        help="shares of the clients' requests that it answers before it is committed, such as 5,25,50; 'pause' after one waits for a "
-        "person there (5,pause,50), and in front of all lets testers alone have it",
+        help="shares of the clients' requests that the candidate answers before its commit, percent, such as 5,25,50; 'pause' after a "
+        "share waits for a person (5,pause,50); a first 'pause' gives the candidate to testers alone",
     )
     command.add_argument(
         "--shadow-percent",
@@ -47,16 +54,16 @@ def add_deploy(commands: Commands) -> None:
         type=int,
         default=0,
         metavar="PERCENT",
-        help="share of the requests that are mirrored to it before",
+        help="share of the requests that are mirrored to the candidate before the canary, percent",
     )
     command.add_argument(
         "--canary-minutes",
         type=float,
         default=STEP_MINUTES,
         metavar="MINUTES",
-        help="how long each of those steps is watched at least (default: %(default)s)",
+        help="shortest time of each step of a canary or shadow (default: %(default)s)",
     )
-    command.add_argument("--reason", default="", help="why, for the history")
+    command.add_argument("--reason", default="", help="reason of the deploy, for the history")
     add_dry_run(command)
 
 
@@ -73,8 +80,8 @@ def deploy(options: argparse.Namespace, settings: Settings) -> Told:
     )
     if options.dry_run:
         return _planned(Deployer(settings).plan_deploy(request))
-    with _progress() as report:
-        deployer = Deployer(settings, report=report)
+    with _live_steps() as hooks:
+        deployer = Deployer(settings, report=hooks.report, on_step=hooks.on_step)
         record = deployer.deploy(request)
     done = "was live already" if record.state is State.UNCHANGED else "is live"
     text = f"Version {record.version} of {record.model} {done} (deployment {record.deploy_id})."
@@ -85,19 +92,27 @@ def deploy(options: argparse.Namespace, settings: Settings) -> Told:
 
 def add_revert(commands: Commands) -> None:
     """Add ``revert``."""
-    command = commands.add("revert", revert, "make a version live again that was live before")
-    command.add_argument("model", metavar="MODEL")
+    command = commands.add(
+        "revert",
+        revert,
+        "make a version live again that was live before",
+        examples=(
+            "revert best_model",
+            'revert best_model --to 12 --reason "version 13 finds too many positives"',
+        ),
+    )
+    add_model(command)
     command.add_argument(
         "--to",
         type=int,
         metavar="VERSION",
         help="version to go back to (default: the one before the live one)",
     )
-    command.add_argument("--reason", default="", help="why, for the history")
+    command.add_argument("--reason", default="", help="reason of the revert, for the history")
     command.add_argument(
         "--unverified",
         action="store_true",
-        help="do not compare its files with what was released; for an emergency, needs --reason",
+        help="do not compare the version's files with its release; for an emergency, needs --reason",
     )
     command.add_argument("--deploy-id", help="id of this deployment (default: a new one)")
     add_dry_run(command)
@@ -105,7 +120,6 @@ def add_revert(commands: Commands) -> None:
 
 def revert(options: argparse.Namespace, settings: Settings) -> Told:
     """Make an earlier version live again."""
-    deployer = Deployer(settings)
     request = RevertRequest(
         model=options.model,
         deploy_id=options.deploy_id or f"revert-{uuid.uuid4().hex[:12]}",
@@ -114,8 +128,10 @@ def revert(options: argparse.Namespace, settings: Settings) -> Told:
         unverified=options.unverified,
     )
     if options.dry_run:
-        return _planned(deployer.plan_revert(request))
-    record = deployer.revert(request)
+        return _planned(Deployer(settings).plan_revert(request))
+    with _live_steps() as hooks:
+        deployer = Deployer(settings, report=hooks.report, on_step=hooks.on_step)
+        record = deployer.revert(request)
     serves = deployer.what_serves(options.model)
     return Told.of(record, f"Now {serves}{_passed_over(record)}", serves)
 
@@ -125,10 +141,11 @@ def add_rollback(commands: Commands) -> None:
     command = commands.add(
         "rollback",
         rollback,
-        "undo a deployment that is not committed, or finish one that is past its decision",
+        "roll back a deployment that is not committed, or finish one that is past its decision",
+        examples=("rollback best_model --deploy-id ci-42",),
     )
-    command.add_argument("model", metavar="MODEL")
-    command.add_argument("--deploy-id", required=True, help="the deployment")
+    add_model(command)
+    command.add_argument("--deploy-id", required=True, help="id of the deployment")
     add_dry_run(command)
 
 
@@ -184,28 +201,29 @@ def _fact(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
+class _Hooks(NamedTuple):
+    """What a deployer calls while it works.
+
+    Attributes:
+        report: see Deployer.
+        on_step: see Deployer.
+    """
+
+    report: Callable[[int, int], None] = lambda done, total: None
+    on_step: Callable[[str, float | None], None] = lambda step, took_s: None
+
+
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Show the transfer on a terminal. Elsewhere the log lines of the steps show the progress."""
+def _live_steps() -> Iterator[_Hooks]:
+    """Show the steps on a terminal while the block runs, and yield what a deployer calls for that.
+
+    Elsewhere the log lines of the steps show the progress.
+    """
     if not sys.stderr.isatty():
-        yield lambda done, total: None
+        yield _Hooks()
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+    from .terminal import LiveSteps, console
 
-    with Progress(
-        "transfer",
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    ) as bar:
-        task = bar.add_task("transfer", visible=False, start=False)
-
-        def report(done: int, total: int) -> None:
-            bar.start_task(task)
-            bar.update(task, completed=done, total=total, visible=done < total)
-
-        yield report
+    steps = LiveSteps(console(sys.stderr))
+    with steps.shown():
+        yield _Hooks(steps.transferred, steps.begin_or_end)

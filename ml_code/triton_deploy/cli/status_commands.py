@@ -18,9 +18,9 @@ from ..rules.names import check_model
 from ..rules.release import Release
 from ..rules.shapes import told
 from ..settings import Settings
-from .command import Commands, settings_to_look
+from .command import Commands, add_model, settings_to_look
 from .exit_codes import ExitCode
-from .told import Told
+from .told import Cell, Fact, Section, Table, Told, Tone
 
 if TYPE_CHECKING:
     from ..upkeep.status import ModelStatus
@@ -33,6 +33,7 @@ def add_status(commands: Commands) -> None:
         status,
         "show what is live, what each Triton serves, what is under way and in quarantine",
         settings_to_look,
+        examples=("status", "status best_model", "status best_model --deploy-id ci-42"),
     )
     command.add_argument("model", metavar="MODEL", nargs="?", help="one model (default: all)")
     command.add_argument(
@@ -50,43 +51,49 @@ def status(options: argparse.Namespace, settings: Settings) -> Told:
     states = list(statuses(settings, models))
     if options.model and not any(state.notices or state.problems for state in states):
         require_known(settings, options.model)
-    lines = [line for state in states for line in _status_lines(state)]
     agree = all(state.agrees for state in states)
-    return Told(
+    return Told.in_sections(
         [state.to_dict() for state in states],
-        lines or ["Nothing was deployed to this repository yet."],
+        [_section(state) for state in states] or [Section("Nothing was deployed to this repository yet.")],
         ExitCode.DONE if agree else ExitCode.DISAGREES,
     )
 
 
-def _status_lines(state: ModelStatus) -> Iterator[str]:
+def _section(state: ModelStatus) -> Section:
     live = state.live
     if live:
         unverified = f", {live.reason}" if live.unverified else ""
-        yield (
-            f"{state.model}: version {live.active_version}, generation {live.generation}, "
-            f"since {live.updated_at_utc}{unverified}"
+        return Section(
+            f"{state.model}: version {live.active_version}, generation {live.generation}, since {live.updated_at_utc}{unverified}",
+            _facts(state),
         )
-    else:
-        yield f"{state.model}: {'no version is known to be live' if state.problems else 'nothing live'}"
+    none = "no version is known to be live" if state.problems else "nothing live"
+    return Section(f"{state.model}: {none}", _facts(state))
+
+
+def _facts(state: ModelStatus) -> Iterator[Fact]:
+    live = state.live
     for url, version in state.serving.items():
         serves = f"serves version {version}" if isinstance(version, int) else version or "does not serve it"
-        yield f"  Triton {url}: {serves}"
+        right = live is not None and version == live.active_version
+        yield Fact(f"Triton {url}", serves, Tone.GOOD if right else Tone.BAD if live else Tone.PLAIN)
     if state.unfinished:
-        yield f"  under way: {_under_way(state.unfinished)}"
+        yield Fact("under way", _under_way(state.unfinished), Tone.CAREFUL)
     if live and live.reason and not live.unverified:
-        yield f"  reason: {live.reason}"
+        yield Fact("reason", live.reason)
     if state.verdict:
-        yield f"  {'without a verdict' if state.without_verdict else 'judged'}: {state.verdict}"
+        yield Fact("without a verdict" if state.without_verdict else "judged", state.verdict)
     if state.shapes:
-        yield f"  {state.shapes}"
+        yield Fact("", state.shapes)
     for version, why in state.taken_back.items():
-        yield f"  taken back: version {version}, not deployed again without --force: {why}"
+        yield Fact("taken back", f"version {version}, not deployed again without --force: {why}")
     for name, failure in state.quarantined.items():
         kept = "quarantined" if failure.get("blames_artifact", True) else "put aside, and not refused"
-        yield f"  {kept}: {name}: {failure.get('step')}: {failure.get('error')}"
-    yield from (f"  problem: {problem}" for problem in state.problems)
-    yield from (f"  notice: {notice.text}" for notice in state.notices)
+        yield Fact(kept, f"{name}: {failure.get('step')}: {failure.get('error')}")
+    for problem in state.problems:
+        yield Fact("problem", problem, Tone.BAD)
+    for notice in state.notices:
+        yield Fact("notice", notice.text, Tone.CAREFUL)
 
 
 def _under_way(record: Deployment) -> str:
@@ -116,8 +123,14 @@ def _deployment_status(options: argparse.Namespace, settings: Settings) -> Told:
 
 def add_history(commands: Commands) -> None:
     """Add ``history``."""
-    command = commands.add("history", history, "show the releases of a model, newest first", settings_to_look)
-    command.add_argument("model", metavar="MODEL")
+    command = commands.add(
+        "history",
+        history,
+        "show the releases of a model, newest first",
+        settings_to_look,
+        examples=("history best_model", "history best_model --limit 5", "history best_model --json"),
+    )
+    add_model(command)
     command.add_argument("--limit", type=int, default=20, help="how many releases (default: %(default)s)")
 
 
@@ -133,7 +146,7 @@ def history(options: argparse.Namespace, settings: Settings) -> Told:
         asdict(release) | dict(zip(("verdict", "shapes"), in_lines(folder, release), strict=True))
         for release in releases
     )
-    return Told(values, _history_lines(folder, releases))
+    return Told(values, _history_lines(folder, releases), drawing=[_history_table(folder, releases)])
 
 
 def _history_lines(folder: ModelFolder, releases: Iterable[Release]) -> Iterator[str]:
@@ -146,3 +159,30 @@ def _history_lines(folder: ModelFolder, releases: Iterable[Release]) -> Iterator
         )
     if release is None:
         yield f"{folder.model} was never released."
+
+
+def _history_table(folder: ModelFolder, releases: Iterable[Release]) -> Table:
+    def rows() -> Iterator[tuple[Cell, ...]]:
+        newest = True
+        for release in releases:
+            notes = filter(None, [release.reason, *in_lines(folder, release)])
+            yield (
+                (str(release.generation), Tone.FAINT),
+                (str(release.active_version), Tone.GOOD if newest else Tone.PLAIN),
+                (release.updated_at_utc[:16].replace("T", " "), Tone.PLAIN),
+                (release.alias, Tone.PLAIN),
+                ("; ".join([f"by {_in_short(release.actor)}", *notes]), Tone.PLAIN),
+            )
+            newest = False
+
+    return Table(
+        ("#", "version", "since (UTC)", "alias", "who and why"),
+        rows(),
+        after="'--json' has the runs and deploy ids.",
+    )
+
+
+def _in_short(actor: str) -> str:
+    """Return an actor without the random end of the id of an Airflow run."""
+    kind, _, run = actor.partition(":")
+    return f"{kind} ({run.split('__')[0]})" if run else kind

@@ -9,25 +9,32 @@ from ..deploy import canary_decisions
 from ..deploy.request import whoever
 from ..rules.names import check_model, check_reason
 from ..settings import Settings
-from .command import Commands, add_dry_run
+from .command import Commands, add_dry_run, add_model
 from .told import Told
 
 
 def add_canary(commands: Commands) -> None:
     """Add ``canary``."""
     command = commands.add(
-        "canary", canary, "look at the canary of a deploy that is under way, or say what is to become of it"
+        "canary",
+        canary,
+        "show the canary of a deploy that is under way, or decide on it",
+        examples=(
+            "canary status best_model",
+            "canary promote best_model",
+            'canary abort best_model --reason "wrong model"',
+        ),
     )
     command.add_argument(
         "decision",
         choices=canary_decisions.CHOICES,
         metavar="DECISION",
-        help="status: only look, and show the testers' key; pause: its step does not end by itself; resume: take that back; promote: end "
-        "its step now (the next one begins, or the candidate is committed); abort: roll it back, and blame nobody",
+        help="status: show the step and the testers' key; pause: keep the step from ending by itself; resume: end the pause; promote: end "
+        "the step now (the next step begins, or the candidate is committed); abort: roll the candidate back, without blame",
     )
-    command.add_argument("model", metavar="MODEL")
-    command.add_argument("--deploy-id", help="the deployment that is meant (default: the one under way)")
-    command.add_argument("--reason", default="", help="why, for the record")
+    add_model(command)
+    command.add_argument("--deploy-id", help="id of the deployment (default: the one under way)")
+    command.add_argument("--reason", default="", help="reason of the decision, for the record")
 
 
 def canary(options: argparse.Namespace, settings: Settings) -> Told:
@@ -45,17 +52,22 @@ def canary(options: argparse.Namespace, settings: Settings) -> Told:
 
 def add_bake(commands: Commands) -> None:
     """Add ``bake``."""
-    command = commands.add("bake", bake, "watch a release on live traffic, and take it back if it is bad")
-    command.add_argument("model", metavar="MODEL")
+    command = commands.add(
+        "bake",
+        bake,
+        "watch a release on live traffic, and revert it if it is bad",
+        examples=("bake best_model", "bake best_model --bake-minutes 30 --dry-run"),
+    )
+    add_model(command)
     command.add_argument(
         "--bake-minutes",
         "--minutes",
         dest="minutes",
         type=float,
         metavar="MINUTES",
-        help="how long, since its commit (default: TRITON_DEPLOY_BAKE_MINUTES)",
+        help="duration since the commit (default: TRITON_DEPLOY_BAKE_MINUTES)",
     )
-    command.add_argument("--generation", type=int, help="the release (default: the live one)")
+    command.add_argument("--generation", type=int, help="generation of the release (default: the live one)")
     add_dry_run(command)
 
 

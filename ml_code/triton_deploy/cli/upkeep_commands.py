@@ -12,7 +12,7 @@ from ..repository import ModelFolder
 from ..settings import Settings
 from .command import Commands, add_dry_run, add_model_and_alias, add_models
 from .exit_codes import ExitCode
-from .told import Told
+from .told import Fact, Section, Told, Tone
 
 if TYPE_CHECKING:
     from ..upkeep.gc import Collected
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 def add_reconcile(commands: Commands) -> None:
     """Add ``reconcile``."""
     command = commands.add(
-        "reconcile", reconcile, "make Triton and the derived files agree with what was committed"
+        "reconcile",
+        reconcile,
+        "make Triton and the derived files agree with what was committed",
+        examples=("reconcile", "reconcile best_model --deep", "reconcile --dry-run"),
     )
     add_models(command)
     command.add_argument(
@@ -38,20 +41,23 @@ def reconcile(options: argparse.Namespace, settings: Settings) -> Told:
 
     models = _known(settings, options.models)
     results = Reconciler(settings).run_all(models, deep=options.deep, dry_run=options.dry_run)
-    lines = (line for result in results for line in _reconciled_lines(result, options.dry_run))
-    return Told(map(asdict, results), lines, _exit_code(results))
+    sections = (_reconciled(result, options.dry_run) for result in results)
+    return Told.in_sections(map(asdict, results), sections, _exit_code(results))
 
 
-def _reconciled_lines(result: Reconciled, dry_run: bool) -> Iterator[str]:
-    yield _live_line(result)
+def _reconciled(result: Reconciled, dry_run: bool) -> Section:
+    return Section(_live_line(result), _repairs(result, dry_run))
+
+
+def _repairs(result: Reconciled, dry_run: bool) -> Iterator[Fact]:
     for line in result.done:
-        yield f"  {'to do' if dry_run else 'done'}: {line}"
+        yield Fact("to do" if dry_run else "done", line)
     for line in result.problems:
-        yield f"  problem: {line}"
+        yield Fact("problem", line, Tone.BAD)
     for notice in result.notices:
-        yield f"  notice: {notice.text}"
+        yield Fact("notice", notice.text, Tone.CAREFUL)
     if result.under_way:
-        yield f"  left alone: {result.under_way} is under way"
+        yield Fact("left alone", f"{result.under_way} is under way")
 
 
 def add_gc(commands: Commands) -> None:
@@ -59,7 +65,8 @@ def add_gc(commands: Commands) -> None:
     command = commands.add(
         "gc",
         collect_garbage,
-        "remove what the retention lets go: old versions, quarantined directories, records",
+        "remove what the retention no longer keeps: old versions, quarantined directories, records",
+        examples=("gc --dry-run", "gc best_model"),
     )
     add_models(command)
     add_dry_run(command)
@@ -72,24 +79,27 @@ def collect_garbage(options: argparse.Namespace, settings: Settings) -> Told:
     models = _known(settings, options.models)
     results = GarbageCollector(settings).run_all(models, dry_run=options.dry_run)
     values = (asdict(result) | {"freed_bytes": result.freed_bytes} for result in results)
-    lines = (line for result in results for line in _collected_lines(result, options.dry_run))
-    return Told(values, lines, _exit_code(results))
+    sections = (_collected(result, options.dry_run) for result in results)
+    return Told.in_sections(values, sections, _exit_code(results))
 
 
-def _collected_lines(result: Collected, dry_run: bool) -> Iterator[str]:
-    yield _live_line(result)
+def _collected(result: Collected, dry_run: bool) -> Section:
+    return Section(_live_line(result), _removals(result, dry_run))
+
+
+def _removals(result: Collected, dry_run: bool) -> Iterator[Fact]:
     done = "to remove" if dry_run else "removed"
     for removed in result.removed:
-        yield f"  {done}: {removed.kind} {removed.name} ({removed.size_bytes} bytes): {removed.why}"
+        yield Fact(done, f"{removed.kind} {removed.name} ({removed.size_bytes} bytes): {removed.why}")
     for kept in result.kept:
-        yield f"  kept: {kept.kind} {kept.name}: {kept.why}"
+        yield Fact("kept", f"{kept.kind} {kept.name}: {kept.why}", Tone.FAINT)
     for name in result.still_open:
-        yield f"  still open somewhere, tried again at the next gc: {name}"
+        yield Fact("still open somewhere, tried again at the next gc", name)
     for line in result.problems:
-        yield f"  problem: {line}"
+        yield Fact("problem", line, Tone.BAD)
     if result.under_way:
-        yield f"  left alone: {result.under_way} is under way"
-    yield f"  {'would free' if dry_run else 'freed'}: {result.freed_bytes} bytes"
+        yield Fact("left alone", f"{result.under_way} is under way")
+    yield Fact("would free" if dry_run else "freed", f"{result.freed_bytes} bytes")
 
 
 def add_renumber(commands: Commands) -> None:
@@ -97,7 +107,8 @@ def add_renumber(commands: Commands) -> None:
     command = commands.add(
         "renumber",
         renumber,
-        "after a model was deleted in MLflow and made anew: register its version again, under a number that is free",
+        "register a version again under a free number, after its model was deleted in MLflow and made anew",
+        examples=("renumber best_model --alias A --dry-run",),
     )
     add_model_and_alias(command)
     add_dry_run(command)

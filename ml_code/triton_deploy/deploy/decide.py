@@ -221,5 +221,4 @@ class ActingHands:
             raise
         if record.finished:
             folder.lease.release(deploy_id)
-            log.info("version %s is live already: nothing to do", record.version)
         return record

@@ -25,6 +25,7 @@ from . import steps
 from .canary_watch import CanaryWatch
 from .collaborators import Collaborators
 from .decide import ActingHands, decide_revert
+from .deployments import TOLD_LIVE
 from .dry_run import Plan, plan_deploy, plan_revert, plan_rollback
 from .request import DeployRequest, RevertRequest, still_wanted
 from .step import RunningStep
@@ -56,6 +57,8 @@ class Deployer:
         staging: the staging Triton; by default that of the settings, if they name one.
         sign: opens a model without its weights, and returns its inputs and outputs; by default ONNX Runtime
             in a process of its own.
+        on_step: called with a step's name when it begins, and again with its duration, seconds, when it is
+            done.
     """
 
     def __init__(
@@ -73,7 +76,9 @@ class Deployer:
         sleep: Callable[[float], None] = time.sleep,
         staging: Triton | None = None,
         sign: Signer = signature_of,
+        on_step: Callable[[str, float | None], None] = lambda name, took_s: None,
     ) -> None:
+        self._on_step = on_step
         self._via = Collaborators(
             settings,
             registry=registry,
@@ -131,6 +136,7 @@ class Deployer:
                 log.info("an earlier try, %s, is %s: nothing is left to do", earlier, ended.state)
                 return ended
         begun = decide_revert(request, deployments, ActingHands(deployments)).begun
+        _say_if_live_already(begun)
         return self._through((self.load, self.ready, self.smoke, self.commit), begun.model, begun.deploy_id)
 
     def snapshot(self, request: DeployRequest) -> Deployment:
@@ -153,6 +159,7 @@ class Deployer:
         record = steps.snapshot(request, self._via.deployments(request.model), self._via)
         pinned, run = record.pinned, record.pinned.run_id or "unknown"
         log.info("alias %s of %s is version %s, run %s", pinned.alias, record.model, pinned.version, run)
+        _say_if_live_already(record)
         return record
 
     def materialize(self, model: str, deploy_id: str) -> Deployment:
@@ -319,6 +326,7 @@ class Deployer:
         step.keep_lease()
         deployments.folder.journal.sync(deploy_id)
         started = time.perf_counter()
+        self._on_step(name, None)
         try:
             yield step
         except BaseException as error:
@@ -329,4 +337,12 @@ class Deployer:
             raise
         if not step.due:
             took_s = time.perf_counter() - started
-            log.info("%s of %s version %s took %.2f s", name, model, step.record.version, took_s)
+            self._on_step(name, took_s)
+            log.info(
+                "%s of %s version %s took %.2f s", name, model, step.record.version, took_s, extra=TOLD_LIVE
+            )
+
+
+def _say_if_live_already(record: Deployment) -> None:
+    if record.state is State.UNCHANGED:
+        log.info("version %s is live already: nothing to do", record.version, extra=TOLD_LIVE)

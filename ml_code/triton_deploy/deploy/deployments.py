@@ -23,6 +23,9 @@ from .last_release import LastRelease
 
 log = logging.getLogger(__name__)
 
+TOLD_LIVE = {"told_live": True}
+"""Marks log lines that a terminal leaves out: it shows the steps while they run, and the outcome."""
+
 
 @dataclass(frozen=True)
 class Deployments:
@@ -264,7 +267,7 @@ class Deployments:
                 "deployment %s was rolled back%s; %s", record.deploy_id, kept, self.last.what_serves()
             )
         else:
-            log.info("%s", self.last.what_serves())
+            log.info("%s", self.last.what_serves(), extra=TOLD_LIVE)
             for why in record.away.values():
                 log.warning("a Triton was passed over, 'triton-deploy reconcile' brings it along: %s", why)
         self.tell(record)

@@ -72,7 +72,11 @@ def smoke(step: RunningStep, via: Collaborators) -> None:
     """Compare the candidate's answers with the expected ones, on every Triton."""
     measured = step.serving.smoke(step.record.version)
     step.reached(smoke=measured)
-    log.info("version %s answers as expected: %s", step.record.version, measured)
+    log.info(
+        "version %s answers as expected: %s requests (%s inputs), %s ms each, largest difference %.3g",
+        step.record.version,
+        *(measured[name] for name in ("requests", "source", "latency_ms", "max_abs_error")),
+    )
 
 
 def commit(step: RunningStep, via: Collaborators) -> None:

@@ -30,6 +30,7 @@ class Finding:
         what: the observation and its cause, or the reason why a check was not possible.
         fix: what to do, or empty.
         after: name of another check, whose failure would explain this finding; or empty.
+        see: name of another check, whose failure does explain it; or empty.
     """
 
     check: str
@@ -37,6 +38,7 @@ class Finding:
     what: str
     fix: str = ""
     after: str = ""
+    see: str = ""
 
 
 class DoctorCheck(Protocol):

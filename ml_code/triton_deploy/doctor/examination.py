@@ -64,6 +64,7 @@ def _see(finding: Finding, what: str, check: str) -> Finding:
         what=f"{what.rstrip('.')}: see {check}, above.",
         fix="",
         after="",
+        see=check,
     )
 
 

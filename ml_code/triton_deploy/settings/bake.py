@@ -60,7 +60,7 @@ class BakeSettings(FromEnvironment):
     bad_looks: int = setting(
         "TRITON_DEPLOY_BAKE_BAD_LOOKS",
         2,
-        "So many bad looks in a row take a release back before its end.",
+        "Number of consecutive bad looks that revert a release before the end of its bake.",
         check=at_least(1),
     )
     min_requests: int = setting(
@@ -69,7 +69,7 @@ class BakeSettings(FromEnvironment):
     min_clients: int = setting(
         "TRITON_DEPLOY_BAKE_MIN_CLIENTS",
         3,
-        "So many clients have to have had a failure before failures count, or all clients where there are fewer.",
+        "Number of clients that must have met a failure before failures count; with fewer clients, all of them.",
         positive=True,
     )
     max_failure_ratio: float = setting(

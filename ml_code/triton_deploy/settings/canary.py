@@ -28,7 +28,7 @@ class CanarySettings(FromEnvironment):
     silence_s: float = setting(
         "TRITON_DEPLOY_CANARY_SILENCE_S",
         90.0,
-        "A canary's share ends so long after the last sign of life of whoever watches it, seconds; 10 to 600.",
+        "A canary's share ends this long after the last sign of life of its watch, seconds; 10 to 600.",
         check=within(10, 600),
     )
     no_data: str = setting(

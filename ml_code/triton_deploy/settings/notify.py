@@ -27,7 +27,7 @@ class NotifySettings(FromEnvironment):
     url: str = setting(
         "TRITON_DEPLOY_NOTIFY_URL",
         "",
-        "Webhook that the DAGs tell of rollbacks, reverts and releases that could not be judged; empty tells nobody.",
+        "Webhook that the DAGs tell of rollbacks, reverts and releases that could not be judged; empty: no notification is sent.",
         secret=True,
         check=_webhook,
     )

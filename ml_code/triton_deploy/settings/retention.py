@@ -17,15 +17,15 @@ class RetentionSettings(FromEnvironment):
     keep_releases: int = setting(
         "TRITON_DEPLOY_KEEP_RELEASES",
         10,
-        "The versions of so many last releases stay, to be reverted to; `triton-deploy gc` removes older ones.",
+        "Number of last releases whose versions are kept for a revert; `triton-deploy gc` removes older ones.",
     )
     keep_quarantined: int = setting(
         "TRITON_DEPLOY_KEEP_QUARANTINED",
         10,
-        "So many quarantined directories stay, the newest; one younger than a day stays in any case.",
+        "Number of quarantined directories that are kept, the newest; one younger than a day is kept in any case.",
     )
     quarantine_days: float = setting(
         "TRITON_DEPLOY_QUARANTINE_DAYS",
         30.0,
-        "For so long stay what failed and the records of ended deployments, days; a day at least.",
+        "How long quarantined directories and the records of ended deployments are kept, days; a day at least.",
     )

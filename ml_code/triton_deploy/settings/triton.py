@@ -66,7 +66,7 @@ class TritonSettings(FromEnvironment):
     staging_grpc_url: str = setting(
         "TRITON_DEPLOY_STAGING_GRPC_URL",
         "",
-        "gRPC endpoint (`host:port`) of one more Triton on that repository, which serves nobody: a candidate is tried there first. Empty: there is none.",
+        "gRPC endpoint (`host:port`) of one more Triton on that repository, to which no client is sent: a candidate is tried there first. Empty: there is none.",
         check=_staging_address,
     )
     staging: str = setting(
@@ -140,7 +140,7 @@ class TritonSettings(FromEnvironment):
                 "TRITON_DEPLOY_STAGING_GRPC_URL",
                 Misconfigured(
                     f"TRITON_DEPLOY_STAGING_GRPC_URL={self.staging_grpc_url!r} is one of TRITON_DEPLOY_GRPC_URLS.",
-                    hint="A candidate is tried where nobody is served: start one more Triton, without --load-model, and name that.",
+                    hint="A candidate is tried on a Triton without clients: start one more Triton, without --load-model, and name that.",
                 ),
                 beside=("TRITON_DEPLOY_GRPC_URLS",),
             )

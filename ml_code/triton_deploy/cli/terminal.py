@@ -1,0 +1,190 @@
+"""Draws results, errors and the steps of a deploy on a terminal. Elsewhere a command prints plain lines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TextIO
+
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TextColumn
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from ..errors.texts import printable
+from .told import Section, Table, Tone
+
+WIDE = 16
+"""Longest label that has its text beside it; below a longer one the text begins a line of its own."""
+NARROWEST = 60
+"""Columns for which every drawing is made; a narrower terminal wraps what is drawn."""
+
+
+def console(stream: TextIO | None = None) -> Console:
+    """Return a console on a stream; NO_COLOR, TERM and COLUMNS hold.
+
+    Args:
+        stream: where it draws; standard output by default.
+    """
+    return Console(file=stream or sys.stdout, highlight=False, markup=False, emoji=False)
+
+
+def draw(parts: Iterable[Section | Table | str], on: Console | None = None) -> None:
+    """Draw sections, tables and lines, each before the next is asked for.
+
+    Args:
+        parts: see told.py. An error that is raised for a row comes after the rows before it. A line is
+            wrapped, and goes on where it began.
+        on: the console; one on standard output by default.
+    """
+    on = on or console()
+    for part in parts:
+        if isinstance(part, str):
+            indent = len(part) - len(part.lstrip(" "))
+            on.print(Padding(Text(printable(part.strip())), (0, 0, 0, indent)))
+        elif isinstance(part, Section):
+            on.print(_section(part))
+        else:
+            _print_table(part, on)
+
+
+def say_why(message: str, rest: Sequence[tuple[str, str]], on: Console | None = None) -> None:
+    """Draw an error.
+
+    Args:
+        message: what happened.
+        rest: further lines, each as a label and a text.
+        on: the console; one on standard error by default.
+    """
+    on = on or console(sys.stderr)
+    on.print(Text(printable(message), Tone.BAD))
+    on.print(Padding(_grid((f"{label}:", text, Tone.PLAIN) for label, text in rest), (0, 0, 0, 2)))
+
+
+def _section(section: Section) -> RenderableType:
+    grid = RichTable.grid(padding=0)
+    grid.add_column(overflow="fold")
+    grid.add_row(Text(printable(section.heading), section.tone or "bold"))
+    rows = [(f"{fact.label}:" if fact.label else "", fact.text, fact.tone) for fact in section.facts]
+    if rows:
+        grid.add_row(Padding(_grid(rows), (0, 0, 0, 2)))
+    return grid
+
+
+def _grid(rows: Iterable[tuple[str, str, Tone]]) -> RenderableType:
+    """Return rows of a label and a text, the texts in one column; a row without a label is as wide as all."""
+    whole = RichTable.grid(padding=0)
+    whole.add_column(overflow="fold")
+    found = list(rows)
+    width = max((len(label) for label, _, _ in found if len(label) <= WIDE), default=0)
+    for label, text, tone in found:
+        if not label:
+            whole.add_row(Text(printable(text), tone))
+            continue
+        if len(label) > WIDE:
+            whole.add_row(Text.assemble((printable(label), Tone.FAINT), " ", (printable(text), tone)))
+            continue
+        row = RichTable.grid(padding=(0, 1, 0, 0))
+        row.add_column(width=width)
+        row.add_column(overflow="fold")
+        row.add_row(Text(printable(label), Tone.FAINT), Text(printable(text), tone))
+        whole.add_row(row)
+    return whole
+
+
+def _print_table(table: Table, on: Console) -> None:
+    drawn = RichTable(
+        show_header=any(table.columns), box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold"
+    )
+    for number, column in enumerate(table.columns):
+        last = number == len(table.columns) - 1
+        drawn.add_column(column, overflow="fold", no_wrap=False, ratio=1 if last else None)
+    try:
+        for cells in table.rows:
+            drawn.add_row(*(Text(printable(text), tone) for text, tone in cells))
+    finally:
+        if drawn.row_count:
+            on.print(drawn)
+    if table.after:
+        on.print(Text(printable(table.after), Tone.FAINT))
+
+
+class _Bar(BarColumn):
+    """The bar of a step that transfers bytes; nothing for the others."""
+
+    def render(self, task: Task) -> RenderableType:  # type: ignore[override]
+        return super().render(task) if task.fields["bytes"] else Text("")
+
+
+class _Mark(SpinnerColumn):
+    """A spinner while a step runs, then a check mark or a cross."""
+
+    def render(self, task: Task) -> RenderableType:
+        return Text("✗", Tone.BAD) if task.fields["failed"] else super().render(task)
+
+
+class LiveSteps:
+    """The steps of a deploy, a line each, with a spinner, a bar while bytes come, and the time.
+
+    Args:
+        on: the console.
+    """
+
+    def __init__(self, on: Console) -> None:
+        self._progress = Progress(
+            _Mark(finished_text=Text("✓", Tone.GOOD)),
+            TextColumn("{task.description:<12}"),
+            _Bar(bar_width=20, complete_style="green", finished_style="green"),
+            TextColumn("{task.fields[note]}"),
+            console=on,
+        )
+
+    def begin_or_end(self, step: str, took_s: float | None) -> None:
+        """Add a line for a step that begins, or end it.
+
+        Args:
+            step: the step.
+            took_s: its duration, seconds; None when it begins.
+        """
+        task = self._task(step)
+        if task is None:
+            self._progress.add_task(step, total=None, note="", bytes=False, failed=False)
+        elif took_s is not None:
+            total = task.total or 1
+            note = f"{took_s:.1f} s"
+            self._progress.update(task.id, total=total, completed=total, note=note)
+
+    def transferred(self, done: int, total: int) -> None:
+        """Show the bytes that have come.
+
+        Args:
+            done: bytes that have come.
+            total: bytes in all.
+        """
+        running = [task for task in self._progress.tasks if not task.finished]
+        if running and total:
+            note = f"{done / 1e6:.1f} of {total / 1e6:.1f} MB"
+            # The step has more to do when the last byte has come: it ends by itself.
+            shown = min(done, total - 1)
+            self._progress.update(running[-1].id, total=total, completed=shown, note=note, bytes=True)
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the steps while the block runs; when it raises, the step under way is marked as failed."""
+        with self._progress:
+            try:
+                yield
+            except BaseException:
+                for task in self._progress.tasks:
+                    if not task.finished:
+                        self._progress.update(task.id, note="failed", failed=True)
+                raise
+
+    def drawing(self) -> RenderableType:
+        """Return the steps as they stand."""
+        return self._progress.get_renderable()
+
+    def _task(self, step: str) -> Task | None:
+        return next((task for task in self._progress.tasks if task.description == step), None)
