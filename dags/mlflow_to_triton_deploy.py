@@ -30,9 +30,15 @@ with DAG(
     doc_md=__doc__,
     params={
         "alias": Param(
-            "A", type="string", pattern=ALIAS_PATTERN, description="MLflow alias to deploy.", **ONE_LINE
+            "A",
+            type="string",
+            pattern=ALIAS_PATTERN,
+            description="MLflow alias to deploy: letters, digits, - and _; neither 'latest' nor 'v' with a number.",
+            **ONE_LINE,
         ),
-        "model": model_param(SETTINGS.default_model, "Model, in MLflow and in Triton."),
+        "model": model_param(
+            SETTINGS.default_model, "Model, in MLflow and in Triton: letters, digits, - and _."
+        ),
         "allow_schema_change": Param(
             False,
             type="boolean",

@@ -50,12 +50,14 @@ with DAG(
     tags=["deploy", "mlflow", "training", "triton"],
     doc_md=__doc__,
     params={
-        "model": model_param(SETTINGS.default_model, "Model, in MLflow and in Triton."),
+        "model": model_param(
+            SETTINGS.default_model, "Model, in MLflow and in Triton: letters, digits, - and _."
+        ),
         "alias": Param(
             RETRAIN.alias,
             type="string",
             pattern=ALIAS_PATTERN,
-            description="Alias that a promoted version gets.",
+            description="Alias that a promoted version gets: letters, digits, - and _; neither 'latest' nor 'v' with a number.",
             **ONE_LINE,
         ),
         "trainer": Param(

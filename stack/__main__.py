@@ -129,7 +129,9 @@ def summary(stack: Stack, env_file: Path) -> str:
     staging = f"{stack.url(STAGING)}  (gRPC {stack.url(f'{STAGING}-grpc')}; serves nobody: a candidate is tried there first)"
     key, secret = (stack.environment[f"AWS_{name}"] for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"))
     metrics_at = (
-        stack.url("prometheus") if "prometheus" in stack.states() else "not installed: no release bakes"
+        stack.url("prometheus")
+        if "prometheus" in stack.states()
+        else "no prometheus on PATH (Debian: apt-get install prometheus): no release bakes"
     )
     return f"""
   Airflow   {stack.url("airflow")}  (user {username}, password {password})
