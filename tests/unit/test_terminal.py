@@ -6,9 +6,11 @@ read them then.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +22,13 @@ from rich.console import Console
 from ml_code.alias_events import cli as alias_events
 from ml_code.gateway import cli as gateway
 from ml_code.triton_deploy import cli
-from ml_code.triton_deploy.cli import set_up_commands, status_commands, terminal, upkeep_commands
+from ml_code.triton_deploy.cli import (
+    deploy_commands,
+    set_up_commands,
+    status_commands,
+    terminal,
+    upkeep_commands,
+)
 from ml_code.triton_deploy.cli.deploy_commands import _passed_over, _planned
 from ml_code.triton_deploy.cli.show import show
 from ml_code.triton_deploy.cli.told import Table, Told, Tone
@@ -309,6 +317,37 @@ def test_the_bar_of_a_transfer_ends_with_its_step() -> None:
     shown.begin_or_end("materialize", 1.0)
     assert task.finished
     assert task.percentage == 100
+
+
+class GoneTerminal(io.StringIO):
+    """A terminal that is closed while a deploy runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gone = False
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        if self.gone:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().write(text)
+
+
+def test_a_terminal_that_is_gone_ends_no_deploy(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = GoneTerminal()
+    monkeypatch.setattr("sys.stderr", gone)
+    monkeypatch.setenv("TERM", "xterm")
+    with deploy_commands._live_steps() as hooks:
+        hooks.on_step("materialize", None)
+        gone.gone = True
+        hooks.report(4, 13)
+        hooks.on_step("materialize", 1.0)
+        hooks.on_step("load", None)
+        print("version 3 answers as expected", file=sys.stderr)
+        hooks.on_step("load", 0.1)
+    assert "materialize" in gone.getvalue()
 
 
 def test_an_error_says_what_to_do_and_what_is_still_true() -> None:

@@ -222,8 +222,8 @@ def _live_steps() -> Iterator[_Hooks]:
     if not sys.stderr.isatty():
         yield _Hooks()
         return
-    from .terminal import LiveSteps, console
+    from .terminal import LiveSteps, live_console
 
-    steps = LiveSteps(console(sys.stderr))
+    steps = LiveSteps(live_console(sys.stderr))
     with steps.shown():
         yield _Hooks(steps.transferred, steps.begin_or_end)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TextIO
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO, cast
 
 from rich.console import Console, RenderableType
 from rich.padding import Padding
@@ -29,6 +29,36 @@ def console(stream: TextIO | None = None) -> Console:
         stream: where it draws; standard output by default.
     """
     return Console(file=stream or sys.stdout, highlight=False, markup=False, emoji=False)
+
+
+class _Lossy:
+    """A stream that loses what can't be written."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write a text, or lose it."""
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream, or lose what it holds."""
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+
+def live_console(stream: TextIO) -> Console:
+    """Return a console for a drawing that a deploy calls: an error of a terminal must not end the deploy.
+
+    Args:
+        stream: where it draws.
+    """
+    return console(cast("TextIO", _Lossy(stream)))
 
 
 def draw(parts: Iterable[Section | Table | str], on: Console | None = None) -> None:
