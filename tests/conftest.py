@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -23,6 +24,8 @@ hypothesis.settings.load_profile("shared machine")
 
 MEMORY, ENOUGH_BYTES = "/dev/shm", 8 << 30
 """Folder in memory for the files of the tests: on a disk the sweeps' hundred thousand files take half of their time."""
+LOG_END = 3_000
+"""Characters of a server's log that a failed test shows: its last words, where it ended."""
 FAIL_ON_SKIP = "FAIL_ON_SKIP"
 """Variable that turns a skip into a failure, for a machine where every server can be installed."""
 
@@ -57,9 +60,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let no test be skipped silently where all of them can run."""
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the log of a server that a failed test used; let no test be skipped silently where all can run."""
     report = yield
+    if report.failed:
+        for name, value in getattr(item, "funcargs", {}).items():
+            log = getattr(value, "log_path", None)
+            if isinstance(log, Path) and log.exists():
+                report.sections.append(
+                    (f"end of the log of {name}", log.read_text(errors="replace")[-LOG_END:])
+                )
     if report.skipped and FAIL_ON_SKIP in os.environ and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"{FAIL_ON_SKIP} is set, and this test was skipped: {report.longrepr}"
