@@ -69,6 +69,26 @@ def versions_table() -> str:
     return markdown.table(("what", "version", "why this one"), [*packages, *images])
 
 
+def alerts_table() -> str:
+    """Return every alert with its severity and how long its condition has to hold, as a Markdown table."""
+    rules = [
+        rule
+        for path in sorted((ROOT / "deploy/prometheus/rules").glob("*.yml"))
+        for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    ]
+    rows = [
+        (
+            f"[{rule['alert']}](runbook.md#{rule['alert'].lower()})",
+            rule["labels"]["severity"],
+            rule.get("for", "at once"),
+        )
+        for rule in rules
+    ]
+    return markdown.table(("alert", "severity", "after"), rows)
+
+
 def exit_codes() -> str:
     """Return the exit codes as a Markdown table."""
     rows = re.findall(r"^  (\d+(?:, \d+)*)  (.+)$", EXIT_CODES, re.MULTILINE)
@@ -289,6 +309,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
         "damages": runs_table("damages"),
         "hostile servers": runs_table("hostile servers"),
     },
+    "docs/alerting.md": {"alerts": alerts_table},
     "docs/bake.md": {"verdicts": lambda: bake_verdicts.table(ROOT / "docs/bake.json")},
     "docs/events.md": {"settings": lambda: settings_table(EventSettings)},
     "docs/gateway.md": {"settings": lambda: settings_table(GatewaySettings)},
@@ -307,7 +328,8 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
 }
 
 
-LIGHT, DARK = ROOT / "docs/images/parts-light.svg", ROOT / "docs/images/parts-dark.svg"
+LIGHT = sorted((ROOT / "docs/images").glob("*-light.svg"))
+"""The pictures that are drawn by hand."""
 DARK_COLOURS = {
     "#f6f8fa": "#161b22",
     "#8c959f": "#6e7681",
@@ -318,13 +340,18 @@ DARK_COLOURS = {
     "#1f2328": "#e6edf3",
     "#57606a": "#9da7b3",
 }
-"""Colours of the README's picture on a light background, and what takes their place on a dark one."""
+"""Colours of a picture on a light background, and what takes their place on a dark one."""
 
 
-def dark_picture() -> str:
-    """Return the README's picture in the colours for a dark background."""
+def dark(light: Path) -> Path:
+    """Return the path of the same picture for a dark background."""
+    return light.with_name(light.name.replace("-light", "-dark"))
+
+
+def dark_picture(light: Path) -> str:
+    """Return a picture in the colours for a dark background."""
     return re.sub(
-        "|".join(DARK_COLOURS), lambda found: DARK_COLOURS[found[0]], LIGHT.read_text(encoding="utf-8")
+        "|".join(DARK_COLOURS), lambda found: DARK_COLOURS[found[0]], light.read_text(encoding="utf-8")
     )
 
 
@@ -342,6 +369,7 @@ def rendered(name: str) -> str:
 if __name__ == "__main__":
     for name in PARTS:
         (ROOT / name).write_text(rendered(name), encoding="utf-8")
-    DARK.write_text(dark_picture(), encoding="utf-8")
+    for picture_by_hand in LIGHT:
+        dark(picture_by_hand).write_text(dark_picture(picture_by_hand), encoding="utf-8")
     for picture in PICTURES:
         (ROOT / picture.path).write_text(picture.drawn(benches()), encoding="utf-8")

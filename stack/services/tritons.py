@@ -53,6 +53,7 @@ def _tritonserver(name: str, site: Site, env: Mapping[str, str], *arguments: str
         "--model-control-mode": "explicit",
         "--exit-on-error": "false",
         "--strict-readiness": "false",
+        "--metrics-config": "summary_latencies=true",
         "--exit-timeout-secs": "5",
         "--http-address": LOCAL,
         "--http-port": str(site.ports[name]),

@@ -541,7 +541,7 @@ def test_triton_starts_as_the_documents_say(triton: Rendered) -> None:
         r"^tritonserver (.+)$", (ROOT / "docs/how-to/start-triton.md").read_text(), re.MULTILINE
     )
     options = {option for option in line.replace("'", "").split() if "model-repository" not in option}
-    assert len(options) == 4
+    assert len(options) == 5
     assert options <= set(triton.container("triton")["args"])
 
 

@@ -80,6 +80,42 @@ def test_the_shipped_configuration_is_right(tool: str, arguments: list[str]) -> 
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_requests_past_the_gateway_are_measured_by_tritons_metrics(
+    releases: Releases, own_gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    with fake_store() as store, ExitStack() as running:
+        own = Releases(releases.root, store, releases.stacks, "asked_directly")
+        for _ in range(2):
+            own.deploy(partial(fails_above, 10))
+        gateway = own_gateway()
+        tritons = [stack.url("triton").removeprefix("http://") for stack in releases.stacks]
+        metrics = [stack.url("triton-metrics").removeprefix("http://") for stack in releases.stacks]
+        targets = {"triton": metrics, "gateway": [gateway.address]}
+        prometheus = running.enter_context(Prometheus(tmp_path / "prometheus", targets, ranges={"5m": "15s"}))
+        running.enter_context(asking(own.model, gateway.address))
+        running.enter_context(asking(own.model, *tritons))
+
+        def asked(series: str) -> float:
+            value = prometheus.value(f'{series}{{model="{own.model}"}}')
+            return -1.0 if value is None else value
+
+        def half_of_it() -> bool:
+            """The clients of the gateway ask as often as those of the Tritons, and each fails a twentieth."""
+            shares = [
+                asked("model:direct_requests:rate5m") / asked("model:triton_requests:rate5m"),
+                asked("model:direct_failures:ratio5m") / 0.05,
+            ]
+            return (
+                abs(shares[0] - 0.5) < 0.1 and abs(shares[1] - 1) < 0.5 and asked("model:failed:rate5m") > 1
+            )
+
+        eventually(half_of_it, "the direct requests and their failures are told from the gateway's", LIMIT_S)
+        assert 0 < asked("model:triton_latency_seconds:p95_1m") < 1
+        # After a swap Triton goes on counting under the version before; the quantile of the new one is NaN.
+        found = prometheus.query(f'nv_inference_request_summary_us{{model="{own.model}", quantile="0.95"}}')
+        assert "NaN" in {each["value"][1] for each in found}
+
+
 class Webhook:
     """Takes what Alertmanager sends: by alert and model (or instance), whether it fires or is resolved."""
 

@@ -88,7 +88,7 @@ def test_a_staging_triton_with_the_charts_arguments_is_the_deployers_alone(tmp_p
     given = [a.replace("$(POD_UID)", "key") for a in container["args"][1:] if not a.startswith(own)]
     # The last of two of a kind counts: it runs with the chart's, whatever the stack says.
     assert {a.partition("=")[0] for a in given} == {
-        *("--model-control-mode", "--exit-on-error", "--strict-readiness"),
+        *("--model-control-mode", "--exit-on-error", "--strict-readiness", "--metrics-config"),
         *("--http-restricted-api", "--grpc-restricted-protocol"),
     }
     with Stack(tmp_path, [STAGING], triton_args=given) as stack:

@@ -167,14 +167,24 @@ class Prometheus(Server):
 
 
 class Alertmanager(Server):
-    """Alertmanager with the shipped configuration; only the address of its webhook and its times are this test's."""
+    """Alertmanager with the shipped configuration; only the address of its webhook and its times are this test's.
 
-    def __init__(self, folder: Path, webhook: str) -> None:
+    Args:
+        folder: for its files; empty.
+        webhook: address that its webhooks get.
+        receivers: take the place of the shipped receivers.
+    """
+
+    def __init__(
+        self, folder: Path, webhook: str, receivers: Sequence[Mapping[str, Any]] | None = None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         super().__init__(folder)
         configuration = yaml.safe_load(SHIPPED_ALERTMANAGER.read_text())
         for route in [configuration["route"], *configuration["route"].get("routes", [])]:
             route |= {"group_wait": "1s", "group_interval": "1s"}
+        if receivers is not None:
+            configuration["receivers"] = list(receivers)
         for receiver in configuration["receivers"]:
             for hook in receiver.get("webhook_configs", []):
                 hook["url"] = webhook
