@@ -56,6 +56,21 @@ def test_pictures_are_of_the_current_figures(picture: Picture) -> None:
     assert f"](images/{picture.name}.svg)" in (ROOT / "docs/performance.md").read_text()
 
 
+@pytest.mark.parametrize("light", generator().LIGHT, ids=lambda path: path.stem)
+def test_a_drawing_has_a_dark_version_and_a_page(light: Path) -> None:
+    made = generator()
+    assert made.dark(light).read_text() == made.dark_picture(light), "run: make docs"
+    page = next(path for path in DOCUMENTS if f"images/{light.name}" in path.read_text())
+    assert f"images/{made.dark(light).name}" in page.read_text()
+    assert set(re.findall("#[0-9a-f]{6}", light.read_text())) <= made.DARK_COLOURS.keys()
+
+
+def test_the_glossary_is_in_order_and_says_each_term_once() -> None:
+    terms = re.findall(r"^\| ([a-z ]+) \| [A-Z`]", (ROOT / "docs/glossary.md").read_text(), re.MULTILINE)
+    assert len(terms) > 40
+    assert terms == sorted(set(terms))
+
+
 @each_document
 def test_links_lead_somewhere(document: Path) -> None:
     for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", prose(document)):
