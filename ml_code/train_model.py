@@ -22,6 +22,7 @@ from ml_code.training.errors import InvalidRequestError, TrainingError
 from ml_code.training.option import from_values
 from ml_code.training.request import TrainingRequest, check_tracking_uri
 from ml_code.training.trainer import Trainer, load_trainer, option_names, summary, train_with, trainer_names
+from ml_code.triton_deploy.settings.parser import Parser
 
 if TYPE_CHECKING:
     from ml_code.training.registration import RegisteredVersion
@@ -113,16 +114,23 @@ def _chosen(arguments: Sequence[str]) -> Trainer | None:
 def _parser(trainer: Trainer | None) -> argparse.ArgumentParser:
     defaults = TrainingRequest()
     trainers = "\n".join(f"  {name:14} {summary(name)}" for name in trainer_names())
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m ml_code.train_model",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [OPTION ...]",
         allow_abbrev=False,
         description="Train a model, export it to ONNX, check the export against the model, register it in MLflow"
-        " and\npoint an alias at it.",
-        epilog=f"trainers, each with options of its own (--trainer NAME --help):\n{trainers}\n\n"
-        "exit codes: 0 registered; 2 an argument or MLFLOW_TRACKING_URI is not usable;\n"
-        "  3 MLflow or its artifact store failed; 4 the ONNX export differs from the model;\n"
-        "  5 the data can't be read or used",
+        " and point an alias at it.",
+        epilog="examples:\n"
+        "  python -m ml_code.train_model --model best_model --alias A\n"
+        "  python -m ml_code.train_model --trainer cnn --model digits --alias A\n"
+        "  python -m ml_code.train_model --trainer cnn --help\n\n"
+        f"trainers, each with options of its own (--trainer NAME --help):\n{trainers}\n\n"
+        "exit codes:\n"
+        "  0  registered\n"
+        "  2  an argument or MLFLOW_TRACKING_URI is not usable\n"
+        "  3  MLflow or its artifact store failed\n"
+        "  4  the ONNX export differs from the model\n"
+        "  5  the data can't be read or used",
     )
 
     def option(flag: str, default: Any, text: str, **settings: Any) -> None:
@@ -141,7 +149,9 @@ def _parser(trainer: Trainer | None) -> argparse.ArgumentParser:
     )
     option("--golden-rows", defaults.golden_rows, "held-out rows logged as golden", type=int)
     parser.add_argument(
-        "--tracking-uri", help="MLflow server (default: environment variable MLFLOW_TRACKING_URI)"
+        "--tracking-uri",
+        metavar="URL",
+        help="MLflow server (default: environment variable MLFLOW_TRACKING_URI)",
     )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     if trainer:

@@ -9,11 +9,12 @@ from dataclasses import fields
 
 from ..triton_deploy.errors import DeployError
 from ..triton_deploy.settings import Settings, variables
-from ..triton_deploy.settings.help_text import Help
+from ..triton_deploy.settings.parser import Parser
 from ..triton_deploy.settings.version import installed
 from .settings import EventSettings
 
-EXAMPLES = "examples:\n  TRITON_EVENTS_ALLOW=best_model@A triton-events serve\n  TRITON_EVENTS_ALLOW=best_model@A triton-events register"
+SERVE = "  TRITON_EVENTS_ALLOW=best_model@A triton-events serve"
+REGISTER = "  TRITON_EVENTS_ALLOW=best_model@A triton-events register"
 STOP_TIMEOUT_S = 30
 
 
@@ -23,7 +24,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or the code of a DeployError (3 for a wrong setting, 5 for a silent server).
     """
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if not hasattr(options, "run"):
+        parser.print_help()
+        return 0
     try:
         variables.check([EventSettings, Settings], changes=True)
         code: int = options.run(EventSettings.from_env())
@@ -63,18 +68,25 @@ def _register(settings: EventSettings) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     lines = [f"  {f.metadata['variable']:32} {f.metadata['doc']}" for f in fields(EventSettings)]
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="triton-events",
         description="Have Airflow deploy what an alias is set to in MLflow.",
-        epilog=EXAMPLES + "\n\nsettings, from the environment:\n" + "\n".join(lines),
-        formatter_class=Help,
+        epilog=f"examples:\n{SERVE}\n{REGISTER}\n\nsettings, from the environment:\n" + "\n".join(lines),
     )
     parser.add_argument("--version", action="version", version=f"triton-events {installed()}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    serve = commands.add_parser("serve", help="take MLflow's webhooks; SIGTERM stops it")
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands")
+    serve = commands.add_parser(
+        "serve",
+        help="take MLflow's webhooks; SIGTERM stops it",
+        description="Take MLflow's webhooks, and have Airflow deploy. SIGTERM stops it.",
+        epilog=f"example:\n{SERVE}",
+    )
     serve.set_defaults(run=_serve)
     register = commands.add_parser(
-        "register", help="make or set right the webhook in MLflow, and let MLflow try it; needs a receiver"
+        "register",
+        help="make or set right the webhook in MLflow, and let MLflow try it; needs a receiver",
+        description="Make or set right the webhook in MLflow, and let MLflow try it. Needs a receiver that runs.",
+        epilog=f"example:\n{REGISTER}",
     )
     register.set_defaults(run=_register)
     return parser

@@ -12,6 +12,7 @@ from ..triton_deploy.errors import DeployError, InvalidInput
 from ..triton_deploy.errors.texts import OneLine
 from ..triton_deploy.rules.names import check_model
 from ..triton_deploy.settings import Settings, variables
+from ..triton_deploy.settings.parser import Parser
 from .rules import Rules
 
 EXIT_KEPT = 10
@@ -62,12 +63,19 @@ def _object(text: str) -> dict[str, object]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m ml_code.gate",
         description="Compare a model version that MLflow has with what serves, on the rows that its training held out, and say"
         " whether it is to take its place. Moves no alias and deploys nothing.",
-        epilog=f"exit codes: 0 promote; {EXIT_KEPT} keep what serves; 3 a name or setting is wrong, or something does not exist;"
-        " 4 the version can't be judged: it is broken; 5 MLflow, S3 or the disk failed.",
+        epilog="examples:\n"
+        "  python -m ml_code.gate best_model 3\n"
+        "  python -m ml_code.gate best_model 3 --dry-run --json\n\n"
+        "exit codes:\n"
+        "  0   promote\n"
+        "  3   a name or setting is wrong, or something does not exist\n"
+        "  4   the version can't be judged: it is broken\n"
+        "  5   MLflow, S3 or the disk failed\n"
+        f"  {EXIT_KEPT}  keep what serves",
     )
     parser.add_argument("model", help="registered model, and model in Triton")
     parser.add_argument("version", type=int, help="registered version to judge")

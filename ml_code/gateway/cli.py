@@ -11,7 +11,7 @@ from dataclasses import fields
 
 from ..triton_deploy.errors import DeployError
 from ..triton_deploy.settings import Settings, variables
-from ..triton_deploy.settings.help_text import Help
+from ..triton_deploy.settings.parser import Parser
 from ..triton_deploy.settings.version import installed
 from .settings import GatewaySettings
 
@@ -79,11 +79,10 @@ def application() -> object:
 
 def _parser() -> argparse.ArgumentParser:
     lines = [f"  {f.metadata['variable']:28} {f.metadata['doc']}" for f in fields(GatewaySettings)]
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="triton-gateway",
         description="Serve the committed release to applications, and say which one it is. SIGTERM stops it after the requests in flight.",
         epilog=EXAMPLES + "\n\nsettings, from the environment:\n" + "\n".join(lines),
-        formatter_class=Help,
     )
     parser.add_argument("--version", action="version", version=f"triton-gateway {installed()}")
     return parser

@@ -1,27 +1,20 @@
 """What a command prints, in each situation that people meet: on terminals of 80 and 60 columns, and in a pipe.
 
-The golden files are in tests/data/terminal. ``GOLDEN=write .venv/bin/pytest tests/unit/test_terminal.py`` writes them anew:
-read them then.
+The golden files are in tests/data/terminal; tests/support/golden.py says how they are written.
 """
 
 from __future__ import annotations
 
 import errno
 import io
-import os
-import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from rich.console import Console
 
-from ml_code.alias_events import cli as alias_events
-from ml_code.gateway import cli as gateway
-from ml_code.triton_deploy import cli
 from ml_code.triton_deploy.cli import (
     deploy_commands,
     set_up_commands,
@@ -37,13 +30,11 @@ from ml_code.triton_deploy.doctor import DoctorVerdict, Finding
 from ml_code.triton_deploy.errors import SchemaChanged, Unavailable
 from ml_code.triton_deploy.rules.release import Release
 from ml_code.triton_deploy.rules.standing import Notice
-from ml_code.triton_deploy.settings.version import installed
 from ml_code.triton_deploy.upkeep.gc import Collected, Removed
 from ml_code.triton_deploy.upkeep.reconcile import Reconciled
 from ml_code.triton_deploy.upkeep.status import ModelStatus
+from tests.support.golden import WIDTHS, compare, drawn
 
-GOLDEN = Path(__file__).resolve().parents[1] / "data/terminal"
-WIDTHS = (80, 60)
 WRONG = (
     "In the staging Triton: The candidate answers wrongly: output label is off by up to 1, more than rtol 0.0001 and atol 1e-05 "
     "allow. Compare the model with what was trained; the quarantined directory holds it."
@@ -253,28 +244,11 @@ def steps(on: Console, *, fails: bool) -> terminal.LiveSteps:
     return shown
 
 
-def drawn(draw: Callable[[Console], object], width: int) -> str:
-    text = io.StringIO()
-    draw(
-        Console(file=text, width=width, force_terminal=True, color_system=None, highlight=False, markup=False)
-    )
-    return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
-
-
 def printed(result: Told, monkeypatch: pytest.MonkeyPatch) -> str:
     text = io.StringIO()
     monkeypatch.setattr("sys.stdout", text)
     show(result, as_json=False)
     return text.getvalue()
-
-
-def compare(name: str, parts: dict[str, str]) -> None:
-    text = "".join(f"=== {part}\n{shown}" for part, shown in parts.items())
-    path = GOLDEN / f"{'-'.join(re.findall(r'[a-zA-Z]+', name)).lower()}.txt"
-    if os.environ.get("GOLDEN") == "write":
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-    assert text == path.read_text(), f"GOLDEN=write writes {path.name}"
 
 
 @pytest.mark.parametrize("name", SITUATIONS)
@@ -364,66 +338,6 @@ def test_an_error_says_what_to_do_and_what_is_still_true() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "argv", [[], ["deploy", "--help"], ["doctor", "--help"]], ids=["help", "deploy help", "doctor help"]
-)
-def test_help_fits_the_terminal(
-    argv: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    request: pytest.FixtureRequest,
-) -> None:
-    shown = {}
-    for width in WIDTHS:
-        monkeypatch.setenv("COLUMNS", str(width))
-        if argv:
-            with pytest.raises(SystemExit) as end:
-                cli.main(argv)
-            assert end.value.code == 0
-        else:
-            assert cli.main(argv) == 0
-        shown[f"{width} columns"] = capsys.readouterr().out
-        assert max(map(len, shown[f"{width} columns"].splitlines())) <= width
-    compare(request.node.callspec.id, shown)
-
-
-@pytest.mark.parametrize("main", [gateway.main, alias_events.main], ids=["triton-gateway", "triton-events"])
-def test_the_services_say_their_version_and_their_help_fits(
-    main: Callable[[list[str]], int],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    request: pytest.FixtureRequest,
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    for argument in ("--help", "--version"):
-        with pytest.raises(SystemExit) as end:
-            main([argument])
-        assert end.value.code == 0
-        said = capsys.readouterr().out
-        assert max(map(len, said.splitlines())) <= 80
-    assert said == f"{request.node.callspec.id} {installed()}\n"
-
-
-@pytest.mark.parametrize(
-    ("argv", "meant"),
-    [
-        (["statsu"], "status"),
-        (["deploy", "m", "--dryrun"], "--dry-run"),
-        (["canary", "promot", "m"], "promote"),
-        (["completion", "bsh"], "bash"),
-        (["xyzzy"], ""),
-    ],
-)
-def test_a_misspelt_word_is_resultwith_the_one_that_is_meant(
-    argv: list[str], meant: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as end:
-        cli.main(argv)
-    assert end.value.code == 2
-    said = capsys.readouterr().err
-    assert said.rstrip().endswith(f"Did you mean {meant}?") if meant else "Did you mean" not in said
-
-
 def test_the_rows_before_one_that_cannot_be_read_are_drawn() -> None:
     def rows() -> Any:
         yield (("4", Tone.PLAIN),)
@@ -445,19 +359,3 @@ def test_no_color_is_respected_and_a_pipe_has_none(monkeypatch: pytest.MonkeyPat
     assert "\x1b[32m" in codes()
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b[32m" not in codes()
-
-
-def test_a_flag_wins_over_its_variable(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("TRITON_DEPLOY_REPOSITORY", "/nowhere")
-    assert cli.main(["status", "--repository", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == "Nothing was deployed to this repository yet.\n"
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_completion_knows_commands_and_options(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["completion", shell]) == 0
-    script = capsys.readouterr().out
-    assert "rollback" in script
-    assert "--canary-minutes" in script

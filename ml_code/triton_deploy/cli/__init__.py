@@ -6,6 +6,7 @@ import argparse
 import atexit
 import contextlib
 import gc
+import io
 import json
 import logging
 import os
@@ -30,6 +31,9 @@ def program() -> int:
     # of it at the end.
     gc.set_threshold(50_000, 10, 10)
     atexit.register(gc.freeze)
+    # A terminal that has no such letter, as with a Latin-1 locale, shows its code instead: no traceback.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     code: int = ExitCode.DEFECT
     try:
         code = main()

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
-from typing import NoReturn
 
 from ..settings import Settings, variables
-from ..settings.help_text import Help
+from ..settings.parser import Parser
 from ..settings.version import installed
 from .exit_codes import EXIT_CODES
 from .told import Told
@@ -50,32 +47,6 @@ def apply_flags(options: argparse.Namespace) -> None:
             os.environ[variable] = value
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors name the command or option that may be meant."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the usage and the error, and exit with code 2."""
-        super().error(message + self._meant(message))
-
-    def _meant(self, message: str) -> str:
-        wrong = re.search(r"invalid choice: '([^']*)'", message)
-        if wrong is None:
-            wrong = re.search(r"unrecognized arguments: (-[^\s=]*)", message)
-            known: Sequence[str] = list(self._every_option())
-        else:
-            known = re.findall(r"'([^']+)'", message.partition("(choose from ")[2])
-        near = get_close_matches(wrong[1], known, n=1) if wrong else []
-        return f". Did you mean {near[0]}?" if near else ""
-
-    def _every_option(self) -> set[str]:
-        parsers = [self, *self._commands().values()]
-        return {option for parser in parsers for option in parser._option_string_actions}
-
-    def _commands(self) -> dict[str, argparse.ArgumentParser]:
-        subparsers = (each for each in self._actions if isinstance(each, argparse._SubParsersAction))
-        return {name: parser for each in subparsers for name, parser in each.choices.items()}
-
-
 class Commands:
     """The parser of the command line, to which commands are added one by one."""
 
@@ -90,7 +61,6 @@ class Commands:
             "  triton-deploy COMMAND --help\n\n"
             f"{EXIT_CODES}\n"
             "Settings come from the environment. 'triton-deploy doctor' checks them.",
-            formatter_class=Help,
         )
         self.parser.add_argument("--version", action="version", version=f"triton-deploy {installed()}")
         self._common = Parser(add_help=False)
@@ -129,7 +99,6 @@ class Commands:
             description=text[0].upper() + text[1:] + ".",
             parents=[self._common],
             epilog="\n".join(["examples:", *(f"  triton-deploy {example}" for example in examples)]),
-            formatter_class=Help,
         )
         added.set_defaults(run=run, settings=settings, usage_error=added.error)
         return added

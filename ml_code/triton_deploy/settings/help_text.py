@@ -6,7 +6,7 @@ import argparse
 import re
 import textwrap
 
-CONTINUED = 6
+CONTINUED = 4
 """Columns by which the second line of an example is indented."""
 
 
@@ -31,9 +31,21 @@ def wrapped(line: str, width: int) -> str:
         width: columns.
     """
     introduced = re.match(r"  \S.*? {2,}(?=\S)", line)
-    hanging = len(introduced[0]) if introduced else CONTINUED if line.startswith("  ") else 0
+    if line.startswith("  ") and not introduced:
+        return _continued(line, width)
+    hanging = len(introduced[0]) if introduced else 0
     if hanging > width // 2:
         hanging = CONTINUED
-    return textwrap.fill(
-        line, width, subsequent_indent=" " * hanging, break_on_hyphens=False, break_long_words=False
+    return "\n".join(_lines(line, width, hanging))
+
+
+def _continued(example: str, width: int) -> str:
+    """Return an example wrapped as a shell reads it: its lines can be copied together."""
+    whole = re.sub('"[^"]*"', lambda quoted: quoted[0].replace(" ", "\0"), example)
+    return " \\\n".join(_lines(whole, width - 2, CONTINUED)).replace("\0", " ")
+
+
+def _lines(text: str, width: int, hanging: int) -> list[str]:
+    return textwrap.wrap(
+        text, width, subsequent_indent=" " * hanging, break_on_hyphens=False, break_long_words=False
     )
