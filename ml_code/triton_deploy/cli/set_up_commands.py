@@ -64,7 +64,7 @@ def _once(findings: Sequence[Finding]) -> Iterator[Finding]:
     for cause, checks in explained.items():
         first = next(each for each in findings if each.see == cause)
         rest = [check for check in dict.fromkeys(checks) if check != first.check]
-        like = f", nor of {' and '.join(rest)}" if rest else ""
+        like = f", nor of {' or '.join(rest)}" if rest else ""
         yield replace(first, what=f"Nothing is known of it{like}: see {cause}, above.")
 
 

@@ -158,7 +158,11 @@ def _history_lines(folder: ModelFolder, releases: Iterable[Release]) -> Iterator
             + "".join(f"  [{note}]" for note in in_lines(folder, release) if note)
         )
     if release is None:
-        yield f"{folder.model} was never released."
+        yield _never(folder)
+
+
+def _never(folder: ModelFolder) -> str:
+    return f"{folder.model} was never released."
 
 
 def _history_table(folder: ModelFolder, releases: Iterable[Release]) -> Table:
@@ -179,6 +183,7 @@ def _history_table(folder: ModelFolder, releases: Iterable[Release]) -> Table:
         ("#", "version", "since (UTC)", "alias", "who and why"),
         rows(),
         after="'--json' has the runs and deploy ids.",
+        without=_never(folder),
     )
 
 

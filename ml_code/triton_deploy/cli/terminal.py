@@ -18,6 +18,8 @@ from .told import Section, Table, Tone
 
 WIDE = 16
 """Longest label that has its text beside it; below a longer one the text begins a line of its own."""
+STACKED = 72
+"""Columns below which a table without headings has its last column below the others."""
 NARROWEST = 60
 """Columns for which every drawing is made; a narrower terminal wraps what is drawn."""
 
@@ -125,6 +127,9 @@ def _grid(rows: Iterable[tuple[str, str, Tone]]) -> RenderableType:
 
 
 def _print_table(table: Table, on: Console) -> None:
+    if on.width < STACKED and not any(table.columns):
+        _print_stacked(table, on)
+        return
     drawn = RichTable(
         show_header=any(table.columns), box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold"
     )
@@ -137,8 +142,19 @@ def _print_table(table: Table, on: Console) -> None:
     finally:
         if drawn.row_count:
             on.print(drawn)
-    if table.after:
+    if not drawn.row_count:
+        on.print(Text(printable(table.without)))
+    elif table.after:
         on.print(Text(printable(table.after), Tone.FAINT))
+
+
+def _print_stacked(table: Table, on: Console) -> None:
+    """Draw each row as a line of its first cells, and the last cell below: beside them it is too narrow."""
+    for *firsts, (text, tone) in table.rows:
+        names = [Text(printable(name), of) for name, of in firsts if name]
+        if names:
+            on.print(Text("  ").join(names))
+        on.print(Padding(Text(printable(text), tone), (0, 0, 0, 4)))
 
 
 class _Bar(BarColumn):
@@ -149,10 +165,18 @@ class _Bar(BarColumn):
 
 
 class _Mark(SpinnerColumn):
-    """A spinner while a step runs, then a check mark or a cross."""
+    """A spinner while a step runs, then a check mark or a cross.
+
+    Args:
+        unicode: whether the terminal has these signs; letters take their place otherwise.
+    """
+
+    def __init__(self, *, unicode: bool) -> None:
+        done, self._failed = ("✓", "✗") if unicode else ("+", "x")
+        super().__init__("dots" if unicode else "line", finished_text=Text(done, Tone.GOOD))
 
     def render(self, task: Task) -> RenderableType:
-        return Text("✗", Tone.BAD) if task.fields["failed"] else super().render(task)
+        return Text(self._failed, Tone.BAD) if task.fields["failed"] else super().render(task)
 
 
 class LiveSteps:
@@ -164,7 +188,7 @@ class LiveSteps:
 
     def __init__(self, on: Console) -> None:
         self._progress = Progress(
-            _Mark(finished_text=Text("✓", Tone.GOOD)),
+            _Mark(unicode=on.encoding.startswith("utf")),
             TextColumn("{task.description:<12}"),
             _Bar(bar_width=20, complete_style="green", finished_style="green"),
             TextColumn("{task.fields[note]}"),

@@ -71,11 +71,13 @@ class Table:
         columns: headings; a table whose headings are all empty shows none.
         rows: cells of each row; one row is asked for after the other.
         after: a line below the table; may be empty.
+        without: the line in place of a table that has no rows; may be empty.
     """
 
     columns: Sequence[str]
     rows: Iterable[Sequence[Cell]]
     after: str = ""
+    without: str = ""
 
 
 @dataclass(frozen=True)
