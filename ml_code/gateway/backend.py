@@ -35,6 +35,10 @@ class FailedDeploy:
         error: its message.
         at_utc: when it failed.
         deploy_id: its deployment; empty with the local backend.
+        alias: the alias that was deployed.
+        run_id: the MLflow run that made the version.
+        actor: the user that asked for the deploy; empty when the deployment's record is gone.
+        reason: the user's reason, or empty.
     """
 
     version: int
@@ -42,6 +46,23 @@ class FailedDeploy:
     error: str
     at_utc: str
     deploy_id: str
+    alias: str = ""
+    run_id: str = ""
+    actor: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A request that a model can answer.
+
+    Attributes:
+        body: a body of ``/predict``, as plain JSON values.
+        source: where its values come from: ``golden``, ``input_example`` or ``generated``.
+    """
+
+    body: Mapping[str, Any]
+    source: str
 
 
 class Target(Protocol):
@@ -91,8 +112,8 @@ class Backend(Protocol):
     async def v2(self, route: Route, exchange: Exchange, receive: Receive) -> None:
         """Answer a KServe v2 request; raises GatewayError to refuse it."""
 
-    async def not_ready(self) -> str | None:
-        """Return why the default model can't be asked, or None when it can."""
+    async def not_ready(self, model: str = "") -> str | None:
+        """Return why a model, the default one unless it is named, can't be asked; None when it can."""
 
     async def not_live(self) -> str | None:
         """Return why the process should be restarted, or None."""
@@ -101,7 +122,21 @@ class Backend(Protocol):
         """Return the content of ``/model-info``, as values that orjson writes; raises UnknownPath."""
 
     async def history(self, model: str) -> Mapping[str, Any]:
-        """Return ``releases`` and ``failures`` of a model, newest first; raises UnknownPath."""
+        """Return the past and present of a model's deploys, as values that orjson writes.
+
+        Returns:
+            ``releases`` and ``failures``, newest first; ``under_way``, the deploy that has not ended, and
+            ``bake``, the verdict on the live release, or None.
+
+        Raises:
+            UnknownPath: the model was never deployed.
+        """
+
+    async def example(self, model: str) -> Example | None:
+        """Return a request that the model can answer, or None without one; raises as ``target``."""
+
+    def models(self) -> Iterable[str]:
+        """Return the names of the models that were ever deployed."""
 
     def in_flight(self) -> int:
         """Return the number of requests at the models, including those whose answer a client still reads."""

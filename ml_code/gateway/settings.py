@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ..triton_deploy.errors import Misconfigured
 from ..triton_deploy.rules.names import check_alias, check_model
+from ..triton_deploy.rules.web_address import credentials
 from ..triton_deploy.settings import Settings
-from ..triton_deploy.settings.checks import Check, is_address
+from ..triton_deploy.settings.checks import Check, is_address, web_address
 from ..triton_deploy.settings.environment import FromEnvironment, Problem, setting
 from .http.keys import Key
 
@@ -72,6 +73,16 @@ def _ports(protocol: str, port: int) -> Check:
     return check
 
 
+def _link(variable: str, url: str, default: str) -> None:
+    """Check that a text is empty or an address that a page may link to, without a user and a password."""
+    web_address(variable, url, default)
+    if url and any(credentials(url)[1:]):
+        raise Misconfigured(
+            f"{variable} has a user or a password, which the page would show to everybody.",
+            hint="Take them out: each reader logs in for themselves.",
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class GatewaySettings(FromEnvironment):
     """The settings of the gateway; the table in docs/gateway.md is generated from these fields.
@@ -128,6 +139,24 @@ class GatewaySettings(FromEnvironment):
         "GATEWAY_CORS_ORIGINS",
         (),
         "Origins whose pages may call the gateway, comma-separated; none by default.",
+    )
+    mlflow_url: str = setting(
+        "GATEWAY_MLFLOW_URL",
+        "",
+        "MLflow's address in a reader's browser, `https://…`: the page links each version to it. Without it there is no such link.",
+        check=_link,
+    )
+    airflow_url: str = setting(
+        "GATEWAY_AIRFLOW_URL",
+        "",
+        "Airflow's address in a reader's browser: the page links each deploy that a DAG made to its run. Without it there is no such link.",
+        check=_link,
+    )
+    documents_url: str = setting(
+        "GATEWAY_DOCUMENTS_URL",
+        "",
+        "Address of these documents in a reader's browser, the folder of `make site` on a web server: the page links to them. Without it there is no such link.",
+        check=_link,
     )
     poll_interval_s: float = setting(
         "GATEWAY_POLL_INTERVAL_S", 1.0, "Pause between two looks at current.json, or at the alias, seconds."

@@ -20,6 +20,9 @@ def service(site: Site, env: Mapping[str, str]) -> Service:
     """Return the gateway."""
     gateway_env = {
         "GATEWAY_TRITON_URLS": urlsplit(site.url("triton")).netloc,
+        # The page links there, where the stack has them.
+        "GATEWAY_MLFLOW_URL": env.get("MLFLOW_TRACKING_URI", ""),
+        "GATEWAY_AIRFLOW_URL": env.get("STACK_AIRFLOW_URL", ""),
         **env,
         "GATEWAY_HOST": LOCAL,
         "GATEWAY_PORT": str(site.ports["gateway"]),

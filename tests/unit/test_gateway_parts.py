@@ -366,10 +366,10 @@ def test_the_last_minutes_are_differences() -> None:
     given_sums = iter(
         [sums(10, 1, {0.001: 10}), sums(110, 6, {0.001: 10, 0.01: 100}), sums(110, 6, {0.001: 10, 0.01: 100})]
     )
-    minutes = LastMinutes(lambda: next(given_sums))
+    minutes = LastMinutes(lambda: {("m", "1"): next(given_sums), ("other", "1"): sums(900, 900, {})})
     for now in (0, 10, 20):
         minutes.take(now)
-    busy, quiet = minutes.points()
+    busy, quiet = minutes.points("m")
     assert busy["rate"] == 10
     assert busy["failed"] == 0.05
     assert busy["p50_s"] == pytest.approx(0.0075)
@@ -377,12 +377,34 @@ def test_the_last_minutes_are_differences() -> None:
     assert quiet["p50_s"] is None
 
 
+def test_traffic_is_told_by_version() -> None:
+    before = {("m", "9"): sums(10, 0, {0.001: 10}), ("m", "8"): sums(5, 0, {0.001: 5})}
+    after = {
+        **before,
+        ("m", "9"): sums(20, 0, {0.001: 20}),
+        ("m", "10"): sums(30, 3, {0.01: 30}),
+        ("m", ""): sums(7, 7, {}),
+        ("n", "1"): sums(1, 0, {0.001: 1}),
+    }
+    given = iter([before, after])
+    minutes = LastMinutes(lambda: next(given))
+    assert minutes.versions("m") == []
+    minutes.take(0)
+    assert minutes.versions("m") == []
+    minutes.take(60)
+    ten, nine = minutes.versions("m")
+    assert (ten["version"], ten["requests"], ten["failed"]) == (10, 30, 0.1)
+    assert (nine["version"], nine["requests"], nine["failed"]) == (9, 10, 0)
+    assert nine["p95_s"] <= 0.001 < ten["p50_s"]
+    assert minutes.length_s == 60
+
+
 def test_a_quantile_beyond_the_buckets_is_the_last_limit() -> None:
-    assert quantile(0.95, sums(0, 0, {}), sums(10, 0, {})) == BUCKETS_S[-1]
+    assert quantile(0.95, sums(10, 0, {})) == BUCKETS_S[-1]
 
 
 def test_json_is_what_the_page_needs() -> None:
-    minutes = LastMinutes(lambda: sums(0, 0, {}))
+    minutes = LastMinutes(lambda: {})
     minutes.take(0)
     minutes.take(1)
-    assert json.loads(json.dumps(minutes.points()))[0]["p95_s"] is None
+    assert json.loads(json.dumps(minutes.points("m")))[0]["p95_s"] is None

@@ -23,8 +23,8 @@ from ..predict.prediction import Prediction
 from ..settings import GatewaySettings
 from ..v2.routes import route
 
-OPEN_PATHS = frozenset(("/", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"))
-"""Paths without an API key: probes have no key, and the page itself holds no data."""
+OPEN_PATHS = frozenset(("/", "/docs", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"))
+"""Paths without an API key: probes have no key, and the pages themselves hold no data."""
 
 
 class Edge:

@@ -12,28 +12,21 @@ from fastapi import FastAPI, Request, Response
 from starlette.types import Lifespan
 
 from ..backend import Backend
-from ..http.errors import GatewayError
+from ..http.errors import GatewayError, UnknownPath
 from ..http.exchange import Exchange
 from ..http.metrics import Metrics
 from ..settings import GatewaySettings
 from .deploy_metrics import DeployMetrics
+from .html import Html
 from .last_minutes import LastMinutes
 from .openapi import ERRORS, describe
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-PAGE = Path(__file__).with_name("page.html")
-_PAGE_HEADERS = {
-    "Cache-Control": "no-store",
-    # The page is one file: it runs and loads nothing from elsewhere. No other page may frame it, because
-    # that page could trick a user into a click.
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
-    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-}
+MOST_SHOWN = 4096
+"""Longest body of an example that the page shows, bytes; of a longer one it shows where to get it."""
 _LIVE, _HEALTH = "what is live", "health"
 """Headings of the paths in /docs."""
+_NO_HISTORY: Mapping[str, Any] = {"releases": [], "failures": [], "under_way": None, "bake": None}
 
 
 class Pages:
@@ -55,17 +48,25 @@ class Pages:
         self._backend = backend
         self._metrics = metrics
         self._minutes = minutes
-        self._page = PAGE.read_bytes()
+        self._links = {
+            "mlflow": settings.mlflow_url.rstrip("/"),
+            "airflow": settings.airflow_url.rstrip("/"),
+            "documents": settings.documents_url,
+        }
+        self._needs_key = bool(settings.api_key or settings.api_keys)
+        self._page, self._docs = Html.read("page"), Html.read("docs")
 
     def add_to(self, app: FastAPI) -> None:
         """Add the routes to an application."""
         app.add_api_route("/model-info", self.info_default, responses=ERRORS, tags=[_LIVE])
         app.add_api_route("/model-info/{model}", self.info_model, responses=ERRORS, tags=[_LIVE])
+        app.add_api_route("/model-info/{model}/example", self.example, responses=ERRORS, tags=[_LIVE])
         app.add_api_route("/health/live", self.live, responses={503: ERRORS[503]}, tags=[_HEALTH])
         app.add_api_route("/health/ready", self.ready, responses={503: ERRORS[503]}, tags=[_HEALTH])
         app.add_api_route("/metrics", self.prometheus, response_class=Response, tags=[_HEALTH])
         app.add_api_route("/status", self.status, responses=ERRORS, tags=[_LIVE])
         app.add_api_route("/", self.root, include_in_schema=False)
+        app.add_api_route("/docs", self.docs, include_in_schema=False)
 
     async def info_default(self, request: Request) -> Response:
         """What is live of the default model, since when and from which run, and the last failed deploy."""
@@ -91,22 +92,62 @@ class Pages:
         text = await asyncio.to_thread(self._metrics.text)
         return Response(text, media_type=METRICS_TYPE)
 
+    async def example(self, request: Request, model: str) -> Response:
+        """A body of /predict that the live version can answer, with the inputs of its smoke test."""
+        found = await self._backend.example(model)
+        if found is None:
+            raise UnknownPath(f"The live version of {model} has no inputs that can be shown as an example.")
+        return _json(found.body)
+
     async def status(self, request: Request, model: str = "") -> Response:
-        """What the page shows: what is live, releases, failures, and the last minutes of traffic."""
+        """What the page shows: what is live and under way, releases, failures, and traffic by version."""
         model = model or self._model
+        models = {*self._backend.models(), self._model}
+        history = await self._backend.history(model) if model in self._backend.models() else _NO_HISTORY
         return _json(
             {
-                **await self._backend.info(model),
-                **await self._backend.history(model),
-                "reason": await self._backend.not_ready(),
-                "models": sorted(state.model for state in self._backend.states()),
-                "minutes": self._minutes.points(),
+                **await self._live_or_nothing(model),
+                **history,
+                "reason": await self._backend.not_ready(model),
+                "models": sorted(models),
+                "minutes": self._minutes.points(model),
+                "versions": self._minutes.versions(model),
+                "window_s": self._minutes.length_s,
+                "example": await self._shown_example(model),
+                "needs_key": self._needs_key,
+                "links": self._links,
             }
         )
 
     async def root(self) -> Response:
         """The page itself."""
-        return Response(self._page, media_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)
+        return self._page.response()
+
+    async def docs(self) -> Response:
+        """The interface, for people."""
+        return self._docs.response()
+
+    async def _live_or_nothing(self, model: str) -> Mapping[str, Any]:
+        """Return the content of ``/model-info``; with empty fields for a model of which nothing is live."""
+        try:
+            return await self._backend.info(model)
+        except UnknownPath:
+            if model != self._model and model not in self._backend.models():
+                raise
+            return {"model": model, "version": None, "alias": "", "run_id": "", "candidate": None}
+
+    async def _shown_example(self, model: str) -> dict[str, Any] | None:
+        """Return the body of an example, null if it is too long for a page, with its size and source."""
+        try:
+            found = await self._backend.example(model)
+        except GatewayError:
+            return None
+        if found is None:
+            return None
+        # As text: a browser would round large whole numbers.
+        body = orjson.dumps(found.body)
+        shown = body.decode() if len(body) <= MOST_SHOWN else None
+        return {"body": shown, "bytes": len(body), "source": found.source}
 
     async def _info(self, request: Request, model: str) -> Response:
         content = await self._backend.info(model)
@@ -149,6 +190,8 @@ def pages_application(pages: Pages, repository: Path | None, lifespan: Lifespan[
         version="1",
         description="Serves the committed release and says which one it is. KServe v2 is served below /v2 as well.",
         lifespan=lifespan,
+        # FastAPI's pages load their scripts from the internet.
+        docs_url=None,
         redoc_url=None,
     )
     app.add_exception_handler(GatewayError, _refuse)

@@ -33,9 +33,21 @@ _CLASSES = (*map(str, ROWS), "more")
 class Sums:
     """Requests since the start: all, those that failed, and those within the upper limit of each bucket."""
 
-    count: float
-    failed: float
-    buckets: tuple[float, ...]
+    count: float = 0.0
+    failed: float = 0.0
+    buckets: tuple[float, ...] = (0.0,) * (len(BUCKETS_S) + 1)
+
+    def __add__(self, other: Sums) -> Sums:
+        """Return the sums of both together."""
+        return self._each(other, lambda a, b: a + b)
+
+    def __sub__(self, earlier: Sums) -> Sums:
+        """Return the sums of what came after ``earlier``."""
+        return self._each(earlier, lambda a, b: a - b)
+
+    def _each(self, other: Sums, of: Callable[[float, float], float]) -> Sums:
+        buckets = tuple(map(of, self.buckets, other.buckets))
+        return Sums(of(self.count, other.count), of(self.failed, other.failed), buckets)
 
 
 class Metrics:
@@ -127,20 +139,23 @@ class Metrics:
         """Return everything in Prometheus' text format."""
         return generate_latest(self._registry)
 
-    def sums(self) -> Sums:
-        """Return the sums over all models, versions and workers."""
-        count = failed = 0.0
-        buckets = dict.fromkeys((*map(str, BUCKETS_S), "+Inf"), 0.0)
+    def sums(self) -> dict[tuple[str, str], Sums]:
+        """Return the sums over all outcomes and workers, by model and version."""
+        limits = {limit: place for place, limit in enumerate((*map(str, BUCKETS_S), "+Inf"))}
+        found: dict[tuple[str, str], list[float]] = {}
         for metric in self._registry.collect():
             if metric.name != DURATION:
                 continue
             for sample in metric.samples:
+                labels = sample.labels
+                # Count, failures, and the buckets.
+                sums = found.setdefault((labels["model"], labels["version"]), [0.0] * (2 + len(limits)))
                 if sample.name.endswith("_bucket"):
-                    buckets[sample.labels["le"]] += sample.value
+                    sums[2 + limits[labels["le"]]] += sample.value
                 elif sample.name.endswith("_count"):
-                    count += sample.value
-                    failed += sample.value if sample.labels["outcome"] in FAILURES else 0
-        return Sums(count, failed, tuple(buckets.values()))
+                    sums[0] += sample.value
+                    sums[1] += sample.value if labels["outcome"] in FAILURES else 0
+        return {key: Sums(sums[0], sums[1], tuple(sums[2:])) for key, sums in found.items()}
 
 
 def class_of(rows: int) -> str:

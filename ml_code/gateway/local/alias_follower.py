@@ -17,23 +17,24 @@ from ...triton_deploy.errors import DeployError, NotFound
 from ...triton_deploy.errors import Unavailable as RegistryUnavailable
 from ...triton_deploy.rules.moments import utc_text
 from ...triton_deploy.settings import Settings
-from ..backend import FailedDeploy
+from ..backend import Example, FailedDeploy
 from ..http.logs import log
 from ..settings import GatewaySettings
 from .files import fetch
-from .models import LocalModel, load
+from .models import LocalModel, example, load
 
 _SHOWN = 20
 
 
 @dataclass(frozen=True)
 class Served:
-    """A loaded model, and the registered version that it came from."""
+    """A loaded model, the registered version that it came from, and a request that it can answer."""
 
     registered: RegisteredVersion
     digest: str
     since_utc: str
     model: LocalModel
+    example: Example | None = None
 
     @property
     def version(self) -> str:
@@ -149,4 +150,4 @@ class AliasFollower:
             raise
         # Some flavors read files while they answer: keep the files as long as the model.
         weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
-        return Served(registered, fetched.digest, utc_text(datetime.now(UTC)), model)
+        return Served(registered, fetched.digest, utc_text(datetime.now(UTC)), model, example(fetched, model))

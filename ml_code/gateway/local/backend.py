@@ -16,7 +16,7 @@ from ...triton_deploy.clients.registry import MlflowRegistry, Registry
 from ...triton_deploy.model.smoke_case import Array
 from ...triton_deploy.rules.schema import Schema
 from ...triton_deploy.settings import Settings
-from ..backend import BackendAnswer, Following
+from ..backend import BackendAnswer, Example, Following
 from ..http.admission import Admission
 from ..http.body import Body
 from ..http.errors import BackendFailed, Unavailable, UnknownPath
@@ -132,7 +132,7 @@ class LocalBackend:
             content = {"ready": True}
         await exchange.respond_json(200, content)
 
-    async def not_ready(self) -> str | None:
+    async def not_ready(self, model: str = "") -> str | None:
         """See Backend.not_ready."""
         return None if self._alias.served else self._alias.reason
 
@@ -162,7 +162,21 @@ class LocalBackend:
     async def history(self, model: str) -> dict[str, Any]:
         """See Backend.history: the changes that this process saw."""
         self._check_model(model)
-        return {"releases": list(self._alias.releases), "failures": list(self._alias.failures)}
+        return {
+            "releases": list(self._alias.releases),
+            "failures": list(self._alias.failures),
+            "under_way": None,
+            "bake": None,
+        }
+
+    async def example(self, model: str) -> Example | None:
+        """See Backend.example."""
+        self.target(model)
+        return self._alias.served.example if self._alias.served else None
+
+    def models(self) -> tuple[str, ...]:
+        """See Backend.models."""
+        return (self._settings.model,)
 
     def in_flight(self) -> int:
         """See Backend.in_flight."""

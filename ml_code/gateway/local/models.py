@@ -20,6 +20,8 @@ from ...triton_deploy.rules.machine_faults import machine_fault
 from ...triton_deploy.rules.schema import Offer, Schema, Tensor
 from ...triton_deploy.rules.version_files import GOLDEN, MODEL_FILE, SERVING_EXAMPLE
 from ...triton_deploy.settings import Settings
+from ..backend import Example
+from ..predict.examples import example_of, invented
 from .files import Fetched
 
 
@@ -54,6 +56,23 @@ def load(fetched: Fetched, settings: Settings, threads: int) -> LocalModel:
     pyfunc = PyfuncModel(fetched.folder)
     pyfunc.try_example()
     return pyfunc
+
+
+def example(fetched: Fetched, model: LocalModel) -> Example | None:
+    """Return a request that a loaded model can answer, with its golden inputs if it has some.
+
+    Args:
+        fetched: its files.
+        model: the model, loaded from them.
+    """
+    golden = fetched.folder / GOLDEN
+    if isinstance(model, OnnxModel) and golden.is_file():
+        text = golden.read_text(encoding="utf-8", errors="replace")
+        case = parse_case(text, model.own)
+        found = example_of(case.sent(Offer(model.own, {})), model.schema, case.source)
+        if found is not None:
+            return found
+    return invented(model.schema)
 
 
 class OnnxModel:

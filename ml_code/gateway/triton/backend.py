@@ -15,7 +15,7 @@ from starlette.types import Receive
 from ...triton_deploy.model.smoke_case import Array
 from ...triton_deploy.rules.canary import Exposure
 from ...triton_deploy.rules.schema import Schema
-from ..backend import BackendAnswer, Following
+from ..backend import BackendAnswer, Example, Following
 from ..http.admission import Admission
 from ..http.errors import BackendFailed, GatewayError, Unavailable, UnknownPath, Unprocessable
 from ..http.exchange import Exchange
@@ -27,6 +27,7 @@ from ..v2.routes import Route
 from ..v2.tensors import binary_request, read_outputs
 from .candidate_metrics import CandidateMetrics
 from .candidates import Candidates
+from .deploy_example import read_example
 from .deploy_history import DeployHistory
 from .forward import V2Forward
 from .predecessor import Predecessor
@@ -87,6 +88,7 @@ class TritonBackend:
         self._versions = Versions(self._tritons, self._candidates, self._predecessor)
         self._v2 = V2Forward(settings, self._tritons, self._follower, admission, self._versions)
         self._history: dict[str, DeployHistory] = {}
+        self._examples: dict[str, tuple[int, Example | None]] = {}
         self._following = Following(self._look, settings.poll_interval_s)
 
     async def start(self) -> None:
@@ -143,9 +145,9 @@ class TritonBackend:
         """See Backend.v2."""
         await self._v2.answer(route, exchange, receive)
 
-    async def not_ready(self) -> str | None:
+    async def not_ready(self, model: str = "") -> str | None:
         """See Backend.not_ready."""
-        model = self._settings.model
+        model = model or self._settings.model
         if self._follower.get(model) is None:
             return f"nothing is live of {model}: no current.json was read"
         try:
@@ -179,10 +181,25 @@ class TritonBackend:
 
     async def history(self, model: str) -> dict[str, Any]:
         """See Backend.history."""
-        release = self._followed(model).release
+        followed = self._follower.get(model)
+        if followed is None and model not in self._follower.deployed:
+            raise UnknownPath(f"There is no model {model}.")
         history = self._history.setdefault(model, DeployHistory(self._root, model))
-        await asyncio.to_thread(history.look, release.generation)
+        await asyncio.to_thread(history.look, followed.release.generation if followed else 0)
         return history.to_dict()
+
+    async def example(self, model: str) -> Example | None:
+        """See Backend.example; the files of a version never change, so they are read once."""
+        version = self._followed(model).release.active_version
+        known = self._examples.get(model)
+        if known is None or known[0] != version:
+            known = version, await asyncio.to_thread(read_example, self._root, model, version)
+            self._examples[model] = known
+        return known[1]
+
+    def models(self) -> tuple[str, ...]:
+        """See Backend.models."""
+        return self._follower.deployed
 
     def in_flight(self) -> int:
         """See Backend.in_flight."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ...triton_deploy.errors import DeployError
 from ...triton_deploy.repository import ModelFolder
 from ...triton_deploy.repository.verdicts import in_a_line
+from ...triton_deploy.rules.bake_record import Bake
 from ...triton_deploy.rules.deployment import State
 from ...triton_deploy.rules.release import Release
 from ..backend import FailedDeploy
+from .under_way import under_way
 
 SHOWN = 20
 
@@ -31,32 +35,54 @@ class DeployHistory:
         self._verdicts: dict[int, str] = {}
         self.releases: tuple[Release, ...] = ()
         self.failures: tuple[FailedDeploy, ...] = ()
+        self._under_way: dict[str, Any] | None = None
+        self._bake: Bake | None = None
 
     def look(self, generation: int) -> None:
         """Read the new records.
 
         Args:
-            generation: generation of the live release; when it changes, the releases are read again.
+            generation: generation of the live release, 0 without one; when it changes, the releases are read
+                again.
         """
-        if not self.releases or self.releases[0].generation != generation:
+        if generation and (not self.releases or self.releases[0].generation != generation):
             self.releases = tuple(self._newest_releases())
         self._verdicts = self._read_verdicts()
         found = {
             failure.deploy_id: failure
-            for failure in (*self.failures, *self._quarantined(), *self._rolled_back())
+            # The record of a deployment says more than the quarantine.
+            for failure in (*self._quarantined(), *self.failures, *self._rolled_back())
         }
         self.failures = tuple(
             sorted(found.values(), key=lambda failure: failure.at_utc, reverse=True)[:SHOWN]
         )
+        self._under_way, self._bake = None, None
+        with contextlib.suppress(DeployError):
+            self._under_way = under_way(self._folder, datetime.now(UTC))
+        with contextlib.suppress(DeployError):
+            self._bake = self._folder.bakes.find(generation) if generation else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return both lists as plain JSON values, newest first."""
+        """Return everything as plain JSON values, newest first; see ``Backend.history``."""
         return {
             "releases": [
                 asdict(release) | {"verdict": self._verdicts.get(release.generation, "")}
                 for release in self.releases
             ],
             "failures": [asdict(failure) for failure in self.failures],
+            "under_way": self._under_way,
+            "bake": self._verdict(),
+        }
+
+    def _verdict(self) -> dict[str, Any] | None:
+        """Return the verdict on the live release, or None."""
+        bake = self._bake
+        if bake is None:
+            return None
+        return {
+            "verdict": str(bake.verdict),
+            "reasons": list(bake.reasons),
+            "ended_at_utc": bake.ended_at_utc,
         }
 
     def _read_verdicts(self) -> dict[int, str]:
@@ -91,6 +117,7 @@ class DeployHistory:
                 error=str(failure.get("error", "")),
                 at_utc=str(failure.get("at_utc", "")),
                 deploy_id=str(failure.get("deploy_id", path.name)),
+                run_id=str(failure.get("run_id", "")),
             )
             for path, failure in self._folder.quarantine.failures()
         ]
@@ -110,7 +137,15 @@ class DeployHistory:
                 failure = record.failure
                 failures.append(
                     FailedDeploy(
-                        record.version, failure.step, failure.error, failure.at_utc, record.deploy_id
+                        version=record.version,
+                        step=failure.step,
+                        error=failure.error,
+                        at_utc=failure.at_utc,
+                        deploy_id=record.deploy_id,
+                        alias=record.pinned.alias,
+                        run_id=record.pinned.run_id,
+                        actor=record.actor,
+                        reason=record.reason,
                     )
                 )
         return failures

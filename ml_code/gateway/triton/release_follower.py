@@ -17,6 +17,7 @@ from pathlib import Path
 from ...triton_deploy.errors import DeployError
 from ...triton_deploy.repository import ModelFolder, models_in
 from ...triton_deploy.rules.canary import Exposure, exposure
+from ...triton_deploy.rules.names import is_model
 from ...triton_deploy.rules.release import Release
 from ...triton_deploy.rules.schema import Schema, breaking_changes
 
@@ -66,6 +67,7 @@ class ReleaseFollower:
         self._clock = clock
         self._now = now
         self._followed: Mapping[str, Followed] = {}
+        self._deployed: tuple[str, ...] = ()
         # Of two looks at once in two threads, the earlier one could overwrite the releases of the later one.
         self._looking = threading.Lock()
 
@@ -104,6 +106,11 @@ class ReleaseFollower:
         """Models with a release, sorted by name."""
         return tuple(sorted(self._followed))
 
+    @property
+    def deployed(self) -> tuple[str, ...]:
+        """Models that were ever deployed, with a release or without, sorted by name."""
+        return self._deployed
+
     def staleness_s(self, model: str) -> float:
         """Return the time since current.json was last read whole, seconds."""
         followed = self._followed[model]
@@ -121,6 +128,7 @@ class ReleaseFollower:
                     if seen is not None:
                         followed[model] = self._with_candidate(seen)
             self._followed = followed
+            self._deployed = tuple(sorted(filter(is_model, names)))
 
     def _look_at(self, model: str) -> Followed | None:
         folder = ModelFolder.at(self._root, model)
