@@ -185,18 +185,28 @@ def test_a_canary_is_shown_without_what_decides_who_meets_it(world: World) -> No
 def test_what_is_rolled_back_names_its_failure(world: World) -> None:
     pinned(world)
     record = world.folder.journal.get("d2")
-    deployer = world.deployer()
     failed = advance(record, State.ROLLING_BACK, world.now, failure=_failure(world))
     world.folder.journal.append(failed, record)
     shown = under_way(world.folder, world.now)
     assert shown is not None
     assert (shown["state"], shown["step"], shown["failure"]) == ("rolling_back", "load", "it broke")
-    deployer.rollback(MODEL, "d2")
+
+
+def test_a_failure_keeps_what_its_record_said(world: World) -> None:
+    world.register_times(1, expected=5)
+    with pytest.raises(DeployError):
+        world.deploy("bad", actor="ada", reason="why not")
+    assert [*world.folder.quarantine.failures()]
     history = DeployHistory(world.root, MODEL)
     for _ in range(2):
-        history.look(1)
+        history.look(0)
         (failure,) = history.failures
-        assert (failure.actor, failure.reason, failure.alias) == ("ada", "why not", "A")
+        assert (failure.actor, failure.reason, failure.alias, failure.run_id) == (
+            "ada",
+            "why not",
+            "A",
+            "run1",
+        )
 
 
 def _failure(world: World) -> Any:

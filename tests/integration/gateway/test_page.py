@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.support.servers.gateway_pages import cut_off, picture, told_of_everything, violations
+from tests.support.servers.gateway_pages import HOSTILE, cut_off, picture, told_of_everything, violations
 from tests.support.servers.gateways import Gateway, Releases
 
 pytestmark = pytest.mark.integration
@@ -85,6 +87,7 @@ def test_the_page_shows_what_is_live_and_notices_deploys(
 
     gateway.post("/predict", json={"rows": [[1, 1]]})
     expect(page.locator("#versions tbody tr").first).to_contain_text(f"{version} (live)")
+    picture(page, "gateway-live")
     watched.assert_well(gateway)
     page.close()
 
@@ -98,10 +101,19 @@ def test_the_command_on_the_page_works_as_it_stands(
     assert f"{gateway.url}/predict/best_model" in command
     shown = page.locator("#call").inner_text()
     assert "golden inputs" in shown
-    import subprocess
-
     answer = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, timeout=60)
     assert f'"version":{releases.live}' in answer.stdout, answer
+    page.close()
+
+
+def test_no_input_of_a_model_leaves_its_word_of_the_command(chromium: Browser, told: Gateway) -> None:
+    page = Watched(chromium).page
+    page.goto(told.url)
+    body = {"rows": [[HOSTILE, "'; touch /tmp/x; '\n\\", "\u2028\U000e0041 \x07"]]}
+    word = page.evaluate("(json) => quoted(json)", json.dumps(body, ensure_ascii=False))
+    assert word.isprintable()
+    printed = subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True, check=True).stdout
+    assert json.loads(printed) == body
     page.close()
 
 

@@ -1,4 +1,4 @@
-const POLL_MS = 2000, LONG = 400;
+const POLL_MS = 2000, LONG = 240;
 const SOURCES = {
   golden: "The inputs are golden inputs that were logged with the model.",
   input_example: "The inputs are from the input example that was logged with the model.",
@@ -61,8 +61,8 @@ function live(status) {
   return facts([
     ["since", status.since_utc && moment(status.since_utc)],
     ["by", release.actor && actor(release.actor)],
-    ["why", release.reason],
-    ["how it does", release.verdict || (status.version && status.backend === "triton" ? "no verdict" : "")],
+    ["why", release.reason && text(release.reason)],
+    ["how it does", release.verdict ? text(release.verdict) : (status.version && status.backend === "triton" ? "no verdict" : "")],
     ["generation", status.generation && String(status.generation)],
     ["alias", status.alias],
     ["MLflow", status.version && status.links.mlflow && version(status.version)],
@@ -101,14 +101,13 @@ function canary(one) {
 function now(status) {
   const deploy = status.under_way, shown = [];
   if (deploy) {
-    shown.push(element("p", ["Deploy of ", version(deploy.version), deploy.alias ? ` by alias ${deploy.alias}` : "", deploy.has_lease ? "" : ". Its process has been silent for too long: reconcile will finish it or roll it back"]));
+    shown.push(element("p", ["Deploy of ", version(deploy.version), deploy.alias ? ` by alias ${deploy.alias}` : "", deploy.has_lease ? "." : ". Its process has been silent for too long: reconcile will finish it or roll it back."]));
     shown.push(steps(deploy));
     if (deploy.failure) shown.push(element("p", [element("strong", "It failed, and is rolled back: "), deploy.failure], "bad reason"));
     if (deploy.canary && !deploy.failure) shown.push(...canary(deploy.canary));
-    shown.push(element("dl", facts([["began", moment(deploy.began_utc)], ["by", deploy.actor && actor(deploy.actor)], ["why", deploy.reason], ["deployment", deploy.deploy_id]])));
+    shown.push(element("dl", facts([["began", moment(deploy.began_utc)], ["by", deploy.actor && actor(deploy.actor)], ["why", deploy.reason && text(deploy.reason)], ["deployment", deploy.deploy_id]])));
   } else shown.push(element("p", "No deploy is under way.", "soft"));
   if (status.baking) shown.push(element("p", [`Version ${status.version} bakes on live traffic; the bake ends `, moment(status.baking.until_utc)]));
-  else if (status.bake) shown.push(element("p", `The bake of version ${status.version} has ended: ${status.bake.verdict}${status.bake.reasons.length ? `: ${status.bake.reasons.join("; ")}` : ""}`));
   return shown;
 }
 
@@ -119,12 +118,16 @@ function traffic(status) {
   const head = element("thead", element("tr", ["version", "requests", "share", "failed", "p50", "p95"].map((text) => element("th", text, "", { scope: "col" }))));
   const lines = status.versions.map((one) => element("tr", [
     element("th", names[one.version] ? `${one.version} (${names[one.version]})` : String(one.version), "", { scope: "row" }),
-    ...[whole(one.requests), percent(one.requests / total).replace(/\.\d+/, ""), percent(one.failed), ms(one.p50_s), ms(one.p95_s)].map((text, column) => element("td", text, column === 2 && one.failed ? "bad" : "")),
+    ...[whole(one.requests), `${Math.round(100 * one.requests / total)} %`, percent(one.failed), ms(one.p50_s), ms(one.p95_s)].map((text, column) => element("td", text, column === 2 && one.failed ? "bad" : "")),
   ]));
   return [element("table", [element("caption", `By version, within ${length(status.window_s)}`), head, element("tbody", lines)])];
 }
 
-const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+/** JSON as a word of a shell; what would be shown elsewhere than it stands is written as an escape. */
+function quoted(json) {
+  const plain = json.replace(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, (one) => [...Array(one.length).keys()].map((at) => `\\u${one.charCodeAt(at).toString(16).padStart(4, "0")}`).join(""));
+  return `'${plain.replaceAll("'", "'\\''")}'`;
+}
 
 function command(status) {
   const at = (path) => new URL(`${path}/${encodeURIComponent(status.model)}`, api).href;
@@ -218,7 +221,7 @@ function show(status) {
     .filter(([, url]) => url).map(([name, url]) => element("li", element("a", name, "", { href: url, rel: "noreferrer" }))));
   const release = status.releases[0];
   part("facts", [status.model, status.version, status.since_utc, release, status.links], () => live(status));
-  part("now", [status.under_way, status.bake, status.baking, status.version, status.links], () => now(status));
+  part("now", [status.under_way, status.baking, status.version, status.links], () => now(status));
   part("versions", [status.versions, status.window_s, status.version, status.candidate, status.previous_version], () => traffic(status));
   part("call", [status.model, status.version, status.example, status.needs_key], () => call(status));
   part("history", [status.model, status.releases, status.failures, status.links, $("shown").value], () => history(status, $("shown").value));
