@@ -26,6 +26,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
         "integration/mlflow_s3/",
         "integration/platform/test_doctor.py",
         "integration/platform/test_initialize.py",
+        "integration/platform/test_how_to.py",
         "integration/platform/test_stack.py",
         "integration/triton/test_bad_inputs.py",
         "integration/triton/test_deploy_under_traffic.py",
