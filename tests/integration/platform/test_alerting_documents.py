@@ -78,6 +78,7 @@ def slack() -> Iterator[tuple[str, list[dict[str, Any]]]]:
         thread.join(timeout=10)
 
 
+@pytest.mark.soak
 def test_the_receivers_of_the_page_bring_the_test_alert_to_slack(tmp_path: Path) -> None:
     receivers = yaml.safe_load(block(SLACK, "## Set the receivers", "yaml"))["receivers"]
     with slack() as (address, told):

@@ -66,6 +66,7 @@ def run(command: str, folder: Path, environment: Mapping[str, str]) -> None:
     Reader(folder, environment).follow(Block("", command, ("…",)))
 
 
+@pytest.mark.soak
 def test_a_failed_deploy_at_night(
     mlflow_stack: Stack, triton_server: Callable[..., TritonServer], tmp_path: Path
 ) -> None:
@@ -79,6 +80,7 @@ def test_a_failed_deploy_at_night(
     follow(pages_blocks("upgrade.md", "upgrade", model), tmp_path, environment)
 
 
+@pytest.mark.soak
 def test_a_second_environment(
     mlflow_stack: Stack, triton_server: Callable[..., TritonServer], tmp_path: Path
 ) -> None:
@@ -93,6 +95,7 @@ def test_a_second_environment(
     follow(pages_blocks("second-environment.md", "second environment", model), tmp_path, {})
 
 
+@pytest.mark.soak
 def test_beside_a_model_of_others(
     mlflow_stack: Stack, triton_server: Callable[..., TritonServer], tmp_path: Path
 ) -> None:
