@@ -250,8 +250,19 @@ def test_probes_ports_and_scrapes_name_ports_that_exist(chart: Rendered) -> None
     for monitor in chart.all("ServiceMonitor"):
         wanted = monitor["spec"]["selector"]["matchLabels"]
         [service] = [s for s in chart.all("Service") if matches(wanted, s["metadata"]["labels"])]
-        [endpoint] = monitor["spec"]["endpoints"]
-        assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
+        for endpoint in monitor["spec"]["endpoints"]:
+            assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
+
+
+def test_the_jobs_of_the_monitors_are_those_by_which_the_shipped_rules_ask(everything: Rendered) -> None:
+    """By default the Prometheus Operator names a job like the Service: then no rule on `up` would find it."""
+    shipped = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
+    wanted = {config["job_name"]: config.get("metrics_path", "/metrics") for config in shipped}
+    endpoints = [e for monitor in everything.all("ServiceMonitor") for e in monitor["spec"]["endpoints"]]
+    jobs = {rule["replacement"]: e["path"] for e in endpoints for rule in e["relabelings"]}
+    assert jobs == wanted
+    keys = {e["path"] for e in endpoints if "authorization" in e}
+    assert keys == {"/metrics", "/metrics/deployments"}
 
 
 def test_a_triton_that_is_not_ready_is_reached_by_the_deployer_alone(triton: Rendered) -> None:

@@ -129,3 +129,13 @@ spec:
     matchLabels:
       {{- include "model-serving.selector" . | nindent 6 }}
 {{- end }}
+
+{{- define "model-serving.scrapeKey" -}}
+{{- with .root.Values.gateway.apiKeySecret }}
+{{- if and .name (eq $.component "gateway") -}}
+authorization:
+  type: Bearer
+  credentials: {name: {{ .name }}, key: {{ .key }}}
+{{- end }}
+{{- end }}
+{{- end }}
