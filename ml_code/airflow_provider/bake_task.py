@@ -66,6 +66,7 @@ class BakeOperator(BaseOperator):
 
         # The first look is here: faults in the queries or in Prometheus then fail the task at once.
         baking.watch(release.generation).look()
+        baking.note_watch(release)
         minutes = _minutes(settings, context)
         raise TaskDeferred(
             trigger=BakeTrigger(record.model, release.generation, minutes),

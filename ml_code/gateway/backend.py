@@ -125,8 +125,9 @@ class Backend(Protocol):
         """Return the past and present of a model's deploys, as values that orjson writes.
 
         Returns:
-            ``releases`` and ``failures``, newest first; ``under_way``, the deploy that has not ended, and
-            ``bake``, the verdict on the live release, or None.
+            ``releases`` and ``failures``, newest first; ``under_way``, the deploy that has not ended;
+            ``bake``, the verdict on the live release, and ``baking``, the end of a bake that goes on. Each
+            of these three may be None.
 
         Raises:
             UnknownPath: the model was never deployed.

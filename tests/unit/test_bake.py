@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from ml_code.triton_deploy.clients.prometheus import Firing
 from ml_code.triton_deploy.deploy.deployer import Deployer
 from ml_code.triton_deploy.deploy.request import RevertRequest
 from ml_code.triton_deploy.errors import BakeFailed, BakeHeld, InvalidInput, LeaseHeld, NotFound, Unavailable
+from ml_code.triton_deploy.repository import durable
 from ml_code.triton_deploy.rules.bake_record import Bake, BakeVerdict
 from ml_code.triton_deploy.rules.bake_rules import Limits
 from ml_code.triton_deploy.rules.deployment import State
@@ -589,3 +591,30 @@ def test_a_dry_run_judges_and_changes_nothing(watched: Watched, monkeypatch: pyt
         watched.baking().run(2, pause=watched.world.later, act=False)
     assert watched.world.ask() == (2, 2.0)
     assert watched.world.folder.bakes.find(2) is None
+    assert watched.world.folder.bakes.watched_until(2) is None
+
+
+def test_a_watch_is_noted_for_the_page_while_it_lasts(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Watch, "of", lambda *_: watched.watch())
+    bakes, committed, seen = watched.world.folder.bakes, watched.world.now, []
+
+    def pause(seconds: float) -> None:
+        seen.append(bakes.watched_until(2))
+        watched.world.later(seconds)
+
+    watched.baking().run(2, pause=pause)
+    assert set(seen) == {committed + timedelta(seconds=POLICY.duration_s)}
+    assert bakes.watched_until(2) is None
+
+
+def test_a_note_that_can_not_be_written_ends_no_watch(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(durable, "replace_file", full)
+    watched.baking().note_watch(watched.watch().release)
+    assert "No space left" in caplog.text

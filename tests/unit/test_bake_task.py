@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -76,6 +77,7 @@ def test_it_waits_in_the_triggerer_for_the_release_of_its_run(
     assert path == "ml_code.triton_deploy.bake.airflow_trigger.BakeTrigger", "what Airflow's database knows"
     assert arguments == {"model": MODEL, "generation": 1, "minutes": 15.0}
     assert wait.timeout.total_seconds() == 25 * 60 + 4 * 30
+    assert world_of_tasks.folder.bakes.watched_until(1) == world_of_tasks.now + timedelta(minutes=15)
     module, _, name = path.rpartition(".")
     assert getattr(importlib.import_module(module), name)(**arguments).serialize() == (path, arguments)
 

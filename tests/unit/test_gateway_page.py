@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ from ml_code.gateway.triton.deploy_example import read_example
 from ml_code.gateway.triton.deploy_history import DeployHistory
 from ml_code.gateway.triton.under_way import under_way
 from ml_code.triton_deploy.errors import DeployError, Misconfigured
+from ml_code.triton_deploy.rules.bake_record import Bake, BakeVerdict
 from ml_code.triton_deploy.rules.canary import begun, canary_of
-from ml_code.triton_deploy.rules.deployment import State, advance
+from ml_code.triton_deploy.rules.deployment import Failure, State, advance
+from ml_code.triton_deploy.rules.moments import utc_text
 from ml_code.triton_deploy.rules.schema import Schema, Tensor
 from tests.support.models import files, times
 from tests.support.world import MODEL, World
@@ -99,6 +101,26 @@ def test_an_example_without_golden_inputs_says_so(world: World) -> None:
     one = read_example(world.root, MODEL, 1)
     assert one is not None
     assert one.source == "generated"
+
+
+def baked_well(world: World, generation: int) -> None:
+    """Record the verdict of a bake."""
+    at = utc_text(world.now)
+    world.folder.bakes.add(
+        Bake(
+            model=MODEL,
+            generation=generation,
+            version=1,
+            deploy_id="d1",
+            verdict=BakeVerdict.PASSED,
+            reasons=(),
+            looks=1,
+            judged=1,
+            figures={},
+            began_at_utc=at,
+            ended_at_utc=at,
+        )
+    )
 
 
 # What is under way
@@ -209,11 +231,34 @@ def test_a_failure_keeps_what_its_record_said(world: World) -> None:
         )
 
 
-def _failure(world: World) -> Any:
-    from ml_code.triton_deploy.rules.deployment import Failure
-    from ml_code.triton_deploy.rules.moments import utc_text
-
+def _failure(world: World) -> Failure:
     return Failure(step="load", kind="unexpected", error="it broke", at_utc=utc_text(world.now))
+
+
+def test_a_bake_that_goes_on_is_shown_until_its_verdict(world: World) -> None:
+    world.now = datetime.now(UTC)
+    world.register_times(1)
+    world.deploy("d1")
+    until = world.now + timedelta(minutes=15)
+
+    def shown() -> Any:
+        history = DeployHistory(world.root, MODEL)
+        history.look(1)
+        content = history.to_dict()
+        return content["baking"], content["bake"] and content["bake"]["verdict"]
+
+    bakes = world.folder.bakes
+    assert shown() == (None, None)
+    bakes.note_watch(1, until)
+    assert shown() == ({"until_utc": utc_text(until)}, None)
+    assert bakes.generations() == set(), "a note is no verdict"
+    for left in (world.now - timedelta(minutes=11), "torn"):
+        (world.root / MODEL / "bakes" / "000001.until").write_text(str(left))
+        assert shown() == (None, None)
+    bakes.note_watch(1, until)
+    baked_well(world, 1)
+    assert shown() == (None, "passed")
+    assert [path.name for path in (world.root / MODEL / "bakes").iterdir()] == ["000001.json"]
 
 
 # The pages

@@ -26,7 +26,13 @@ MOST_SHOWN = 4096
 """Longest body of an example that the page shows, bytes; of a longer one it shows where to get it."""
 _LIVE, _HEALTH = "what is live", "health"
 """Headings of the paths in /docs."""
-_NO_HISTORY: Mapping[str, Any] = {"releases": [], "failures": [], "under_way": None, "bake": None}
+_NO_HISTORY: Mapping[str, Any] = {
+    "releases": [],
+    "failures": [],
+    "under_way": None,
+    "bake": None,
+    "baking": None,
+}
 
 
 class Pages:

@@ -167,6 +167,7 @@ class LocalBackend:
             "failures": list(self._alias.failures),
             "under_way": None,
             "bake": None,
+            "baking": None,
         }
 
     async def example(self, model: str) -> Example | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,14 @@ from ...triton_deploy.repository import ModelFolder
 from ...triton_deploy.repository.verdicts import in_a_line
 from ...triton_deploy.rules.bake_record import Bake
 from ...triton_deploy.rules.deployment import State
+from ...triton_deploy.rules.moments import utc_text
 from ...triton_deploy.rules.release import Release
 from ..backend import FailedDeploy
 from .under_way import under_way
 
 SHOWN = 20
+PATIENCE = timedelta(minutes=10)
+"""Time for the last looks of a bake; a note that is older was left by a watch that was ended."""
 
 
 class DeployHistory:
@@ -37,6 +40,7 @@ class DeployHistory:
         self.failures: tuple[FailedDeploy, ...] = ()
         self._under_way: dict[str, Any] | None = None
         self._bake: Bake | None = None
+        self._baking: datetime | None = None
 
     def look(self, generation: int) -> None:
         """Read the new records.
@@ -56,11 +60,18 @@ class DeployHistory:
         self.failures = tuple(
             sorted(found.values(), key=lambda failure: failure.at_utc, reverse=True)[:SHOWN]
         )
-        self._under_way, self._bake = None, None
+        self._look_at_present(generation, datetime.now(UTC))
+
+    def _look_at_present(self, generation: int, now: datetime) -> None:
+        """Read the deployment that is under way, and the bake of the live release."""
+        self._under_way = self._bake = self._baking = None
         with contextlib.suppress(DeployError):
-            self._under_way = under_way(self._folder, datetime.now(UTC))
+            self._under_way = under_way(self._folder, now)
         with contextlib.suppress(DeployError):
             self._bake = self._folder.bakes.find(generation) if generation else None
+        until = self._folder.bakes.watched_until(generation) if generation and not self._bake else None
+        if until and now < until + PATIENCE:
+            self._baking = until
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON values, newest first; see ``Backend.history``."""
@@ -72,6 +83,7 @@ class DeployHistory:
             "failures": [asdict(failure) for failure in self.failures],
             "under_way": self._under_way,
             "bake": self._verdict(),
+            "baking": {"until_utc": utc_text(self._baking)} if self._baking else None,
         }
 
     def _verdict(self) -> dict[str, Any] | None:

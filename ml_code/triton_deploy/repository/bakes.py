@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 from ..rules.bake_record import Bake
+from ..rules.moments import utc_text
 from ..rules.writer import to_json
 from ..storage import storage_errors
 from . import durable
@@ -50,7 +52,31 @@ class Bakes:
         with storage_errors(f"recording the bake of release {bake.generation} of {self._model}"):
             durable.make_directory(path.parent)
             created = durable.create_file(path, to_json(bake))
+        with contextlib.suppress(OSError):
+            self._note(bake.generation).unlink(missing_ok=True)
         return bake if created else (self.find(bake.generation) or bake)
+
+    def note_watch(self, generation: int, until: datetime) -> None:
+        """Note for the gateway's page that a release is watched. Decides nothing, and may be lost.
+
+        Args:
+            generation: the release.
+            until: when its bake is to end, aware.
+
+        Raises:
+            StorageFailed: the note can't be written.
+        """
+        path = self._note(generation)
+        with storage_errors(f"noting the bake of release {generation} of {self._model}"):
+            durable.make_directory(path.parent)
+            durable.replace_file(path, utc_text(until) + "\n")
+
+    def watched_until(self, generation: int) -> datetime | None:
+        """Return when the bake of a release is to end; None without a note that can be read."""
+        with contextlib.suppress(OSError, ValueError):
+            until = datetime.fromisoformat(self._note(generation).read_text(encoding="utf-8")[:64].strip())
+            return until if until.tzinfo else None
+        return None
 
     def latest(self) -> Bake | None:
         """Return the bake of the newest release that has one, or None."""
@@ -74,3 +100,6 @@ class Bakes:
 
     def _path(self, generation: int) -> Path:
         return self._folder / f"{generation:06d}.json"
+
+    def _note(self, generation: int) -> Path:
+        return self._folder / f"{generation:06d}.until"

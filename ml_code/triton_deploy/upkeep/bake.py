@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from ..deploy.deployer import Deployer
 from ..deploy.request import RevertRequest
@@ -87,6 +88,14 @@ class Baking:
         """Return the watch over a release; see Watch.of."""
         return Watch.of(self._settings, self._folder.model, generation, self._policy)
 
+    def note_watch(self, release: Release) -> None:
+        """Note for the gateway's page that a release is watched, and until when. Never raises."""
+        until = datetime.fromisoformat(release.updated_at_utc) + timedelta(seconds=self._policy.duration_s)
+        try:
+            self._folder.bakes.note_watch(release.generation, until)
+        except DeployError as error:
+            log.warning("%s: the gateway's page does not show the bake: %s", self._folder.model, error)
+
     def run(
         self, generation: int, *, pause: Callable[[float], object] = time.sleep, act: bool = True
     ) -> Baked:
@@ -106,6 +115,8 @@ class Baking:
         bake = self.recorded(generation) if act else None
         if bake is None:
             watch = self.watch(generation)
+            if act:
+                self.note_watch(watch.release)
             while (bake := watch.look()) is None:
                 pause(self._policy.interval_s)
         if not act:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from ml_code.triton_deploy.repository import ModelFolder
 from tests.support.servers.gateway_pages import HOSTILE, cut_off, picture, told_of_everything, violations
 from tests.support.servers.gateways import Gateway, Releases
 
@@ -80,6 +82,11 @@ def test_the_page_shows_what_is_live_and_notices_deploys(
     expect(page.locator("#version")).to_have_text(str(version))
     expect(page.locator("#history li").first).to_contain_text(f"Version {version} is live")
     expect(page.locator("#facts")).to_contain_text(f"run{version}")
+
+    bakes = ModelFolder.at(releases.root, releases.model).bakes
+    bakes.note_watch(gateway.info()["generation"], datetime.now(UTC) + timedelta(minutes=15))
+    expect(page.locator("#now")).to_contain_text(f"Version {version} bakes on live traffic; the bake ends")
+    expect(page.locator("#now")).to_contain_text("UTC, in 15 min")
 
     failed = releases.fail()
     expect(page.locator("#alert")).to_contain_text(f"The last deploy failed: version {failed} in step smoke")
