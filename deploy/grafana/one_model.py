@@ -114,10 +114,41 @@ _CANDIDATE = [
         ],
     ),
 ]
+_OBJECTIVES = [
+    Chart(
+        "Burn of the failure budget",
+        "none",
+        [
+            ('model:failure_burn:ratio1h{model="$model"}', "1 hour"),
+            ('model:failure_burn:ratio6h{model="$model"}', "6 hours"),
+            ('model:failure_burn:ratio3d{model="$model"}', "3 days"),
+        ],
+        text="At 1 the budget lasts 30 days. 14.4 over an hour pages: see docs/alerting.md.",
+    ),
+    Chart(
+        "Burn of the latency budget",
+        "none",
+        [
+            ('model:latency_burn:ratio1h{model="$model"}', "1 hour"),
+            ('model:latency_burn:ratio6h{model="$model"}', "6 hours"),
+            ('model:latency_burn:ratio3d{model="$model"}', "3 days"),
+        ],
+        text="Answers that took longer than 0.5 s at the gateway.",
+    ),
+    Chart(
+        "Past the gateway",
+        "reqps",
+        [
+            ('model:direct_requests:rate5m{model="$model"}', "requests"),
+            ('model:direct_failures:rate5m{model="$model"}', "failures"),
+        ],
+        text="Triton's count at the public name, less the gateway's. Smoke tests are in it.",
+    ),
+]
 ONE_MODEL = Board(
     uid="models-one",
     title="Models: one model",
     text="Versions beside each other; a line marks each release.",
     of_one_model=True,
-    parts=[*_VERSIONS, Row("The candidate"), *_CANDIDATE],
+    parts=[*_VERSIONS, Row("The candidate"), *_CANDIDATE, Row("Objectives"), *_OBJECTIVES],
 )
