@@ -6,10 +6,12 @@ The golden files are in tests/data/terminal; tests/support/golden.py says how th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import io
 import re
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -18,30 +20,31 @@ from rich.console import Console
 from ml_code.triton_deploy import cli
 from ml_code.triton_deploy.cli import (
     deploy_commands,
+    logs,
     status_commands,
     terminal,
 )
 from ml_code.triton_deploy.cli.show import show
 from ml_code.triton_deploy.cli.told import Table, Told, Tone
-from ml_code.triton_deploy.errors import Unavailable
+from ml_code.triton_deploy.errors import ArtifactRejected, Unavailable
 from tests.support.golden import WIDTHS, compare, drawn
 from tests.support.situations import SITUATIONS, VERDICTS, history, status_of_a_failed_deploy
+from tests.support.world import World
 
 
 def steps(on: Console, *, fails: bool) -> terminal.LiveSteps:
     shown = terminal.LiveSteps(on)
-    for name, took_s in {"materialize": 1.04, "load": 2.5, "ready": 0.02}.items():
-        shown.begin_or_end(name, None)
-        if name == "materialize":
-            shown.transferred(4_700_000, 13_600_000)
-            shown.transferred(13_600_000, 13_600_000)
-        shown.begin_or_end(name, took_s)
-    shown.begin_or_end("smoke", None)
-    if not fails:
+    with contextlib.suppress(Unavailable), shown.shown():
+        for name, took_s in {"materialize": 1.04, "load": 2.5, "ready": 0.02}.items():
+            shown.begin_or_end(name, None)
+            if name == "materialize":
+                shown.transferred(4_700_000, 13_600_000)
+                shown.transferred(13_600_000, 13_600_000)
+            shown.begin_or_end(name, took_s)
+        shown.begin_or_end("smoke", None)
+        if fails:
+            raise Unavailable("gone", hint="")
         shown.begin_or_end("smoke", 0.31)
-        return shown
-    with pytest.raises(Unavailable), shown.shown():
-        raise Unavailable("gone", hint="")
     return shown
 
 
@@ -98,13 +101,23 @@ def test_a_terminal_without_the_signs_gets_letters(encoding: str) -> None:
 
 def test_the_bar_of_a_transfer_ends_with_its_step() -> None:
     shown = terminal.LiveSteps(Console(file=io.StringIO()))
-    shown.begin_or_end("materialize", None)
-    shown.transferred(13, 13)
-    (task,) = shown._progress.tasks
-    assert not task.finished, "the files are checked and synced after the last byte"
-    shown.begin_or_end("materialize", 1.0)
+    with shown.shown():
+        shown.begin_or_end("materialize", None)
+        shown.transferred(13_309, 13_309)
+        (task,) = shown._progress.tasks
+        assert not task.finished, "the files are checked and synced after the last byte"
+        assert task.fields["note"] == "13.3 kB of 13.3 kB"
+        shown.begin_or_end("materialize", 1.0)
     assert task.finished
     assert task.percentage == 100
+
+
+def test_nothing_is_drawn_while_a_deploy_waits_for_its_alias() -> None:
+    text = io.StringIO()
+    shown = terminal.LiveSteps(Console(file=text, force_terminal=True, width=80))
+    with shown.shown():
+        time.sleep(0.3)  # the drawing is refreshed ten times a second
+    assert text.getvalue() == ""
 
 
 class GoneTerminal(io.StringIO):
@@ -177,3 +190,19 @@ def test_no_color_is_respected_and_a_pipe_has_none(monkeypatch: pytest.MonkeyPat
     assert "\x1b[32m" in codes()
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b[32m" not in codes()
+
+
+def test_a_terminal_shows_the_error_of_a_step_once(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.register_times(1)
+    with caplog.at_level("INFO"), pytest.raises(ArtifactRejected):
+        world.deployer(transfer__max_artifact_bytes=10).deploy(world.request())
+    (failed,) = [record for record in caplog.records if "materialize failed" in record.getMessage()]
+    written = GoneTerminal()
+    monkeypatch.setattr("sys.stderr", written)
+    output = logs.handler(verbose=False)
+    output.handle(failed)
+    assert written.getvalue() == "", "the command ends with it"
+    logs.handler(verbose=True).handle(failed)
+    assert "materialize failed" in written.getvalue()

@@ -41,12 +41,21 @@ def set_up_logging(*, quiet: bool, verbose: bool) -> None:
         quiet: warnings and errors only.
         verbose: also what a terminal shows in another way, and what the libraries log.
     """
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, handlers=[handler(verbose=verbose)])
+    logging.getLogger(OURS).setLevel(logging.WARNING if quiet else logging.INFO)
+    # It logs each request at INFO, with its keys' names.
+    logging.getLogger("botocore").setLevel(logging.WARNING if verbose else logging.ERROR)
+
+
+def handler(*, verbose: bool) -> logging.Handler:
+    """Return the handler that writes to standard error.
+
+    Args:
+        verbose: also what a terminal shows in another way.
+    """
     output = _StandardError()
     on_terminal = sys.stderr.isatty() and not verbose
     output.setFormatter(_InWords() if on_terminal else OneLine("%(asctime)s %(levelname)-7s %(message)s"))
     if on_terminal:
         output.addFilter(lambda record: not getattr(record, "told_live", False))
-    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, handlers=[output])
-    logging.getLogger(OURS).setLevel(logging.WARNING if quiet else logging.INFO)
-    # It logs each request at INFO, with its keys' names.
-    logging.getLogger("botocore").setLevel(logging.WARNING if verbose else logging.ERROR)
+    return output

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
 from rich.console import Console, RenderableType
+from rich.filesize import decimal
 from rich.padding import Padding
 from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TextColumn
 from rich.table import Table as RichTable
@@ -204,6 +205,8 @@ class LiveSteps:
         """
         task = self._task(step)
         if task is None:
+            # Not earlier: while a deploy waits for its alias, a recorded terminal keeps each empty drawing.
+            self._progress.live.start()
             self._progress.add_task(step, total=None, note="", bytes=False, failed=False)
         elif took_s is not None:
             total = task.total or 1
@@ -219,7 +222,7 @@ class LiveSteps:
         """
         running = [task for task in self._progress.tasks if not task.finished]
         if running and total:
-            note = f"{done / 1e6:.1f} of {total / 1e6:.1f} MB"
+            note = f"{decimal(done)} of {decimal(total)}"
             # The step has more to do when the last byte has come: it ends by itself.
             shown = min(done, total - 1)
             self._progress.update(running[-1].id, total=total, completed=shown, note=note, bytes=True)
@@ -227,14 +230,16 @@ class LiveSteps:
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Show the steps while the block runs; when it raises, the step under way is marked as failed."""
-        with self._progress:
-            try:
-                yield
-            except BaseException:
-                for task in self._progress.tasks:
-                    if not task.finished:
-                        self._progress.update(task.id, note="failed", failed=True)
-                raise
+        try:
+            yield
+        except BaseException:
+            for task in self._progress.tasks:
+                if not task.finished:
+                    self._progress.update(task.id, note="failed", failed=True)
+            raise
+        finally:
+            if self._progress.tasks:
+                self._progress.stop()
 
     def drawing(self) -> RenderableType:
         """Return the steps as they stand."""

@@ -25,10 +25,9 @@ from . import steps
 from .canary_watch import CanaryWatch
 from .collaborators import Collaborators
 from .decide import ActingHands, decide_revert
-from .deployments import TOLD_LIVE
 from .dry_run import Plan, plan_deploy, plan_revert, plan_rollback
 from .request import DeployRequest, RevertRequest, still_wanted
-from .step import RunningStep
+from .step import TOLD_LIVE, RunningStep
 
 log = logging.getLogger(__name__)
 

@@ -20,11 +20,9 @@ from ..settings import Settings
 from . import steps
 from .failures import failure_of, failure_without_error
 from .last_release import LastRelease
+from .step import TOLD_LIVE
 
 log = logging.getLogger(__name__)
-
-TOLD_LIVE = {"told_live": True}
-"""Marks log lines that a terminal leaves out: it shows the steps while they run, and the outcome."""
 
 
 @dataclass(frozen=True)

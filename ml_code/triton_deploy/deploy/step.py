@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+TOLD_LIVE = {"told_live": True}
+"""Marks log lines that a terminal leaves out: it shows the steps while they run, and the outcome."""
+
 PROGRESS = tuple(State)[: tuple(State).index(State.ROLLING_BACK)]
 """The states of a deploy that goes well, in order."""
 
@@ -132,7 +135,10 @@ class RunningStep:
             Superseded when another process rolls the deployment back: the error comes from that.
         """
         failure = self.deployments.failure(name, error)
-        log.error("%s failed: %s Still true: %s", name, failure.error, self.deployments.last.what_serves())
+        serves = self.deployments.last.what_serves()
+        # A DeployError is what the command ends with: a terminal shows it there.
+        told = TOLD_LIVE if isinstance(error, DeployError) else None
+        log.error("%s failed: %s Still true: %s", name, failure.error, serves, extra=told)
         noted = replace(
             self.record,
             failure=failure,
