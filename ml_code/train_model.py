@@ -138,9 +138,9 @@ def _parser(trainer: Trainer | None) -> argparse.ArgumentParser:
 
     option("--model", defaults.model, "registered model")
     option("--alias", defaults.alias, "alias to point at the new version; empty: none")
-    option("--trainer", defaults.trainer, "what trains, see below", metavar="NAME")
+    option("--trainer", defaults.trainer, "trainer, see below", metavar="NAME")
     option("--experiment", defaults.experiment, "MLflow experiment, created if missing")
-    option("--seed", defaults.seed, "seed of all that is random, the split included", type=int)
+    option("--seed", defaults.seed, "seed of all random numbers, including those of the split", type=int)
     option(
         "--parity-tolerance",
         defaults.parity_tolerance,

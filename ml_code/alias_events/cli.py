@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     lines = [f"  {f.metadata['variable']:32} {f.metadata['doc']}" for f in fields(EventSettings)]
     parser = Parser(
         prog="triton-events",
-        description="Have Airflow deploy what an alias is set to in MLflow.",
+        description="Have Airflow deploy the version that an alias is set to in MLflow.",
         epilog=f"examples:\n{SERVE}\n{REGISTER}\n\nsettings, from the environment:\n" + "\n".join(lines),
     )
     parser.add_argument("--version", action="version", version=f"triton-events {installed()}")
@@ -84,8 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.set_defaults(run=_serve)
     register = commands.add_parser(
         "register",
-        help="make or set right the webhook in MLflow, and let MLflow try it; needs a receiver",
-        description="Make or set right the webhook in MLflow, and let MLflow try it. Needs a receiver that runs.",
+        help="create or correct the webhook in MLflow, and send a test; the receiver must run",
+        description="Create or correct the webhook in MLflow, and send a test. The receiver must run.",
         epilog=f"example:\n{REGISTER}",
     )
     register.set_defaults(run=_register)

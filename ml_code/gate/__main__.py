@@ -65,8 +65,8 @@ def _object(text: str) -> dict[str, object]:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m ml_code.gate",
-        description="Compare a model version that MLflow has with what serves, on the rows that its training held out, and say"
-        " whether it is to take its place. Moves no alias and deploys nothing.",
+        description="Compare a registered version with the live version, on the rows that its training held out, and say"
+        " whether the registered version should go live. The gate moves no alias and deploys nothing.",
         epilog="examples:\n"
         "  python -m ml_code.gate best_model 3\n"
         "  python -m ml_code.gate best_model 3 --dry-run --json\n\n"
@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         "  3   a name or setting is wrong, or something does not exist\n"
         "  4   the version can't be judged: it is broken\n"
         "  5   MLflow, S3 or the disk failed\n"
-        f"  {EXIT_KEPT}  keep what serves",
+        f"  {EXIT_KEPT}  keep the live version",
     )
     parser.add_argument("model", help="registered model, and model in Triton")
     parser.add_argument("version", type=int, help="registered version to judge")

@@ -68,7 +68,7 @@ class Commands:
         output.add_argument("--json", action="store_true", help="print the result as JSON")
         output.add_argument("--quiet", action="store_true", help="log warnings and errors only")
         output.add_argument(
-            "--verbose", "-v", action="store_true", help="log every step, and what the libraries log"
+            "--verbose", "-v", action="store_true", help="log every step, and the lines of libraries"
         )
         flags = self._common.add_argument_group("settings")
         for option, (variable, metavar, text) in FLAGS.items():
@@ -106,7 +106,7 @@ class Commands:
 
 def add_dry_run(command: argparse.ArgumentParser) -> None:
     """Add ``--dry-run``."""
-    command.add_argument("--dry-run", action="store_true", help="say what would be done, change nothing")
+    command.add_argument("--dry-run", action="store_true", help="print the plan, and change nothing")
 
 
 def add_model(command: argparse.ArgumentParser) -> None:

@@ -23,7 +23,7 @@ def add_doctor(commands: Commands) -> None:
     commands.add(
         "doctor",
         doctor,
-        "check the set-up: every part with its result, the cause and what to do",
+        "check each part of the set-up; print its result, the cause and the remedy",
         Settings,
         examples=("doctor", "doctor --tracking-uri http://mlflow.example:5000 --json"),
     )
@@ -102,7 +102,7 @@ def add_init(commands: Commands) -> None:
     command = commands.add(
         "init",
         init,
-        "make what a first deploy needs: repository folder, bucket, two experiments in MLflow",
+        "make the repository folder, the bucket and the two MLflow experiments that a first deploy needs",
         examples=("init --dry-run", "init --bucket models --experiment fraud"),
     )
     command.add_argument("--bucket", default="", help="bucket for artifacts (default: mlflow; in AWS none)")

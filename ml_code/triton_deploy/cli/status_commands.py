@@ -31,13 +31,13 @@ def add_status(commands: Commands) -> None:
     command = commands.add(
         "status",
         status,
-        "show what is live, what each Triton serves, what is under way and in quarantine",
+        "show the live version, the version on each Triton, the deploy under way and the quarantine",
         settings_to_look,
         examples=("status", "status best_model", "status best_model --deploy-id ci-42"),
     )
     command.add_argument("model", metavar="MODEL", nargs="?", help="one model (default: all)")
     command.add_argument(
-        "--deploy-id", help="show one deployment of the model; the exit code says how it ended"
+        "--deploy-id", help="show one deployment of the model; the exit code says how the deployment ended"
     )
 
 
@@ -131,7 +131,7 @@ def add_history(commands: Commands) -> None:
         examples=("history best_model", "history best_model --limit 5", "history best_model --json"),
     )
     add_model(command)
-    command.add_argument("--limit", type=int, default=20, help="how many releases (default: %(default)s)")
+    command.add_argument("--limit", type=int, default=20, help="number of releases (default: %(default)s)")
 
 
 def history(options: argparse.Namespace, settings: Settings) -> Told:

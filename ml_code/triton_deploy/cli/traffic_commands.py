@@ -18,7 +18,7 @@ def add_canary(commands: Commands) -> None:
     command = commands.add(
         "canary",
         canary,
-        "show the canary of a deploy that is under way, or decide on it",
+        "show the canary of a deploy under way, or decide its next step",
         examples=(
             "canary status best_model",
             "canary promote best_model",
@@ -55,7 +55,7 @@ def add_bake(commands: Commands) -> None:
     command = commands.add(
         "bake",
         bake,
-        "watch a release on live traffic, and revert it if it is bad",
+        "watch a release on live traffic, and revert a bad one",
         examples=("bake best_model", "bake best_model --bake-minutes 30 --dry-run"),
     )
     add_model(command)

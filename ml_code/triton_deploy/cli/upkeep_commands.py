@@ -25,7 +25,7 @@ def add_reconcile(commands: Commands) -> None:
     command = commands.add(
         "reconcile",
         reconcile,
-        "make Triton and the derived files agree with what was committed",
+        "make Triton and the derived files agree with the last release",
         examples=("reconcile", "reconcile best_model --deep", "reconcile --dry-run"),
     )
     add_models(command)
@@ -65,7 +65,7 @@ def add_gc(commands: Commands) -> None:
     command = commands.add(
         "gc",
         collect_garbage,
-        "remove what the retention no longer keeps: old versions, quarantined directories, records",
+        "remove versions, quarantined directories and records that the retention no longer keeps",
         examples=("gc --dry-run", "gc best_model"),
     )
     add_models(command)
