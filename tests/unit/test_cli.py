@@ -35,6 +35,19 @@ def test_python_is_not_ended_below_a_thread_that_was_left_behind(end: str, code:
     assert (run.returncode, run.stdout, run.stderr) == (code, "said", "")
 
 
+@pytest.mark.parametrize("gone", ["BrokenPipeError(32, 'gone')", "OSError(5, 'gone')"])
+def test_a_reader_that_is_gone_is_no_traceback(gone: str) -> None:
+    end = f"raise {gone}"
+    run = subprocess.run(
+        [sys.executable, "-c", LEAVING_A_THREAD.format(end=end).replace('print("said", end="")', "pass")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (128 + signal.SIGPIPE, "")
+
+
 def test_ctrl_c_is_answered_with_what_serves_and_no_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import errno
 import gc
 import io
 import json
@@ -39,8 +40,11 @@ def program() -> int:
         code = main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else ExitCode.DONE
-    except BrokenPipeError:
-        # The reader of a pipe has gone, as `head` does. Python would say so again when it closes the stream.
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
+        # The reader of a pipe has gone, as `head` does, or the terminal. Python would say so again when it
+        # closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = ExitCode.NO_READER
     if any(thread.daemon for thread in threading.enumerate()):

@@ -21,8 +21,6 @@ WIDE = 16
 """Longest label that has its text beside it; below a longer one the text begins a line of its own."""
 STACKED = 72
 """Columns below which a table without headings has its last column below the others."""
-NARROWEST = 60
-"""Columns for which every drawing is made; a narrower terminal wraps what is drawn."""
 
 
 def console(stream: TextIO | None = None) -> Console:
