@@ -126,7 +126,7 @@ class GatewaySettings(FromEnvironment):
     api_key: str = setting(
         "GATEWAY_API_KEY",
         "",
-        "If set, wanted as `X-Api-Key` or bearer token by everything but health and the page's frame.",
+        "If set, wanted as `X-Api-Key` or bearer token by everything but health and the frames of the pages.",
         secret=True,
     )
     api_keys: tuple[str, ...] = setting(

@@ -146,15 +146,16 @@ def test_requests_are_logged_as_json_with_their_id(
 
 def test_a_key_opens_everything_but_probes_are_free(own_gateway: Callable[..., Gateway]) -> None:
     gateway = own_gateway(GATEWAY_API_KEY="secret", GATEWAY_CORS_ORIGINS="https://app.example")
-    for path in ("/health/live", "/health/ready", "/v2/health/ready", "/"):
+    for path in ("/health/live", "/health/ready", "/v2/health/ready", "/", "/docs"):
         assert gateway.get(path).ok
     for method, path in (
         ("POST", "/predict"),
         ("POST", INFER),
         ("GET", "/model-info"),
         ("GET", "/metrics"),
+        ("GET", "/model-info/best_model/example"),
         ("GET", "/status"),
-        ("GET", "/docs"),
+        ("GET", "/openapi.json"),
     ):
         assert gateway.request(method, path).status_code == 401
         assert gateway.request(method, path, headers={"X-Api-Key": "secre"}).status_code == 401
