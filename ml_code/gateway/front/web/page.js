@@ -79,7 +79,7 @@ function steps(deploy) {
     const ended = Date.parse(step.ended_utc), took = (ended - before) / 1000;
     if (step.ended_utc) before = ended;
     const failed = deploy.failure && step.name === deploy.step && step.state !== "done";
-    const said = failed ? "failed" : { done: length(took), now: "now", due: "to come" }[step.state];
+    const said = failed ? "failed" : { done: took < 10 ? `${took.toFixed(1)} s` : length(took), now: "now", due: "to come" }[step.state];
     return element("li", [step.name, element("span", `, ${said}`, step.state === "due" && !failed ? "unseen" : "")], failed ? "failed" : step.state);
   }), "steps");
 }
