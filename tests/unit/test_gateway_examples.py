@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
+from ml_code.gateway.local.files import Fetched
+from ml_code.gateway.local.models import example
 from ml_code.gateway.predict.examples import example_of, invented
 from ml_code.gateway.triton.deploy_example import read_example
 from ml_code.triton_deploy.rules.schema import Schema, Tensor
@@ -77,3 +84,31 @@ def test_an_example_without_golden_inputs_says_so(world: World) -> None:
     one = read_example(world.root, MODEL, 1)
     assert one is not None
     assert one.source == "generated"
+
+
+# The local backend
+
+
+@pytest.mark.parametrize(
+    ("schema", "logged", "body", "source"),
+    [
+        (ROWS, {"inputs": [[5.1, 3.5], [1, 2]]}, {"rows": [[5.1, 3.5]]}, "input_example"),
+        (
+            Schema((Tensor("age", "INT64", (-1,)), Tensor("name", "BYTES", (-1,))), ()),
+            {"dataframe_split": {"columns": ["age", "name"], "data": [[7, "ada"], [8, "bob"]]}},
+            {"records": [{"age": 7, "name": "ada"}]},
+            "input_example",
+        ),
+        (ROWS, {"inputs": "something else"}, {"rows": [[1.0, 1.0]]}, "generated"),
+        (ROWS, None, {"rows": [[1.0, 1.0]]}, "generated"),
+    ],
+)
+def test_a_model_of_another_flavor_shows_its_input_example(
+    tmp_path: Path, schema: Schema, logged: Any, body: object, source: str
+) -> None:
+    if logged is not None:
+        (tmp_path / "serving_input_example.json").write_text(json.dumps(logged))
+    model: Any = SimpleNamespace(schema=schema)
+    one = example(Fetched(tmp_path, "", is_onnx=False), model)
+    assert one is not None
+    assert (one.body, one.source) == (body, source)

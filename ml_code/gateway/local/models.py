@@ -5,6 +5,8 @@ Each model answers an example before it serves.
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +16,8 @@ import numpy as np
 from ...triton_deploy.errors import ArtifactRejected, Misconfigured
 from ...triton_deploy.model import onnx_model
 from ...triton_deploy.model.derived_case import derive_case
-from ...triton_deploy.model.smoke_case import Array, largest_error, parse_case
+from ...triton_deploy.model.input_examples import DoesNotFit, example_inputs
+from ...triton_deploy.model.smoke_case import INPUT_EXAMPLE, Array, SmokeCase, largest_error, parse_case
 from ...triton_deploy.rules.datatypes import NUMPY_TYPES
 from ...triton_deploy.rules.machine_faults import machine_fault
 from ...triton_deploy.rules.schema import Offer, Schema, Tensor
@@ -59,20 +62,37 @@ def load(fetched: Fetched, settings: Settings, threads: int) -> LocalModel:
 
 
 def example(fetched: Fetched, model: LocalModel) -> Example | None:
-    """Return a request that a loaded model can answer, with its golden inputs if it has some.
+    """Return a request that a loaded model can answer, with inputs that were logged with it if it has some.
 
     Args:
         fetched: its files.
         model: the model, loaded from them.
     """
-    golden = fetched.folder / GOLDEN
-    if isinstance(model, OnnxModel) and golden.is_file():
-        text = golden.read_text(encoding="utf-8", errors="replace")
-        case = parse_case(text, model.own)
-        found = example_of(case.sent(Offer(model.own, {})), model.schema, case.source)
-        if found is not None:
-            return found
-    return invented(model.schema)
+    own = model.own if isinstance(model, OnnxModel) else model.schema
+    golden, logged = (
+        path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        for path in (fetched.folder / GOLDEN, fetched.folder / SERVING_EXAMPLE)
+    )
+    found = None
+    # Both files were read at the load: what does not fit here is shown nowhere, and fails nothing.
+    with contextlib.suppress(ArtifactRejected, ValueError, KeyError):
+        if golden and fetched.is_onnx:
+            case = parse_case(golden, own)
+        else:
+            case = SmokeCase(INPUT_EXAMPLE, _logged_inputs(logged, own), {})
+        found = example_of(case.sent(Offer(own, {})), model.schema, case.source)
+    return found or invented(model.schema)
+
+
+def _logged_inputs(text: str, schema: Schema) -> dict[str, Array]:
+    """Return the inputs of an example in MLflow's scoring protocol; raises ValueError or KeyError."""
+    try:
+        return example_inputs(text, schema)
+    except DoesNotFit:
+        table = json.loads(text)["dataframe_split"]
+        types = {tensor.name: NUMPY_TYPES[tensor.datatype] for tensor in schema.inputs}
+        columns = dict(zip(table["columns"], zip(*table["data"], strict=True), strict=True))
+        return {name: np.array(columns[name], types[name]) for name in types}
 
 
 class OnnxModel:

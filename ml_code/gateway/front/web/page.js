@@ -2,7 +2,7 @@ const POLL_MS = 2000, LONG = 240;
 const SOURCES = {
   golden: "The inputs are golden inputs that were logged with the model.",
   input_example: "The inputs are from the input example that was logged with the model.",
-  generated: "The inputs are made up from the signature: no real ones were logged with the model.",
+  generated: "The inputs are made up from the signature: the model has none that can be shown here.",
 };
 let status_ = null;
 const drawn = {};
