@@ -118,6 +118,7 @@ def kept() -> dict[str, str]:
     )
 
 
+@pytest.mark.soak
 def test_three_nights(model: Model) -> None:
     before = model.night(DULL)
     assert (before.state, before.tasks) == ("success", went(before))

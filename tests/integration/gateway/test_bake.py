@@ -80,6 +80,7 @@ def watched(site: Site, clients: Clients, make: Callable[[float], object] | None
         )
 
 
+@pytest.mark.soak
 def test_a_release_that_is_ten_times_slower_is_taken_back(site: Site, gateway: Gateway) -> None:
     with asking(site.releases.model, gateway.address) as clients:
         clients.ask_more(5 * ASKED_A_SECOND)
