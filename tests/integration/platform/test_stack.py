@@ -341,7 +341,8 @@ def test_prometheus_runs_where_it_is_installed_and_sees_everything(
         eventually(lambda: seen() == dict.fromkeys(("triton", STAGING, "gateway", "deployments"), "up"), 60)
         rules = requests.get(f"{url}/api/v1/rules", timeout=10).json()["data"]["groups"]
         assert {group["name"] for group in rules} == {
-            *("gateway", "triton", "both"),
+            *("gateway", "triton", "direct", "both"),
+            *("objectives", "burn rates"),
             *("serving", "staging", "deployments"),
         }
 
