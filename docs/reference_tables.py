@@ -30,6 +30,7 @@ from ml_code.gateway.settings import GatewaySettings
 from ml_code.gateway.triton.backend import TritonMetrics
 from ml_code.service import http_protocol
 from ml_code.triton_deploy.cli import build_parser
+from tests.support.dags import library_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = "ml_code.triton_deploy"
@@ -109,7 +110,6 @@ for path in sorted(pathlib.Path(sys.argv[1]).glob("*.py")):
         schedule = dag.schedule.total_seconds() if hasattr(dag.schedule, "total_seconds") else dag.schedule
         found.append({
             "id": dag.dag_id, "description": dag.description, "schedule": schedule,
-            "tasks": [task.task_id for task in dag.topological_sort()] if hasattr(dag, "topological_sort") else list(dag.task_ids),
             "params": {n: {"default": p.value, "schema": p.schema, "text": p.description} for n, p in params.items()},
         })
 print(json.dumps(found))
@@ -117,12 +117,12 @@ print(json.dumps(found))
 
 
 def dags() -> str:
-    """Return a section for each DAG of ``dags/``: its purpose, its schedule, its tasks and its params.
+    """Return a section for each DAG of ``dags/``: its purpose, its schedule and its params.
 
     A process of its own imports them: Airflow reads its environment once, when it is imported.
     """
     with tempfile.TemporaryDirectory() as home:
-        environment = {"PATH": os.environ["PATH"], "_AIRFLOW__AS_LIBRARY": "1", "AIRFLOW_HOME": home}
+        environment = {"PATH": os.environ["PATH"], **library_environment(Path(home))}
         read = [sys.executable, "-c", _READ_DAGS, str(ROOT / "dags")]
         text = subprocess.run(read, env=environment, cwd=ROOT, check=True, capture_output=True, text=True)
     return "\n\n".join(_dag(dag) for dag in json.loads(text.stdout.splitlines()[-1]))

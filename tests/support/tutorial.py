@@ -19,7 +19,7 @@ from pathlib import Path
 FIRST, AGAIN, BESIDE = "at the beginning of every block", "until it shows", "in a shell of its own"
 HOWS = ("", FIRST, AGAIN, BESIDE)
 BLOCK = re.compile(
-    r"^<!-- test: (?P<name>[^,>]+?)(?:, (?P<how>[^>]+?))? -->\n```sh\n(?P<command>.*?)^```\n(?:\n```text\n(?P<shown>.*?)^```\n)?",
+    r"^<!-- test: (?P<name>[^,>]+?)(?:, (?P<how>[^>]+?))? -->\n```(?:sh|bash)\n(?P<command>.*?)^```\n(?:\n```text\n(?P<shown>.*?)^```\n)?",
     re.DOTALL | re.MULTILINE,
 )
 LIMIT_S = 300

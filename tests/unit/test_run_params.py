@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from docs.reference_tables import subcommands
 from ml_code import train_model
 from ml_code.airflow_provider.run_conf import (
     OTHER_NAMES,
@@ -366,12 +367,11 @@ NO_PARAM: Mapping[str, str] = {
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
-    (triton_deploy,) = [
-        action.choices
-        for action in cli.build_parser()._actions
-        if isinstance(action, argparse._SubParsersAction)
-    ]
-    return {**triton_deploy, "train_model": train_model._parser(None), "gate": gate._parser()}
+    return {
+        **subcommands(cli.build_parser()),
+        "train_model": train_model._parser(None),
+        "gate": gate._parser(),
+    }
 
 
 def names(parser: argparse.ArgumentParser) -> set[str]:

@@ -33,6 +33,7 @@ from tests.support.airflow.models import (
 )
 from tests.support.airflow.runs import AirflowCommand, Ended, Run
 from tests.support.models import files, golden, times, unknown_operator
+from tests.support.tutorial import blocks
 from tests.support.waiting import await_value
 
 pytestmark = pytest.mark.integration
@@ -41,10 +42,9 @@ pytestmark = pytest.mark.integration
 # `airflow dags test`: the whole chain, no Airflow running
 
 
-HOW_TO = (REPO / "docs/how-to/deploy-a-model.md").read_text()
+HOW_TO = REPO / "docs/how-to/deploy-a-model.md"
 A_HOME, THE_DAG, ITS_TASKS = (
-    re.findall(rf"^<!-- test: ci: {part} -->\n```bash\n(.*?)^```", HOW_TO, re.DOTALL | re.MULTILINE)[0]
-    for part in ("home", "dag", "tasks")
+    block.command for part in ("home", "dag", "tasks") for block in blocks(HOW_TO, f"ci: {part}")
 )
 """How the documents run the DAG without a running Airflow: a home, the whole DAG, single tasks."""
 

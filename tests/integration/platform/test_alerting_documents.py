@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from tests.support.servers.prometheus_server import REPOSITORY, Alertmanager, program
+from tests.support.tutorial import blocks
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.integration
@@ -31,7 +32,8 @@ def block(document: Path, before: str, language: str = "sh") -> str:
 
 def commands_of(document: Path, name: str) -> str:
     """Return the commands of a document that carry this mark."""
-    return block(document, f"<!-- test: {name} -->\n")
+    [marked] = blocks(document, name)
+    return marked.command
 
 
 def run(commands: str, alertmanager: Alertmanager) -> None:

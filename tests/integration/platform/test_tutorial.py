@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from stack.ports import free_ports, setting
 from tests.support.servers.debian_packages import REPOSITORY
 from tests.support.servers.prometheus_server import program
+from tests.support.servers.whole_stack import whole_stack
 from tests.support.tutorial import Reader, blocks
 
 pytestmark = pytest.mark.integration
@@ -23,22 +20,9 @@ pytestmark = pytest.mark.integration
 def folder(tmp_path: Path) -> Iterator[Path]:
     """A folder that is to the commands what a checkout is after `make up`: with ``.stack/env`` and ``.venv``."""
     (tmp_path / ".venv").symlink_to(REPOSITORY / ".venv")
-    ports = {setting(name): str(port) for name, port in free_ports().items()}
     path = f"{program('prometheus').parent}:{os.environ['PATH']}"
-    argv = [sys.executable, "-m", "stack", "up", "--state-dir", str(tmp_path / ".stack")]
-    with subprocess.Popen(
-        argv, stdout=subprocess.PIPE, text=True, env={**os.environ, **ports, "PATH": path}
-    ) as up:
-        assert up.stdout is not None
-        printed = []
-        for line in up.stdout:
-            printed.append(line)
-            if "Ctrl-C stops everything" in line:
-                break
-        assert up.poll() is None, "".join(printed)
+    with whole_stack(tmp_path / ".stack", {"PATH": path}):
         yield tmp_path
-        up.send_signal(signal.SIGINT)
-        assert up.stdout.read().endswith("stopped\n")
 
 
 @pytest.mark.soak
